@@ -1,0 +1,1 @@
+"""What runs inside the UNet: the algebra of each paper as a pure function, and the object the host calls."""

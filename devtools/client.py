@@ -1,0 +1,135 @@
+"""A small client for a running ComfyUI: queue a graph, follow it, fetch its pictures."""
+
+import json
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+Prompt = dict[str, dict]  # API form: node id -> {"class_type", "inputs", "_meta"}
+Progress = Callable[[str, float, float], None]  # node id, steps done, steps in all
+
+
+class GraphError(Exception):
+    """The host refused the graph or a node failed; the text names the nodes and gives their messages."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One file a node left: its bytes as saved, and what the host says of it (filename, subfolder, type)."""
+
+    data: bytes
+    info: dict
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a prompt: "success" or "interrupted", the host's history entry, and the pictures by node id."""
+
+    status: str
+    history: dict
+    images: dict[str, list[Picture]]
+
+
+class Client:
+    """One connection to a host; use it in `async with`."""
+
+    def __init__(self, url: str):
+        self.url = url
+        self.id = uuid.uuid4().hex
+
+    async def __aenter__(self) -> "Client":
+        self.session = aiohttp.ClientSession(self.url)
+        return self
+
+    async def __aexit__(self, *_) -> None:
+        await self.session.close()
+
+    async def upload_image(self, path: Path) -> str:
+        """Put a picture into the host's input folder and return the name LoadImage knows it by."""
+        form = aiohttp.FormData({"overwrite": "true"})
+        form.add_field("image", path.read_bytes(), filename=path.name)
+        async with self.session.post("/upload/image", data=form, raise_for_status=True) as answer:
+            return (await answer.json())["name"]
+
+    async def run(self, prompt: Prompt, on_progress: Progress = lambda *_: None) -> Result:
+        """Queue a graph and wait for its end.
+
+        Raises:
+            GraphError: the host refused the graph, a node failed, or the host went away.
+        """
+        async with self.session.ws_connect(f"/ws?clientId={self.id}", max_msg_size=0) as socket:
+            prompt_id = await self._queue(prompt)
+            status = await self._follow(socket, prompt_id, on_progress)
+        history = (await self._get(f"/history/{prompt_id}"))[prompt_id]
+        images = {
+            node: [await self._picture(info) for info in output["images"]]
+            for node, output in history["outputs"].items()
+            if "images" in output
+        }
+        return Result(status, history, images)
+
+    async def interrupt(self) -> None:
+        """Stop what is running."""
+        await self.session.post("/interrupt", raise_for_status=True)
+
+    async def object_info(self) -> dict:
+        """The description of every node the host has, by class."""
+        return await self._get("/object_info")
+
+    async def models(self, folder: str) -> list[str]:
+        """The files in one of the host's model folders; none if there is no such folder."""
+        async with self.session.get(f"/models/{folder}") as answer:
+            return await answer.json() if answer.status == 200 else []
+
+    async def _get(self, path: str) -> dict:
+        async with self.session.get(path, raise_for_status=True) as answer:
+            return await answer.json()
+
+    async def _queue(self, prompt: Prompt) -> str:
+        async with self.session.post("/prompt", json={"prompt": prompt, "client_id": self.id}) as answer:
+            reply = await answer.json()
+        if answer.status != 200:
+            raise GraphError(_refusal(reply, prompt))
+        return reply["prompt_id"]
+
+    async def _follow(self, socket: aiohttp.ClientWebSocketResponse, prompt_id: str, on_progress: Progress) -> str:
+        status = "success"
+        async for message in socket:
+            if message.type != aiohttp.WSMsgType.TEXT:  # previews
+                continue
+            event = json.loads(message.data)
+            kind, data = event["type"], event["data"]
+            if data.get("prompt_id") != prompt_id:
+                continue
+            if kind == "progress_state":
+                _report(data["nodes"], on_progress)
+            elif kind == "execution_error":
+                raise GraphError(f"{data['node_type']} (node {data['node_id']}): {data['exception_message'].strip()}")
+            elif kind == "execution_interrupted":
+                status = "interrupted"
+            elif kind == "executing" and data["node"] is None:  # sent once the history is written
+                return status
+        raise GraphError("The host went away before the graph was done; its log says why.")
+
+    async def _picture(self, info: dict) -> Picture:
+        async with self.session.get("/view", params=info, raise_for_status=True) as answer:
+            return Picture(await answer.read(), info)
+
+
+def _report(nodes: dict[str, dict], on_progress: Progress) -> None:
+    for node in nodes.values():
+        if node["state"] == "running":
+            on_progress(node["display_node_id"], node["value"], node["max"])
+
+
+def _refusal(reply: dict, prompt: Prompt) -> str:
+    """The host's reasons for not taking a graph, one line a reason."""
+    lines = [
+        f"{prompt[node]['class_type']} (node {node}): {error['message']}: {error['details']}"
+        for node, errors in reply.get("node_errors", {}).items()
+        for error in errors["errors"]
+    ]
+    return "\n".join(lines) or reply["error"]["message"]

@@ -1,0 +1,64 @@
+"""Draw a contact sheet: labelled pictures in a grid, with a title above and a note below."""
+
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+COLUMNS = 3
+SIDE = 384  # pixels of a panel's square
+GAP = 24
+MARGIN = 36
+HEADER = 76
+LABEL = 34
+NOTE_LINE = 24
+NOTE_CHARACTERS = 145
+
+PAPER = (250, 249, 246)
+FRAME = (226, 223, 216)
+INK = (38, 38, 42)
+FAINT = (112, 110, 106)
+
+
+def draw(title: str, panels: Sequence[tuple[str, Image.Image]], note: str = "") -> Image.Image:
+    """Return the sheet of `panels` (label, picture), row by row; pictures of any size are fitted into equal squares."""
+    width = 2 * MARGIN + COLUMNS * SIDE + (COLUMNS - 1) * GAP
+    rows = -(-len(panels) // COLUMNS)
+    lines = textwrap.wrap(note, NOTE_CHARACTERS)
+    height = HEADER + rows * (SIDE + LABEL + GAP) + NOTE_LINE * len(lines) + MARGIN // 2
+    sheet = Image.new("RGB", (width, height), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((MARGIN, HEADER // 2), title, fill=INK, font=ImageFont.load_default(size=30), anchor="lm")
+    for index, (label, picture) in enumerate(panels):
+        _panel(sheet, pen, panel_corner(index), label, picture)
+    for index, line in enumerate(lines):
+        top = HEADER + rows * (SIDE + LABEL + GAP) + index * NOTE_LINE
+        pen.text((MARGIN, top), line, fill=FAINT, font=ImageFont.load_default(size=17))
+    return sheet
+
+
+def panel_corner(index: int) -> tuple[int, int]:
+    """Left and top pixel of the picture square of panel `index`."""
+    row, column = divmod(index, COLUMNS)
+    return MARGIN + column * (SIDE + GAP), HEADER + row * (SIDE + LABEL + GAP)
+
+
+def amplified_difference(first: Image.Image, second: Image.Image) -> tuple[Image.Image, int]:
+    """Absolute difference of two pictures of one size, made visible, and the factor it was multiplied by.
+
+    The factor is the largest power of two, 64 at most, at which 99 of 100 values stay within the range.
+    """
+    a, b = (np.asarray(picture.convert("RGB"), dtype=np.int16) for picture in (first, second))
+    difference = np.abs(a - b)
+    bright = np.percentile(difference, 99)
+    factor = next((factor for factor in (64, 32, 16, 8, 4, 2) if bright * factor <= 255), 1)
+    return Image.fromarray((difference * factor).clip(0, 255).astype(np.uint8)), factor
+
+
+def _panel(sheet: Image.Image, pen: ImageDraw.ImageDraw, corner: tuple[int, int], label: str, picture: Image.Image):
+    left, top = corner
+    pen.rectangle((left - 1, top - 1, left + SIDE, top + SIDE), fill=FRAME)
+    fitted = ImageOps.contain(picture.convert("RGB"), (SIDE, SIDE), Image.Resampling.LANCZOS)
+    sheet.paste(fitted, (left + (SIDE - fitted.width) // 2, top + (SIDE - fitted.height) // 2))
+    pen.text((left, top + SIDE + LABEL // 2), label, fill=INK, font=ImageFont.load_default(size=19), anchor="lm")

@@ -1,0 +1,26 @@
+"""Recognise an encoder file by its tensors."""
+
+from pathlib import Path
+
+from ..weights.reading import read_state_dict
+from .face_encoder import FaceEncoder
+
+TRANSFACE_KEYS = ("pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight", "norm.weight")
+
+
+def load_encoder(path: str) -> FaceEncoder:
+    """Load the face encoder at `path`, whatever the file is called.
+
+    Raises ValueError naming the file when it cannot be read, is no TransFace, or is one in another layout.
+    """
+    state_dict = read_state_dict(path)
+    name = Path(path).name
+    missing = [key for key in TRANSFACE_KEYS if key not in state_dict]
+    if missing or "cls_token" in state_dict:
+        why = f"the tensor '{missing[0]}' is missing" if missing else "it has a class token, which TransFace has not"
+        raise ValueError(f"{name} is not a TransFace encoder: {why}. Choose another file in Load Face Encoder.")
+    try:
+        return FaceEncoder(state_dict, name)
+    except RuntimeError as error:
+        reason = str(error).replace("\n\t", " ")
+        raise ValueError(f"{name} looks like TransFace but its tensors do not fit together: {reason}") from error

@@ -1,0 +1,117 @@
+"""One protocol for every face detector, and the way from a batch of pictures to `Faces`."""
+
+from typing import Protocol
+
+import comfy.model_management
+import folder_paths
+import numpy as np
+import torch
+
+from . import insightface, mediapipe, opencv
+from .align import in_template_order
+from .choose import left_to_right
+from .types import Face, Faces
+
+_HAAR = "haar cascade"
+
+
+class FaceDetector(Protocol):
+    """name: the detector and its settings in words, for messages."""
+
+    name: str
+
+    def detect(self, image: np.ndarray) -> list[Face]:
+        """The faces in `image` [H, W, 3] uint8 RGB, in pixels of that image, in any order."""
+
+
+def available() -> list[str]:
+    """Labels for a combo; a detector whose files are missing is listed too, and `load` then says how to get them."""
+    landmarkers = [name for name in folder_paths.get_filename_list("detection") if name.endswith(".safetensors")]
+    packs = dict.fromkeys([*insightface.PUBLISHED_PACKS, *sorted(insightface.packs())])
+    return [
+        *(f"mediapipe: {name}" for name in landmarkers or [mediapipe.PUBLISHED_FILE]),
+        *(f"insightface: {pack}" for pack in packs),
+        f"opencv: {_HAAR}",
+        *(f"opencv: {name}" for name in opencv.yunet_files() or [opencv.PUBLISHED_YUNET]),
+    ]
+
+
+def load(label: str, min_score: float, det_size: int) -> FaceDetector:
+    """The detector of a label from `available`.
+
+    min_score: 0..1, faces below it are dropped. det_size: pixels of the picture's longest side at detection, a
+    multiple of 32; MediaPipe has its own sizes and ignores it. Raises FileNotFoundError where weights are missing,
+    ValueError where a package is missing, a file is not what it should be, or the label or det_size is not valid.
+    """
+    if det_size < 32 or det_size % 32:
+        raise ValueError(f"det_size must be a multiple of 32 (640 is usual, more finds smaller faces), not {det_size}.")
+    family, _, name = label.partition(": ")
+    if family == "mediapipe":
+        return mediapipe.MediaPipe(name, min_score)
+    if family == "insightface":
+        return insightface.InsightFace(name, min_score, det_size)
+    if label == f"opencv: {_HAAR}":
+        return opencv.HaarCascade(min_score, det_size)
+    if family == "opencv":
+        return opencv.YuNet(name, min_score, det_size)
+    raise ValueError(f"'{label}' is no face detector; choose one of: {', '.join(available())}.")
+
+
+def detect_faces(detector: FaceDetector, images: torch.Tensor) -> Faces:
+    """Find the faces in every picture of `images` [B, H, W, C], float 0..1 (clamped); grey becomes RGB, alpha goes.
+
+    Faces come left to right. Points may lie outside the picture, so that a face cut by the border still aligns; boxes
+    are clipped to it; faces with points that are not finite are dropped. Raises ValueError for an empty batch,
+    pictures under 2 pixels a side, channels other than grey, RGB or RGBA, and NaN or infinite pixels.
+    """
+    images = _as_rgb(images)
+    pixels = (images * 255).round().to(torch.uint8).cpu().numpy()
+    found = []
+    for picture in pixels:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        found.append(left_to_right(tuple(_find(detector, picture))))
+    return Faces(images, tuple(found), f"{detector.name}, then again with a black border around the picture")
+
+
+def _as_rgb(images: torch.Tensor) -> torch.Tensor:
+    if images.ndim != 4 or images.shape[0] == 0:
+        raise ValueError(f"Expected at least one picture, [batch, height, width, channels], not {list(images.shape)}.")
+    batch, height, width, channels = images.shape
+    if min(height, width) < 2:
+        raise ValueError(f"A picture of {width} x {height} pixels is too small to hold a face; load a larger one.")
+    if channels not in (1, 3, 4):
+        raise ValueError(f"Expected pictures with 1, 3 or 4 channels (grey, RGB, RGBA), not {channels}.")
+    for i, image in enumerate(images):
+        if not torch.isfinite(image).all():
+            raise ValueError(
+                f"Picture {i + 1} of {batch} holds NaN or infinite pixels; look at what made it (a VAE in half "
+                "precision is the usual cause)."
+            )
+    return images[..., :3].expand(batch, height, width, 3).float().clamp(0, 1)
+
+
+def _find(detector: FaceDetector, picture: np.ndarray) -> list[Face]:
+    """Faces in `picture`; where there is none, those that a black border of a quarter side reveals.
+
+    Detectors overlook faces that fill a picture or touch its edge, as in tight portraits.
+    """
+    height, width = picture.shape[:2]
+    border = max(height, width) // 4
+    found = _tidy(detector.detect(picture), (0, 0), (width, height))
+    if found:
+        return found
+    bordered = np.pad(picture, ((border, border), (border, border), (0, 0)))
+    return _tidy(detector.detect(bordered), (border, border), (width, height))
+
+
+def _tidy(found: list[Face], origin: tuple[int, int], size: tuple[int, int]) -> list[Face]:
+    """Faces relative to `origin`, in template order, boxes clipped to `size` (width, height); outside ones dropped."""
+    limit = np.array(size) - 1
+    tidy = []
+    for face in found:
+        corners = (np.reshape(face.box, (2, 2)) - origin).clip(0, limit)
+        if np.isfinite(face.points).all() and (corners[1] > corners[0]).all():
+            points = in_template_order(face.points - np.float32(origin))
+            landmarks = None if face.landmarks is None else np.asarray(face.landmarks, np.float32) - np.float32(origin)
+            tidy.append(Face(points, tuple(corners.ravel().tolist()), face.score, landmarks))
+    return tidy

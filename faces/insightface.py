@@ -1,0 +1,82 @@
+"""SCRFD and the 106 landmarks of an insightface pack, from a local folder only.
+
+Works with insightface 0.7.3 and 2.x. The packs' weights are for non-commercial research only.
+"""
+
+from pathlib import Path
+
+import folder_paths
+import numpy as np
+
+from ..weights import manifest
+from .types import Face
+
+PUBLISHED_PACKS = ("buffalo_l", "antelopev2")
+
+
+class InsightFace:
+    """The detector and, where the pack has it, the 106-point landmark network; the recogniser is not kept."""
+
+    def __init__(self, pack: str, min_score: float, det_size: int):
+        self.name = f"insightface: {pack} (det_size {det_size}, min_score {min_score:g})"
+        self._analysis = _load(pack, _folder(pack))
+        # Left open, det_size means one size in insightface 0.7 and two in 2.x.
+        self._analysis.prepare(ctx_id=0, det_thresh=min_score, det_size=(det_size, det_size))
+
+    def detect(self, image: np.ndarray) -> list[Face]:
+        """Every face in `image` [H, W, 3] uint8 RGB, with 106 landmarks where the pack gives them."""
+        bgr = np.ascontiguousarray(image[..., ::-1])  # insightface swaps the channels itself, as for OpenCV pictures
+        return [self._face(found) for found in self._analysis.get(bgr)]
+
+    def _face(self, found: dict) -> Face:
+        if found["kps"] is None:
+            raise ValueError(f"{self.name}: this pack's detector gives no five points; choose buffalo_l or antelopev2.")
+        box = tuple(float(edge) for edge in found["bbox"])
+        points = np.asarray(found["kps"], dtype=np.float32)
+        return Face(points, box, float(found["det_score"]), found.get("landmark_2d_106"))
+
+
+def packs() -> dict[str, Path]:
+    """The packs present below models/insightface/models: name -> the folder that holds its .onnx files.
+
+    antelopev2.zip holds a folder of its own, so unpacked in place it lies one level deeper than the others.
+    """
+    found = {}
+    for models in _model_folders():
+        for folder in sorted(models.glob("*")):
+            for place in (folder, folder / folder.name):
+                if any(place.glob("*.onnx")):
+                    found.setdefault(folder.name, place)
+    return found
+
+
+def _model_folders() -> list[Path]:
+    return [Path(root, "models") for root in folder_paths.get_folder_paths("insightface")]
+
+
+def _folder(pack: str) -> Path:
+    # insightface downloads a pack it does not find, so it is never asked for one that is not there.
+    present = packs()
+    if pack not in present:
+        searched = [str(folder) for folder in _model_folders()]
+        message = manifest.missing_message("insightface/models", f"{pack}.zip", searched, sorted(present))
+        raise FileNotFoundError(f"{message} Unpack it so that its .onnx files lie in {Path(searched[0], pack)}.")
+    return present[pack]
+
+
+def _load(pack: str, folder: Path):
+    try:
+        from insightface.app import FaceAnalysis
+    except ImportError as error:
+        raise ValueError(
+            f"The insightface detector needs packages that are not installed ({error}): run "
+            "'pip install insightface onnxruntime-gpu' in ComfyUI's Python (onnxruntime without a GPU), or choose "
+            "another detector."
+        ) from error
+    try:
+        return FaceAnalysis(name=str(folder), allowed_modules=["detection", "landmark_2d_106"])
+    except (AssertionError, KeyError) as error:
+        raise ValueError(
+            f"The insightface pack '{pack}' in {folder} holds no face detector (det_10g.onnx or scrfd_10g_bnkps.onnx); "
+            "unpack the whole pack there or choose another."
+        ) from error

@@ -1,0 +1,160 @@
+"""OpenCV's detectors: YuNet, which needs a small weight file, and the Haar cascade, which needs none."""
+
+import math
+from pathlib import Path
+
+import folder_paths
+import numpy as np
+
+from ..weights import manifest
+from .types import Face
+
+PUBLISHED_YUNET = "face_detection_yunet_2023mar.onnx"
+
+_NMS_OVERLAP = 0.3  # YuNet's published setting
+_SMALLEST_FACE = 32  # pixels at the working size; the cascade was trained at 24, where it also sees faces in texture
+_EYE_REGION = 0.6  # the share of a Haar box, from its top, that holds the eyes
+_EYE_PATCH = 200  # pixels the box is scaled to before looking for eyes, whatever the face's size
+# The stage sum of a Haar box at which it is as likely a face as not: real faces score about 5 to 10, texture 0 to 4.
+_EVEN_WEIGHT = 4.5
+# Eyes, nose tip and mouth corners in eye distances from between the eyes (x right, y down). The mouth lies halfway
+# between the ArcFace template's and a broad smile's, which draws the corners up and apart.
+_FACE_SHAPE = np.array([[-0.5, 0.0], [0.5, 0.0], [0.0, 0.57], [-0.46, 1.0], [0.46, 1.0]])
+# Where the eyes lie in a Haar box of an upright face, in box widths, when the eye cascade does not find both.
+_AVERAGE_EYES = np.array([[0.28, 0.38], [0.72, 0.38]])
+
+
+class HaarCascade:
+    """The frontal-face cascade of opencv-python 4: upright faces (roll up to about 15 degrees) looking ahead.
+
+    It knows boxes only. The five points are an average face laid on the two eyes that a second cascade finds in the
+    box, or on the box itself: off by some hundredths of the box, and by about a tenth at the corners of a smile.
+    """
+
+    def __init__(self, min_score: float, det_size: int):
+        self.name = f"opencv: haar cascade (det_size {det_size}, min_score {min_score:g})"
+        self._min_score, self._det_size = min_score, det_size
+        self._cv2 = _cv2()
+        if not hasattr(self._cv2, "CascadeClassifier"):
+            raise ValueError(
+                f"OpenCV {self._cv2.__version__} has no Haar cascade (5.x dropped it): run "
+                "'pip install \"opencv-python>=4.9,<5\"' in ComfyUI's Python, or choose another detector."
+            )
+        folder = Path(self._cv2.data.haarcascades)
+        self._faces = self._cv2.CascadeClassifier(str(folder / "haarcascade_frontalface_default.xml"))
+        self._eyes = self._cv2.CascadeClassifier(str(folder / "haarcascade_eye.xml"))
+
+    def detect(self, image: np.ndarray) -> list[Face]:
+        """Every upright frontal face in `image` [H, W, 3] uint8 RGB."""
+        picture, scale = _to_working_size(self._cv2, image, self._det_size)
+        grey = self._cv2.cvtColor(picture, self._cv2.COLOR_RGB2GRAY)
+        boxes, weights = _cascade(self._faces, self._cv2.equalizeHist(grey), 4, _SMALLEST_FACE)
+        scores = [haar_score(weight) for weight in weights]
+        return [self._face(grey, box, score, scale) for box, score in zip(boxes, scores) if score >= self._min_score]
+
+    def _face(self, grey: np.ndarray, box: np.ndarray, score: float, scale: np.ndarray) -> Face:
+        corner, width = box[:2], box[2]
+        points = corner + width * _points_from_eyes(self._find_eyes(grey, box))
+        # Boxes and eye centres are measured from the picture's edge, pixels from their centres: half a pixel apart.
+        edges = np.concatenate([corner, corner + width]) / np.tile(scale, 2) - 0.5
+        return Face((points / scale - 0.5).astype(np.float32), tuple(edges.tolist()), score)
+
+    def _find_eyes(self, grey: np.ndarray, box: np.ndarray) -> np.ndarray:
+        """Left and right eye [2, 2] in box widths, from the eye cascade where it finds a plausible pair."""
+        x, y, width = box[0], box[1], box[2]
+        upper = grey[y : y + math.ceil(_EYE_REGION * width), x : x + width]
+        patch = self._cv2.resize(upper, (_EYE_PATCH, round(_EYE_REGION * _EYE_PATCH)))
+        boxes, weights = _cascade(self._eyes, patch, 3, 30)
+        centres = (boxes[:, :2] + boxes[:, 2:] / 2) / _EYE_PATCH
+        sides = [np.flatnonzero(centres[:, 0] < 0.5), np.flatnonzero(centres[:, 0] >= 0.5)]
+        if not all(len(side) for side in sides):
+            return _AVERAGE_EYES
+        pair = centres[[side[weights[side].argmax()] for side in sides]]
+        across, down = pair[1] - pair[0]
+        return pair if 0.3 <= across <= 0.6 and abs(down) <= across / 2 else _AVERAGE_EYES
+
+
+class YuNet:
+    """The YuNet network with its own five points, from an .onnx file in models/detection."""
+
+    def __init__(self, file_name: str, min_score: float, det_size: int):
+        self.name = f"opencv: {file_name} (det_size {det_size}, min_score {min_score:g})"
+        self._det_size = det_size
+        path = _yunet_path(file_name)
+        self._cv2 = _cv2()
+        self._net = self._cv2.FaceDetectorYN.create(path, "", (det_size, det_size), min_score, _NMS_OVERLAP)
+
+    def detect(self, image: np.ndarray) -> list[Face]:
+        """Every face in `image` [H, W, 3] uint8 RGB."""
+        picture, scale = _to_working_size(self._cv2, image, self._det_size)
+        self._net.setInputSize(picture.shape[1::-1])
+        found = self._net.detect(np.ascontiguousarray(picture[..., ::-1]))[1]  # OpenCV's order is BGR
+        return [_yunet_face(row, scale) for row in found] if found is not None else []
+
+
+def haar_score(weight: float) -> float:
+    """A cascade's stage sum as a score in 0..1, increasing, 0.5 at the sum where faces and false alarms part."""
+    return 1 / (1 + math.exp(_EVEN_WEIGHT - weight))
+
+
+def yunet_files() -> dict[str, str]:
+    """YuNet files in the folders of the host's "detection" kind, which itself lists no .onnx: name -> path."""
+    return {
+        path.name: str(path)
+        for folder in folder_paths.get_folder_paths("detection")
+        for path in sorted(Path(folder).glob("*.onnx"))
+        if "yunet" in path.name.lower()
+    }
+
+
+def _cv2():
+    try:
+        import cv2
+    except ImportError as error:
+        raise ValueError(
+            f"The OpenCV detectors need a package that is not installed ({error}): run "
+            "'pip install \"opencv-python>=4.9,<5\"' in ComfyUI's Python (5.x has no Haar cascade), or choose another "
+            "detector."
+        ) from error
+    return cv2
+
+
+def _to_working_size(cv2, image: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """The picture scaled so that its longest side is `longest`, and the scale of x and y [2].
+
+    Smaller pictures grow, so that a face is found alike at every resolution of the same picture.
+    """
+    height, width = image.shape[:2]
+    factor = longest / max(height, width)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    picture = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+    return picture, np.array(size) / [width, height]
+
+
+def _cascade(cascade, grey: np.ndarray, min_neighbours: int, min_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes [n, 4] (x, y, width, height) and the stage sums [n] of what a cascade finds."""
+    boxes, _, weights = cascade.detectMultiScale3(
+        grey, scaleFactor=1.05, minNeighbors=min_neighbours, minSize=(min_size, min_size), outputRejectLevels=True
+    )
+    return np.reshape(boxes, (-1, 4)).astype(int), np.reshape(weights, -1)
+
+
+def _points_from_eyes(eyes: np.ndarray) -> np.ndarray:
+    """An average face [5, 2] of the roll, size and place that two eyes [2, 2] give."""
+    across = eyes[1] - eyes[0]
+    return eyes.mean(axis=0) + _FACE_SHAPE @ np.array([across, [-across[1], across[0]]])
+
+
+def _yunet_path(file_name: str) -> str:
+    present = yunet_files()
+    if file_name not in present:
+        searched = folder_paths.get_folder_paths("detection")
+        raise FileNotFoundError(manifest.missing_message("detection", file_name, searched, list(present)))
+    return present[file_name]
+
+
+def _yunet_face(row: np.ndarray, scale: np.ndarray) -> Face:
+    """A `Face` from YuNet's x, y, width, height, five points (template order), score at the working size."""
+    corner, size = row[:2] / scale, row[2:4] / scale
+    box = tuple(float(edge) for edge in (*corner, *(corner + size)))
+    return Face((row[4:14].reshape(5, 2) / scale).astype(np.float32), box, float(row[14]))

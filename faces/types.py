@@ -1,0 +1,37 @@
+"""What travels on a FACES socket."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """One face in one picture; all coordinates in pixels (x, y), pixel centres at integers.
+
+    points: [5, 2] float32 in the order of the ArcFace template: subject's right eye (at the picture's left in an
+        upright face), left eye, nose tip, subject's right mouth corner, left mouth corner. May lie outside the picture.
+    box: x0, y0, x1, y1, clipped to the picture.
+    score: the detector's own confidence, 0..1; 0 for a stand-in that no detector found.
+    landmarks: [n, 2] dense landmarks, where the detector gives them.
+    """
+
+    points: np.ndarray
+    box: tuple[float, float, float, float]
+    score: float
+    landmarks: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Faces:
+    """A batch of pictures and what was found in each.
+
+    images: [B, H, W, 3] float 0..1.
+    found: for every picture its faces, left to right.
+    tried: who looked for them and how, in words; error messages repeat it.
+    """
+
+    images: torch.Tensor
+    found: tuple[tuple[Face, ...], ...]
+    tried: str = ""

@@ -1,0 +1,113 @@
+"""Command line of the checkout. Any Python from 3.11 on runs it; it puts what it needs into `.venv` and `.host`."""
+
+import argparse
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+
+
+def main(arguments: list) -> int:
+    """Run one command and return its exit code."""
+    options = parse(arguments)
+    if sys.version_info < (3, 11):
+        print(f"ComfyUI-Likeness needs Python 3.11 or newer; this is {sys.version.split()[0]}.", file=sys.stderr)
+        return 1
+    load_package()
+    from likeness.devtools import environment
+
+    try:
+        comfy = environment.prepare()
+        if Path(sys.prefix).resolve() != environment.VENV.resolve():
+            return run_again([environment.PYTHON, ROOT / "likeness.py", *arguments])
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a host that was started is stopped too
+        return COMMANDS[options.command](options, comfy) or 0
+    except environment.SetupError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def parse(arguments: list) -> argparse.Namespace:
+    """The command and its options; what the command hands on to another program is in `rest`."""
+    parser = argparse.ArgumentParser(prog="likeness.py", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{demo,test,host,weights}")
+    demo = commands.add_parser("demo", help="make a picture with and without the adapter, and a sheet of all steps")
+    commands.add_parser("test", help="run the tests; arguments go to pytest", add_help=False)
+    host = commands.add_parser("host", help="start ComfyUI with this extension; further arguments go to its main.py")
+    commands.add_parser("weights", help="what files there are to have, and where they go", add_help=False)
+    commands.add_parser("_checkpoints")
+    for command in (demo, host):
+        command.add_argument("--port", type=int, help="port on 127.0.0.1 (default: a free one)")
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command not in ("test", "host", "weights"):
+        parser.error(f"unrecognised arguments: {' '.join(rest)}")
+    options.rest = rest
+    return options
+
+
+def load_package() -> None:
+    """Import the checkout as the package `likeness`, and keep its folders (nodes, tests, ...) from shadowing others."""
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
+    spec = importlib.util.spec_from_file_location(
+        "likeness", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    sys.modules["likeness"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["likeness"])
+
+
+def run_again(command: list) -> int:
+    """Go on with another Python: in this very process where the system can do that, so that signals reach it."""
+    if os.name == "posix":
+        os.execv(command[0], command)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the other one ends, and this one with it
+    return subprocess.call(command)
+
+
+def demo(options: argparse.Namespace, comfy: Path) -> int:
+    from likeness.devtools import demo
+
+    return demo.main(comfy, options.port)
+
+
+def test(options: argparse.Namespace, comfy: Path) -> int:
+    # -P: pytest started with -m would put the current folder, the repository root, on sys.path.
+    pytest = [sys.executable, "-P", "-m", "pytest"]
+    runs = [options.rest] if options.rest else [["-m", "not slow"], ["-m", "slow"]]
+    for arguments in runs:
+        code = subprocess.call([*pytest, *arguments], cwd=ROOT, env={**os.environ, "COMFYUI_PATH": str(comfy)})
+        if code:
+            return code
+    return 0
+
+
+def host(options: argparse.Namespace, comfy: Path) -> int:
+    from likeness.devtools import environment, hosting
+
+    with hosting.start(environment.BASE, comfy, port=options.port, extra_args=options.rest) as running:
+        print(f"ComfyUI with Likeness: {running.url}  (Ctrl-C stops it, its log: {running.log})", flush=True)
+        return running.process.wait()
+
+
+def weights(options: argparse.Namespace, comfy: Path) -> int:
+    from likeness.weights import listing
+
+    return listing.main(options.rest)
+
+
+def checkpoints(options: argparse.Namespace, comfy: Path) -> int:
+    from likeness.devtools import checkpoints, environment
+
+    return checkpoints.main([environment.BASE / "models", comfy])
+
+
+COMMANDS = {"demo": demo, "test": test, "host": host, "weights": weights, "_checkpoints": checkpoints}
+
+if __name__ == "__main__":
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # without its byte code the host takes three times as long to start
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,118 @@
+"""Finding faces, choosing among them, cutting them out."""
+
+from comfy_api.latest import io, ui
+
+from ..faces import draw
+from ..faces.align import align_faces
+from ..faces.choose import apply_policy
+from ..faces.detector import available, detect_faces, load
+from .inputs import background, head_mask, mask_background
+from .sockets import FaceDetectorType, FacesType
+
+
+class LoadFaceDetector(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessLoadFaceDetector",
+            display_name="Load Face Detector",
+            category="likeness/faces",
+            description="Loads what finds faces. MediaPipe runs in the host itself; InsightFace and OpenCV need their "
+                        "Python packages. Nothing is downloaded.",
+            search_aliases=["mediapipe", "insightface", "retinaface", "yunet", "haar", "face detection"],
+            inputs=[
+                io.Combo.Input(
+                    "detector", options=available(),
+                    tooltip="Backend and model. MediaPipe files lie in models/detection, InsightFace packs in "
+                            "models/insightface/models, YuNet in models/detection; the Haar cascade comes with "
+                            "opencv-python 4.",
+                ),
+                io.Float.Input(
+                    "min_score", default=0.5, min=0.0, max=1.0, step=0.01,
+                    tooltip="Faces the detector is less sure of are ignored. Lower it for small or half-hidden faces.",
+                ),
+                io.Int.Input(
+                    "det_size", default=640, min=64, max=2048, step=32,
+                    tooltip="Side of the square in which InsightFace looks for faces. Smaller finds tight portraits "
+                            "more readily, larger finds small faces. The other backends do not use it.",
+                ),
+            ],
+            outputs=[FaceDetectorType.Output("face_detector")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, detector):
+        return True  # a missing model is explained when the node runs; the combo's own check would only say "not in list"
+
+    @classmethod
+    def execute(cls, detector, min_score, det_size) -> io.NodeOutput:
+        return io.NodeOutput(load(detector, min_score, det_size))
+
+
+class DetectFaces(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessDetectFaces",
+            display_name="Detect Faces",
+            category="likeness/faces",
+            description="Finds the faces of every picture, keeps the ones chosen and shows them.",
+            search_aliases=["face detection", "find face", "bounding box", "landmarks"],
+            inputs=[
+                FaceDetectorType.Input("face_detector", tooltip="From Load Face Detector."),
+                io.Image.Input("image", tooltip="One picture or a batch; several photos of one person go in as a batch."),
+                io.Combo.Input(
+                    "choose", options=["largest", "most central", "left to right", "all"], default="largest",
+                    tooltip="Which face of each picture to keep. 'left to right' takes the one that index names.",
+                ),
+                io.Int.Input(
+                    "index", default=0, min=0, max=99,
+                    tooltip="With 'left to right': 0 is the leftmost face in the picture.",
+                ),
+                io.Combo.Input(
+                    "if_no_face", options=["error", "whole picture", "skip"], default="error",
+                    tooltip="A picture without a face: stop with an explanation, take the whole picture for an already "
+                            "aligned face, or leave the picture out.",
+                ),
+            ],
+            outputs=[
+                FacesType.Output("faces"),
+                io.Image.Output("overlay", tooltip="The pictures with boxes, points, scores and numbers drawn in."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, face_detector, image, choose, index, if_no_face) -> io.NodeOutput:
+        faces = apply_policy(detect_faces(face_detector, image), choose, index, if_no_face)
+        overlay = draw.overlay(faces)
+        return io.NodeOutput(faces, overlay, ui=ui.PreviewImage(overlay, cls=cls))
+
+
+class AlignFace(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessAlignFace",
+            display_name="Align Face",
+            category="likeness/faces",
+            description="Turns, scales and cuts every face so that its eyes, nose and mouth lie where the ArcFace "
+                        "template has them.",
+            search_aliases=["arcface", "crop face", "norm crop", "face align"],
+            inputs=[
+                FacesType.Input("faces", tooltip="From Detect Faces."),
+                io.Int.Input(
+                    "size", default=112, min=16, max=2048, step=8,
+                    tooltip="Side of the square crop in pixels. Face encoders see 112.",
+                ),
+                mask_background(),
+                head_mask(),
+            ],
+            outputs=[io.Image.Output("crops", tooltip="One crop per face.")],
+        )
+
+    @classmethod
+    def execute(cls, faces, size, mask_background, head_mask=None) -> io.NodeOutput:
+        return io.NodeOutput(align_faces(faces, size, background(faces, mask_background, head_mask)))
+
+
+NODES = [LoadFaceDetector, DetectFaces, AlignFace]

@@ -1,0 +1,50 @@
+"""Our own kinds of model folder, and the way from a name in a combo to a file on disk."""
+
+import os
+
+import folder_paths
+
+from . import manifest
+
+_KINDS = {
+    "facechain_fact": {".safetensors", ".pt", ".ckpt", ".pth", ".bin"},
+    "insightface": {".onnx"},
+}
+
+
+def register() -> None:
+    """Make our model folders known to the host; calling it again changes nothing.
+
+    Paths that extra_model_paths.yaml or another extension gave stay, and stay first. Their file extensions stay too:
+    "insightface" is a kind that several extensions register.
+    """
+    for kind, extensions in _KINDS.items():
+        folder_paths.add_model_folder_path(kind, os.path.join(folder_paths.models_dir, kind))
+        paths, known = folder_paths.folder_names_and_paths[kind]
+        folder_paths.folder_names_and_paths[kind] = (paths, set(known) | extensions)
+
+
+def names(kind: str) -> list[str]:
+    """The weight files present in the folders of a kind, sorted, each relative to its folder."""
+    return folder_paths.get_filename_list(kind)
+
+
+def path(kind: str, name: str) -> str:
+    """Where the file `name` of a kind lies. The host reads "../" and absolute names as lying inside its model folders.
+
+    Raises FileNotFoundError that says where it was looked for and where to get it.
+    """
+    found = folder_paths.get_full_path(kind, name)
+    if found is None:
+        raise FileNotFoundError(
+            manifest.missing_message(kind, name, folder_paths.get_folder_paths(kind), names(kind))
+        )
+    return found
+
+
+def published_or_present(kind: str, published: tuple[str, ...]) -> list[str]:
+    """What a combo offers: the files present, or, when there is none, the published names.
+
+    So a combo is never empty, and choosing a published name leads to the error that tells how to get the file.
+    """
+    return names(kind) or list(published)

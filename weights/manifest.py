@@ -1,0 +1,138 @@
+"""What is published about the weight files: `weights_manifest.json` as records, links and error messages."""
+
+import functools
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+_MANIFEST = Path(__file__).parents[1] / "weights_manifest.json"
+_PRESENT_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a file is published; which fields are set depends on `kind`.
+
+    huggingface, modelscope: `repo`, `path` inside it (None: the whole repository), `revision`.
+    github: `repo` and either a release `tag` with asset `path`, or a `path` in the tree; `member` of that archive.
+    google-drive: `id` of the file, or of a folder when `path` names a file in it.
+    url: `url`.
+    """
+
+    kind: str
+    repo: str | None = None
+    path: str | None = None
+    tag: str | None = None
+    id: str | None = None
+    revision: str | None = None
+    url: str | None = None
+    member: str | None = None
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One published file. None means that the fact is not known, never a default.
+
+    `file` lies in the models sub-folder `folder`; `bytes_estimate` is a rough size where `bytes` is not published.
+    `sha256_evidence` is "published" or "second-hand" (one third-party list: verify at the first download).
+    `used_by` begins with the pipeline the file is listed under.
+    """
+
+    name: str
+    file: str | None
+    folder: str | None
+    source: Source
+    bytes: int | None
+    sha256: str | None
+    sha256_evidence: str | None
+    licence: str
+    commercial_use: bool | None
+    used_by: tuple[str, ...]
+    bytes_estimate: int | None = None
+    note: str | None = None
+
+
+@functools.cache
+def entries() -> tuple[WeightFile, ...]:
+    """Every file of the manifest, in its order: by pipeline."""
+    records = json.loads(_MANIFEST.read_text(encoding="utf-8"))["files"]
+    return tuple(
+        WeightFile(**{**record, "source": Source(**record["source"]), "used_by": tuple(record["used_by"])})
+        for record in records
+    )
+
+
+def find(file_name: str) -> WeightFile | None:
+    """The entry a file name or path belongs to, or None when none or more than one does.
+
+    The more of the path is given, the less is ambiguous: "glintr100.onnx" alone lies in two packs,
+    "auraface/glintr100.onnx" in one. Folders the manifest does not know are ignored.
+    """
+    parts = file_name.replace("\\", "/").split("/")
+    for start in range(len(parts)):
+        tail = "/" + "/".join(parts[start:])
+        matches = [entry for entry in entries() if entry.file and f"/{entry.folder}/{entry.file}".endswith(tail)]
+        if matches:
+            return matches[0] if len(matches) == 1 else None
+    return None
+
+
+def url(entry: WeightFile) -> str:
+    """Where a person gets the file: a direct link, or the page that holds it when the file's own path is not known."""
+    source = entry.source
+    if source.kind == "huggingface":
+        page = f"https://huggingface.co/{source.repo}"
+        return f"{page}/resolve/{source.revision or 'main'}/{source.path}" if source.path else page
+    if source.kind == "modelscope":
+        page = f"https://www.modelscope.cn/models/{source.repo}"
+        return f"{page}/resolve/{source.revision or 'master'}/{source.path}" if source.path else page
+    if source.kind == "github":
+        return _github_url(source)
+    if source.kind == "google-drive":
+        drive = "https://drive.google.com"
+        return f"{drive}/drive/folders/{source.id}" if source.path else f"{drive}/file/d/{source.id}/view"
+    return source.url
+
+
+def _github_url(source: Source) -> str:
+    page = f"https://github.com/{source.repo}"
+    if not source.tag:
+        return f"{page}/raw/HEAD/{source.path}"
+    if not source.path:
+        return f"{page}/releases/tag/{source.tag}"
+    return f"{page}/releases/download/{source.tag}/{source.path}"
+
+
+def size_text(entry: WeightFile) -> str:
+    """The size for a sentence: exact, rough, or "size not published"."""
+    if entry.bytes is not None:
+        return f"{entry.bytes} bytes"
+    if entry.bytes_estimate is not None:
+        return f"about {entry.bytes_estimate / 1e6:.0f} MB"
+    return "size not published"
+
+
+def missing_message(kind_folder: str, file_name: str, searched: list[str], present: list[str]) -> str:
+    """One paragraph for the person who lacks a file: what was looked for and where, what is there, where to get it.
+
+    `kind_folder` is the models sub-folder (the host's kind), `searched` the folders on disk, `present` the names
+    found in them.
+    """
+    there = ", ".join(present[:_PRESENT_SHOWN]) or "no weight file"
+    if len(present) > _PRESENT_SHOWN:
+        there += f" and {len(present) - _PRESENT_SHOWN} more"
+    message = f"The weight file '{file_name}' is missing: looked in {' and '.join(searched)}, found {there}."
+    entry = find(f"{kind_folder}/{file_name}")
+    if entry is None:
+        return f"{message} Put it there or choose another; 'python3 likeness.py weights list' names the known ones."
+    return f"{message} {_how_to_get(entry)} and save it as {os.path.join(searched[0], file_name)}."
+
+
+def _how_to_get(entry: WeightFile) -> str:
+    allowed = {True: "allowed", False: "not allowed", None: "not settled, read the terms"}[entry.commercial_use]
+    inside = f" ({entry.source.member} inside this archive)" if entry.source.member else ""
+    return (
+        f"Download it from {url(entry)}{inside} ({size_text(entry)}, sha256 {entry.sha256 or 'not published'}, "
+        f"licence: {entry.licence}, commercial use: {allowed})"
+    )

@@ -1,0 +1,117 @@
+"""Reading weight files from strangers as data: tensors come in, code never runs."""
+
+import pickle
+import re
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from . import manifest
+
+_NOT_WEIGHTS = {
+    b"<!doctype html": "a web page, not weights: the download link answered with a page (log-in, quota, error)",
+    b"<html": "a web page, not weights: the download link answered with a page (log-in, quota, error)",
+    b"version https://git-lfs": "a Git LFS pointer, not weights: the repository was cloned without Git LFS",
+}
+_LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
+
+
+def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors or PyTorch file by name: on the CPU, memory-mapped where the format allows it.
+
+    The format is recognised by the content, so a renamed file is read right. One level of "state_dict" or "model" and
+    a prefix "module." that all names share are taken off. Whether the values are finite is not looked at.
+
+    Raises ValueError, naming file and remedy, for anything that is not such a file: empty, cut short, a folder,
+    a web page, a pickle that asks for more than tensors, or one that holds something else.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"'{path}' is a folder, but a weight file is needed: choose a file inside it.")
+    with path.open("rb") as file:
+        head = file.read(64)
+    _refuse_other_files(path, head)
+    content = _read_safetensors(path) if _is_safetensors(head) else _read_torch(path, zipped=head[:4] == b"PK\x03\x04")
+    return _without_common_prefix(_tensors(path, content))
+
+
+def _is_safetensors(head: bytes) -> bool:
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _LARGEST_HEADER
+
+
+def _refuse_other_files(path: Path, head: bytes) -> None:
+    if not head:
+        raise ValueError(f"'{path}' is empty (0 bytes). {_remedy(path)}")
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for start, what in _NOT_WEIGHTS.items():
+        if text.startswith(start):
+            raise ValueError(f"'{path}' is {what}. {_remedy(path)}")
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"'{path}' is a safetensors file, but cut short or damaged. {_remedy(path)}") from error
+
+
+def _read_torch(path: Path, zipped: bool) -> object:
+    try:
+        if path.suffix == ".safetensors":
+            # torch.load trusts this suffix more than the content, so it must not see the name.
+            with path.open("rb") as file:
+                return torch.load(file, weights_only=True, map_location="cpu")
+        return torch.load(str(path), weights_only=True, map_location="cpu", mmap=zipped)
+    except Exception as error:  # a damaged pickle can make the unpickler raise anything
+        raise ValueError(_torch_refusal(path, error)) from error
+
+
+def _torch_refusal(path: Path, error: Exception) -> str:
+    """Our own words: torch's advise to switch the safe loading off."""
+    wanted = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+    if wanted:
+        return (
+            f"'{path}' was not loaded, because it asks for the Python object {wanted[1]} where only tensors belong, "
+            "which could run code: do not trust this file, and look for the same weights as .safetensors."
+        )
+    return (
+        f"'{path}' cannot be read as safetensors or as PyTorch tensors: it is cut short, damaged or another kind of "
+        f"file. {_remedy(path)}"
+    )
+
+
+def _remedy(path: Path) -> str:
+    entry = manifest.find(str(path))
+    if entry is None:
+        return f"It has {path.stat().st_size} bytes: compare with the publisher's page and download it again."
+    return (
+        f"It has {path.stat().st_size} bytes (published: {manifest.size_text(entry)}): "
+        f"download it again from {manifest.url(entry)}."
+    )
+
+
+def _tensors(path: Path, content: object) -> dict[str, torch.Tensor]:
+    """The dict of tensors in `content`, itself or one level down."""
+    if not isinstance(content, dict):
+        raise ValueError(_no_state_dict(path, f"a {type(content).__name__}"))
+    for key in ("state_dict", "model"):
+        if isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    strangers = [str(key) for key, value in content.items() if not (isinstance(key, str) and torch.is_tensor(value))]
+    if strangers or not content:
+        raise ValueError(_no_state_dict(path, f"entries such as '{strangers[0]}'" if strangers else "nothing"))
+    return dict(content)
+
+
+def _no_state_dict(path: Path, found: str) -> str:
+    return f"'{path}' holds {found}, but tensors by name (a state dict) are needed: choose another file."
+
+
+def _without_common_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Training on several GPUs leaves "module." before every name."""
+    if not all(name.startswith("module.") for name in tensors):
+        return tensors
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
