@@ -32,11 +32,17 @@ def _site(block: str, index: int, diffusers: str, original: str) -> Site:
 
 
 SITES = (
-    *(_site("input", 3 * i + j + 1, f"down_blocks.{i}.attentions.{j}", f"input_blocks.{3 * i + j + 1}")
-      for i in range(3) for j in range(2)),
+    *(
+        _site("input", 3 * i + j + 1, f"down_blocks.{i}.attentions.{j}", f"input_blocks.{3 * i + j + 1}")
+        for i in range(3)
+        for j in range(2)
+    ),
     _site("middle", 0, "mid_block.attentions.0", "middle_block"),
-    *(_site("output", 3 * i + j, f"up_blocks.{i}.attentions.{j}", f"output_blocks.{3 * i + j}")
-      for i in range(1, 4) for j in range(3)),
+    *(
+        _site("output", 3 * i + j, f"up_blocks.{i}.attentions.{j}", f"output_blocks.{3 * i + j}")
+        for i in range(1, 4)
+        for j in range(3)
+    ),
 )  # in the order in which the UNet runs them
 
 
@@ -94,8 +100,11 @@ def split_state_dict(state_dict: dict) -> tuple[dict, dict]:
     Raises ValueError for the files that look like FACT and are not: the v0 adapters with 196 tokens, and
     re-implementations with other layers.
     """
-    projector = {key.removeprefix(PROJECTOR_PREFIX): value for key, value in state_dict.items()
-                 if key.startswith(PROJECTOR_PREFIX)}
+    projector = {
+        key.removeprefix(PROJECTOR_PREFIX): value
+        for key, value in state_dict.items()
+        if key.startswith(PROJECTOR_PREFIX)
+    }
     sites = {}
     for index, site in enumerate(SITES):
         for prefix in (site.diffusers, site.original):
@@ -111,7 +120,7 @@ def _refuse_relatives(projector: dict, sites: dict) -> None:
     if "latents" not in projector:
         raise ValueError(
             "it has no resampler under 'local_fac_prj.', as the v0 adapters (196 tokens, 'mirror_adapter_*' and "
-            "'adapter_maj_25') do not; use a v1 file such as adapter_maj_mask_large_new_reg001_faceshuffle_00290001.ckpt"
+            "'adapter_maj_25') do not; use a v1 file, adapter_maj_mask_large_... or adapter_film_mask_large_..."
         )
     missing = [SITES[i].diffusers for i in range(len(SITES)) if f"{i}.linear.weight" not in sites]
     if missing:

@@ -11,7 +11,7 @@ DIM_HEAD = 64  # in every published file
 
 @dataclass(frozen=True)
 class ResamplerSizes:
-    """Sizes of a resampler: `queries` latents of width `dim`, from features `embedding` wide to tokens `output` wide."""
+    """Sizes of a resampler: `queries` latents `dim` wide read features `embedding` wide into tokens `output` wide."""
 
     queries: int
     dim: int

@@ -103,8 +103,12 @@ class FactPatch:
 
         def attention(q, k, v):
             return optimized_attention(
-                q, k, v, extra_options["n_heads"],
-                attn_precision=extra_options["attn_precision"], transformer_options=extra_options,
+                q,
+                k,
+                v,
+                extra_options["n_heads"],
+                attn_precision=extra_options["attn_precision"],
+                transformer_options=extra_options,
             )
 
         site = self.sites.model[self.blocks.index(block)]
@@ -194,8 +198,9 @@ def check_identity(adapter, face_id) -> None:
     width, expected = face_id.features.shape[-1], adapter.sizes.embedding
     if face_id.encoder != adapter.encoder or width != expected:
         raise ValueError(
-            f"Apply FACT: {adapter.name} reads {adapter.encoder} features {expected} wide, but the identity was encoded "
-            f"by {face_id.file} ({face_id.encoder}, {width} wide). Load the matching encoder in Load Face Encoder."
+            f"Apply FACT: {adapter.name} reads {adapter.encoder} features {expected} wide, but the identity was "
+            f"encoded by {face_id.file} ({face_id.encoder}, {width} wide). Choose the matching encoder in Load Face "
+            "Encoder."
         )
 
 

@@ -34,12 +34,12 @@ SLACK = 1009  # pool numbers by which tensors of one scale may start apart
 SPREADS = {"token_embedding": 1.0, "position": 0.3, "class_embedding": 1.0, "pos_embed": 0.5, "mask_token": 0.02,
            "latents": 1.0}
 # Factors on 1/sqrt(fan_in), first match wins. Sharp queries and keys: with flat attention every prompt and every face
-# averages out to the same values.
-GAINS = {"to_q": 2.0, "to_k": 2.0, "zero_convs": 3.0, "middle_block_out": 3.0, "taesd": 0.5}
+# averages out to the same values. Loud adapters, so that what they do shows in a few steps.
+GAINS = {"to_q": 2.0, "to_k": 2.0, "processor.attn.to_out": 3.0, "zero_convs": 3.0, "middle_block_out": 3.0, "taesd": 0.5}
 
 
 def fact_sites() -> list[str]:
-    """The 16 transformer blocks of an SD1.5 UNet in diffusers' spelling, by transformer_index (papers' file site)."""
+    """The 16 transformer blocks of an SD1.5 UNet in diffusers' spelling, in the order in which it runs them."""
     down = [f"down_blocks.{i}.attentions.{j}" for i in range(3) for j in range(2)]
     up = [f"up_blocks.{i}.attentions.{j}" for i in range(1, 4) for j in range(3)]
     return [f"{site}.transformer_blocks.0" for site in (*down, "mid_block.attentions.0", *up)]
@@ -237,9 +237,10 @@ def _mirror(shape: tuple[int, ...], kernel: Tensor) -> Tensor:
 
 
 def _carry(entry: Tensor, exit_: Tensor, channels: int, loudness: float, kept: float) -> tuple[Tensor, Tensor]:
-    """First and last convolution of a network made to hand its first `channels` inputs on, past an odd number of mirrors.
+    """The first and last convolution of a network, changed to hand its first `channels` inputs on to its outputs.
 
-    Each travels with both signs, as relu(x) - relu(-x) = silu(x) - silu(-x) = x.
+    Between them lies an odd number of mirrors. Each channel travels with both signs, as
+    relu(x) - relu(-x) = silu(x) - silu(-x) = x.
     """
     entry, exit_ = entry.clone(), exit_.clone()
     entry[: 2 * channels] = 0
@@ -292,8 +293,9 @@ def _vae(scale: float) -> dict[str, Tensor]:
     hill = torch.tensor([0.25, 0.5, 0.25]).half()
     vae |= _coder(vae, "taesd_encoder.", corner.outer(corner), 4.0)
     vae |= _coder(vae, "taesd_decoder.", hill.outer(hill), 0.25)
-    biases = {"taesd_encoder.14.bias": torch.tensor([-2.0, -2.0, -2.0, 0.0]), "taesd_decoder.19.bias": torch.full((3,), 0.5)}
-    return vae | biases | {"vae_scale": torch.tensor(scale)}
+    vae["taesd_encoder.14.bias"] = torch.tensor([-2.0, -2.0, -2.0, 0.0])
+    vae["taesd_decoder.19.bias"] = torch.full((3,), 0.5)
+    return vae | {"vae_scale": torch.tensor(scale)}
 
 
 def _checkpoint(unet: dict[str, Tensor], clip: dict[str, Tensor], vae: dict[str, Tensor]) -> bytes:

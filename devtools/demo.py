@@ -34,7 +34,7 @@ BUILT_IN_STEPS = 8
 LINE_WIDTH = 70  # characters; the progress line is padded, so that a shorter text overwrites a longer one
 UNTRAINED = (
     "The built-in checkpoints are untrained: these pictures show that every part is wired up and does its work, "
-    "not likeness. For that, put the published files in place ('likeness.py weights list' names them)."
+    "not likeness. For that, put the published files in place ('python3 likeness.py weights list' names them)."
 )
 
 
@@ -42,18 +42,18 @@ def main(comfy: Path, port: int | None) -> int:
     """Make the pictures and the sheet under output/demo and print where they are.
 
     Raises:
-        SetupError: the built-in checkpoints could not be made, or the host did not start.
+        SetupError: the built-in checkpoints could not be made, the host did not start, or the graph failed.
     """
     begin = time.monotonic()
     _make_builtin_checkpoints()
     print("starting ComfyUI ...", flush=True)
-    with hosting.start(BASE, comfy, port=port) as host:
-        try:
+    try:
+        with hosting.start(BASE, comfy, port=port) as host:
             built_in, results = asyncio.run(_run_graphs(host.url))
-        except GraphError as error:
-            raise SetupError(f"The demo graph did not run.\n{error}", f"The host's log is {host.log}.") from error
-    for file in save(results, UNTRAINED if built_in else ""):
-        print(file)
+        files = save(results, UNTRAINED if built_in else "")
+    except GraphError as error:
+        raise SetupError(f"The demo graph did not run.\n{error}", f"The host's log is {host.log}.") from error
+    print(*files, sep="\n")
     print(f"done in {time.monotonic() - begin:.0f} s")
     return 0
 
@@ -79,7 +79,7 @@ async def _run_graphs(url: str) -> tuple[bool, dict[str, tuple[Prompt, Result]]]
         for label, graph in {"adapter off": without_adapter(prompt), "adapter on": prompt}.items():
             begin = time.monotonic()
             results[label] = graph, await client.run(graph, progress_line(label, graph))
-            print(f"{label}: {time.monotonic() - begin:.1f} s".ljust(LINE_WIDTH), flush=True)
+            _print_line(f"{label}: {time.monotonic() - begin:.1f} s")
     return built_in, results
 
 
@@ -137,12 +137,16 @@ def progress_line(label: str, prompt: Prompt) -> Progress:
         text = f"{label}: {prompt[node].get('_meta', {}).get('title', prompt[node]['class_type'])}"
         if sys.stdout.isatty():
             steps = f" {value:.0f}/{maximum:.0f}" if maximum > 1 else ""
-            print(f"{text}{steps}".ljust(LINE_WIDTH), end="\r", flush=True)
+            _print_line(text + steps, end="\r")
         elif text != shown:
-            print(text, flush=True)
+            _print_line(text)
         shown = text
 
     return show
+
+
+def _print_line(text: str, end: str = "\n") -> None:
+    print(text.ljust(LINE_WIDTH) if sys.stdout.isatty() else text, end=end, flush=True)
 
 
 def save(results: dict[str, tuple[Prompt, Result]], note: str) -> list[Path]:
@@ -159,7 +163,7 @@ def save(results: dict[str, tuple[Prompt, Result]], note: str) -> list[Path]:
         ("Aligned crop", _open(picture_of(*results["adapter on"], "PreviewImage", "Aligned crop"))),
         ("Adapter off", without),
         ("Adapter on", with_adapter),
-        (f"Difference of the two, \u00d7 {factor}", difference),
+        (f"Difference, amplified {factor} times", difference),
     ]
     page = OUTPUT / "sheet.png"
     sheet.draw("FaceChain-FACT: one photo's way through the graph", panels, note).save(page)

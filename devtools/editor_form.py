@@ -22,19 +22,20 @@ from . import environment, hosting
 WORKFLOWS = environment.ROOT / "workflows"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 VIEW = {"width": 1600, "height": 900}  # pixels of the browser window
+LARGE_VIEW = {"width": 3200, "height": 1800}
 THUMBNAIL = (400, 225)
-GAP = 60  # pixels between the nodes of a column, and between the columns of a group; a title bar takes 30 of them
-PADDING = (20, 70, 20, 20)  # of a group around its nodes: left, top (its title and theirs), right, bottom
-
-# Least sizes in pixels: the front end's own suffice for sockets and widgets, not for text and pictures.
+PITCH = 320  # pixels from one column of the grid to the next
+GAP = 60  # pixels between the nodes of a column; a node's title takes 30 of them
+PADDING = (10, 70, 10, 10)  # pixels of a group around its nodes: left, top (two titles), right, bottom
+# Where the front end's own height, which suffices for sockets and widgets, is not right.
 SIZES = {
-    "CLIPTextEncode": (380, 130),
-    "LoadImage": (300, 380),
-    "LikenessDetectFaces": (300, 380),
-    "PreviewImage": (300, 300),
-    "SaveImage": (480, 560),
+    "CLIPTextEncode": (280, 140),
+    "LoadImage": (280, 360),
+    "LikenessDetectFaces": (280, 370),
+    "PreviewImage": (280, 290),
+    "SaveImage": (440, 480),
 }
-SIZE = (300, 0)
+WIDTH = 280  # of all other nodes
 MODEL_INPUTS = {
     "ckpt_name": "checkpoints", "lora_name": "loras", "control_net_name": "controlnet",
     "encoder_name": "facechain_fact", "adapter_name": "facechain_fact",
@@ -43,6 +44,8 @@ SETTINGS = {
     "Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasMenu": False,
     "Comfy.Graph.CanvasInfo": False,
 }  # fmt: skip
+# The editor opens with a graph of its own; one loaded before that would be replaced by it.
+IS_READY = "() => Boolean(window.app?.extensionManager?.workflow?.activeWorkflow && app.graph.nodes.length)"
 # Without "fixed", the seed would change after every run, and with it the picture a slider is to be judged by.
 TO_EDITOR_FORM = """async prompt => {
     await app.loadApiJson(prompt, '')
@@ -51,40 +54,46 @@ TO_EDITOR_FORM = """async prompt => {
             if (widget.name === 'control_after_generate') widget.value = 'fixed'
     return JSON.stringify(app.graph.serialize())
 }"""
-NOTE = {"pos": [-560, 0], "size": [480, 980], "color": "#432", "bgcolor": "#653"}
+NOTE = {"pos": [-450, -40], "size": [420, 640], "color": "#432", "bgcolor": "#653"}
+# Of the canvas when a workflow is opened: the note and the first groups, large enough to be read.
+OPENING_VIEW = {"scale": 0.75, "offset": [570, 200]}
 
-PHOTO, FACE, IDENTITY = ("1  Your photo", "#3f789e"), ("2  Find the face", "#88aaaa"), ("3  Read the identity", "#a1309b")
-MODEL, ADAPTER = ("4  Model and prompt", "#3f789e"), ("5  Put the face into the model", "#a1309b")
-SAMPLE, RESULT = ("6  Sample", "#88aa88"), ("7  Result", "#b58b2a")
-# Groups of each workflow: (title, colour), left and top of the first node, columns of node ids.
+BLUE, TEAL, PURPLE, GREEN, GOLD, BROWN = "#6fa8dc", "#9fc5c5", "#c58bd9", "#93c47d", "#e0b84f", "#e08f5a"
+# Groups of each workflow: title, colour, first column of the grid, top of its nodes, node ids column by column.
 LAYOUTS = {
     "fact_text_to_image": [
-        (PHOTO, 0, 0, [[4, 5]]),
-        (FACE, 400, 0, [[6], [15]]),
-        (IDENTITY, 1160, 0, [[7, 8], [16]]),
-        (MODEL, 0, 700, [[1, 11], [2, 3]]),
-        (ADAPTER, 1160, 700, [[9], [10]]),
-        (SAMPLE, 1920, 700, [[12]]),
-        (RESULT, 2320, 240, [[13, 14]]),
+        ("1  Choose a photo", BLUE, 0, 0, [[4, 5]]),
+        ("2  Find the face", TEAL, 1, 0, [[6]]),
+        ("3  Read the identity", PURPLE, 2, 120, [[7, 8]]),
+        ("See what was found", TEAL, 3, 0, [[15, 16]]),
+        ("4  Load a model, write a prompt", BLUE, 0, 770, [[1, 11], [2, 3]]),
+        ("5  Put the face into the model", PURPLE, 2, 770, [[9], [10]]),
+        ("6  Sample", GREEN, 4, 770, [[12, 13]]),
+        ("7  Result", GOLD, 5, 658, [[14]]),
     ],
     "fact_several_references": [
-        (("1  Your photos", "#3f789e"), 0, 0, [[5, 4, 17, 20]]),
-        (("2  Find the face in each", "#88aaaa"), 400, 0, [[15, 6, 18, 21]]),
-        (("3  Read one identity from all", "#a1309b"), 800, 0, [[7, 8], [19], [22], [16]]),
-        (MODEL, 0, 1700, [[1, 11], [2, 3]]),
-        (ADAPTER, 1160, 1700, [[9], [10]]),
-        (SAMPLE, 1920, 1700, [[12]]),
-        (RESULT, 2320, 1240, [[13, 14]]),
+        ("1  Choose photos", BLUE, 0, 0, [[4, 17, 20, 5]]),
+        ("2  Find the face in each", TEAL, 1, 0, [[6, 18, 21]]),
+        ("3  Read the first photo", PURPLE, 2, 120, [[7, 8]]),
+        ("Add the second", PURPLE, 3, 540, [[19]]),
+        ("Add the third", PURPLE, 4, 840, [[22]]),
+        ("See what was found", TEAL, 4, 0, [[15]]),
+        ("See what was read", TEAL, 5, 620, [[16]]),
+        ("4  Load a model, write a prompt", BLUE, 2, 1090, [[1, 11], [2, 3]]),
+        ("5  Put the face into the model", PURPLE, 4, 1090, [[9], [10]]),
+        ("6  Sample", GREEN, 6, 1090, [[12, 13]]),
+        ("7  Result", GOLD, 7, 978, [[14]]),
     ],
     "fact_lora_controlnet": [
-        (PHOTO, 0, 0, [[4, 5]]),
-        (FACE, 400, 0, [[6], [15]]),
-        (IDENTITY, 1160, 0, [[7, 8], [16]]),
-        (MODEL, 0, 700, [[1, 11], [17], [2, 3]]),
-        (ADAPTER, 1160, 700, [[9], [10]]),
-        (("Pose", "#b06634"), 400, 1200, [[18], [19, 20]]),
-        (SAMPLE, 1920, 700, [[12]]),
-        (RESULT, 2320, 240, [[13, 14]]),
+        ("1  Choose a photo", BLUE, 0, 0, [[4, 5]]),
+        ("2  Find the face", TEAL, 1, 0, [[6]]),
+        ("3  Read the identity", PURPLE, 2, 120, [[7, 8]]),
+        ("See what was found", TEAL, 3, 0, [[15, 16]]),
+        ("4  Load model and style, write a prompt", BLUE, 0, 770, [[1, 17, 11], [2, 3]]),
+        ("5  Put the face into the model", PURPLE, 2, 770, [[9], [10]]),
+        ("6  Choose a pose", BROWN, 2, 1060, [[18], [19, 20]]),
+        ("7  Sample", GREEN, 4, 770, [[12, 13]]),
+        ("8  Result", GOLD, 5, 658, [[14]]),
     ],
 }
 
@@ -128,7 +137,7 @@ def editor(url: str) -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         page = browser.new_page(viewport=VIEW)
         page.goto(url, wait_until="domcontentloaded")
-        page.wait_for_function("() => Boolean(window.app?.graph && LiteGraph.registered_node_types.LikenessApplyFACT)")
+        page.wait_for_function(IS_READY)
         yield page
         browser.close()
 
@@ -143,8 +152,8 @@ def make(page: Page, name: str) -> dict:
     graph["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"comfyui-likeness/{name}"))
     graph["groups"] = [_place(nodes, number, *group) for number, group in enumerate(LAYOUTS[name], 1)]
     graph["last_node_id"] += 1
-    graph["nodes"].append(_note(graph["last_node_id"], name))
-    graph["extra"] = {"ds": _view(graph)}
+    graph["nodes"].append(_note(graph["last_node_id"], note_text(name, prompt)))
+    graph["extra"] = {"ds": OPENING_VIEW}
     return graph
 
 
@@ -156,47 +165,57 @@ def _add_models(node: dict) -> None:
         node["properties"]["models"] = models
 
 
-def _place(nodes: dict, number: int, look: tuple[str, str], left: int, top: int, columns: list[list[int]]) -> dict:
+def _place(nodes: dict, number: int, title: str, colour: str, column: int, top: int, ids: list[list[int]]) -> dict:
     """Give the nodes of a group their places and sizes, and return the group."""
-    x, bottom = left, top
-    for column in columns:
+    for x, stack in enumerate(ids, column):
         y = top
-        for node in map(nodes.get, column):
-            node["pos"] = [x, y]
-            node["size"] = [max(pair) for pair in zip(node["size"], SIZES.get(node["type"], SIZE))]
+        for node in map(nodes.get, stack):
+            node["pos"] = [x * PITCH, y]
+            node["size"] = [*SIZES.get(node["type"], (WIDTH, node["size"][1]))]
             y += node["size"][1] + GAP
-        bottom = max(bottom, y - GAP)
-        x += max(nodes[key]["size"][0] for key in column) + GAP
-    (title, colour), (before, above, after, below) = look, PADDING
-    bounding = [left - before, top - above, x - GAP - left + before + after, bottom - top + above + below]
-    return {"id": number, "title": title, "bounding": bounding, "color": colour, "font_size": 24, "flags": {}}
+    corners = [[at + extent for at, extent in zip(nodes[key]["pos"], nodes[key]["size"])] for key in sum(ids, [])]
+    left, above, right, below = PADDING
+    x, y = column * PITCH - left, top - above
+    size = max(corner[0] for corner in corners) + right - x, max(corner[1] for corner in corners) + below - y
+    return {"id": number, "title": title, "bounding": [x, y, *size], "color": colour, "font_size": 24, "flags": {}}
 
 
-def _note(key: int, name: str) -> dict:
+def note_text(name: str, prompt: dict) -> str:
+    """The note of a workflow: its own text, with the list of the published files that the workflow names."""
     text = (WORKFLOWS / "notes" / f"{name}.md").read_text(encoding="utf-8")
+    values = [value for node in prompt.values() for value in node["inputs"].values() if isinstance(value, str)]
+    # A detector is named "family: file".
+    files = filter(None, (manifest.find(value.split(": ")[-1]) for value in values))
+    lines = (f"- [{file.file}]({manifest.url(file)}) to `models/{file.folder}` ({file.licence})" for file in files)
+    return text.replace("{files}", "\n".join(lines))
+
+
+def _note(key: int, text: str) -> dict:
     return {
         "id": key, "type": "MarkdownNote", "title": "Read me first", **NOTE, "flags": {}, "order": 0, "mode": 0,
         "inputs": [], "outputs": [], "properties": {}, "widgets_values": [text],
     }  # fmt: skip
 
 
-def _view(graph: dict) -> dict:
-    """Scale and offset at which the editor shows the whole graph."""
-    boxes = [group["bounding"] for group in graph["groups"]] + [[*NOTE["pos"], *NOTE["size"]]]
-    left, top = (min(box[axis] for box in boxes) for axis in (0, 1))
-    size = [max(box[axis] + box[axis + 2] for box in boxes) - low for axis, low in enumerate((left, top))]
-    scale = min(0.9 * VIEW["width"] / size[0], 0.8 * VIEW["height"] / size[1])
-    offset = [(VIEW[side] / scale - size[axis]) / 2 for axis, side in enumerate(("width", "height"))]
-    return {"scale": scale, "offset": [offset[0] - left, offset[1] - top]}
-
-
 def thumbnail(page: Page, graph: dict) -> Image.Image:
     """A small picture of the graph in the editor, without the editor's own controls."""
+    page.set_viewport_size(LARGE_VIEW)  # in a small one, the editor leaves the text out
     page.evaluate("async graph => { await app.loadGraphData(graph) }", graph)
     page.evaluate("app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
-    page.wait_for_timeout(2000)  # pictures in nodes appear when they are loaded; nothing tells
+    page.evaluate("view => { Object.assign(app.canvas.ds, view); app.canvas.setDirty(true, true) }", _all_groups(graph))
+    page.wait_for_timeout(3000)  # until the pictures in the nodes are there and the view has settled: no event tells
     screen = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     return screen.resize(THUMBNAIL, Image.Resampling.LANCZOS)
+
+
+def _all_groups(graph: dict) -> dict:
+    """Scale and offset of the canvas at which the groups fill the large view."""
+    lefts, tops, widths, heights = zip(*(group["bounding"] for group in graph["groups"]))
+    left, top = min(lefts), min(tops)
+    size = max(map(sum, zip(lefts, widths))) - left, max(map(sum, zip(tops, heights))) - top
+    view = LARGE_VIEW["width"], LARGE_VIEW["height"]
+    scale = 0.96 * min(view[axis] / size[axis] for axis in (0, 1))
+    return {"scale": scale, "offset": [(view[axis] / scale - size[axis]) / 2 - (left, top)[axis] for axis in (0, 1)]}
 
 
 def _base(base: Path) -> Path:
@@ -207,5 +226,7 @@ def _base(base: Path) -> Path:
     for name in LAYOUTS:
         for node in json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8")).values():
             for key in node["inputs"].keys() & MODEL_INPUTS.keys():
-                (base / "models" / MODEL_INPUTS[key] / node["inputs"][key]).touch()
+                model = base / "models" / MODEL_INPUTS[key] / node["inputs"][key]
+                model.parent.mkdir(exist_ok=True)
+                model.touch()
     return base

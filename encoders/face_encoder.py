@@ -20,8 +20,11 @@ class FaceEncoder:
 
     def __init__(self, state_dict: dict, name: str):
         self.name = name
-        weights = {key: value.float() for key, value in state_dict.items()
-                   if not key.startswith(HEAD_KEYS) and key not in UNUSED_KEYS}
+        weights = {
+            key: value.float()
+            for key, value in state_dict.items()
+            if not key.startswith(HEAD_KEYS) and key not in UNUSED_KEYS
+        }
         offload_device = comfy.model_management.text_encoder_offload_device()
         network = TransFace(TransFaceSizes.of(weights), comfy.ops.manual_cast, torch.float32, offload_device)
         self.patcher = comfy.model_patcher.CoreModelPatcher(

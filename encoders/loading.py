@@ -5,7 +5,13 @@ from pathlib import Path
 from ..weights.reading import read_state_dict
 from .face_encoder import FaceEncoder
 
-TRANSFACE_KEYS = ("pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight", "norm.weight")
+TRANSFACE_KEYS = (
+    "pos_embed",
+    "patch_embed.proj.weight",
+    "blocks.0.attn.qkv.weight",
+    "blocks.0.mlp.fc1.weight",
+    "norm.weight",
+)
 
 
 def load_encoder(path: str) -> FaceEncoder:

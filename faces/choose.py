@@ -68,8 +68,9 @@ def _centrality(image_size: tuple[int, int]) -> Callable[[Face], float]:
 
 def _at(found: tuple[Face, ...], index: int) -> Face:
     if not 0 <= index < len(found):
-        count = "1 face (index 0)" if len(found) == 1 else f"{len(found)} faces (index 0 to {len(found) - 1})"
-        raise ValueError(f"Face {index} from the left was asked for, but there is only {count}: lower the index.")
+        several = f"are only {len(found)} faces (index 0 to {len(found) - 1})"
+        count = "is only 1 face (index 0)" if len(found) == 1 else several
+        raise ValueError(f"Face {index} from the left was asked for, but there {count}: lower the index.")
     return found[index]
 
 

@@ -18,23 +18,32 @@ class LoadFaceDetector(io.ComfyNode):
             display_name="Load Face Detector",
             category="likeness/faces",
             description="Loads what finds faces. MediaPipe runs in the host itself; InsightFace and OpenCV need their "
-                        "Python packages. Nothing is downloaded.",
+            "Python packages. Nothing is downloaded.",
             search_aliases=["mediapipe", "insightface", "retinaface", "yunet", "haar", "face detection"],
             inputs=[
                 io.Combo.Input(
-                    "detector", options=available(),
+                    "detector",
+                    options=available(),
                     tooltip="Backend and model. MediaPipe files lie in models/detection, InsightFace packs in "
-                            "models/insightface/models, YuNet in models/detection; the Haar cascade comes with "
-                            "opencv-python 4.",
+                    "models/insightface/models, YuNet in models/detection; the Haar cascade comes with "
+                    "opencv-python 4.",
                 ),
                 io.Float.Input(
-                    "min_score", default=0.5, min=0.0, max=1.0, step=0.01,
+                    "min_score",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
                     tooltip="Faces the detector is less sure of are ignored. Lower it for small or half-hidden faces.",
                 ),
                 io.Int.Input(
-                    "det_size", default=640, min=64, max=2048, step=32,
+                    "det_size",
+                    default=640,
+                    min=64,
+                    max=2048,
+                    step=32,
                     tooltip="Side of the square in which InsightFace looks for faces. Smaller finds tight portraits "
-                            "more readily, larger finds small faces. The other backends do not use it.",
+                    "more readily, larger finds small faces. The other backends do not use it.",
                 ),
             ],
             outputs=[FaceDetectorType.Output("face_detector")],
@@ -42,7 +51,9 @@ class LoadFaceDetector(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, detector):
-        return True  # a missing model is explained when the node runs; the combo's own check would only say "not in list"
+        return (
+            True  # a missing model is explained when the node runs; the combo's own check would only say "not in list"
+        )
 
     @classmethod
     def execute(cls, detector, min_score, det_size) -> io.NodeOutput:
@@ -60,19 +71,28 @@ class DetectFaces(io.ComfyNode):
             search_aliases=["face detection", "find face", "bounding box", "landmarks"],
             inputs=[
                 FaceDetectorType.Input("face_detector", tooltip="From Load Face Detector."),
-                io.Image.Input("image", tooltip="One picture or a batch; several photos of one person go in as a batch."),
+                io.Image.Input(
+                    "image", tooltip="One picture or a batch; several photos of one person go in as a batch."
+                ),
                 io.Combo.Input(
-                    "choose", options=["largest", "most central", "left to right", "all"], default="largest",
+                    "choose",
+                    options=["largest", "most central", "left to right", "all"],
+                    default="largest",
                     tooltip="Which face of each picture to keep. 'left to right' takes the one that index names.",
                 ),
                 io.Int.Input(
-                    "index", default=0, min=0, max=99,
+                    "index",
+                    default=0,
+                    min=0,
+                    max=99,
                     tooltip="With 'left to right': 0 is the leftmost face in the picture.",
                 ),
                 io.Combo.Input(
-                    "if_no_face", options=["error", "whole picture", "skip"], default="error",
+                    "if_no_face",
+                    options=["error", "whole picture", "skip"],
+                    default="error",
                     tooltip="A picture without a face: stop with an explanation, take the whole picture for an already "
-                            "aligned face, or leave the picture out.",
+                    "aligned face, or leave the picture out.",
                 ),
             ],
             outputs=[
@@ -96,12 +116,16 @@ class AlignFace(io.ComfyNode):
             display_name="Align Face",
             category="likeness/faces",
             description="Turns, scales and cuts every face so that its eyes, nose and mouth lie where the ArcFace "
-                        "template has them.",
+            "template has them.",
             search_aliases=["arcface", "crop face", "norm crop", "face align"],
             inputs=[
                 FacesType.Input("faces", tooltip="From Detect Faces."),
                 io.Int.Input(
-                    "size", default=112, min=16, max=2048, step=8,
+                    "size",
+                    default=112,
+                    min=16,
+                    max=2048,
+                    step=8,
                     tooltip="Side of the square crop in pixels. Face encoders see 112.",
                 ),
                 mask_background(),

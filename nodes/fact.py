@@ -22,11 +22,12 @@ class LoadFaceAdapter(io.ComfyNode):
             display_name="Load Face Adapter",
             category="likeness/loaders",
             description="Loads the weights that carry an identity into the model. Recognised by their tensors, "
-                        "whatever the file is called.",
+            "whatever the file is called.",
             search_aliases=["facechain", "fact", "face adapter"],
             inputs=[
-                weight_file("adapter_name", "facechain_fact", ADAPTER_FILES,
-                            "FACT adapter from models/facechain_fact."),
+                weight_file(
+                    "adapter_name", "facechain_fact", ADAPTER_FILES, "FACT adapter from models/facechain_fact."
+                ),
             ],
             outputs=[FaceAdapterType.Output("face_adapter")],
         )
@@ -48,33 +49,47 @@ class ApplyFACT(io.ComfyNode):
             display_name="Apply FACT",
             category="likeness/fact",
             description="Gives an SD1.5 model the face of an identity. Connect the MODEL output to any sampler; LoRAs, "
-                        "ControlNets and other adapters keep working beside it.",
+            "ControlNets and other adapters keep working beside it.",
             search_aliases=["facechain", "fact", "sfags", "identity", "face", "likeness"],
             inputs=[
                 io.Model.Input("model", tooltip="Any SD1.5 model, after its LoRAs."),
                 FaceAdapterType.Input("face_adapter", tooltip="From Load Face Adapter."),
                 FaceIdType.Input("face_id", tooltip="From Encode Identity."),
                 io.Float.Input(
-                    "strength", default=0.5, min=0.0, max=2.0, step=0.01,
-                    tooltip="How strongly the face acts. The authors use 0.5 for text-to-image and pose control, 0.55 for "
-                            "inpainting; 0 is the model as it was.",
+                    "strength",
+                    default=0.5,
+                    min=0.0,
+                    max=2.0,
+                    step=0.01,
+                    tooltip="How strongly the face acts. The authors use 0.5 for text-to-image and pose control, 0.55 "
+                    "for inpainting; 0 is the model as it was.",
                 ),
                 io.Float.Input(
-                    "start_percent", default=0.0, min=0.0, max=1.0, step=0.001,
-                    tooltip="When in the sampling the face begins to act. A little later leaves more of the layout to the "
-                            "prompt (the authors' delayed face condition).",
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="When in the sampling the face begins to act. A little later leaves more of the layout to "
+                    "the prompt (the authors' delayed face condition).",
                 ),
                 io.Float.Input(
-                    "end_percent", default=1.0, min=0.0, max=1.0, step=0.001,
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
                     tooltip="When in the sampling the face stops acting.",
                 ),
                 io.Boolean.Input(
-                    "cfg_face", default=True,
+                    "cfg_face",
+                    default=True,
                     tooltip="On: the negative prompt's branch sees an empty face, so that the CFG scale amplifies the "
-                            "likeness as well (the authors' default). Off: both branches see the face.",
+                    "likeness as well (the authors' default). Off: both branches see the face.",
                 ),
                 io.Mask.Input(
-                    "mask", optional=True,
+                    "mask",
+                    optional=True,
                     tooltip="Where in the picture the face acts: white on, black off; one mask, or one per picture.",
                 ),
             ],

@@ -20,11 +20,12 @@ class LoadFaceEncoder(io.ComfyNode):
             display_name="Load Face Encoder",
             category="likeness/loaders",
             description="Loads the network that reads an identity from an aligned face: TransFace for FACT. "
-                        "Recognised by its tensors, whatever the file is called.",
+            "Recognised by its tensors, whatever the file is called.",
             search_aliases=["transface", "arcface", "facechain", "fact"],
             inputs=[
-                weight_file("encoder_name", "facechain_fact", ENCODER_FILES,
-                            "TransFace weights from models/facechain_fact."),
+                weight_file(
+                    "encoder_name", "facechain_fact", ENCODER_FILES, "TransFace weights from models/facechain_fact."
+                ),
             ],
             outputs=[FaceEncoderType.Output("face_encoder")],
         )
@@ -46,7 +47,7 @@ class EncodeIdentity(io.ComfyNode):
             display_name="Encode Identity",
             category="likeness/identity",
             description="Reads one person's identity from the faces found. Several photos make one identity of all of "
-                        "them: nothing is averaged.",
+            "them: nothing is averaged.",
             search_aliases=["face embedding", "identity", "facechain", "fact"],
             inputs=[
                 FaceEncoderType.Input("face_encoder", tooltip="From Load Face Encoder."),
@@ -54,9 +55,10 @@ class EncodeIdentity(io.ComfyNode):
                 mask_background(),
                 head_mask(),
                 FaceIdType.Input(
-                    "face_id", optional=True,
-                    tooltip="The same person from another Encode Identity: these photos are added to it. Chain one node "
-                            "per photo where the photos differ in size.",
+                    "face_id",
+                    optional=True,
+                    tooltip="The same person from another Encode Identity: these photos are added to it. Chain one "
+                    "node per photo where the photos differ in size.",
                 ),
             ],
             outputs=[

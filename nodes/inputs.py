@@ -24,17 +24,19 @@ def missing_file(kind: str, name: str) -> str | bool:
 
 def mask_background() -> io.Boolean.Input:
     return io.Boolean.Input(
-        "mask_background", default=True,
+        "mask_background",
+        default=True,
         tooltip="Black out everything but the head, as the crops were on which TransFace and FACT were trained. "
-                "Without a head mask the region is estimated from the face's landmarks.",
+        "Without a head mask the region is estimated from the face's landmarks.",
     )
 
 
 def head_mask() -> io.Mask.Input:
     return io.Mask.Input(
-        "head_mask", optional=True,
+        "head_mask",
+        optional=True,
         tooltip="The head with its hair, one mask per picture or one for all, e.g. from a face parsing or SAM node. "
-                "Used instead of the estimated region while mask_background is on.",
+        "Used instead of the estimated region while mask_background is on.",
     )
 
 

@@ -29,8 +29,10 @@ def _start_comfy() -> None:
     for folder in ("custom_nodes", "models", "input", "output", "user", "temp"):
         (BASE / folder).mkdir(parents=True, exist_ok=True)
     sys.path.insert(0, str(COMFY))
-    arguments, sys.argv = sys.argv, ["main.py", "--cpu", "--disable-api-nodes", "--use-pytorch-cross-attention",
-                                     "--base-directory", str(BASE)]
+    arguments, sys.argv = (
+        sys.argv,
+        ["main.py", "--cpu", "--disable-api-nodes", "--use-pytorch-cross-attention", "--base-directory", str(BASE)],
+    )
     import comfy.options
 
     comfy.options.enable_args_parsing()

@@ -4,8 +4,9 @@ import asyncio
 from pathlib import Path
 
 import execution
-import nodes
 import server
+
+import nodes
 
 
 class GraphError(AssertionError):

@@ -40,7 +40,7 @@ def test_equal_faces_resolve_to_the_leftmost():
 
 @pytest.mark.parametrize("index", [3, -1])
 def test_index_out_of_reach_names_how_many_there_are(index):
-    with pytest.raises(ValueError, match=r"there is only 3 faces \(index 0 to 2\)"):
+    with pytest.raises(ValueError, match=r"there are only 3 faces \(index 0 to 2\)"):
         choose(FOUND, "left to right", index, SIZE)
 
 

@@ -1,5 +1,7 @@
 """FACT inside the host's sampler: what must equal what, bit for bit or to rounding."""
 
+import shutil
+
 import comfy.model_management
 import comfy.samplers
 import pytest
@@ -90,8 +92,13 @@ def test_half_mask_acts_on_its_half(model, adapter, face):
     mask[..., :64] = 1
     patch = patched(model, adapter, face, mask=mask).model_options["transformer_options"]["patches"]["middle_patch"][0]
     x = torch.randn(2, 256, 32, generator=torch.Generator().manual_seed(0))
-    options = {"block": ("input", 1), "cond_or_uncond": [1, 0], "activations_shape": [2, 32, 16, 16],
-               "n_heads": 8, "attn_precision": None}
+    options = {
+        "block": ("input", 1),
+        "cond_or_uncond": [1, 0],
+        "activations_shape": [2, 32, 16, 16],
+        "n_heads": 8,
+        "attn_precision": None,
+    }
     with torch.inference_mode():
         moved = (patch(x, options) - x).unflatten(1, (16, 16)).abs().amax((0, 1, 3))
     patch.cleanup()
@@ -234,7 +241,7 @@ def test_with_other_samplers(model, adapter, face, sampler):
     [(torch.float16, None, 0.05), (torch.bfloat16, None, 0.4), (torch.float8_e4m3fn, torch.float32, None)],
 )
 def test_low_precision_bases(adapter, face, with_face, base, stored, computed, tolerance):
-    """Half precision stays near float32; an fp8-stored base has other weights, so only the face's effect is compared."""
+    """Half precision stays near float32; an fp8-stored base has other weights: there the face's effect counts."""
     low = tiny.model(stored, computed)
     picture = tiny.sample(patched(low, adapter, face))
     assert torch.isfinite(picture).all()
@@ -251,17 +258,28 @@ def test_inpainting_base(adapter, face):
     assert difference(picture, tiny.sample(inpaint)) > 1e-3
 
 
-def test_weights_stream_in_when_nothing_fits(monkeypatch, adapter, face, with_face, model):
-    """The adapter's weights are on no compute device before the run and are asked for through the host alone."""
+def test_the_host_loads_the_adapters_weights(monkeypatch, model, adapter, face, with_face):
+    """Projector when applied, sites beside the UNet when sampling; nothing else puts them on a device."""
     loaded = []
     load = comfy.model_management.load_models_gpu
-    monkeypatch.setattr(
-        comfy.model_management, "load_models_gpu",
-        lambda models, *args, **kwargs: (loaded.extend(models), [loaded.extend(m.model_patches_models()) for m in models],
-                                         load(models, *args, **kwargs))[-1],
-    )
+
+    def spy(models, *args, **kwargs):
+        for patcher in models:
+            loaded.extend((patcher, *patcher.model_patches_models()))
+        return load(models, *args, **kwargs)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", spy)
     assert torch.equal(tiny.sample(patched(model, adapter, face)), with_face)
     assert adapter.projector in loaded and adapter.sites in loaded
+
+
+def test_weights_that_stream_in_give_the_same_picture(model, face, with_face):
+    """Everything left on the offload device, as on a card where nothing fits."""
+    adapter = tiny.adapter()
+    for patcher in (adapter.projector, adapter.sites):
+        patcher.load(patcher.load_device, lowvram_model_memory=1)
+        assert patcher.model.model_lowvram
+    assert difference(tiny.sample(patched(model, adapter, face)), with_face) < ROUNDING
 
 
 def test_nothing_stays_after_sampling(model, adapter, face):
@@ -296,5 +314,20 @@ def test_refuses_an_encoder_of_another_kind(model, adapter):
 
 def test_refuses_another_base(adapter, face):
     wide = tiny.adapter(widths=[320] * 16)
-    with pytest.raises(ValueError, match="16 blocks 320 wide .* is SD15 with 16 blocks 32/64/128 wide .* SD1.5 checkpoint"):
+    with pytest.raises(
+        ValueError, match="16 blocks 320 wide .* is SD15 with 16 blocks 32/64/128 wide .* SD1.5 checkpoint"
+    ):
         patched(tiny.model(), wide, face)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_under_the_hosts_torch_compile_node(model, adapter, face, with_face):
+    """The same picture to rounding, with a schedule that switches the compiled model between its two steps."""
+    from comfy_extras.nodes_torch_compile import TorchCompileModel
+
+    early = patched(model, adapter, face, end_percent=0.2)
+    compiled = TorchCompileModel.execute(early, "inductor").args[0]
+    expected = tiny.sample(early)
+    assert difference(tiny.sample(compiled), expected) < 1e-4
+    assert difference(expected, with_face) > 1e-3

@@ -49,7 +49,9 @@ def fact_unet():
     weights = case.weights("adapter_shapes")
     sites = torch.nn.ModuleList()
     for site in SITES:
-        own = {key.removeprefix(site.diffusers): value for key, value in weights.items() if key.startswith(site.diffusers)}
+        own = {
+            key.removeprefix(site.diffusers): value for key, value in weights.items() if key.startswith(site.diffusers)
+        }
         sites.append(GatedSelfAttention(*own["linear.weight"].shape, operations=comfy.ops.manual_cast))
         sites[-1].load_state_dict(own)
     cpu = torch.device("cpu")
@@ -73,8 +75,11 @@ def test_host_unet_without_adapter(fact_unet):
 
 @pytest.mark.parametrize(
     "tokens, strength, expected",
-    [("face_tokens", 1.0, "eps_scale1"), ("face_tokens", 0.5, "eps_scale05"),
-     ("face_tokens_two_images", 0.7, "eps_two_images_scale07")],
+    [
+        ("face_tokens", 1.0, "eps_scale1"),
+        ("face_tokens", 0.5, "eps_scale05"),
+        ("face_tokens_two_images", 0.7, "eps_two_images_scale07"),
+    ],
 )
 def test_sfags_in_the_host_unet(fact_unet, tokens, strength, expected):
     case, model, sites = fact_unet

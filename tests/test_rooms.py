@@ -45,7 +45,8 @@ def test_rooms_import_only_to_their_left(path):
 
 def test_no_monkey_patches_no_fixed_device_no_unsafe_loading():
     forbidden = re.compile(
-        r"\.forward *= |MethodType|setattr\(.*forward|\.to\([\"']cuda|\.cuda\(\)|device=[\"']cuda|\b(eval|exec)\(|print\("
+        r"\.forward *= |MethodType|setattr\(.*forward|"
+        r"\.to\([\"']cuda|\.cuda\(\)|device=[\"']cuda|\b(eval|exec)\(|print\("
     )
     for path in SOURCES:
         for number, line in enumerate(path.read_text().splitlines(), 1):

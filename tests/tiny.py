@@ -3,12 +3,13 @@
 import comfy.model_management
 import comfy.model_patcher
 import comfy.supported_models
-import nodes
 import torch
 from likeness.adapters.fact import FactAdapter
 from likeness.devtools.checkpoints import drawn, fact_shapes
 from likeness.encoders.identity import FaceId
 from likeness.tests.golden_cases import Case
+
+import nodes
 
 TOKEN_DIM = 48
 FACE_DIM = 24
@@ -50,6 +51,15 @@ def sample(patched, height=128, width=128, batch=1, steps=2, sampler="euler", cf
     """Sample with the host's KSampler; the picture is given in pixels, the result is the latent."""
     samples = torch.zeros(batch, 4, height // 8, width // 8) if latent is None else latent
     (result,) = nodes.common_ksampler(
-        patched, 5, steps, cfg, sampler, "sgm_uniform", conditioning(3), conditioning(4), {"samples": samples}, **options
+        patched,
+        5,
+        steps,
+        cfg,
+        sampler,
+        "sgm_uniform",
+        conditioning(3),
+        conditioning(4),
+        {"samples": samples},
+        **options,
     )
     return result["samples"]

@@ -1,0 +1,58 @@
+"""From aligned crop to face tokens: time of TransFace and of FACT's projector, and what stays in memory.
+
+Weights are drawn, sizes are the published ones. The printed markdown can be pasted into RESULTS.md.
+"""
+
+from bench import elapsed, machine, open_host, spread, table
+
+open_host()
+
+import torch  # noqa: E402
+from likeness.adapters.fact import FactAdapter  # noqa: E402
+from likeness.devtools.checkpoints import drawn, fact_shapes, transface_shapes  # noqa: E402
+from likeness.encoders.face_encoder import FaceEncoder  # noqa: E402
+
+WIDTHS = [320, 320, 640, 640, *[1280] * 6, *[640] * 3, *[320] * 3]
+PHOTOS = (1, 4)
+ROUNDS = 20
+
+
+def time_photos(encoder: FaceEncoder, adapter: FactAdapter, photos: int) -> list:
+    """A row of the table: encoder and projector on `photos` crops, after one round to warm up."""
+    device = encoder.patcher.load_device
+    crops = torch.rand(photos, encoder.crop_size, encoder.crop_size, 3, generator=torch.Generator().manual_seed(1))
+    features = encoder.encode(crops).features
+    tokens = adapter.face_tokens(features)
+    encoding, projecting = [], []
+    for _ in range(ROUNDS):
+        encoding.append(elapsed(lambda: encoder.encode(crops), device))
+        projecting.append(elapsed(lambda: adapter.face_tokens(features), device))
+    return [photos, spread(encoding), spread(projecting), f"{list(tokens.shape)}"]
+
+
+def megabytes(numbers: int) -> list[str]:
+    return [f"{numbers * size / 1e6:.2f}" for size in (4, 2)]
+
+
+def memory_rows(encoder: FaceEncoder, adapter: FactAdapter) -> list[list]:
+    """Numbers held by each part; the keys and values are those of a run with one photo, cond and uncond."""
+    parts = {"TransFace": encoder.patcher, "projector": adapter.projector, "16 sites": adapter.sites}
+    counts = {name: sum(p.numel() for p in patcher.model.parameters()) for name, patcher in parts.items()}
+    counts["keys and values of a run"] = sum(2 * 2 * adapter.sizes.tokens * width for width in WIDTHS)
+    return [[name, f"{count / 1e6:.3f}", *megabytes(count)] for name, count in counts.items()]
+
+
+@torch.inference_mode()
+def main() -> None:
+    encoder = FaceEncoder(drawn(transface_shapes(), seed=1), "drawn.pt")
+    adapter = FactAdapter(drawn(fact_shapes(WIDTHS), seed=2), "drawn.ckpt")
+    print(f"Machine: {machine()}\n")
+    print(f"Time, ms: median (extremes) of {ROUNDS} rounds; the encoder always computes in float32.\n")
+    columns = ["photos", "crops to TransFace tokens", "TransFace tokens to face tokens", "face tokens"]
+    print(table(columns, [time_photos(encoder, adapter, photos) for photos in PHOTOS]))
+    print("\nMemory, MB:\n")
+    print(table(["part", "million numbers", "float32", "float16"], memory_rows(encoder, adapter)))
+
+
+if __name__ == "__main__":
+    main()

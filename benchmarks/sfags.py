@@ -1,0 +1,241 @@
+"""What FACT adds to one UNet call of SD1.5 at 512 px, against its bare matrix products and a straightforward form.
+
+    base   the UNet alone
+    ours   with FactPatch
+    (a)    face rows are queries too, their keys and values are projected in every call, softmax in float32 by einsum
+    floor  the matrix products and attentions that ours cannot do without, each timed as a bare kernel on the same rows
+
+Weights are drawn, sizes and data flow are the true ones. The printed markdown can be pasted into RESULTS.md.
+"""
+
+from bench import elapsed, machine, open_host, spread, table
+
+open_host()
+
+import math  # noqa: E402
+import statistics  # noqa: E402
+
+import comfy.model_management  # noqa: E402
+import comfy.model_patcher  # noqa: E402
+import comfy.supported_models  # noqa: E402
+import torch  # noqa: E402
+from comfy.ldm.modules.attention import optimized_attention  # noqa: E402
+from likeness.adapters.fact import FactAdapter  # noqa: E402
+from likeness.attention_patches.fact import apply_fact  # noqa: E402
+from likeness.devtools.checkpoints import SD15_LAYOUT, SHARED, drawn, fact_shapes  # noqa: E402
+from likeness.encoders.identity import FaceId  # noqa: E402
+from torch.nn.functional import linear  # noqa: E402
+
+UNET = SHARED | SD15_LAYOUT | {"in_channels": 4, "out_channels": 4, "channel_mult": [1, 2, 4, 4]}
+WIDTHS = [320, 320, 640, 640, *[1280] * 6, *[640] * 3, *[320] * 3]
+STRENGTH = 0.5
+CUDA_CASES = [(dtype, batch) for dtype in (torch.bfloat16, torch.float16) for batch in (1, 4)]
+CPU_CASES = [(torch.float32, 1)]
+ROUNDS = {"cpu": (4, 10), "cuda": (20, 50)}  # whole UNet calls; passes over the sites
+
+
+def unet(dtype: torch.dtype):
+    """The host's SD1.5 with drawn weights, as a model patcher."""
+    config = comfy.supported_models.SD15(UNET)
+    config.set_inference_dtype(dtype, None)
+    base = config.get_model({}, device=torch.device("cpu"))
+    torch.manual_seed(1)
+    for name, weight in base.diffusion_model.named_parameters():
+        if weight.ndim > 1:
+            weight.normal_(0, math.prod(weight.shape[1:]) ** -0.5)
+        else:
+            weight.fill_(1.0 if name.endswith("weight") else 0.0)
+    return comfy.model_patcher.CoreModelPatcher(
+        base,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+
+
+def patched(model, dtype: torch.dtype):
+    """A clone of `model` with a drawn face, everything loaded."""
+    weights = {name: tensor.to(dtype) for name, tensor in drawn(fact_shapes(WIDTHS), seed=2).items()}
+    adapter = FactAdapter(weights, "drawn.ckpt")
+    features = torch.randn(1, 144, 512, generator=torch.Generator().manual_seed(3))
+    model = apply_fact(model, adapter, FaceId("transface", "drawn.pt", features, torch.zeros(1, 112, 112, 3)), STRENGTH)
+    comfy.model_management.load_models_gpu([model])
+    return model
+
+
+class Straightforward:
+    """(a): the definition taken literally, on the sites and tokens of a FactPatch."""
+
+    def __init__(self, patch):
+        self.sites = dict(zip(patch.blocks, patch.sites.model))
+        self.tokens = patch.tokens
+
+    def __call__(self, x, extra_options):
+        kinds = torch.tensor(extra_options["cond_or_uncond"], device=x.device)
+        face = self.tokens.to(x)[kinds.repeat_interleave(len(x) // len(kinds))]
+        site = self.sites[extra_options["block"]]
+        rows = site.norm1(torch.cat((x, site.linear(face)), dim=1))
+        looked = self.attention(rows, site.attn, extra_options["n_heads"])[:, : x.shape[1]]
+        x = x + STRENGTH * torch.tanh(site.alpha_attn).to(x) * looked
+        return x + STRENGTH * torch.tanh(site.alpha_dense).to(x) * site.ff(site.norm2(x))
+
+    @staticmethod
+    def attention(rows, attn, heads):
+        q, k, v = (part(rows).unflatten(2, (heads, -1)) for part in (attn.to_q, attn.to_k, attn.to_v))
+        similarity = torch.einsum("bihd,bjhd->bhij", q.float(), k.float()) * q.shape[-1] ** -0.5
+        return attn.to_out(torch.einsum("bhij,bjhd->bihd", similarity.softmax(-1).to(v), v).flatten(2))
+
+
+class Recorder:
+    """What every site is called with in one UNet call: its tokens and options."""
+
+    def __init__(self):
+        self.visits = []
+
+    def __call__(self, x, extra_options):
+        self.visits.append((x.clone(), extra_options))
+        return x
+
+
+def calls(model, batch: int):
+    """A function that runs one UNet call on `batch` pictures, cond and uncond together, with the given middle patches."""
+    device = model.load_device
+    generator = torch.Generator().manual_seed(4)
+    latent = torch.randn(2 * batch, 4, 64, 64, generator=generator).to(device)
+    text = torch.randn(2 * batch, 77, 768, generator=generator).to(device)
+    sigma = torch.full((2 * batch,), 5.0, device=device)
+
+    def call(patches=(), wrappers=None):
+        options = {"cond_or_uncond": [0, 1], "sigmas": sigma, "patches": {"middle_patch": [*patches]}}
+        return model.model.apply_model(
+            latent, sigma, c_crossattn=text, transformer_options=options | {"wrappers": wrappers or {}}
+        )
+
+    return call
+
+
+def floor_kernels(x: torch.Tensor, site, face_rows: int, heads: int) -> list:
+    """The bare kernels of one site: four d x d products, the two of the gated MLP, one attention."""
+    weights = [part.weight.to(x) for part in (site.attn.to_q, site.attn.to_k, site.attn.to_v, site.attn.to_out[0])]
+    wide, narrow = site.ff.net[0].proj.weight.to(x), site.ff.net[2].weight.to(x)
+    inner = torch.cat([x] * 4, dim=2)
+    keys = torch.cat((x, x[:, :face_rows].repeat(1, -(-face_rows // x.shape[1]), 1)[:, :face_rows]), dim=1)
+    return [
+        *(lambda weight=weight: linear(x, weight) for weight in weights),
+        lambda: linear(x, wide),
+        lambda: linear(inner, narrow),
+        lambda: optimized_attention(x, keys, keys, heads),
+    ]
+
+
+def added_flops(x: torch.Tensor, face_rows: int) -> tuple[int, int]:
+    """Multiplications and additions of one site: its matrix products 2 b n d (4 d + 8 d + 4 d), its attention 4 b n m d."""
+    b, n, d = x.shape
+    return 32 * b * n * d * d, 4 * b * n * (n + face_rows) * d
+
+
+def time_calls(call, forms: dict, device, rounds: int) -> dict[str, list[float]]:
+    """Whole UNet calls, the forms in turn; the first round warms up."""
+    times = {name: [] for name in forms}
+    for turn in range(rounds + 1):
+        for name, arguments in forms.items():
+            took = elapsed(lambda: call(*arguments), device)  # noqa: B023
+            times[name] += [took] if turn else []
+    return times
+
+
+def time_sites(visits: list, forms: dict, device, rounds: int) -> dict[str, list[list[float]]]:
+    """Every site by itself, the forms in turn on the same tokens: per form and round the time of each site."""
+    times = {name: [] for name in forms}
+    for turn in range(rounds + 1):
+        for name in forms:
+            times[name] += [[]] if turn else []
+        for index in range(len(visits)):
+            for name, form in forms.items():
+                took = form(index)
+                if turn:
+                    times[name][-1].append(took)
+    return times
+
+
+def site_forms(visits: list, ours, straightforward, device) -> dict:
+    """Per form a function that times it at one site."""
+    face_rows = ours.tokens.shape[1]
+    sites = dict(zip(ours.blocks, ours.sites.model))
+    kernels = [floor_kernels(x, sites[o["block"]], face_rows, o["n_heads"]) for x, o in visits]
+    return {
+        "ours": lambda i: elapsed(lambda: ours(*visits[i]), device, queued=True),
+        "(a)": lambda i: elapsed(lambda: straightforward(*visits[i]), device, queued=True),
+        "floor": lambda i: sum(elapsed(kernel, device, queued=True) for kernel in kernels[i]),
+    }
+
+
+def largest_difference(visits: list, ours, straightforward) -> float:
+    """Of ours from (a) over all sites, relative to the largest value that the site adds."""
+    ratios = []
+    for x, options in visits:
+        wanted = straightforward(x, options)
+        ratios.append(float((ours(x, options) - wanted).abs().max() / (wanted - x).abs().max()))
+    return max(ratios)
+
+
+def run(dtype: torch.dtype, batch: int) -> None:
+    """Measure one case and print its section."""
+    model = patched(unet(dtype), dtype)
+    device = model.load_device
+    ours = model.model_options["transformer_options"]["patches"]["middle_patch"][0]
+    straightforward, recorder = Straightforward(ours), Recorder()
+    call = calls(model, batch)
+    call([recorder])
+    call([ours], model.wrappers)
+    visits = recorder.visits
+    print(f"\n### {str(dtype).removeprefix('torch.')}, batch {batch} (cond + uncond: {2 * batch} rows), 512 px\n")
+    print(f"Largest difference of ours from (a): {largest_difference(visits, ours, straightforward):.1e} of what is added.\n")
+    call_rounds, site_rounds = ROUNDS[device.type]
+    forms = {"base": (), "ours": ([ours], model.wrappers), "(a)": ([straightforward],)}
+    whole = time_calls(call, forms, device, call_rounds)
+    sites = time_sites(visits, site_forms(visits, ours, straightforward, device), device, site_rounds)
+    report_calls(whole, call_rounds)
+    report_sites(visits, sites, ours.tokens.shape[1], site_rounds)
+
+
+def report_calls(whole: dict[str, list[float]], rounds: int) -> None:
+    base = statistics.median(whole["base"])
+    rows = [[name, spread(times), f"{statistics.median(times) / base:.3f}", f"{statistics.median(times) - base:.4g}"]
+            for name, times in whole.items()]
+    print(f"Whole UNet calls in turn, median (extremes) of {rounds} rounds:\n")
+    print(table(["form", "ms", "ratio to base", "added ms"], rows))
+
+
+def report_sites(visits: list, sites: dict, face_rows: int, rounds: int) -> None:
+    """Added time site by site, summed by token width."""
+    flops = [added_flops(x, face_rows) for x, _ in visits]
+    groups = {}
+    for index, (x, _) in enumerate(visits):
+        groups.setdefault(f"{x.shape[1]} x {x.shape[2]}", []).append(index)
+    groups["all 16"] = list(range(len(visits)))
+    rows = []
+    for name, indices in groups.items():
+        ms = {form: [sum(times[i] for i in indices) for times in passes] for form, passes in sites.items()}
+        over = [o / f for o, f in zip(ms["ours"], ms["floor"])]
+        gain = [a / o for a, o in zip(ms["(a)"], ms["ours"])]
+        work = sum(sum(flops[i]) for i in indices)
+        rate = work / statistics.median(ms["floor"]) / 1e6
+        rows.append([name, len(indices), f"{work / 1e9:.1f}", f"{rate:.4g}", *(spread(ms[form]) for form in ms),
+                     f"{statistics.median(over):.3f}", f"{statistics.median(gain):.2f}"])
+    products, attentions = (sum(column) / 1e9 for column in zip(*flops))
+    print(f"\nThe 16 sites alone, in turn on the tokens of one call, ms: median (extremes) of {rounds} rounds; ratios are "
+          f"medians of each round's. Added work: {products:.1f} GFLOP of matrix products + {attentions:.1f} GFLOP of "
+          "attention.\n")
+    columns = ["tokens x width", "sites", "GFLOP", "GFLOP/s of floor", "ours", "(a)", "floor", "ours / floor", "(a) / ours"]
+    print(table(columns, rows))
+
+
+@torch.inference_mode()
+def main() -> None:
+    print(f"Machine: {machine()}")
+    for case in CUDA_CASES if torch.cuda.is_available() else CPU_CASES:
+        run(*case)
+
+
+if __name__ == "__main__":
+    main()
