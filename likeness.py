@@ -36,12 +36,15 @@ def main(arguments: list) -> int:
 def parse(arguments: list) -> argparse.Namespace:
     """The command and its options; what the command hands on to another program is in `rest`."""
     parser = argparse.ArgumentParser(prog="likeness.py", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{demo,test,host,weights}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{demo,test,host,weights,bench}")
     demo = commands.add_parser("demo", help="make a picture with and without the adapter, and a sheet of all steps")
     commands.add_parser("test", help="run the tests; arguments go to pytest", add_help=False)
     host = commands.add_parser("host", help="start ComfyUI with this extension; further arguments go to its main.py")
     commands.add_parser("weights", help="what files there are to have, and where they go", add_help=False)
+    bench = commands.add_parser("bench", help="measure speed and memory; the results are printed as markdown")
+    bench.add_argument("name", choices=["sfags", "encoder", "startup"])
     commands.add_parser("_checkpoints")
+    commands.add_parser("_workflows")
     for command in (demo, host):
         command.add_argument("--port", type=int, help="port on 127.0.0.1 (default: a free one)")
     options, rest = parser.parse_known_args(arguments)
@@ -100,13 +103,27 @@ def weights(options: argparse.Namespace, comfy: Path) -> int:
     return listing.main(options.rest)
 
 
+def bench(options: argparse.Namespace, comfy: Path) -> int:
+    script = ROOT / "benchmarks" / f"{options.name}.py"
+    return subprocess.call([sys.executable, script], env={**os.environ, "COMFYUI_PATH": str(comfy)})
+
+
 def checkpoints(options: argparse.Namespace, comfy: Path) -> int:
     from likeness.devtools import checkpoints, environment
 
     return checkpoints.main([environment.BASE / "models", comfy])
 
 
-COMMANDS = {"demo": demo, "test": test, "host": host, "weights": weights, "_checkpoints": checkpoints}
+def workflows(options: argparse.Namespace, comfy: Path) -> int:
+    from likeness.devtools import editor_form
+
+    return editor_form.main(comfy)
+
+
+COMMANDS = {
+    "demo": demo, "test": test, "host": host, "weights": weights, "bench": bench,
+    "_checkpoints": checkpoints, "_workflows": workflows,
+}  # fmt: skip
 
 if __name__ == "__main__":
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # without its byte code the host takes three times as long to start

@@ -9,6 +9,7 @@ open_host()
 
 import torch  # noqa: E402
 from likeness.adapters.fact import FactAdapter  # noqa: E402
+from likeness.attention_patches.sfags import project_face  # noqa: E402
 from likeness.devtools.checkpoints import drawn, fact_shapes, transface_shapes  # noqa: E402
 from likeness.encoders.face_encoder import FaceEncoder  # noqa: E402
 
@@ -35,10 +36,12 @@ def megabytes(numbers: int) -> list[str]:
 
 
 def memory_rows(encoder: FaceEncoder, adapter: FactAdapter) -> list[list]:
-    """Numbers held by each part; the keys and values are those of a run with one photo, cond and uncond."""
+    """What each part holds; the keys and values are those of a run with one photo, cond and uncond."""
     parts = {"TransFace": encoder.patcher, "projector": adapter.projector, "16 sites": adapter.sites}
     counts = {name: sum(p.numel() for p in patcher.model.parameters()) for name, patcher in parts.items()}
-    counts["keys and values of a run"] = sum(2 * 2 * adapter.sizes.tokens * width for width in WIDTHS)
+    tokens = adapter.face_tokens(torch.zeros(1, 144, 512)).expand(2, -1, -1)
+    kept = [part for site in adapter.sites.model for part in project_face(site, tokens.to(site.alpha_attn))]
+    counts["keys and values of a run"] = sum(part.numel() for part in kept)
     return [[name, f"{count / 1e6:.3f}", *megabytes(count)] for name, count in counts.items()]
 
 

@@ -31,7 +31,7 @@ WIDTHS = [320, 320, 640, 640, *[1280] * 6, *[640] * 3, *[320] * 3]
 STRENGTH = 0.5
 CUDA_CASES = [(dtype, batch) for dtype in (torch.bfloat16, torch.float16) for batch in (1, 4)]
 CPU_CASES = [(torch.float32, 1)]
-ROUNDS = {"cpu": (4, 10), "cuda": (20, 50)}  # whole UNet calls; passes over the sites
+ROUNDS = {"cpu": (3, 8), "cuda": (20, 50)}  # whole UNet calls; passes over the sites
 
 
 def unet(dtype: torch.dtype):
@@ -97,7 +97,7 @@ class Recorder:
 
 
 def calls(model, batch: int):
-    """A function that runs one UNet call on `batch` pictures, cond and uncond together, with the given middle patches."""
+    """A function that calls the UNet once on `batch` pictures, cond and uncond together, with given middle patches."""
     device = model.load_device
     generator = torch.Generator().manual_seed(4)
     latent = torch.randn(2 * batch, 4, 64, 64, generator=generator).to(device)
@@ -118,17 +118,18 @@ def floor_kernels(x: torch.Tensor, site, face_rows: int, heads: int) -> list:
     weights = [part.weight.to(x) for part in (site.attn.to_q, site.attn.to_k, site.attn.to_v, site.attn.to_out[0])]
     wide, narrow = site.ff.net[0].proj.weight.to(x), site.ff.net[2].weight.to(x)
     inner = torch.cat([x] * 4, dim=2)
-    keys = torch.cat((x, x[:, :face_rows].repeat(1, -(-face_rows // x.shape[1]), 1)[:, :face_rows]), dim=1)
+    keys = torch.cat((x, x[:, :face_rows]), dim=1)
+    values = keys.clone()
     return [
         *(lambda weight=weight: linear(x, weight) for weight in weights),
         lambda: linear(x, wide),
         lambda: linear(inner, narrow),
-        lambda: optimized_attention(x, keys, keys, heads),
+        lambda: optimized_attention(x, keys, values, heads),
     ]
 
 
 def added_flops(x: torch.Tensor, face_rows: int) -> tuple[int, int]:
-    """Multiplications and additions of one site: its matrix products 2 b n d (4 d + 8 d + 4 d), its attention 4 b n m d."""
+    """FLOPs of one site: of its matrix products, 2 b n d (4 d + 8 d + 4 d), and of its attention, 4 b n (n + m) d."""
     b, n, d = x.shape
     return 32 * b * n * d * d, 4 * b * n * (n + face_rows) * d
 
@@ -189,7 +190,8 @@ def run(dtype: torch.dtype, batch: int) -> None:
     call([ours], model.wrappers)
     visits = recorder.visits
     print(f"\n### {str(dtype).removeprefix('torch.')}, batch {batch} (cond + uncond: {2 * batch} rows), 512 px\n")
-    print(f"Largest difference of ours from (a): {largest_difference(visits, ours, straightforward):.1e} of what is added.\n")
+    difference = largest_difference(visits, ours, straightforward)
+    print(f"Largest difference of ours from (a): {difference:.1e} of what is added.\n")
     call_rounds, site_rounds = ROUNDS[device.type]
     forms = {"base": (), "ours": ([ours], model.wrappers), "(a)": ([straightforward],)}
     whole = time_calls(call, forms, device, call_rounds)
@@ -206,28 +208,30 @@ def report_calls(whole: dict[str, list[float]], rounds: int) -> None:
     print(table(["form", "ms", "ratio to base", "added ms"], rows))
 
 
-def report_sites(visits: list, sites: dict, face_rows: int, rounds: int) -> None:
-    """Added time site by site, summed by token width."""
-    flops = [added_flops(x, face_rows) for x, _ in visits]
+def by_width(visits: list) -> dict[str, list[int]]:
+    """The sites of equal sizes, and all of them."""
     groups = {}
     for index, (x, _) in enumerate(visits):
         groups.setdefault(f"{x.shape[1]} x {x.shape[2]}", []).append(index)
-    groups["all 16"] = list(range(len(visits)))
+    return groups | {"all": [*range(len(visits))]}
+
+
+def report_sites(visits: list, sites: dict, face_rows: int, rounds: int) -> None:
+    flops = [added_flops(x, face_rows) for x, _ in visits]
     rows = []
-    for name, indices in groups.items():
+    for name, indices in by_width(visits).items():
         ms = {form: [sum(times[i] for i in indices) for times in passes] for form, passes in sites.items()}
-        over = [o / f for o, f in zip(ms["ours"], ms["floor"])]
-        gain = [a / o for a, o in zip(ms["(a)"], ms["ours"])]
-        work = sum(sum(flops[i]) for i in indices)
-        rate = work / statistics.median(ms["floor"]) / 1e6
-        rows.append([name, len(indices), f"{work / 1e9:.1f}", f"{rate:.4g}", *(spread(ms[form]) for form in ms),
-                     f"{statistics.median(over):.3f}", f"{statistics.median(gain):.2f}"])
+        work = sum(sum(flops[i]) for i in indices) / 1e9
+        over = statistics.median(o / f for o, f in zip(ms["ours"], ms["floor"]))
+        gain = statistics.median(a / o for a, o in zip(ms["(a)"], ms["ours"]))
+        rate = work / statistics.median(ms["floor"]) * 1e3
+        rows.append([name, len(indices), f"{work:.1f}", f"{rate:.4g}", *map(spread, ms.values()), f"{over:.3f}",
+                     f"{gain:.2f}"])
     products, attentions = (sum(column) / 1e9 for column in zip(*flops))
-    print(f"\nThe 16 sites alone, in turn on the tokens of one call, ms: median (extremes) of {rounds} rounds; ratios are "
-          f"medians of each round's. Added work: {products:.1f} GFLOP of matrix products + {attentions:.1f} GFLOP of "
+    print(f"\nThe sites alone, in turn on the tokens of one call, ms: median (extremes) of {rounds} rounds; ratios are "
+          f"medians of the rounds'.\nAdded work: {products:.1f} GFLOP of matrix products and {attentions:.1f} GFLOP of "
           "attention.\n")
-    columns = ["tokens x width", "sites", "GFLOP", "GFLOP/s of floor", "ours", "(a)", "floor", "ours / floor", "(a) / ours"]
-    print(table(columns, rows))
+    print(table(["tokens x width", "sites", "GFLOP", "GFLOP/s of floor", *sites, "ours / floor", "(a) / ours"], rows))
 
 
 @torch.inference_mode()

@@ -21,8 +21,9 @@ EMPTY = "NODE_CLASS_MAPPINGS = {}\n"
 def load(pack: str) -> None:
     """In a process of its own: print the milliseconds that loading `pack` takes, and how many modules it imports."""
     open_host()
-    import nodes
     import server
+
+    import nodes
 
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)

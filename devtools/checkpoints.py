@@ -35,7 +35,8 @@ SPREADS = {"token_embedding": 1.0, "position": 0.3, "class_embedding": 1.0, "pos
            "latents": 1.0}
 # Factors on 1/sqrt(fan_in), first match wins. Sharp queries and keys: with flat attention every prompt and every face
 # averages out to the same values. Loud adapters, so that what they do shows in a few steps.
-GAINS = {"to_q": 2.0, "to_k": 2.0, "processor.attn.to_out": 3.0, "zero_convs": 3.0, "middle_block_out": 3.0, "taesd": 0.5}
+GAINS = {"to_q": 2.0, "to_k": 2.0, "taesd": 0.5, "processor.attn.to_out": 3.0, "zero_convs": 3.0,
+         "middle_block_out": 3.0}
 
 
 def fact_sites() -> list[str]:
@@ -211,10 +212,10 @@ SDXL_LAYOUT = {
     "transformer_depth_output": [0] * 3 + [2] * 3 + [10] * 3,
     "transformer_depth_middle": 10,
 }
-LOUDNESS = 16.0  # of the input against what the blocks add to it, on its way through the UNet
-KEPT = 0.87  # brings the input back to nearly its own size, whatever the loudness: a norm precedes the last layer
 # What the host recognises both families by, besides the above.
 SHARED = {"image_size": 32, "model_channels": 320, "use_spatial_transformer": True, "legacy": False}
+LOUDNESS = 16.0  # of the input against what the blocks add to it, on its way through the UNet
+KEPT = 0.87  # brings the input back to nearly its own size, whatever the loudness: a norm precedes the last layer
 
 
 def _shapes_of(network, *args, **kwargs) -> Shapes:
@@ -284,7 +285,7 @@ def _coder(vae: dict[str, Tensor], prefix: str, kernel: Tensor, kept: float) -> 
 
 
 def _vae(scale: float) -> dict[str, Tensor]:
-    """A TAESD whose first three latent channels are the colours in eighth size, -2..2 times the model's `scale`."""
+    """A TAESD whose first three latent channels are the colours in eighth size, -2..2 as the UNet sees them."""
     import torch
     from comfy.taesd.taesd import TAESD
 

@@ -21,12 +21,13 @@ from . import environment, hosting
 
 WORKFLOWS = environment.ROOT / "workflows"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+OFFLINE = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]  # the front end asks its makers for news
 VIEW = {"width": 1600, "height": 900}  # pixels of the browser window
 LARGE_VIEW = {"width": 3200, "height": 1800}
 THUMBNAIL = (400, 225)
 PITCH = 320  # pixels from one column of the grid to the next
 GAP = 60  # pixels between the nodes of a column; a node's title takes 30 of them
-PADDING = (10, 70, 10, 10)  # pixels of a group around its nodes: left, top (two titles), right, bottom
+PADDING = (10, 70, 10, 30)  # pixels of a group around its nodes: left, top (two titles), right, bottom
 # Where the front end's own height, which suffices for sockets and widgets, is not right.
 SIZES = {
     "CLIPTextEncode": (280, 140),
@@ -134,7 +135,7 @@ def editor(url: str) -> Iterator[Page]:
         raise environment.SetupError("There is no Chromium or Chrome.", "Debian and Ubuntu: sudo apt install chromium.")
     with sync_playwright() as playwright:
         # Chromium's own sandbox does not start for root, as whom containers run.
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", *OFFLINE])
         page = browser.new_page(viewport=VIEW)
         page.goto(url, wait_until="domcontentloaded")
         page.wait_for_function(IS_READY)
@@ -202,15 +203,16 @@ def thumbnail(page: Page, graph: dict) -> Image.Image:
     page.set_viewport_size(LARGE_VIEW)  # in a small one, the editor leaves the text out
     page.evaluate("async graph => { await app.loadGraphData(graph) }", graph)
     page.evaluate("app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
-    page.evaluate("view => { Object.assign(app.canvas.ds, view); app.canvas.setDirty(true, true) }", _all_groups(graph))
+    page.evaluate("view => { Object.assign(app.canvas.ds, view); app.canvas.setDirty(true, true) }", _whole(graph))
     page.wait_for_timeout(3000)  # until the pictures in the nodes are there and the view has settled: no event tells
     screen = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     return screen.resize(THUMBNAIL, Image.Resampling.LANCZOS)
 
 
-def _all_groups(graph: dict) -> dict:
-    """Scale and offset of the canvas at which the groups fill the large view."""
-    lefts, tops, widths, heights = zip(*(group["bounding"] for group in graph["groups"]))
+def _whole(graph: dict) -> dict:
+    """Scale and offset of the canvas at which the graph fills the large view."""
+    boxes = [group["bounding"] for group in graph["groups"]] + [[*NOTE["pos"], *NOTE["size"]]]
+    lefts, tops, widths, heights = zip(*boxes)
     left, top = min(lefts), min(tops)
     size = max(map(sum, zip(lefts, widths))) - left, max(map(sum, zip(tops, heights))) - top
     view = LARGE_VIEW["width"], LARGE_VIEW["height"]

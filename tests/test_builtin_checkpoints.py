@@ -192,6 +192,7 @@ def sd15(models):
     return SimpleNamespace(model=model, clip=clip, vae=vae, cat=cat, woman=woman, negative=negative)
 
 
+@torch.inference_mode()
 def picture(sd15, model, positive, negative):
     """[1, 64, 64, 3]: four steps of the stock graph."""
     latent = nodes.EmptyLatentImage().generate(64, 64)[0]
@@ -220,6 +221,7 @@ def test_pictures_are_coloured_and_follow_the_prompt(sd15, cat_picture):
 
 
 @pytest.mark.slow
+@torch.inference_mode()
 def test_vae_keeps_colours(sd15):
     corners = torch.rand(1, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     image = torch.nn.functional.interpolate(corners, size=(64, 64)).movedim(1, -1)

@@ -4,10 +4,10 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
-import tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ["weights", "faces", "encoders", "adapters", "attention_patches", "nodes"]  # each may import those before it
