@@ -4,7 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..faces import draw
 from ..faces.align import align_faces
-from ..faces.choose import apply_policy
+from ..faces.choose import IF_NO_FACE, RULES, apply_policy
 from ..faces.detector import available, detect_faces, load
 from .inputs import background, head_mask, mask_background
 from .sockets import FaceDetectorType, FacesType
@@ -42,8 +42,8 @@ class LoadFaceDetector(io.ComfyNode):
                     min=64,
                     max=2048,
                     step=32,
-                    tooltip="Side of the square in which InsightFace looks for faces. Smaller finds tight portraits "
-                    "more readily, larger finds small faces. The other backends do not use it.",
+                    tooltip="Longest side in pixels at which InsightFace and OpenCV look for faces, a multiple of 32. "
+                    "Smaller finds tight portraits more readily, larger finds small faces. MediaPipe has its own sizes.",
                 ),
             ],
             outputs=[FaceDetectorType.Output("face_detector")],
@@ -51,9 +51,7 @@ class LoadFaceDetector(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, detector):
-        return (
-            True  # a missing model is explained when the node runs; the combo's own check would only say "not in list"
-        )
+        return True  # the combo's own check would say "not in list", where `load` says what is missing
 
     @classmethod
     def execute(cls, detector, min_score, det_size) -> io.NodeOutput:
@@ -76,7 +74,7 @@ class DetectFaces(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "choose",
-                    options=["largest", "most central", "left to right", "all"],
+                    options=list(RULES),
                     default="largest",
                     tooltip="Which face of each picture to keep. 'left to right' takes the one that index names.",
                 ),
@@ -89,7 +87,7 @@ class DetectFaces(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "if_no_face",
-                    options=["error", "whole picture", "skip"],
+                    options=list(IF_NO_FACE),
                     default="error",
                     tooltip="A picture without a face: stop with an explanation, take the whole picture for an already "
                     "aligned face, or leave the picture out.",

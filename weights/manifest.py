@@ -109,7 +109,7 @@ def size_text(entry: WeightFile) -> str:
     if entry.bytes is not None:
         return f"{entry.bytes} bytes"
     if entry.bytes_estimate is not None:
-        return f"about {entry.bytes_estimate / 1e6:.0f} MB"
+        return f"about {entry.bytes_estimate / 1e6:.3g} MB"
     return "size not published"
 
 
