@@ -91,7 +91,8 @@ class Client:
     async def _queue(self, prompt: Prompt) -> str:
         async with self.session.post("/prompt", json={"prompt": prompt, "client_id": self.id}) as answer:
             reply = await answer.json()
-        if answer.status != 200:
+        # With some nodes faulty the host answers 200 and runs what does not depend on them.
+        if answer.status != 200 or reply["node_errors"]:
             raise GraphError(_refusal(reply, prompt))
         return reply["prompt_id"]
 

@@ -37,8 +37,8 @@ class Executor:
         valid, reason, targets, node_errors = self._loop.run_until_complete(
             execution.validate_prompt("test", graph, None)
         )
-        if not valid:
-            raise GraphError(f"{reason['message']} {node_errors}")
+        if not valid or node_errors:  # the host would run what does not depend on the faulty nodes
+            raise GraphError(f"{reason} {node_errors}")
         self.events.clear()
         self._executor.execute(graph, "test", {"client_id": "test"}, targets)
         for event, data in self.events:
