@@ -34,7 +34,7 @@ STRENGTH = 0.5
 CUDA_CASES = [(dtype, batch) for dtype in (torch.bfloat16, torch.float16) for batch in (1, 4)]
 CPU_CASES = [(torch.float32, 1)]
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-ROUNDS = {"cpu": (6, 12), "cuda": (20, 50)}  # whole UNet calls; passes over the sites
+ROUNDS = {"cpu": (4, 10), "cuda": (20, 50)}  # whole UNet calls; passes over the sites
 
 
 def unet(dtype: torch.dtype):
@@ -261,7 +261,8 @@ def report_calls(title: str, whole: dict[str, list[tuple[float, float]]]) -> Non
     for name, samples in whole.items():
         totals, added = zip(*samples)
         against = statistics.median(a / b for (_, a), (_, b) in zip(samples, whole[last]))
-        rows.append([name, spread(totals), spread(added), f"{1 + statistics.median(added) / base:.3f}", f"{against:.3f}"])
+        ratio = 1 + statistics.median(added) / base
+        rows.append([name, spread(totals), spread(added), f"{ratio:.3f}", f"{against:.3f}"])
     print(f"\n{title} inside whole UNet calls, in turn, ms: median (extremes) of {len(whole['base'])} rounds:\n")
     print(table(["form", "whole call", "added", "1 + added / base", f"added / {last}"], rows))
 

@@ -43,7 +43,7 @@ class LoadFaceDetector(io.ComfyNode):
                     max=2048,
                     step=32,
                     tooltip="Longest side in pixels at which InsightFace and OpenCV look for faces, a multiple of 32. "
-                    "Smaller finds tight portraits more readily, larger finds small faces. MediaPipe has its own sizes.",
+                    "Smaller finds tight portraits more readily, larger finds small faces. MediaPipe ignores it.",
                 ),
             ],
             outputs=[FaceDetectorType.Output("face_detector")],
