@@ -12,6 +12,7 @@ from likeness.adapters.fact import FactAdapter  # noqa: E402
 from likeness.attention_patches.sfags import project_face  # noqa: E402
 from likeness.devtools.checkpoints import drawn, fact_shapes, transface_shapes  # noqa: E402
 from likeness.encoders.face_encoder import FaceEncoder  # noqa: E402
+from likeness.encoders.loading import transface  # noqa: E402
 
 WIDTHS = [320, 320, 640, 640, *[1280] * 6, *[640] * 3, *[320] * 3]
 PHOTOS = (1, 4)
@@ -22,11 +23,11 @@ def time_photos(encoder: FaceEncoder, adapter: FactAdapter, photos: int) -> list
     """A row of the table: encoder and projector on `photos` crops, after one round to warm up."""
     device = encoder.patcher.load_device
     crops = torch.rand(photos, encoder.crop_size, encoder.crop_size, 3, generator=torch.Generator().manual_seed(1))
-    features = encoder.encode(crops).features
+    features = encoder.encode(crops, True).features
     tokens = adapter.face_tokens(features)
     encoding, projecting = [], []
     for _ in range(ROUNDS):
-        encoding.append(elapsed(lambda: encoder.encode(crops), device))
+        encoding.append(elapsed(lambda: encoder.encode(crops, True), device))
         projecting.append(elapsed(lambda: adapter.face_tokens(features), device))
     return [photos, spread(encoding), spread(projecting), f"{list(tokens.shape)}"]
 
@@ -47,7 +48,7 @@ def memory_rows(encoder: FaceEncoder, adapter: FactAdapter) -> list[list]:
 
 @torch.inference_mode()
 def main() -> None:
-    encoder = FaceEncoder(drawn(transface_shapes(), seed=1), "drawn.pt")
+    encoder = FaceEncoder("transface", "drawn.pt", "", transface(drawn(transface_shapes(), seed=1)))
     adapter = FactAdapter(drawn(fact_shapes(WIDTHS), seed=2), "drawn.ckpt")
     print(f"Machine: {machine()}\n")
     print(f"Time, ms: median (extremes) of {ROUNDS} rounds; the encoder always computes in float32.\n")

@@ -60,7 +60,9 @@ def patched(model, dtype: torch.dtype):
     weights = {name: tensor.to(dtype) for name, tensor in drawn(fact_shapes(WIDTHS), seed=2).items()}
     adapter = FactAdapter(weights, "drawn.ckpt")
     features = torch.randn(1, 144, 512, generator=torch.Generator().manual_seed(3))
-    model = apply_fact(model, adapter, FaceId("transface", "drawn.pt", features, torch.zeros(1, 112, 112, 3)), STRENGTH)
+    crops = torch.zeros(1, 112, 112, 3)
+    face_id = FaceId("transface", "drawn.pt", "", features, features.mean(dim=1), crops, masked=True)
+    model = apply_fact(model, adapter, face_id, STRENGTH)
     comfy.model_management.load_models_gpu([model])
     return model
 

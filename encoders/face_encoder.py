@@ -1,42 +1,51 @@
 """A loaded face encoder under the host's memory management."""
 
+from dataclasses import dataclass
+
 import comfy.model_management
 import comfy.model_patcher
-import comfy.ops
 import torch
 
 from .identity import FaceId
-from .transface import HEAD_KEYS, UNUSED_KEYS, TransFace, TransFaceSizes
 
 
+@dataclass(frozen=True)
 class FaceEncoder:
-    """TransFace and what it wants to see: ArcFace-aligned crops of `crop_size` px, the background black.
+    """A network that reads identities from aligned crops, and what it wants to see.
 
-    Computes in float32: the network is small, and its tokens steer the whole picture.
+    kind:       what family it is, e.g. "transface"; adapters ask for a kind
+    name:       its weight file
+    sha256:     of that file
+    patcher:    owns the network, whose `identify` turns pixels [n, 3, S, S] in -1..1 into identity features
+                [n, tokens, dim] and an embedding [n, d] of any length
+    crop_size:  S, pixels a side of the ArcFace-aligned crops
     """
 
-    kind = "transface"
-    crop_size = 112
+    kind: str
+    name: str
+    sha256: str
+    patcher: comfy.model_patcher.ModelPatcher
+    crop_size: int = 112
 
-    def __init__(self, state_dict: dict, name: str):
-        self.name = name
-        weights = {
-            key: value.float()
-            for key, value in state_dict.items()
-            if not key.startswith(HEAD_KEYS) and key not in UNUSED_KEYS
-        }
-        offload_device = comfy.model_management.text_encoder_offload_device()
-        network = TransFace(TransFaceSizes.of(weights), comfy.ops.manual_cast, torch.float32, offload_device)
-        self.patcher = comfy.model_patcher.CoreModelPatcher(
-            network.eval().requires_grad_(False),
-            load_device=comfy.model_management.text_encoder_device(),
-            offload_device=offload_device,
-        )
-        network.load_state_dict(weights, assign=self.patcher.is_dynamic())
-
-    def encode(self, crops: torch.Tensor) -> FaceId:
-        """Encode aligned crops [n, S, S, 3] in 0..1, S = `crop_size`."""
+    def encode(self, crops: torch.Tensor, masked: bool) -> FaceId:
+        """Encode aligned crops [n, S, S, 3] in 0..1; `masked` records whether their background was blackened."""
         comfy.model_management.load_models_gpu([self.patcher])
         pixels = crops.movedim(-1, 1).to(self.patcher.load_device, torch.float32) * 2 - 1
-        features = self.patcher.model(pixels).to(comfy.model_management.intermediate_device())
-        return FaceId(self.kind, self.name, features, crops)
+        features, embedding = self.patcher.model.identify(pixels)
+        device = comfy.model_management.intermediate_device()
+        embedding = torch.nn.functional.normalize(embedding, dim=1).to(device)
+        return FaceId(self.kind, self.name, self.sha256, features.to(device), embedding, crops, masked)
+
+
+def managed(network: torch.nn.Module, weights: dict, offload_device: torch.device) -> comfy.model_patcher.ModelPatcher:
+    """`network` with its weights, in evaluation mode, owned by a model patcher of the text encoders' devices.
+
+    Raises RuntimeError where the weights do not fit the network.
+    """
+    patcher = comfy.model_patcher.CoreModelPatcher(
+        network.eval().requires_grad_(False),
+        load_device=comfy.model_management.text_encoder_device(),
+        offload_device=offload_device,
+    )
+    network.load_state_dict(weights, assign=patcher.is_dynamic())
+    return patcher

@@ -9,16 +9,22 @@ import torch
 class FaceId:
     """Identity features of the photos of one person.
 
-    encoder:   kind of the encoder that made them, e.g. "transface"
-    file:      the encoder's weight file
-    features:  [photos, tokens, dim] float32
-    crops:     [photos, S, S, 3] in 0..1, the pictures the encoder saw
+    encoder:    kind of the encoder that made them, e.g. "transface"
+    file:       the encoder's weight file
+    sha256:     of that file: identities of two files do not mix, whatever the files are called
+    features:   [photos, tokens, dim] float32, what adapters read
+    embedding:  [photos, d] float32 of length 1, by which photos are compared
+    crops:      [photos, S, S, 3] in 0..1, the pictures the encoder saw
+    masked:     whether the crops' background was blackened before
     """
 
     encoder: str
     file: str
+    sha256: str
     features: torch.Tensor
+    embedding: torch.Tensor
     crops: torch.Tensor
+    masked: bool
 
 
 def joined(first: FaceId, second: FaceId) -> FaceId:
@@ -26,14 +32,22 @@ def joined(first: FaceId, second: FaceId) -> FaceId:
 
     Raises ValueError where they come from different encoders, whose features have nothing in common.
     """
-    if (first.encoder, first.file) != (second.encoder, second.file):
+    check_same_encoder(first, second)
+    return FaceId(
+        first.encoder,
+        first.file,
+        first.sha256,
+        torch.cat((first.features, second.features)),
+        torch.cat((first.embedding, second.embedding)),
+        torch.cat((first.crops, second.crops)),
+        first.masked and second.masked,
+    )
+
+
+def check_same_encoder(first: FaceId, second: FaceId) -> None:
+    """Raise ValueError unless both identities were made by the same weights."""
+    if (first.encoder, first.sha256) != (second.encoder, second.sha256):
         raise ValueError(
             f"These identities cannot be joined: one was encoded by {first.file} ({first.encoder}), the other by "
             f"{second.file} ({second.encoder}). Encode all photos with the same Load Face Encoder."
         )
-    return FaceId(
-        first.encoder,
-        first.file,
-        torch.cat((first.features, second.features)),
-        torch.cat((first.crops, second.crops)),
-    )

@@ -11,7 +11,6 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 HEADS = 8  # the same in TransFace-S, -B and -L, and the one size that no tensor tells
-HEAD_KEYS = ("feature.", "senet.")
 UNUSED_KEYS = ("mask_token",)  # training only
 
 
@@ -27,8 +26,8 @@ class TransFaceSizes:
     embedding: int | None = None  # width of the global vector; None: without its head
 
     @classmethod
-    def of(cls, state_dict: dict, head: bool = False) -> "TransFaceSizes":
-        """Read the sizes from a published state dict; with `head`, those of the global vector's head too."""
+    def of(cls, state_dict: dict) -> "TransFaceSizes":
+        """Read the sizes from a published state dict, with or without the head."""
         dim, _, patch, _ = state_dict["patch_embed.proj.weight"].shape
         return cls(
             tokens=state_dict["pos_embed"].shape[1],
@@ -36,7 +35,7 @@ class TransFaceSizes:
             depth=1 + max(int(key.split(".")[1]) for key in state_dict if key.startswith("blocks.")),
             mlp=state_dict["blocks.0.mlp.fc1.weight"].shape[0],
             patch=patch,
-            embedding=state_dict["feature.0.weight"].shape[0] if head else None,
+            embedding=state_dict["feature.2.weight"].shape[0] if "feature.2.weight" in state_dict else None,
         )
 
 
@@ -123,3 +122,8 @@ class TransFace(nn.Module):
         """
         gate = self.senet(tokens.flatten(1)).unsqueeze(2)
         return self.feature((tokens * gate).flatten(1))
+
+    def identify(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return FACT's tokens and the vector by which photos are compared; without its head, the tokens' mean."""
+        tokens = self(pixels)
+        return tokens, self.global_embedding(tokens) if hasattr(self, "feature") else tokens.mean(dim=1)

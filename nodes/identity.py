@@ -70,7 +70,7 @@ class EncodeIdentity(io.ComfyNode):
     @classmethod
     def execute(cls, face_encoder, faces, mask_background, head_mask=None, face_id=None) -> io.NodeOutput:
         crops = align_faces(faces, face_encoder.crop_size, background(faces, mask_background, head_mask))
-        encoded = face_encoder.encode(crops)
+        encoded = face_encoder.encode(crops, mask_background)
         return io.NodeOutput(joined(face_id, encoded) if face_id else encoded, crops)
 
 

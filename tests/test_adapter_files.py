@@ -1,6 +1,7 @@
 """FACT adapters and TransFace encoders as files: what is read, what is refused and why."""
 
 import pickle
+from dataclasses import replace
 
 import comfy.model_management
 import pytest
@@ -9,7 +10,7 @@ from likeness.adapters.fact import SITES, FactAdapter, GatedSelfAttention
 from likeness.adapters.loading import load_adapter
 from likeness.adapters.resampler import Resampler, ResamplerSizes
 from likeness.devtools.checkpoints import drawn, fact_shapes, transface_shapes
-from likeness.encoders.identity import FaceId, joined
+from likeness.encoders.identity import joined
 from likeness.encoders.loading import load_encoder
 from likeness.encoders.transface import TransFace, TransFaceSizes
 from likeness.tests import tiny
@@ -156,10 +157,10 @@ def transface(dim=64, depth=2):
 def test_encoder_sizes_come_from_the_tensors(tmp_path, dim, depth):
     encoder = load_encoder(saved(tmp_path, {f"module.{k}": v for k, v in transface(dim, depth).items()}, "any.name"))
     crops = torch.rand(3, 112, 112, 3, generator=torch.Generator().manual_seed(0))
-    face_id = encoder.encode(crops)
+    face_id = encoder.encode(crops, True)
     assert face_id.features.shape == (3, 144, dim) and face_id.encoder == "transface" and face_id.file == "any.name"
-    assert torch.equal(encoder.encode(crops[1:2]).crops, crops[1:2])
-    torch.testing.assert_close(encoder.encode(crops[1:2]).features, face_id.features[1:2], atol=1e-5, rtol=0)
+    assert torch.equal(encoder.encode(crops[1:2], True).crops, crops[1:2])
+    torch.testing.assert_close(encoder.encode(crops[1:2], True).features, face_id.features[1:2], atol=1e-5, rtol=0)
 
 
 def test_the_encoder_sees_rgb_in_minus_one_to_one(tmp_path):
@@ -172,16 +173,31 @@ def test_the_encoder_sees_rgb_in_minus_one_to_one(tmp_path):
     with torch.inference_mode():
         expected = network((crops.permute(0, 3, 1, 2) - 0.5) / 0.5)
         flipped = network((crops.flip(3).permute(0, 3, 1, 2) - 0.5) / 0.5)
-    actual = encoder.encode(crops).features
+    actual = encoder.encode(crops, True).features
     torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
     assert (actual - flipped).abs().max() > 0.01
 
 
-def test_the_head_that_fact_does_not_need_is_not_kept(tmp_path):
-    encoder = load_encoder(saved(tmp_path, transface()))
-    kept = set(encoder.patcher.model.state_dict())
-    assert not any(key.startswith(("feature.", "senet.", "mask_token")) for key in kept)
-    assert encoder.patcher.model_size() < 0.2 * sum(t.numel() * 4 for t in transface().values())
+def test_photos_are_compared_by_the_head_where_the_file_has_one(tmp_path):
+    state_dict = transface()
+    headless = {key: value for key, value in state_dict.items() if not key.startswith(("feature.", "senet."))}
+    crops = torch.rand(2, 112, 112, 3, generator=torch.Generator().manual_seed(1))
+    with_head, without_head = (
+        load_encoder(saved(tmp_path, weights)).encode(crops, False) for weights in (state_dict, headless)
+    )
+    assert torch.equal(with_head.features, without_head.features)
+    assert with_head.embedding.shape == (2, 512) and without_head.embedding.shape == (2, 64)
+    torch.testing.assert_close(with_head.embedding.norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(without_head.embedding, normalize(without_head.features.mean(dim=1)))
+    network = TransFace(TransFaceSizes.of(state_dict)).eval()
+    network.load_state_dict(state_dict, strict=False)
+    with torch.inference_mode():
+        expected = normalize(network.global_embedding(with_head.features))
+    torch.testing.assert_close(with_head.embedding, expected, atol=1e-5, rtol=0)
+
+
+def normalize(rows):
+    return torch.nn.functional.normalize(rows, dim=1)
 
 
 @pytest.mark.parametrize(
@@ -201,9 +217,10 @@ def test_what_is_not_transface_says_why(tmp_path, state_dict, message):
 
 def test_identities_of_different_encoders_are_not_joined():
     one, other = (
-        FaceId("transface", file, torch.zeros(1, 9, 24), torch.zeros(1, 8, 8, 3)) for file in ("a.pt", "b.pt")
+        replace(tiny.face_id(), file=file, sha256=sha256) for file, sha256 in (("a.pt", "a"), ("b.pt", "b"))
     )
-    assert joined(one, one).features.shape == (2, 9, 24)
+    renamed = replace(one, file="c.pt")
+    assert joined(one, renamed).features.shape == (2, 9, 24)
     with pytest.raises(ValueError, match="a.pt .* b.pt"):
         joined(one, other)
 

@@ -16,7 +16,7 @@ from likeness.tests.golden_cases import TOLERANCE, Case, error
 def test_transface_tokens_and_global_embedding():
     case = Case("transface_s")
     weights = case.weights()
-    network = TransFace(TransFaceSizes.of(weights, head=True)).eval()
+    network = TransFace(TransFaceSizes.of(weights)).eval()
     network.load_state_dict({key: value for key, value in weights.items() if key != "mask_token"})
     tokens = network(case.input["image"])
     assert error(tokens, case.output["local_tokens"]) < TOLERANCE

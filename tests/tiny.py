@@ -39,7 +39,8 @@ def adapter(widths=WIDTHS, seed=1) -> FactAdapter:
 
 def face_id(photos=1, seed=2) -> FaceId:
     features = torch.randn(photos, 9, FACE_DIM, generator=torch.Generator().manual_seed(seed))
-    return FaceId("transface", "tiny_transface.pt", features, torch.zeros(photos, 8, 8, 3))
+    embedding = torch.nn.functional.normalize(features.mean(dim=1), dim=1)
+    return FaceId("transface", "tiny_transface.pt", "0" * 64, features, embedding, torch.zeros(photos, 8, 8, 3), True)
 
 
 def conditioning(seed) -> list:
