@@ -6,9 +6,14 @@ import folder_paths
 
 from . import manifest
 
+_TENSORS = {".safetensors", ".pt", ".ckpt", ".pth", ".bin"}
+# Kind -> sub-folders of the models folder, file extensions. facexlib's folder holds the parsing network of other packs.
 _KINDS = {
-    "facechain_fact": {".safetensors", ".pt", ".ckpt", ".pth", ".bin"},
-    "insightface": {".onnx"},
+    "facechain_fact": (("facechain_fact",), _TENSORS),
+    "face2diffusion": (("face2diffusion",), _TENSORS),
+    "face_parsing": (("face_parsing", "facexlib"), _TENSORS),
+    "face_id": (("face_id",), {".safetensors"}),
+    "insightface": (("insightface",), {".onnx"}),
 }
 
 
@@ -16,12 +21,14 @@ def register() -> None:
     """Make our model folders known to the host; calling it again changes nothing.
 
     Paths that extra_model_paths.yaml or another extension gave stay, and stay first. Their file extensions stay too:
-    "insightface" is a kind that several extensions register.
+    "insightface" is a kind that several extensions register. Identities are also found where they are saved.
     """
-    for kind, extensions in _KINDS.items():
-        folder_paths.add_model_folder_path(kind, os.path.join(folder_paths.models_dir, kind))
+    for kind, (sub_folders, extensions) in _KINDS.items():
+        for sub_folder in sub_folders:
+            folder_paths.add_model_folder_path(kind, os.path.join(folder_paths.models_dir, sub_folder))
         paths, known = folder_paths.folder_names_and_paths[kind]
         folder_paths.folder_names_and_paths[kind] = (paths, set(known) | extensions)
+    folder_paths.add_model_folder_path("face_id", os.path.join(folder_paths.get_output_directory(), "face_id"))
 
 
 def names(kind: str) -> list[str]:
