@@ -1,0 +1,194 @@
+"""Infinite-ID inside the host's UNet: an identity stream and a text stream in one batch, mixed at self-attention.
+
+Every chunk of the batch holds the identity stream's rows and then as many of the text stream's; both take the same
+path through the UNet, so the host's splitting of cond and uncond never parts them. `Streams` in the transformer options
+tells patches of this call about it: image cross-attention leaves the text rows alone.
+"""
+
+import inspect
+from dataclasses import dataclass
+
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.patcher_extension import WrappersMP
+
+from .fact import sigma_range
+from .mixed_attention import adain, adain_mean, mixed_keys_values
+
+STREAMS = "likeness_streams"
+WRAPPER_KEY = "likeness_infinite_id"
+MIXINGS = ("mixed", "mutual", "off")
+STYLES = ("none", "AdaIN-mean", "AdaIN")
+TRAJECTORIES = ("own", "same latent")
+PARTS = {"down": "input", "middle": "middle", "up": "output"}
+
+
+@dataclass(frozen=True)
+class Streams:
+    """How the two streams of a UNet call act on each other.
+
+    mixing:          one of MIXINGS: the identity stream attends to both streams, to the text stream only (the paper's
+                     "mutual" ablation), or to itself
+    style:           one of STYLES: what its keys and values take over from the text stream's
+    style_strength:  0..1, how much of that
+    """
+
+    mixing: str
+    style: str
+    style_strength: float
+
+    @staticmethod
+    def split(x: torch.Tensor, chunks: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The identity rows and the text rows of [chunks * 2 B, ...], each [chunks * B, ...]."""
+        identity, text = x.unflatten(0, (chunks, 2, -1)).unbind(1)
+        return identity.flatten(0, 1), text.flatten(0, 1)
+
+    @staticmethod
+    def join(identity: torch.Tensor, text: torch.Tensor, chunks: int) -> torch.Tensor:
+        """What `split` took apart."""
+        return torch.stack((identity.unflatten(0, (chunks, -1)), text.unflatten(0, (chunks, -1))), dim=1).flatten(0, 2)
+
+    def restyle(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Keys or values [rows, n, dim] with the text stream's style, [rows, m, dim]; unchanged without a style."""
+        if self.style == "none" or self.style_strength == 0:
+            return x
+        return torch.lerp(x, (adain_mean if self.style == "AdaIN-mean" else adain)(x, target), self.style_strength)
+
+
+class MixedSelfAttention:
+    """In the attn1 slot of one transformer block; `previous` is what sat there, None for the host's own attention."""
+
+    def __init__(self, previous=None):
+        self.previous = previous
+
+    def __call__(self, q, k, v, extra_options):
+        streams = extra_options.get(STREAMS)
+        if streams is None or streams.mixing == "off":
+            return self._attend(q, k, v, extra_options)
+        chunks = len(extra_options["cond_or_uncond"])
+        (q_id, q_t), (k_id, k_t), (v_id, v_t) = (streams.split(part, chunks) for part in (q, k, v))
+        keys, values = k_t, v_t
+        if streams.mixing == "mixed":
+            keys, values = mixed_keys_values(streams.restyle(k_id, k_t), streams.restyle(v_id, v_t), k_t, v_t)
+        identity = self._attend(q_id, keys, values, extra_options)
+        return streams.join(identity, self._attend(q_t, k_t, v_t, extra_options), chunks)
+
+    def _attend(self, q, k, v, extra_options):
+        if self.previous is not None:
+            return self.previous(q, k, v, extra_options)
+        return optimized_attention(
+            q,
+            k,
+            v,
+            extra_options["n_heads"],
+            attn_precision=extra_options["attn_precision"],
+            transformer_options=extra_options,
+        )
+
+
+@dataclass(frozen=True)
+class TwoStreams:
+    """Carries the text stream along: through the whole sampling, or beside every step's identity latent.
+
+    streams:      while the noise level lies in `sigma_range` (from, to), ends open
+    trajectory:   one of TRAJECTORIES
+    """
+
+    streams: Streams
+    sigma_range: tuple[float, float]
+    trajectory: str
+
+    def around_sampling(self, executor, noise, latent_image, sampler, sigmas, denoise_mask, callback, *args, **kwargs):
+        """OUTER_SAMPLE wrapper of the own trajectory: both streams start from the same noise, the first is returned."""
+        check_deterministic(sampler)
+        batch = noise.shape[0]
+        noise, latent_image = torch.cat((noise, noise)), torch.cat((latent_image, latent_image))
+        if denoise_mask is not None:
+            denoise_mask = torch.cat((denoise_mask, denoise_mask))
+        if kwargs.get("latent_shapes"):
+            kwargs["latent_shapes"] = [(2 * batch, *shape[1:]) for shape in kwargs["latent_shapes"]]
+
+        def of_identity(step, x0, x, steps):
+            return callback(step, x0[:batch], x[:batch], steps)
+
+        shown = callback and of_identity
+        return executor(noise, latent_image, sampler, sigmas, denoise_mask, shown, *args, **kwargs)[:batch]
+
+    def around_step(self, executor, model, conds, x, timestep, model_options):
+        """CALC_COND_BATCH wrapper: tell this step's patches about the streams; add the text stream where it lacks."""
+        first, last = self.sigma_range
+        active = last < float(timestep[0]) < first
+        if self.trajectory == "own":
+            streams = self.streams if active else Streams("off", "none", 0.0)
+            return executor(model, conds, x, timestep, _with_streams(model_options, streams))
+        if not active:
+            return executor(model, conds, x, timestep, model_options)
+        double = torch.cat((x, x)), torch.cat((timestep, timestep))
+        results = executor(model, conds, *double, _with_streams(model_options, self.streams))
+        return [result[: x.shape[0]] for result in results]
+
+    def apply(self, model, parts):
+        """Return a clone of `model` with both streams, mixed in the blocks of `parts` (keys of PARTS)."""
+        model = model.clone()
+        places = {PARTS[part] for part in parts}
+        replaced = model.model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
+        for place, number, index in self_attention_blocks(model.get_model_object("diffusion_model")):
+            if place in places:
+                previous = replaced.get((place, number, index), replaced.get((place, number)))
+                model.set_model_attn1_replace(MixedSelfAttention(previous), place, number, index)
+        if self.trajectory == "own":
+            model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, self.around_sampling)
+        model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, WRAPPER_KEY, self.around_step)
+        return model
+
+
+def _with_streams(model_options: dict, streams: Streams) -> dict:
+    return model_options | {"transformer_options": model_options.get("transformer_options", {}) | {STREAMS: streams}}
+
+
+def check_deterministic(sampler) -> None:
+    """Raise ValueError for a sampler that adds noise at every step: the two streams would drift apart by it."""
+    function = getattr(sampler, "sampler_function", None)
+    parameters = inspect.signature(function).parameters if function else {}
+    eta = parameters["eta"].default if "eta" in parameters else 1.0
+    churn = getattr(sampler, "extra_options", {}).get("s_churn", 0.0)
+    if churn > 0 or ("noise_sampler" in parameters and eta != 0):
+        name = getattr(function, "__name__", "this sampler").removeprefix("sample_")
+        raise ValueError(
+            f"Infinite-ID: {name} adds new noise at every step, which would part the two streams. Choose ddim, euler, "
+            'dpmpp_2m, ipndm or another sampler without noise, or set trajectory to "same latent".'
+        )
+
+
+def self_attention_blocks(unet) -> list[tuple[str, int, int]]:
+    """The host's names (place, number, index) of all transformer blocks of a UNet; empty for other models."""
+    names = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
+    blocks = []
+    for path, module in unet.named_modules():
+        steps = path.split(".")
+        if steps[0] in names and "transformer_blocks" in steps[-2:-1] and hasattr(module, "attn1"):
+            number = 0 if steps[0] == "middle_block" else int(steps[1])
+            blocks.append((names[steps[0]], number, int(steps[-1])))
+    return blocks
+
+
+def apply_infinite_id(
+    model, mixing="mixed", style="none", style_strength=1.0, start_percent=0.0, end_percent=1.0, trajectory="own",
+    parts=("down", "middle", "up"),
+):  # fmt: skip
+    """Return a clone of `model` whose identity stream is mixed with a text stream (papers' section 3).
+
+    model:           the host's ModelPatcher, with image cross-attention applied before or after
+    mixing, style, style_strength, trajectory: as in `Streams` and `TwoStreams`
+    start_percent, end_percent: part of the sampling in which the streams are mixed, 0..1
+    parts:           which parts of the UNet mix, keys of PARTS
+
+    Raises ValueError for a model without transformer blocks of a UNet.
+    """
+    if not self_attention_blocks(model.get_model_object("diffusion_model")):
+        what = type(model.model.model_config).__name__
+        raise ValueError(f"Infinite-ID mixes the self-attention of SD and SDXL UNets; {what} has none of that kind.")
+    if mixing == "off" and style == "none":
+        return model.clone()
+    span = sigma_range(model, start_percent, end_percent)
+    return TwoStreams(Streams(mixing, style, style_strength), span, trajectory).apply(model, parts)
