@@ -8,7 +8,8 @@ from pathlib import Path
 import folder_paths
 import jsonschema
 import pytest
-from likeness.weights import folders, listing, manifest
+from likeness.weights import command, folders, listing, manifest, places, roots
+from likeness.weights.errors import FetchError
 
 PIPELINES = ["fact", "face2diffusion", "infinite-id", "facea-net", "faces", "metrics"]
 
@@ -138,8 +139,52 @@ def test_missing_message_of_a_known_file():
         "The weight file 'sdxl_vae.safetensors' is missing: looked in /a/vae and /b/vae, found one.pt, two.pt. "
         "Download it from https://huggingface.co/stabilityai/sdxl-vae/resolve/main/sdxl_vae.safetensors "
         "(334641164 bytes, sha256 63aeecb90ff7bc1c115395962d3e803571385b61938377bc7089b36e81e92e2e, licence: MIT, "
-        f"commercial use: allowed) and save it as {os.path.join('/a/vae', 'sdxl_vae.safetensors')}."
+        f"commercial use: allowed) and save it as {os.path.join('/a/vae', 'sdxl_vae.safetensors')}, or run "
+        "'python3 likeness.py weights fetch vae-sdxl --models \"/a\"' in the folder of ComfyUI-Likeness."
     )
+
+
+def test_the_command_in_a_message_fits_the_file_and_the_folder():
+    known = str(roots.default_roots()[0] / "ipadapter")
+    message = manifest.missing_message("ipadapter", "ip-adapter-faceid_sd15.bin", [known], [])
+    assert "'python3 likeness.py weights fetch faceid-sd15 --accept-licence faceid-sd15' in the folder" in message
+    message = manifest.missing_message("ipadapter", "ip-adapter-faceid_sd15.bin", ["/elsewhere"], [])
+    assert "faceid-sd15 --accept-licence faceid-sd15' in the folder" in message, "no guess where no folder shows"
+    message = manifest.missing_message("face2diffusion", "epoch_20.pth", ["/a/face2diffusion"], [])
+    assert message.endswith(f"save it as {os.path.join('/a/face2diffusion', 'epoch_20.pth')}."), "by hand only"
+
+
+def test_what_can_be_fetched_has_one_address_and_one_place():
+    by_hand = {entry.name for entry in manifest.entries() if manifest.by_hand_only(entry)}
+    assert by_hand >= {"deep3dfacerecon", "sphereface-20a", "dino-vits16", "bfm09", "bfm-exp-pca", "face-alignment-sfd"}
+    assert len(by_hand) == 22
+    for entry in manifest.entries():
+        if entry.name in by_hand:
+            assert manifest.fetch_command(entry) is None
+        else:
+            assert entry.file and entry.folder, entry.name
+            assert entry.source.path or entry.source.kind in ("google-drive", "url"), entry.name
+            assert places.is_archive(manifest.archive_of(entry)) == (".zip" in (entry.source.path or "")), entry.name
+
+
+def test_names_are_files_or_pipelines_and_slips_are_answered():
+    assert [entry.name for entry in manifest.chosen(["vae-sd", "transface-s", "vae-sd"])] == ["vae-sd", "transface-s"]
+    fact = manifest.chosen(["fact"])
+    assert {"transface-s", "vae-sd", "bisenet-face-parsing"} <= {entry.name for entry in fact}
+    assert all(entry.file for entry in fact)
+    with pytest.raises(FetchError, match="'transfaces'; did you mean transface-s or"):
+        manifest.chosen(["transfaces"])
+    with pytest.raises(FetchError, match="'weights list' names them all"):
+        manifest.chosen(["???"])
+
+
+def test_archives_know_their_members():
+    buffalo = next(entry for entry in manifest.entries() if entry.name == "insightface-buffalo-l")
+    assert {member.file for member in manifest.members(buffalo)} == {
+        "det_10g.onnx", "w600k_r50.onnx", "1k3d68.onnx", "2d106det.onnx", "genderage.onnx"
+    }  # fmt: skip
+    assert all(manifest.archive_of(member) is buffalo for member in manifest.members(buffalo))
+    assert manifest.members(manifest.chosen(["vae-sd"])[0]) == []
 
 
 def test_missing_message_says_what_is_not_published():
@@ -147,6 +192,12 @@ def test_missing_message_says_what_is_not_published():
     assert "found no weight file." in message
     assert "(about 347 MB, sha256 not published, licence: Apache-2.0 (repository); MS1M data NC" in message
     assert "commercial use: not allowed)" in message
+
+
+def test_sizes_in_words():
+    facts = [("vae-sd", "334641190 bytes"), ("transface-s", "about 347 MB"), ("fact-maj", "about 1000 MB")]
+    for name, text in [*facts, ("siglip", "size not published")]:
+        assert manifest.size_text(manifest.chosen([name])[0]) == text
 
 
 def test_missing_message_of_an_archive_member_and_of_an_unknown_file():
@@ -211,16 +262,29 @@ def test_published_names_stand_in_only_while_nothing_is_present(model_folders):
     assert folders.published_or_present("facechain_fact", published) == ["mine.ckpt"]
 
 
-def test_list_shows_what_is_present(tmp_path, capsys):
+def test_a_rewritten_file_stands_in_for_the_published_one(model_folders):
+    folders.register()
+    rewritten = put(model_folders / "facechain_fact" / "sub" / "adapter.safetensors")
+    assert folders.path("facechain_fact", "sub/adapter.ckpt") == str(rewritten)
+    published = put(model_folders / "facechain_fact" / "sub" / "adapter.ckpt")
+    assert folders.path("facechain_fact", "sub/adapter.ckpt") == str(published)
+    with pytest.raises(FileNotFoundError):
+        folders.path("facechain_fact", "sub/adapter.onnx")
+
+
+def test_list_shows_what_is_present(tmp_path):
     first, second = tmp_path / "1", tmp_path / "2"
-    put(first / "facechain_fact" / "ms1mv2_model_TransFace_S.pt")
+    put(first / "facechain_fact" / "ms1mv2_model_TransFace_S.safetensors")
     put(second / "insightface" / "models" / "buffalo_l" / "genderage.onnx", 1322532)
     put(second / "checkpoints" / "sd_xl_base_1.0.safetensors")
-    assert listing.main(["list"], [first, second]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    for name in ("scrfd_10g_bnkps.onnx", "glintr100.onnx"):
+        put(second / "insightface" / "models" / "antelopev2" / "antelopev2" / name)
+    lines = listing.table([first, second])
     found = {line.split()[0]: " ".join(line.split()[1:]) for line in lines if "/" in line}
-    assert found["facechain_fact/ms1mv2_model_TransFace_S.pt"] == "[1]"
+    assert found["facechain_fact/ms1mv2_model_TransFace_S.pt"] == "[1]", "rewritten"
     assert found["insightface/models/buffalo_l/genderage.onnx"] == "[2]"
+    assert found["insightface/models/buffalo_l.zip"] == "missing"
+    assert found["insightface/models/antelopev2.zip"] == "[2]", "unpacked, if one folder too deep"
     assert found["checkpoints/sd_xl_base_1.0.safetensors"] == "[2] -6938078331 B"
     assert found["vae/sdxl_vae.safetensors"] == "missing"
     assert [line[:-1] for line in lines if line.endswith(":")][1:] == PIPELINES
@@ -229,19 +293,35 @@ def test_list_shows_what_is_present(tmp_path, capsys):
     assert sum(entry.name in {line.split(" ")[0] for line in lines} for entry in manifest.entries()) == 82
 
 
-def test_list_refuses_other_actions(capsys):
+def test_list_with_names_shows_the_full_records(tmp_path):
+    put(tmp_path / "loras" / "ip-adapter-faceid_sdxl_lora.safetensors")
+    said = []
+    assert command.main(["list", "faceid-sdxl-lora", "dino-vits16", "--models", str(tmp_path)], said.append) == 0
+    assert "4fcf93d6" in said[0] and "(published)" in said[0] and "371842896 bytes" in said[0]
+    assert f"  here     {tmp_path / 'loras' / 'ip-adapter-faceid_sdxl_lora.safetensors'}" in said[0]
+    assert "weights fetch faceid-sdxl-lora --accept-licence faceid-sdxl-lora" in said[0]
+    assert "none: by hand only, because which of the files there is meant is not published" in said[0]
+    said.clear()
+    assert command.main(["list"], said.append) == 0
+    assert said[0].splitlines() == listing.table(roots.default_roots())
+
+
+@pytest.mark.parametrize("arguments, complaint", [
+    (["steal"], "invalid choice"), ([], "required: action"), (["fetch"], "required: NAME")
+])
+def test_the_command_line_refuses(arguments, complaint, capsys):
     with pytest.raises(SystemExit) as stop:
-        listing.main(["fetch"])
+        command.main(arguments)
     assert stop.value.code == 2
-    assert "choose from" in capsys.readouterr().err
+    assert complaint in capsys.readouterr().err
 
 
 def test_default_roots(monkeypatch, tmp_path):
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
-    monkeypatch.setattr(listing, "__file__", str(tmp_path / "anywhere" / "weights" / "listing.py"))
+    monkeypatch.setattr(roots, "__file__", str(tmp_path / "anywhere" / "weights" / "roots.py"))
     own = tmp_path / "anywhere" / ".host" / "base" / "models"
-    assert listing.default_roots() == [own]
+    assert roots.default_roots() == [own]
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "comfy"))
-    assert listing.default_roots() == [own, tmp_path / "comfy" / "models"]
-    monkeypatch.setattr(listing, "__file__", str(tmp_path / "host" / "custom_nodes" / "x" / "weights" / "listing.py"))
-    assert listing.default_roots()[1:] == [tmp_path / "comfy" / "models", tmp_path / "host" / "models"]
+    assert roots.default_roots() == [tmp_path / "comfy" / "models", own]
+    monkeypatch.setattr(roots, "__file__", str(tmp_path / "host" / "custom_nodes" / "x" / "weights" / "roots.py"))
+    assert roots.default_roots()[:2] == [tmp_path / "host" / "models", tmp_path / "comfy" / "models"]

@@ -1,8 +1,11 @@
 """Weight files come in as tensors, whatever they are called; everything else is refused and nothing runs."""
 
 import io
+import json
 import os
 import pickle
+import random
+import time
 import zipfile
 from pathlib import Path
 
@@ -73,6 +76,9 @@ def test_a_file_is_memory_mapped_not_read(tmp_path):
     lambda tensors: {"model": tensors, "step": 1},
     lambda tensors: {"state_dict": {f"module.{key}": value for key, value in tensors.items()}},
     lambda tensors: {f"module.{key}": torch.nn.Parameter(value) for key, value in tensors.items()},
+    lambda tensors: {"layer": {key.removeprefix("layer."): value for key, value in tensors.items()}},
+    lambda tensors: {"state_dict": {"module.layer": {k.removeprefix("layer."): v for k, v in tensors.items()}}},
+    lambda tensors: {"layer": {"weight": tensors["layer.weight"]}, "layer.bias": tensors["layer.bias"]},
 ])
 def test_wrapping_is_taken_off(tmp_path, wrap):
     torch.save(wrap(TENSORS), tmp_path / "a.pt")
@@ -112,8 +118,8 @@ def test_a_malicious_pickle_is_called_by_its_name(tmp_path):
     assert "look for the same weights as .safetensors" in message
 
 
-def saved(kind: str) -> bytes:
-    tensors = {"weight": torch.arange(10_000.0)}
+def saved(kind: str, length: int = 10_000) -> bytes:
+    tensors = {"weight": torch.arange(float(length))}
     if kind == "safetensors":
         return safetensors.torch.save(tensors)
     buffer = io.BytesIO()
@@ -141,6 +147,51 @@ def test_files_cut_short_are_refused_at_any_length(tmp_path, kind):
 def test_damaged_files_are_refused(tmp_path, content):
     (tmp_path / "a.safetensors").write_bytes(content)
     assert "damaged" in refusal(tmp_path / "a.safetensors")
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    """A few bytes changed, lost or added, anywhere."""
+    content = bytearray(content)
+    for _ in range(rng.randint(1, 8)):
+        at = rng.randrange(len(content))
+        content[at : at + rng.choice([0, 1, 20])] = rng.randbytes(rng.choice([0, 1, 1, 20]))
+    return bytes(content)
+
+
+def with_another_header(rng: random.Random) -> bytes:
+    """A safetensors file of three tensors whose header says of them what is not so."""
+    content = safetensors.torch.save({"a": torch.ones(2, 3), "b": torch.ones(3).half(), "c": torch.arange(4)})
+    length = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:length])
+    for fact, lies in {
+        "dtype": ["F32", "F64", "BOOL", "F8_E4M3", "F4", "C64", "XX", 3, None],
+        "shape": [[], [0], [6], [2**62, 4], [-1], [2, 3, 0], "x", [1.5], [2**64]],
+        "data_offsets": [[0, 0], [5, 1], [0, 2**63], [0, 24], [-4, 4], [0], None],
+    }.items():
+        if rng.random() < 0.5:
+            header[rng.choice("abc")][fact] = rng.choice(lies)
+    if rng.random() < 0.3:
+        header[rng.choice(["", "x" * 9999, "\0", "__metadata__", "../a"])] = header.pop("a")
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + content[length:]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["header", "safetensors", "zip", "legacy"])
+def test_mutated_files_are_tensors_or_a_named_error(tmp_path, kind):
+    rng, read = random.Random(kind), 0
+    for _ in range(500):
+        content = with_another_header(rng) if kind == "header" else mutated(saved(kind, 100), rng)
+        (tmp_path / "a.pt").write_bytes(content)
+        begin = time.monotonic()
+        try:
+            tensors = read_state_dict(tmp_path / "a.pt")
+            read += 1
+            assert all(torch.is_tensor(tensor) for tensor in tensors.values())
+        except ValueError as error:
+            assert str(error).startswith(f"'{tmp_path / 'a.pt'}' ")
+        assert time.monotonic() - begin < 1
+    assert read < 400
 
 
 def test_an_archive_of_something_else_is_refused(tmp_path):
@@ -192,7 +243,11 @@ def test_empty_file_and_folder(tmp_path):
     ({}, "nothing"),
     ({"state_dict": {}}, "nothing"),
     ({"weight": torch.ones(2), "epoch": 3}, "entries such as 'epoch'"),
-    ({"image_proj": {"weight": torch.ones(2)}}, "entries such as 'image_proj'"),
+    ({"image_proj": {"weight": torch.ones(2), "step": 3}}, "entries such as 'image_proj.step'"),
+    ({"image_proj": {"norm": {"weight": torch.ones(2)}}}, "entries such as 'image_proj.norm'"),
+    ({"image_proj": {7: torch.ones(2)}}, "entries such as 'image_proj'"),
+    ({"image_proj": {}}, "entries such as 'image_proj'"),
+    ({"a": {"b.c": torch.ones(2)}, "a.b": {"c": torch.ones(2)}}, "two entries named 'a.b.c'"),
     ({7: torch.ones(2)}, "entries such as '7'"),
 ])
 def test_other_contents_are_refused(tmp_path, content, found):

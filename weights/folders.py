@@ -4,7 +4,7 @@ import os
 
 import folder_paths
 
-from . import manifest
+from . import manifest, places
 
 _TENSORS = {".safetensors", ".pt", ".ckpt", ".pth", ".bin"}
 # Kind -> sub-folders of the models folder, file extensions. facexlib's folder holds the parsing network of other packs.
@@ -36,16 +36,22 @@ def names(kind: str) -> list[str]:
     return folder_paths.get_filename_list(kind)
 
 
-def path(kind: str, name: str) -> str:
+def find(kind: str, name: str) -> str | None:
     """Where the file `name` of a kind lies. The host reads "../" and absolute names as lying inside its model folders.
 
-    Raises FileNotFoundError that says where it was looked for and where to get it.
+    A PyTorch file that is not there may have been rewritten when it was fetched: its .safetensors is taken then.
     """
-    found = folder_paths.get_full_path(kind, name)
+    rewritten = places.safetensors_name(name)
+    return folder_paths.get_full_path(kind, name) or (
+        folder_paths.get_full_path(kind, rewritten) if rewritten else None
+    )
+
+
+def path(kind: str, name: str) -> str:
+    """As `find`; raises FileNotFoundError that says where the file was looked for and where to get it."""
+    found = find(kind, name)
     if found is None:
-        raise FileNotFoundError(
-            manifest.missing_message(kind, name, folder_paths.get_folder_paths(kind), names(kind))
-        )
+        raise FileNotFoundError(manifest.missing_message(kind, name, folder_paths.get_folder_paths(kind), names(kind)))
     return found
 
 

@@ -1,36 +1,11 @@
-"""`python3 likeness.py weights list`: every known weight file, and which of them are present."""
+"""The known weight files as text: the table of all, and the full record of one. Standard library only."""
 
-import argparse
 import itertools
-import os
 from pathlib import Path
 
-from . import manifest
+from . import manifest, places
 
 _USE = {True: "yes", False: "no", None: "?"}
-
-
-def main(argv: list[str], model_roots: list[Path] | None = None) -> int:
-    """Print the table of weight files; `argv` is what follows `weights` on the command line. Returns the exit status.
-
-    `model_roots` are the folders that hold checkpoints/, loras/ and so on; without them the usual places are searched.
-    """
-    parser = argparse.ArgumentParser(prog="likeness.py weights", description=__doc__)
-    parser.add_argument("action", choices=["list"], help="list all files and show which are present")
-    parser.parse_args(argv)
-    print("\n".join(table(default_roots() if model_roots is None else model_roots)))
-    return 0
-
-
-def default_roots() -> list[Path]:
-    """The test host's models, those of the ComfyUI in $COMFYUI_PATH, and those of the ComfyUI this checkout lies in."""
-    root = Path(__file__).absolute().parents[1]
-    roots = [root / ".host" / "base" / "models"]
-    if os.environ.get("COMFYUI_PATH"):
-        roots.append(Path(os.environ["COMFYUI_PATH"]) / "models")
-    if root.parent.name == "custom_nodes":
-        roots.append(root.parents[1] / "models")
-    return roots
 
 
 def table(model_roots: list[Path]) -> list[str]:
@@ -67,11 +42,32 @@ def _presence(entry: manifest.WeightFile, model_roots: list[Path]) -> str:
     if not (entry.folder and entry.file):
         return "not checked"
     for number, root in enumerate(model_roots, 1):
-        file = root / entry.folder / entry.file
-        if file.is_file():
-            return f"[{number}]" + _size_mismatch(file.stat().st_size, entry.bytes)
+        if found := places.find(entry, root):
+            return f"[{number}]" + _difference(entry, found)
     return "missing"
 
 
-def _size_mismatch(size: int, published: int | None) -> str:
-    return "" if published in (None, size) else f" {size - published:+d} B"
+def _difference(entry: manifest.WeightFile, found: Path) -> str:
+    """How many bytes a file is too long or too short; a rewritten or unpacked one has no published size."""
+    if found.name != entry.file or entry.bytes is None or found.stat().st_size == entry.bytes:
+        return ""
+    return f" {found.stat().st_size - entry.bytes:+d} B"
+
+
+def record(entry: manifest.WeightFile, model_roots: list[Path]) -> list[str]:
+    """Everything that is known of one file."""
+    found = next(filter(None, (places.find(entry, root) for root in model_roots)), None)
+    facts = {
+        "file": entry.file or "its name is not published",
+        "folder": f"models/{entry.folder}" if entry.folder else "none",
+        "here": str(found or "missing"),
+        "size": manifest.size_text(entry),
+        "sha256": f"{entry.sha256} ({entry.sha256_evidence})" if entry.sha256 else "not published",
+        "licence": f"{entry.licence} (commercial use: {manifest.COMMERCIAL_USE[entry.commercial_use]})",
+        "used by": ", ".join(entry.used_by),
+        "address": manifest.url(entry),
+        "inside": entry.source.member,
+        "command": manifest.fetch_command(entry) or f"none: by hand only, because {manifest.by_hand_only(entry)}",
+        "note": entry.note,
+    }
+    return [f"{entry.name}:", *(f"  {key:<8} {value}" for key, value in facts.items() if value)]

@@ -1,13 +1,20 @@
 """What is published about the weight files: `weights_manifest.json` as records, links and error messages."""
 
+import dataclasses
+import difflib
 import functools
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .errors import FetchError
+from .roots import default_roots
+
 _MANIFEST = Path(__file__).parents[1] / "weights_manifest.json"
 _PRESENT_SHOWN = 8
+COMMERCIAL_USE = {True: "allowed", False: "not allowed", None: "not settled, read the terms"}
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,68 @@ def find(file_name: str) -> WeightFile | None:
     return None
 
 
+def chosen(names: Iterable[str]) -> list[WeightFile]:
+    """The entries of these names, each once; a pipeline's name stands for all its entries that have a file.
+
+    Raises FetchError that suggests near names for one that is neither.
+    """
+    by_name = {entry.name: [entry] for entry in entries()}
+    pipelines = {pipeline for entry in entries() for pipeline in entry.used_by}
+    of_pipeline = {name: [entry for entry in entries() if name in entry.used_by and entry.file] for name in pipelines}
+    known = {**by_name, **of_pipeline}
+    found = []
+    for name in names:
+        if name not in known:
+            raise FetchError(_unknown(name, list(known)))
+        found += [entry for entry in known[name] if entry not in found]
+    return found
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "'weights list' names them all."
+    return f"There is no weight file and no pipeline called '{name}'; {hint}"
+
+
+def members(archive: WeightFile) -> list[WeightFile]:
+    """The entries that lie inside an archive; none for any other file."""
+    return [entry for entry in entries() if entry.source.member and _without_member(entry) == archive.source]
+
+
+def archive_of(entry: WeightFile) -> WeightFile:
+    """The entry of the archive a file lies in; the entry itself where it is published as it is."""
+    if not entry.source.member:
+        return entry
+    return next(other for other in entries() if other.source == _without_member(entry))
+
+
+def _without_member(entry: WeightFile) -> Source:
+    return dataclasses.replace(entry.source, member=None)
+
+
+def by_hand_only(entry: WeightFile) -> str | None:
+    """Why a file can be had by hand only, in words; None where it can be fetched."""
+    source = entry.source
+    if not entry.file:
+        return "which of the files there is meant is not published"
+    if not entry.folder:
+        return "it belongs to no model folder"
+    if entry.file.endswith(".7z"):
+        return "it is an archive of a kind (.7z) that cannot be unpacked here"
+    if source.kind == "google-drive" and source.path:
+        return "it lies in a shared folder, which has no address for a single file"
+    return None
+
+
+def fetch_command(entry: WeightFile, models: str | None = None) -> str | None:
+    """What to type to have a file, into the models folder `models` where one is given; None: by hand only."""
+    if by_hand_only(entry):
+        return None
+    accept = f" --accept-licence {entry.name}" if entry.commercial_use is False else ""
+    where = f' --models "{models}"' if models else ""
+    return f"python3 likeness.py weights fetch {entry.name}{accept}{where}"
+
+
 def url(entry: WeightFile) -> str:
     """Where a person gets the file: a direct link, or the page that holds it when the file's own path is not known."""
     source = entry.source
@@ -109,7 +178,7 @@ def size_text(entry: WeightFile) -> str:
     if entry.bytes is not None:
         return f"{entry.bytes} bytes"
     if entry.bytes_estimate is not None:
-        return f"about {entry.bytes_estimate / 1e6:.3g} MB"
+        return f"about {float(f'{entry.bytes_estimate / 1e6:.3g}'):g} MB"
     return "size not published"
 
 
@@ -126,13 +195,21 @@ def missing_message(kind_folder: str, file_name: str, searched: list[str], prese
     entry = find(f"{kind_folder}/{file_name}")
     if entry is None:
         return f"{message} Put it there or choose another; 'python3 likeness.py weights list' names the known ones."
-    return f"{message} {_how_to_get(entry)} and save it as {os.path.join(searched[0], file_name)}."
+    message = f"{message} {_how_to_get(entry)} and save it as {os.path.join(searched[0], file_name)}"
+    command = fetch_command(entry, _models_folder(searched[0], kind_folder))
+    unpacks = " (which unpacks it too)" if entry.file.endswith(".zip") else ""
+    return f"{message}, or run '{command}' in the folder of ComfyUI-Likeness{unpacks}." if command else f"{message}."
+
+
+def _models_folder(searched: str, kind_folder: str) -> str | None:
+    """What the command must be told, so that it leaves the file where it was looked for; None where it knows."""
+    models = Path(searched.replace("\\", "/").removesuffix(f"/{kind_folder}"))
+    return None if models in (Path(searched), default_roots()[0]) else str(models)
 
 
 def _how_to_get(entry: WeightFile) -> str:
-    allowed = {True: "allowed", False: "not allowed", None: "not settled, read the terms"}[entry.commercial_use]
     inside = f" ({entry.source.member} inside this archive)" if entry.source.member else ""
     return (
         f"Download it from {url(entry)}{inside} ({size_text(entry)}, sha256 {entry.sha256 or 'not published'}, "
-        f"licence: {entry.licence}, commercial use: {allowed})"
+        f"licence: {entry.licence}, commercial use: {COMMERCIAL_USE[entry.commercial_use]})"
     )

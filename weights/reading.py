@@ -8,13 +8,8 @@ import safetensors
 import safetensors.torch
 import torch
 
-from . import manifest
+from . import heads, manifest
 
-_NOT_WEIGHTS = {
-    b"<!doctype html": "a web page, not weights: the download link answered with a page (log-in, quota, error)",
-    b"<html": "a web page, not weights: the download link answered with a page (log-in, quota, error)",
-    b"version https://git-lfs": "a Git LFS pointer, not weights: the repository was cloned without Git LFS",
-}
 _LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
 
 
@@ -22,7 +17,8 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     """The tensors of a .safetensors or PyTorch file by name: on the CPU, memory-mapped where the format allows it.
 
     The format is recognised by the content, so a renamed file is read right. One level of "state_dict" or "model" and
-    a prefix "module." that all names share are taken off. Whether the values are finite is not looked at.
+    a prefix "module." that all names share are taken off; parts by name are joined, {"a": {"b": ...}} gives "a.b".
+    Whether the values are finite is not looked at.
 
     Raises ValueError, naming file and remedy, for anything that is not such a file: empty, cut short, a folder,
     a web page, a pickle that asks for more than tensors, or one that holds something else.
@@ -31,7 +27,7 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     if path.is_dir():
         raise ValueError(f"'{path}' is a folder, but a weight file is needed: choose a file inside it.")
     with path.open("rb") as file:
-        head = file.read(64)
+        head = file.read(heads.HEAD)
     _refuse_other_files(path, head)
     content = _read_safetensors(path) if _is_safetensors(head) else _read_torch(path, zipped=head[:4] == b"PK\x03\x04")
     return _without_common_prefix(_tensors(path, content))
@@ -42,12 +38,8 @@ def _is_safetensors(head: bytes) -> bool:
 
 
 def _refuse_other_files(path: Path, head: bytes) -> None:
-    if not head:
-        raise ValueError(f"'{path}' is empty (0 bytes). {_remedy(path)}")
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    for start, what in _NOT_WEIGHTS.items():
-        if text.startswith(start):
-            raise ValueError(f"'{path}' is {what}. {_remedy(path)}")
+    if what := heads.not_weights(head):
+        raise ValueError(f"'{path}' is {what}. {_remedy(path)}")
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -100,10 +92,23 @@ def _tensors(path: Path, content: object) -> dict[str, torch.Tensor]:
         if isinstance(content.get(key), dict):
             content = content[key]
             break
+    content = _flat(path, content)
     strangers = [str(key) for key, value in content.items() if not (isinstance(key, str) and torch.is_tensor(value))]
     if strangers or not content:
         raise ValueError(_no_state_dict(path, f"entries such as '{strangers[0]}'" if strangers else "nothing"))
-    return dict(content)
+    return content
+
+
+def _flat(path: Path, content: dict) -> dict:
+    """Adapters are saved in parts, {"image_proj": {"proj.weight": ...}}; as safetensors "image_proj.proj.weight"."""
+    flat = {}
+    for key, value in content.items():
+        is_part = isinstance(key, str) and isinstance(value, dict) and value and all(isinstance(n, str) for n in value)
+        part = {f"{key}.{name}": tensor for name, tensor in value.items()} if is_part else {key: value}
+        if twice := flat.keys() & part.keys():
+            raise ValueError(_no_state_dict(path, f"two entries named '{min(twice)}'"))
+        flat.update(part)
+    return flat
 
 
 def _no_state_dict(path: Path, found: str) -> str:

@@ -1,0 +1,222 @@
+"""Getting one published file: downloaded or carried by hand, verified, unpacked or rewritten, and only then named."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+import safetensors
+from filelock import Timeout
+
+from . import archives, checking, download, heads, lockfile, manifest, places, sources
+from .disk import disk_errors, refuse_full_disk
+from .errors import FetchError, RefusedError
+from .hashing import file_sha256
+from .lockfile import Origin, Record
+from .manifest import WeightFile
+
+_LARGEST_UNKNOWN = 16_000_000_000  # bytes of a file of which not even a rough size is published
+_ESTIMATE_OFF = 3  # how many times larger than its rough size a file may be
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Net:
+    """The way to the publishers."""
+
+    session: requests.Session
+    patience: download.Patience
+
+
+def fetch(entry: WeightFile, members: list[WeightFile] | None, root: Path, net: Net, say: Say) -> str:
+    """Have a file below the models folder `root`; returns what was done, in words.
+
+    `members` are the files wanted of an archive; None: all of it, and for every other file. An archive that was put
+    into its folder by hand is unpacked from there.
+
+    Raises FetchError. Whatever happens, no final name ever holds anything but a verified file.
+    """
+    if reason := manifest.by_hand_only(entry):
+        raise FetchError(f"it can be had by hand only, because {reason}: {manifest.url(entry)}")
+    target = root / places.place(entry)
+    with disk_errors(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(entry, root, say):
+        if all(places.find(wanted, root) for wanted in members or [entry]):
+            return _already_there(members or [entry], root)
+        if target.is_file():
+            return _accept(entry, members, target, root)
+        part = target.with_name(f"{target.name}.part")
+        say(f"{entry.name}: fetching {manifest.url(entry)}")
+        download.download(net.session, net.patience, _wanted(entry, root), part)
+        try:
+            return _accept(entry, members, part, root)
+        except RefusedError:
+            part.unlink()  # it would be refused again, where a full disk may have room the next time
+            raise
+        finally:
+            if not part.is_file():
+                download.forget(part)
+
+
+@contextmanager
+def _alone(entry: WeightFile, root: Path, say: Say) -> Iterator[None]:
+    """Two fetches of one file: the second waits, and then finds it there."""
+    with disk_errors(root / places.place(entry)):
+        lock = lockfile.guard(root, places.place(entry))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"{entry.name}: is being fetched already, waiting for that")
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _already_there(wanted: list[WeightFile], root: Path) -> str:
+    records = lockfile.read(root)
+    findings = [checking.check(entry, root, records) for entry in wanted]
+    for finding in findings:
+        if finding.state == checking.WRONG:
+            raise FetchError(finding.detail)
+        if finding.new:
+            lockfile.add(root, finding.new)
+    return f"is there already ({findings[0].detail})"
+
+
+def _wanted(entry: WeightFile, root: Path) -> download.Wanted:
+    url, headers = sources.address(entry)
+    size, sha256, if_changed = entry.bytes, entry.sha256, "Is there a newer Likeness, which knows it?"
+    if not sha256 and (seen := lockfile.first_seen(lockfile.read(root), places.place(entry))):
+        sha256, size = seen
+        if_changed = lockfile.how_to_accept(root, places.place(entry))
+    at_most = size or _ESTIMATE_OFF * (entry.bytes_estimate or 0) or _LARGEST_UNKNOWN
+    return download.Wanted(url, headers, size, sha256, at_most, if_changed)
+
+
+def _accept(entry: WeightFile, members: list[WeightFile] | None, file: Path, root: Path) -> str:
+    """Give a file its final name, or what it is made into, once nothing speaks against it."""
+    record = _verified(entry, file, root)
+    if places.is_archive(entry):
+        return _unpack(entry, members, file, record, root)
+    if places.is_rewritten(entry):
+        return _rewrite(entry, file, record, root)
+    _refuse_other_content(file, places.place(entry))
+    if not entry.sha256:
+        lockfile.add(root, {places.place(entry): record})
+    with disk_errors(root / places.place(entry)):
+        os.replace(file, root / places.place(entry))
+    return f"{root / places.place(entry)} ({_how_sure(entry)})"
+
+
+def _how_sure(entry: WeightFile) -> str:
+    if entry.sha256:
+        return "size and sha256 as published" if entry.bytes else "sha256 as published"
+    return f"its hash is not published; recorded in {lockfile.NAME}"
+
+
+def _verified(entry: WeightFile, file: Path, root: Path) -> Record:
+    size, sha256 = file.stat().st_size, file_sha256(file)
+    seen = lockfile.first_seen(lockfile.read(root), places.place(entry))
+    with file.open("rb") as stream:
+        if what := heads.not_weights(stream.read(heads.HEAD)):
+            raise RefusedError(f"what came is {what}.")
+    if entry.bytes not in (None, size):
+        raise RefusedError(f"what came has {size} bytes, published are {entry.bytes}.")
+    if entry.sha256 and sha256 != entry.sha256:
+        evidence = f" ({entry.sha256_evidence})" if entry.sha256_evidence != "published" else ""
+        raise RefusedError(f"what came has the sha256 {sha256}, published is {entry.sha256}{evidence}.")
+    if not entry.sha256 and seen and sha256 != seen[0]:
+        accept = lockfile.how_to_accept(root, places.place(entry))
+        raise RefusedError(f"what came has the sha256 {sha256}, the first time it was {seen[0]}. {accept}")
+    return Record(sha256, size, manifest.url(entry))
+
+
+def _refuse_other_content(file: Path, name: str) -> None:
+    """A safetensors file whose header lies would fail in a graph only."""
+    if not name.endswith(".safetensors"):
+        return
+    try:
+        with safetensors.safe_open(file, framework="numpy"):
+            pass
+    except (safetensors.SafetensorError, OSError) as error:
+        raise RefusedError(f"what came is no safetensors file, or a damaged one ({error}).") from error
+
+
+def _origin(entry: WeightFile, record: Record) -> Origin:
+    return Origin(places.place(entry), record.sha256, record.bytes)
+
+
+def _rewrite(entry: WeightFile, file: Path, record: Record, root: Path) -> str:
+    from . import rewriting  # needs torch, which takes seconds to import
+
+    name = places.safetensors_name(places.place(entry))
+    target = root / name
+    refuse_full_disk(target.parent, record.bytes)
+    part = target.with_name(f"{target.name}.part")
+    origin = {
+        "origin_url": record.url,
+        "origin_file": entry.file,
+        "origin_sha256": record.sha256,
+        "origin_bytes": str(record.bytes),
+        "origin_licence": entry.licence,
+    }
+    try:
+        rewriting.rewrite(file, part, origin)
+        made = Record(file_sha256(part), part.stat().st_size, record.url, _origin(entry, record))
+        lockfile.add(root, {name: made})
+        with disk_errors(target):
+            os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+    file.unlink()
+    return f"{target} ({_how_sure(entry)}; rewritten as safetensors)"
+
+
+def _unpack(entry: WeightFile, members: list[WeightFile] | None, file: Path, record: Record, root: Path) -> str:
+    """Unpack into a folder nobody looks into, check, and move to the final names; the archive itself is not kept."""
+    target = root / places.pack(entry)
+    staging = target.with_name(f"{target.name}.part")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        names = None if members is None else [member.source.member for member in members]
+        files = archives.unpack(file, names, staging / "files")
+        made = {path.relative_to(staging / "files").as_posix(): path for path in files}
+        _check_members(entry, made)
+        origin = _origin(entry, record)
+        lockfile.add(
+            root,
+            {
+                f"{places.pack(entry)}/{name}": Record(file_sha256(path), path.stat().st_size, record.url, origin)
+                for name, path in made.items()
+            },
+        )
+        _move(staging / "files", made, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    file.unlink()
+    return f"{target} ({_how_sure(entry)}; {len(made)} files unpacked)"
+
+
+def _check_members(archive: WeightFile, made: dict[str, Path]) -> None:
+    for member in manifest.members(archive):
+        if path := made.get(member.source.member):
+            size, sha256 = path.stat().st_size, file_sha256(path)
+            if member.bytes not in (None, size) or member.sha256 not in (None, sha256):
+                raise RefusedError(f"{member.file} in the archive is not the published file ({size} bytes, {sha256}).")
+
+
+def _move(folder: Path, made: dict[str, Path], target: Path) -> None:
+    with disk_errors(target):
+        if not target.exists():
+            os.replace(folder, target)  # the whole pack at once
+            return
+        for name, path in made.items():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target / name)

@@ -1,0 +1,56 @@
+"""Where a published file lies below a models folder, and under which name. Standard library only."""
+
+from pathlib import Path, PurePosixPath
+
+from . import manifest
+
+# The folders that only our own loaders read: PyTorch files are rewritten as safetensors there.
+_OURS = {"facechain_fact", "face2diffusion", "face_parsing", "ipadapter", "instantid", "pulid", "metrics"}
+_PICKLES = {".pt", ".pth", ".ckpt", ".bin"}
+_PROGRAMS = {"ViT-B-32.pt", "ViT-L-14.pt"}  # TorchScript, of which there are no tensors by name to be had
+
+
+def place(entry: manifest.WeightFile) -> str:
+    """Folder and file as published, relative to a models folder, with slashes."""
+    return f"{entry.folder}/{entry.file}"
+
+
+def safetensors_name(name: str) -> str | None:
+    """The name a PyTorch file has once it is rewritten as safetensors; None for any other file."""
+    path = PurePosixPath(name)
+    return str(path.with_suffix(".safetensors")) if path.suffix in _PICKLES else None
+
+
+def is_rewritten(entry: manifest.WeightFile) -> bool:
+    """Whether fetching the file rewrites it as safetensors."""
+    is_ours = entry.folder.split("/")[0] in _OURS and entry.file not in _PROGRAMS
+    return is_ours and safetensors_name(entry.file) is not None
+
+
+def is_archive(entry: manifest.WeightFile) -> bool:
+    """Whether fetching the file unpacks it, into the folder beside it that has its name."""
+    return entry.file.endswith(".zip")
+
+
+def pack(archive: manifest.WeightFile) -> str:
+    """The folder an archive is unpacked into, relative to a models folder."""
+    return place(archive).removesuffix(".zip")
+
+
+def find(entry: manifest.WeightFile, root: Path) -> Path | None:
+    """The file of an entry below the models folder `root`, for an archive the folder of its files; None: not there.
+
+    A PyTorch file of our own folders may have been rewritten as safetensors, and a pack that was unpacked by hand may
+    lie in a folder of its own name, one level deeper.
+    """
+    if not (entry.folder and entry.file):
+        return None
+    if is_archive(entry):
+        members = manifest.members(entry)
+        return root / pack(entry) if members and all(find(member, root) for member in members) else None
+    names = [place(entry)]
+    if is_rewritten(entry):
+        names.append(safetensors_name(place(entry)))
+    if entry.source.member:
+        names.append(f"{entry.folder}/{PurePosixPath(entry.folder).name}/{entry.file}")
+    return next((root / name for name in names if (root / name).is_file()), None)
