@@ -1,27 +1,15 @@
 """One protocol for every face detector, and the way from a batch of pictures to `Faces`."""
 
-from typing import Protocol
-
-import comfy.model_management
 import folder_paths
 import numpy as np
 import torch
 
 from . import insightface, mediapipe, opencv
-from .align import in_template_order
 from .choose import left_to_right
-from .types import Face, Faces
+from .search import FaceDetector, find, in_words
+from .types import Faces
 
 _HAAR = "haar cascade"
-
-
-class FaceDetector(Protocol):
-    """name: the detector and its settings in words, for messages."""
-
-    name: str
-
-    def detect(self, image: np.ndarray) -> list[Face]:
-        """The faces in `image` [H, W, 3] uint8 RGB, in pixels of that image, in any order."""
 
 
 def available() -> list[str]:
@@ -57,23 +45,27 @@ def load(label: str, min_score: float, det_size: int) -> FaceDetector:
     raise ValueError(f"'{label}' is no face detector; choose one of: {', '.join(available())}.")
 
 
-def detect_faces(detector: FaceDetector, images: torch.Tensor) -> Faces:
+def detect_faces(detector: FaceDetector, images: torch.Tensor, search: str = "thorough", min_size: float = 0) -> Faces:
     """Find the faces in every picture of `images` [B, H, W, C], float 0..1 (clamped); grey becomes RGB, alpha goes.
 
-    Faces come left to right. Points may lie outside the picture, so that a face cut by the border still aligns; boxes
-    are clipped to it; faces with points that are not finite are dropped. Raises ValueError for an empty batch,
-    pictures under 2 pixels a side, channels other than grey, RGB or RGBA, and NaN or infinite pixels.
+    search, min_size: see `search.find`. Faces come left to right. Points may lie outside the picture, so that a face
+    cut by the border still aligns; boxes are clipped to it; faces with points that are not finite are dropped. Raises
+    ValueError for an empty batch, pictures under 2 pixels a side, channels other than grey, RGB or RGBA, and NaN or
+    infinite pixels.
     """
-    images = _as_rgb(images)
-    pixels = (images * 255).round().to(torch.uint8).cpu().numpy()
-    found = []
-    for picture in pixels:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        found.append(left_to_right(tuple(_find(detector, picture))))
-    return Faces(images, tuple(found), f"{detector.name}, then again with a black border around the picture")
+    images = as_rgb(images)
+    found = [left_to_right(tuple(find(detector, picture, search, min_size))) for picture in as_bytes(images)]
+    mesh = getattr(detector, "connection_sets", None), getattr(detector, "canonical", None)
+    return Faces(images, tuple(found), in_words(detector, search, min_size), *mesh)
 
 
-def _as_rgb(images: torch.Tensor) -> torch.Tensor:
+def as_bytes(images: torch.Tensor) -> np.ndarray:
+    """Pictures [B, H, W, 3] of 0..1 as the detectors read them: [B, H, W, 3] uint8."""
+    return (images * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def as_rgb(images: torch.Tensor) -> torch.Tensor:
+    """Pictures [B, H, W, C] checked as `detect_faces` says, as [B, H, W, 3] float 0..1."""
     if images.ndim != 4 or images.shape[0] == 0:
         raise ValueError(f"Expected at least one picture, [batch, height, width, channels], not {list(images.shape)}.")
     batch, height, width, channels = images.shape
@@ -88,30 +80,3 @@ def _as_rgb(images: torch.Tensor) -> torch.Tensor:
                 "precision is the usual cause)."
             )
     return images[..., :3].expand(batch, height, width, 3).float().clamp(0, 1)
-
-
-def _find(detector: FaceDetector, picture: np.ndarray) -> list[Face]:
-    """Faces in `picture`; where there is none, those that a black border of a quarter side reveals.
-
-    Detectors overlook faces that fill a picture or touch its edge, as in tight portraits.
-    """
-    height, width = picture.shape[:2]
-    border = max(height, width) // 4
-    found = _tidy(detector.detect(picture), (0, 0), (width, height))
-    if found:
-        return found
-    bordered = np.pad(picture, ((border, border), (border, border), (0, 0)))
-    return _tidy(detector.detect(bordered), (border, border), (width, height))
-
-
-def _tidy(found: list[Face], origin: tuple[int, int], size: tuple[int, int]) -> list[Face]:
-    """Faces relative to `origin`, in template order, boxes clipped to `size` (width, height); outside ones dropped."""
-    limit = np.array(size) - 1
-    tidy = []
-    for face in found:
-        corners = (np.reshape(face.box, (2, 2)) - origin).clip(0, limit)
-        if np.isfinite(face.points).all() and (corners[1] > corners[0]).all():
-            points = in_template_order(face.points - np.float32(origin))
-            landmarks = None if face.landmarks is None else np.asarray(face.landmarks, np.float32) - np.float32(origin)
-            tidy.append(Face(points, tuple(corners.ravel().tolist()), face.score, landmarks))
-    return tidy

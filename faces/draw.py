@@ -12,11 +12,15 @@ _POINTS = ((64, 200, 255), (64, 200, 255), (120, 255, 120), (255, 96, 160), (255
 
 
 def overlay(faces: Faces) -> torch.Tensor:
-    """The pictures [B, H, W, 3] with every face's box, five points, number (from 0, left to right) and score."""
+    """The pictures [B, H, W, 3] with every face's box, five points, number and score.
+
+    The number is the person's in a followed video, else the place among the kept faces, from 0, left to right.
+    """
     drawn = []
     for image, found in zip(faces.images, faces.found):
         canvas = Image.fromarray((image[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
-        for number, face in enumerate(found):
+        for place, face in enumerate(found):
+            number = place if face.number is None else face.number
             _draw_face(ImageDraw.Draw(canvas), face, number, canvas.size)
         drawn.append(torch.from_numpy(np.array(canvas, dtype=np.float32) / 255))
     return torch.stack(drawn).to(faces.images)

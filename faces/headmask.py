@@ -1,15 +1,16 @@
-"""The region of the head, for encoders that were trained on heads before black (FACT) when no parsing network is there.
+"""Heads cut from their background, for encoders that were trained on heads before black (FACT).
 
-An estimate from geometry alone: it keeps hair and ears of ordinary shape together with some background between them,
-and loses hair that falls below the chin.
+From face parsing as FACT's authors do it, or, where no parsing network is there, estimated from geometry alone: the
+estimate keeps hair and ears of ordinary shape together with some background between them, and loses hair that falls
+below the chin.
 """
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
-from scipy.spatial import ConvexHull
+from scipy import ndimage
 
-from .align import similarity, template
+from .align import in_template_order, similarity, template
+from .regions import convex_hull, dense, ellipse, fill_convex
 from .types import Face, Faces
 
 # Centre and half-axes of a head with hair and ears, in pixels of the 112 template: from above the hair to the chin.
@@ -18,16 +19,24 @@ _HEAD_RADII = np.array([62.0, 76.0])
 _EYE_LINE = 51.6
 
 
-def head_mask(face: Face, image_size: tuple[int, int]) -> torch.Tensor:
-    """The head of `face` in a picture of `image_size` (H, W) as a mask [H, W] of 0 and 1.
+def head_outline(face: Face) -> np.ndarray:
+    """The estimated head of `face` as convex corners [k, 2] in the picture, which it may leave.
 
     With dense landmarks: their convex hull, joined with the upper half of the head ellipse for hair, which landmarks
     never cover. Without: the whole ellipse. The five points' similarity places the ellipse.
     """
+    head = ellipse(_HEAD_CENTRE, _HEAD_RADII)
+    to_picture = similarity(template(112), in_template_order(face.points))
+    landmarks = dense(face)
+    if landmarks is None:
+        return _move(head, to_picture)
+    return convex_hull(np.concatenate([_move(head[head[:, 1] < _EYE_LINE], to_picture), landmarks]))
+
+
+def head_mask(face: Face, image_size: tuple[int, int]) -> torch.Tensor:
+    """The estimated head of `face` in a picture of `image_size` (H, W) as a mask [H, W] of 0 and 1."""
     height, width = image_size
-    canvas = Image.new("L", (width, height))
-    ImageDraw.Draw(canvas).polygon([tuple(point) for point in _outline(face).tolist()], fill=1)
-    return torch.from_numpy(np.array(canvas, dtype=np.float32))
+    return torch.from_numpy(fill_convex(head_outline(face), (0, 0, width, height)).astype(np.float32))
 
 
 def head_masks(faces: Faces) -> torch.Tensor:
@@ -37,35 +46,61 @@ def head_masks(faces: Faces) -> torch.Tensor:
     return torch.stack([torch.zeros(height, width), *masks])[1:]
 
 
-def masks_per_face(faces: Faces, masks: torch.Tensor) -> torch.Tensor:
-    """Repeat masks [1 or B, H, W] of the pictures for each of their faces: [n, H, W], as `align_faces` takes them.
+def head_of_labels(face: np.ndarray, hair: np.ndarray) -> np.ndarray:
+    """FACT's head: bool [h, w] from where the parsing saw face and hair, bool [h, w] each (papers.md 1.2, step 2).
 
+    Face and hair together, dilated by a square of side sqrt(face area)/20 that closes the gaps between labels; of
+    that the one piece with the largest outline, its holes filled; and the face, wherever it lies.
+    """
+    side = max(int(np.sqrt(np.count_nonzero(face)) / 20), 1)
+    dilated = ndimage.maximum_filter((face | hair).astype(np.uint8), side, mode="constant")
+    return largest_piece(dilated > 0) | face
+
+
+def largest_piece(mask: np.ndarray) -> np.ndarray:
+    """Of the 8-connected pieces of `mask`, bool [h, w], the one whose outer contour encloses most, holes filled.
+
+    The contour runs through pixel centres, so of every square between four of them it encloses all, half (where one
+    corner is missing) or nothing: a line of single pixels encloses nothing, however long.
+    """
+    filled = ndimage.binary_fill_holes(mask)
+    pieces, count = ndimage.label(filled, structure=np.ones((3, 3)))
+    if count < 2:
+        return filled
+    corners = np.stack([pieces[:-1, :-1], pieces[:-1, 1:], pieces[1:, :-1], pieces[1:, 1:]])
+    enclosed = np.maximum(np.count_nonzero(corners, axis=0) - 2, 0) / 2
+    areas = np.bincount(corners.max(axis=0).ravel(), enclosed.ravel(), minlength=count + 1)
+    return pieces == 1 + areas[1:].argmax()
+
+
+def masks_per_face(faces: Faces, masks: torch.Tensor) -> torch.Tensor:
+    """Masks of the pictures, repeated for each of their faces: [n, H, W], as `align_faces` takes them.
+
+    masks: [m, H, W] (or [H, W]), m = 1 for one that serves all pictures, or the number of pictures, or of faces.
     Raises ValueError where the masks are not of these pictures.
     """
     batch, height, width = faces.images.shape[:3]
     masks = masks.reshape(-1, *masks.shape[-2:])
-    if masks.shape[0] not in (1, batch) or masks.shape[1:] != (height, width):
+    if masks.shape[1:] != (height, width):
         raise ValueError(
-            f"The head mask has {masks.shape[0]} pictures of {masks.shape[2]} x {masks.shape[1]}, the photos are "
-            f"{batch} of {width} x {height}: make the mask from the same pictures."
+            f"The head mask is {masks.shape[2]} x {masks.shape[1]} pixels, the photos are {width} x {height}: make it "
+            "from the very pictures that went into Detect Faces, or scale it to their size."
         )
-    masks = masks.expand(batch, height, width)
-    return torch.cat([mask.expand(len(found), -1, -1) for mask, found in zip(masks, faces.found)])
+    counts = [len(found) for found in faces.found]
+    if masks.shape[0] in (1, batch):
+        masks = masks.expand(batch, height, width)
+        return torch.cat([mask.expand(count, -1, -1) for mask, count in zip(masks, counts)])
+    if masks.shape[0] != sum(counts):
+        raise ValueError(
+            f"There are {masks.shape[0]} head masks for {batch} photos with {sum(counts)} faces: give one mask for "
+            "all, one per photo, or one per face."
+        )
+    return masks
 
 
 def mask_background(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Blacken what the masks [B, H, W] leave out of the pictures [B, H, W, C]; values between 0 and 1 dim."""
     return images * masks[..., None].to(images)
-
-
-def _outline(face: Face) -> np.ndarray:
-    angles = np.linspace(0, 2 * np.pi, 72, endpoint=False)
-    ellipse = _HEAD_CENTRE + _HEAD_RADII * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    to_picture = similarity(template(112), face.points)
-    if face.landmarks is None:
-        return _move(ellipse, to_picture)
-    points = np.concatenate([_move(ellipse[ellipse[:, 1] < _EYE_LINE], to_picture), face.landmarks])
-    return points[ConvexHull(points).vertices]
 
 
 def _move(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:

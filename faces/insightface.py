@@ -22,9 +22,16 @@ class InsightFace:
         self._analysis = _load(pack, _folder(pack))
         # Left open, det_size means one size in insightface 0.7 and two in 2.x.
         self._analysis.prepare(ctx_id=0, det_thresh=min_score, det_size=(det_size, det_size))
+        self.min_score = min_score
+        # A network exported for one size keeps to that whatever it is told.
+        self.det_size = det_size if tuple(self._analysis.det_model.input_size) == (det_size, det_size) else None
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Every face in `image` [H, W, 3] uint8 RGB, with 106 landmarks where the pack gives them."""
+        if self.det_size is not None:
+            # `prepare` changes the size once only; 0.7 reads the first of these at every call, 2.x the second.
+            size = (self.det_size, self.det_size)
+            self._analysis.det_model.input_size, self._analysis.det_model.input_sizes = size, [size]
         bgr = np.ascontiguousarray(image[..., ::-1])  # insightface swaps the channels itself, as for OpenCV pictures
         return [self._face(found) for found in self._analysis.get(bgr)]
 

@@ -19,16 +19,19 @@ _SIGNATURE = {"detector_short.stem.weight", "detector_full.stem.weight", "mesh.s
 class MediaPipe:
     """The short-range network first; where that finds no face, the full-range one for smaller, farther faces."""
 
+    det_size = None  # its two networks have sizes of their own
+
     def __init__(self, file_name: str, min_score: float):
         self.name = f"mediapipe: {file_name} (short range, then full range, min_score {min_score:g})"
-        self._min_score = min_score
+        self.min_score = min_score
         self._model = _load(file_name)
+        self.connection_sets, self.canonical = self._model.connection_sets, self._model.canonical_data
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Every face in `image` [H, W, 3] uint8 RGB, with the 478 landmarks."""
         for variant in ("short", "full"):
             with torch.no_grad():
-                found = self._model.detect_batch([image], num_faces=0, score_thresh=self._min_score, variant=variant)[0]
+                found = self._model.detect_batch([image], num_faces=0, score_thresh=self.min_score, variant=variant)[0]
             if found:
                 break
         return [from_host_landmarks(face) for face in found]
@@ -38,7 +41,7 @@ def from_host_landmarks(face_dict: dict) -> Face:
     """A `Face` from one face of the host's FACE_LANDMARKS (its `landmarks_xy` [478, 2], `bbox_xyxy` and `score`)."""
     landmarks = np.asarray(face_dict["landmarks_xy"], dtype=np.float32)
     box = tuple(float(edge) for edge in face_dict["bbox_xyxy"])
-    return Face(in_template_order(landmarks[_FIVE]), box, float(face_dict["score"]), landmarks)
+    return Face(in_template_order(landmarks[_FIVE]), box, float(face_dict["score"]), landmarks, face_dict)
 
 
 def _load(file_name: str) -> FaceLandmarkerModel:

@@ -33,7 +33,7 @@ class HaarCascade:
 
     def __init__(self, min_score: float, det_size: int):
         self.name = f"opencv: haar cascade (det_size {det_size}, min_score {min_score:g})"
-        self._min_score, self._det_size = min_score, det_size
+        self.min_score, self.det_size = min_score, det_size
         self._cv2 = _cv2()
         if not hasattr(self._cv2, "CascadeClassifier"):
             raise ValueError(
@@ -46,11 +46,11 @@ class HaarCascade:
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Every upright frontal face in `image` [H, W, 3] uint8 RGB."""
-        picture, scale = _to_working_size(self._cv2, image, self._det_size)
+        picture, scale = _to_working_size(self._cv2, image, self.det_size)
         grey = self._cv2.cvtColor(picture, self._cv2.COLOR_RGB2GRAY)
         boxes, weights = _cascade(self._faces, self._cv2.equalizeHist(grey), 4, _SMALLEST_FACE)
         scores = [haar_score(weight) for weight in weights]
-        return [self._face(grey, box, score, scale) for box, score in zip(boxes, scores) if score >= self._min_score]
+        return [self._face(grey, box, score, scale) for box, score in zip(boxes, scores) if score >= self.min_score]
 
     def _face(self, grey: np.ndarray, box: np.ndarray, score: float, scale: np.ndarray) -> Face:
         corner, width = box[:2], box[2]
@@ -79,14 +79,14 @@ class YuNet:
 
     def __init__(self, file_name: str, min_score: float, det_size: int):
         self.name = f"opencv: {file_name} (det_size {det_size}, min_score {min_score:g})"
-        self._det_size = det_size
+        self.min_score, self.det_size = min_score, det_size
         path = _yunet_path(file_name)
         self._cv2 = _cv2()
         self._net = self._cv2.FaceDetectorYN.create(path, "", (det_size, det_size), min_score, _NMS_OVERLAP)
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Every face in `image` [H, W, 3] uint8 RGB."""
-        picture, scale = _to_working_size(self._cv2, image, self._det_size)
+        picture, scale = _to_working_size(self._cv2, image, self.det_size)
         self._net.setInputSize(picture.shape[1::-1])
         found = self._net.detect(np.ascontiguousarray(picture[..., ::-1]))[1]  # OpenCV's order is BGR
         return [_yunet_face(row, scale) for row in found] if found is not None else []

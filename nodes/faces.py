@@ -6,6 +6,8 @@ from ..faces import draw
 from ..faces.align import align_faces
 from ..faces.choose import IF_NO_FACE, RULES, apply_policy
 from ..faces.detector import available, detect_faces, load
+from ..faces.host_types import bounding_boxes
+from ..faces.search import SEARCHES
 from .inputs import background, head_mask, mask_background
 from .sockets import FaceDetectorType, FacesType
 
@@ -58,6 +60,42 @@ class LoadFaceDetector(io.ComfyNode):
         return io.NodeOutput(load(detector, min_score, det_size))
 
 
+def choosing(rule: str) -> list[io.Input]:
+    """The inputs that say which of the found faces to keep; `rule` is the one at first."""
+    return [
+        io.Combo.Input(
+            "choose",
+            options=list(RULES),
+            default=rule,
+            tooltip="Which face of each picture to keep. 'left to right' takes the one that index names.",
+        ),
+        io.Int.Input(
+            "index",
+            default=0,
+            min=0,
+            max=99,
+            tooltip="With 'left to right': 0 is the leftmost face in the picture.",
+        ),
+        io.Combo.Input(
+            "if_no_face",
+            options=list(IF_NO_FACE),
+            default="error",
+            tooltip="A picture without a face: stop with an explanation, take the whole picture for an already "
+            "aligned face, leave the picture out, or borrow the faces of the nearest picture that has some.",
+        ),
+    ]
+
+
+def video() -> io.Boolean.Input:
+    return io.Boolean.Input(
+        "video",
+        default=False,
+        optional=True,
+        tooltip="The batch is the frames of one video: number the faces in the first frame that has some and follow "
+        "each person. index is then the person's number, 'largest' and 'most central' are decided once.",
+    )
+
+
 class DetectFaces(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -72,38 +110,40 @@ class DetectFaces(io.ComfyNode):
                 io.Image.Input(
                     "image", tooltip="One picture or a batch; several photos of one person go in as a batch."
                 ),
+                *choosing("largest"),
                 io.Combo.Input(
-                    "choose",
-                    options=list(RULES),
-                    default="largest",
-                    tooltip="Which face of each picture to keep. 'left to right' takes the one that index names.",
+                    "search",
+                    options=list(SEARCHES),
+                    default="thorough",
+                    optional=True,
+                    tooltip="Where nothing is found, both look again with a black border around the picture; thorough "
+                    "then also at other detection sizes and with the picture turned. quick saves time in long videos.",
                 ),
                 io.Int.Input(
-                    "index",
+                    "min_size",
                     default=0,
                     min=0,
-                    max=99,
-                    tooltip="With 'left to right': 0 is the leftmost face in the picture.",
+                    max=4096,
+                    optional=True,
+                    tooltip="Faces whose box is narrower or lower than this many pixels do not count.",
                 ),
-                io.Combo.Input(
-                    "if_no_face",
-                    options=list(IF_NO_FACE),
-                    default="error",
-                    tooltip="A picture without a face: stop with an explanation, take the whole picture for an already "
-                    "aligned face, or leave the picture out.",
-                ),
+                video(),
             ],
             outputs=[
                 FacesType.Output("faces"),
                 io.Image.Output("overlay", tooltip="The pictures with boxes, points, scores and numbers drawn in."),
+                io.BoundingBox.Output("bboxes", tooltip="The kept faces' boxes for other nodes, a list per picture."),
             ],
         )
 
     @classmethod
-    def execute(cls, face_detector, image, choose, index, if_no_face) -> io.NodeOutput:
-        faces = apply_policy(detect_faces(face_detector, image), choose, index, if_no_face)
+    def execute(
+        cls, face_detector, image, choose, index, if_no_face, search="thorough", min_size=0, video=False
+    ) -> io.NodeOutput:
+        found = detect_faces(face_detector, image, search, min_size)
+        faces = apply_policy(found, choose, index, if_no_face, video)
         overlay = draw.overlay(faces)
-        return io.NodeOutput(faces, overlay, ui=ui.PreviewImage(overlay, cls=cls))
+        return io.NodeOutput(faces, overlay, bounding_boxes(faces), ui=ui.PreviewImage(overlay, cls=cls))
 
 
 class AlignFace(io.ComfyNode):

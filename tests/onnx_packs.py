@@ -23,17 +23,22 @@ def red_cell_picture(row: int, column: int, colour: tuple[int, int, int] = (255,
     return picture
 
 
-def write_insightface_pack(folder: Path, landmarks: bool = True, points: bool = True) -> None:
-    """det_10g.onnx (SCRFD, 9 outputs, or 6 without points), w600k_r50.onnx and, if wanted, 2d106det.onnx."""
+def write_insightface_pack(
+    folder: Path, landmarks: bool = True, points: bool = True, in_cell: np.ndarray = POINTS_IN_CELL
+) -> None:
+    """det_10g.onnx (SCRFD, 9 outputs, or 6 without points), w600k_r50.onnx and, if wanted, 2d106det.onnx.
+
+    in_cell: the five points [5, 2] of every face, in cells from its cell's corner.
+    """
     folder.mkdir(parents=True)
-    _save(_scrfd(points), folder / "det_10g.onnx")
+    _save(_scrfd(points, in_cell), folder / "det_10g.onnx")
     _save(_constant_head("input.1", 112, np.ones(512, np.float32)), folder / "w600k_r50.onnx")
     if landmarks:
         _save(_constant_head("data", 192, LANDMARKS_106.ravel()), folder / "2d106det.onnx")
 
 
-def write_yunet(path: Path) -> None:
-    """YuNet's twelve outputs for a 640 x 640 input."""
+def write_yunet(path: Path, in_cell: np.ndarray = POINTS_IN_CELL) -> None:
+    """YuNet's twelve outputs for a 640 x 640 input; `in_cell` as in `write_insightface_pack`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Input 0..255 in BGR: red is the last channel; a red cell gives 255, black 0, every other colour less.
     red = np.array([-1, -1, 1], np.float32)
@@ -42,7 +47,7 @@ def write_yunet(path: Path) -> None:
         for kind in ("cls", "obj"):
             heads[f"{kind}_{stride}"] = _Head(stride, 1, 0.1 * red, _bias(stride, -12.75), sigmoid=True)
         heads[f"bbox_{stride}"] = _Head(stride, 4, None, np.array([0.5, 0.5, 0, 0], np.float32))
-        heads[f"kps_{stride}"] = _Head(stride, 10, None, POINTS_IN_CELL.ravel())
+        heads[f"kps_{stride}"] = _Head(stride, 10, None, np.float32(in_cell).ravel())
     order = [f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in (8, 16, 32)]
     _save(_network("input", [1, 3, 640, 640], {name: heads[name] for name in order}, batched=True), path)
 
@@ -60,7 +65,7 @@ def _bias(stride: int, at_cell: float) -> np.ndarray:
     return np.array([at_cell if stride == CELL else -30], np.float32)
 
 
-def _scrfd(points: bool) -> onnx.ModelProto:
+def _scrfd(points: bool, in_cell: np.ndarray) -> onnx.ModelProto:
     # Input (x - 127.5) / 128 in RGB: a red cell gives 3, black 1, every other colour less. Two anchors in every cell.
     red = np.array([1, -1, -1], np.float32)
     heads = {}
@@ -69,7 +74,7 @@ def _scrfd(points: bool) -> onnx.ModelProto:
     for stride in (8, 16, 32):
         heads[f"bbox_{stride}"] = _Head(stride, 4, None, np.tile(np.array([0, 0, 1, 1], np.float32), 2))
     for stride in (8, 16, 32) if points else ():
-        heads[f"kps_{stride}"] = _Head(stride, 10, None, np.tile(POINTS_IN_CELL.ravel(), 2))
+        heads[f"kps_{stride}"] = _Head(stride, 10, None, np.tile(np.float32(in_cell).ravel(), 2))
     return _network("input.1", [1, 3, "?", "?"], heads, batched=False)
 
 

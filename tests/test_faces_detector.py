@@ -16,7 +16,7 @@ POINTS = template(112).astype(np.float32)
 class Scripted:
     """Answers with the given faces, and keeps the pictures it was shown."""
 
-    name = "scripted"
+    name, min_score, det_size = "scripted", 0.5, None
 
     def __init__(self, *answers):
         self.answers, self.shown = list(answers), []
@@ -98,7 +98,14 @@ def test_second_look_has_a_border_and_its_answer_is_moved_back():
     face = faces.found[0][0]
     assert face.box == (0, 0, 45, 45)
     assert np.array_equal(face.points, POINTS - 25) and np.array_equal(face.landmarks, landmarks - 25)
-    assert faces.tried == "scripted, then again with a black border around the picture"
+    assert faces.tried.startswith("scripted, then again with a black border around the picture and turned by")
+
+
+def test_search_and_min_size_reach_every_picture():
+    script = Scripted([_face()], [])
+    faces = detector.detect_faces(script, torch.zeros(2, 64, 64, 3), "quick", min_size=60)
+    assert [len(found) for found in faces.found] == [1, 0] and len(script.shown) == 3
+    assert faces.tried.endswith("picture; faces under 60 pixels (min_size) do not count")
 
 
 def test_no_second_look_where_the_first_found_something():

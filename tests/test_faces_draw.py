@@ -1,5 +1,7 @@
 """The overlay shows every face where it is, and survives any picture size."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +30,13 @@ def test_numbers_differ_between_faces():
     drawn = overlay(Faces(torch.zeros(1, 256, 380, 3), ((FACE, other),)))[0]
     first, second = drawn[74:90, 100:150], drawn[74:90, 190:240]
     assert (first - second).abs().max() > 0.2
+
+
+def test_a_person_followed_through_a_video_keeps_the_number():
+    first, second = (replace(FACE, number=number) for number in (0, 3))
+    drawn = overlay(Faces(torch.zeros(2, 256, 256, 3), ((first,), (second,))))
+    unnumbered = overlay(Faces(torch.zeros(1, 256, 256, 3), ((FACE,),)))
+    assert torch.equal(drawn[0], unnumbered[0]) and not torch.equal(drawn[1], unnumbered[0])
 
 
 def test_lines_grow_with_the_picture():

@@ -1,5 +1,6 @@
 """The insightface backend through the real package, on a synthetic pack; never a download."""
 
+import copy
 import importlib.util
 import sys
 
@@ -53,6 +54,21 @@ def test_pack_without_landmarks_and_larger_picture(models):
     (face,) = _detect("insightface: own_pack", wide)
     assert face.landmarks is None
     assert np.allclose(face.points, [256, 192] + 64 * onnx_packs.POINTS_IN_CELL, atol=1e-3)
+
+
+@needs_insightface
+def test_the_search_at_other_sizes_reaches_the_network(models):
+    """A face of one cell's size at 1280 is half a cell at 640, where this network is blind."""
+    onnx_packs.write_insightface_pack(models / "buffalo_l")
+    large = onnx_packs.red_cell_picture(7, 4, side=1280)
+    loaded = detector.load("insightface: buffalo_l", 0.5, 640)
+    assert loaded.det_size == 640
+    assert loaded.detect(large) == []
+    double = copy.copy(loaded)
+    double.det_size = 1280
+    (face,) = double.detect(large)
+    assert np.allclose(face.box, (128, 224, 160, 256), atol=1e-3)
+    assert loaded.detect(large) == [], "and the loaded detector still looks at its own size"
 
 
 @needs_insightface

@@ -5,18 +5,17 @@ import folder_paths
 import numpy as np
 import pytest
 import torch
-from comfy_extras.mediapipe import face_landmarker
+from comfy_extras.mediapipe.face_geometry import transformation_matrix_from_detection
 from comfy_extras.nodes_mediapipe import FaceLandmarkerModel, MediaPipeFaceLandmarker
 from likeness.faces import detector
+from likeness.faces.host_types import bounding_boxes, face_landmarks
 from likeness.faces.mediapipe import from_host_landmarks
+from likeness.tests import mediapipe_file
+from likeness.tests.mediapipe_file import FILE, FIVE
 from likeness.weights import folders
 from PIL import Image
 
 folders.register()
-
-FILE = "mediapipe_face_fp32.safetensors"
-FIVE = [468, 473, 1, 61, 291]
-RINGS = ("face_oval", "left_eye", "right_eye", "left_eyebrow", "right_eyebrow", "lips", "irises", "nose", "tesselation")
 
 
 @pytest.fixture(scope="module")
@@ -26,43 +25,11 @@ def picture(root):
 
 @pytest.fixture(scope="module")
 def states(picture):
-    """The two detectors with drawn weights, each sharpened until exactly one anchor of the photo is a face."""
-    torch.manual_seed(7)
-    drawn = {variant: face_landmarker.FaceLandmarker(detector_variant=variant) for variant in ("short", "full")}
-    pixels = (picture[0] * 255).round().movedim(-1, 0)
-    with torch.no_grad():
-        _fire_once(drawn["short"].detector, pixels, 128, ["cls_16", "cls_8"], ["reg_16", "reg_8"])
-        _fire_once(drawn["full"].detector, pixels, 192, ["cls_dw"], ["reg_dw"])
-    return {variant: landmarker.state_dict() for variant, landmarker in drawn.items()}
-
-
-def _fire_once(network, pixels, side, class_heads, box_heads):
-    best, second = network(face_landmarker._blazeface_input_warp(pixels, side)[0][None])[1].flatten().topk(2).values
-    sharpness = 20 / (best - second)
-    for head in map(network.get_submodule, class_heads):
-        head.weight *= sharpness
-        head.bias.sub_((best + second) / 2).mul_(sharpness)
-    # Every anchor answers with the same box around itself and eyes level: width, height and keypoints in input pixels.
-    box = torch.tensor([0, 0, side / 3, side / 3, -side / 12, -side / 12, side / 12, -side / 12] + 8 * [0.0])
-    for head in map(network.get_submodule, box_heads):
-        head.weight.zero_()
-        head.bias.copy_(box.repeat(len(head.bias) // 16))
+    return mediapipe_file.drawn_states(picture)
 
 
 def _write(folder, states, silent=()):
-    """The published layout; the detectors in `silent` never see a face."""
-    tensors = {key: value for key, value in states["short"].items() if not key.startswith("detector.")}
-    for variant, state in states.items():
-        for key, value in state.items():
-            if key.startswith("detector."):
-                tensors[f"detector_{variant}.{key[9:]}"] = value.clone()
-    for key in [key for key in tensors if key.startswith(tuple(f"detector_{variant}.cls" for variant in silent))]:
-        tensors[key] = torch.full_like(tensors[key], -1000.0 if key.endswith("bias") else 0.0)
-    tensors |= {f"topology.{name}": torch.tensor([[0, 1], [1, 2], [2, 0]], dtype=torch.int32) for name in RINGS}
-    tensors["canonical_vertices"] = torch.randn(478, 3, generator=torch.Generator().manual_seed(0))
-    tensors["procrustes_indices"] = torch.arange(30, dtype=torch.int32)
-    tensors["procrustes_weights"] = torch.ones(30)
-    comfy.utils.save_torch_file({key: value.contiguous() for key, value in tensors.items()}, str(folder / FILE))
+    mediapipe_file.write(folder / FILE, states, silent)
 
 
 @pytest.fixture
@@ -71,10 +38,15 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def _host_answer(folder, picture, variant):
+def _host_node(folder, picture, variant):
+    """FACE_LANDMARKS and BOUNDING_BOX of the host's own node."""
     model = FaceLandmarkerModel(comfy.utils.load_torch_file(str(folder / FILE)))
     with torch.no_grad():
-        return MediaPipeFaceLandmarker.execute(model, picture, variant, 0, 0.5, "empty").result[0]["frames"][0]
+        return MediaPipeFaceLandmarker.execute(model, picture, variant, 0, 0.5, "empty").result
+
+
+def _host_answer(folder, picture, variant):
+    return _host_node(folder, picture, variant)[0]["frames"][0]
 
 
 @pytest.mark.parametrize("silent, variant", [((), "short"), (("short",), "full")])
@@ -88,6 +60,40 @@ def test_same_landmarks_as_the_hosts_node_short_range_first(folder, states, pict
     assert face.score == expected["score"] > 0.99
     assert {tuple(point) for point in face.points} == {tuple(point) for point in expected["landmarks_xy"][FIVE]}
     assert np.allclose(face.box, expected["bbox_xyxy"])
+
+
+def _same(ours, theirs):
+    if isinstance(theirs, dict):
+        return ours.keys() == theirs.keys() and all(_same(ours[key], theirs[key]) for key in theirs)
+    if isinstance(theirs, (list, tuple)):
+        return len(ours) == len(theirs) and all(map(_same, ours, theirs))
+    return np.array_equal(ours, theirs)
+
+
+def test_face_landmarks_and_boxes_are_those_of_the_hosts_node(folder, states, picture):
+    _write(folder, states)
+    faces = detector.detect_faces(detector.load(f"mediapipe: {FILE}", 0.5, 640), picture)
+    landmarks, boxes = _host_node(folder, picture, "short")  # of one picture: a batch rounds otherwise
+    ours = face_landmarks(faces)
+    assert ours["frames"][0][0]["transformation_matrix"].shape == (4, 4)
+    assert _same(ours, landmarks)
+    assert _same(bounding_boxes(faces), boxes), "this face lies within the picture, so nothing is clipped"
+
+
+def test_face_landmarks_after_the_border_are_in_pixels_of_the_picture(folder, picture):
+    bordered = torch.nn.functional.pad(picture, (0, 0, 128, 128, 128, 128))
+    mediapipe_file.write(folder / FILE, mediapipe_file.drawn_states(bordered))
+    loaded = detector.load(f"mediapipe: {FILE}", 0.5, 640)
+    blind, loaded.detect = loaded.detect, lambda image: blind(image) if image.shape[0] == 768 else []
+    (face,) = face_landmarks(detector.detect_faces(loaded, picture))["frames"][0]
+    (there,) = _host_answer(folder, bordered, "short")
+    assert np.array_equal(face["landmarks_xy"], there["landmarks_xy"] - 128)
+    assert np.array_equal(face["bbox_xyxy"], there["bbox_xyxy"] - 128)
+    assert _same(face["blendshapes"], there["blendshapes"]) and _same(face["landmarks_3d"], there["landmarks_3d"])
+    # The pose is that of a face at this place in this picture, so it is worked out anew.
+    expected = transformation_matrix_from_detection(face, 512, 512, loaded.canonical)
+    assert np.array_equal(face["transformation_matrix"], expected)
+    assert not np.allclose(expected, there["transformation_matrix"])
 
 
 def test_nothing_found_by_both(folder, states, picture):

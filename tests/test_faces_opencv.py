@@ -1,5 +1,6 @@
 """OpenCV's detectors: the Haar cascade on a real photo, YuNet through a synthetic network in its layout."""
 
+import copy
 import sys
 
 import folder_paths
@@ -162,6 +163,17 @@ def test_yunet_scales_to_det_size_and_back(detection_folder):
     (face,) = yunet.detect(wide)
     assert np.allclose(face.box, (256, 192, 320, 256), atol=1e-3)
     assert np.allclose(face.points, [256, 192] + 64 * onnx_packs.POINTS_IN_CELL, atol=1e-3)
+
+
+def test_the_search_at_other_sizes_reaches_yunet(detection_folder):
+    onnx_packs.write_yunet(detection_folder / "yunet.onnx")
+    yunet = detector.load("opencv: yunet.onnx", 0.5, 320)
+    picture = onnx_packs.red_cell_picture(7, 4)
+    assert yunet.detect(picture) == []
+    double = copy.copy(yunet)
+    double.det_size = 640
+    (face,) = double.detect(picture)
+    assert np.allclose(face.box, (128, 224, 160, 256), atol=1e-3) and yunet.detect(picture) == []
 
 
 def test_missing_yunet_names_the_folder(detection_folder):

@@ -1,0 +1,93 @@
+"""Faces from other packs' nodes, and for them."""
+
+from comfy_api.latest import io, ui
+
+from ..faces import draw, host_types
+from ..faces.choose import apply_policy
+from .faces import choosing, video
+from .sockets import FaceDetectorType, FaceLandmarksType, FacesType
+
+
+class ImportFaces(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessImportFaces",
+            display_name="Faces from Other Nodes",
+            category="likeness/faces",
+            description="Makes faces of what other nodes found: MediaPipe landmarks, bounding boxes or a mask, as "
+            "SAM, Grounding DINO, RT-DETR and Impact nodes give them.",
+            search_aliases=["import faces", "bbox to faces", "mask to faces", "sam", "grounding dino", "impact"],
+            inputs=[
+                io.Image.Input("image", tooltip="The pictures in which the other node found the faces."),
+                *choosing("all"),
+                FaceLandmarksType.Input(
+                    "face_landmarks",
+                    optional=True,
+                    tooltip="From Detect Face Landmarks (MediaPipe); taken exactly as they are. Connect one of "
+                    "face_landmarks, bboxes and mask.",
+                ),
+                io.BoundingBox.Input(
+                    "bboxes",
+                    optional=True,
+                    force_input=True,
+                    tooltip="Boxes around faces or persons: one, a list, or a list per picture.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="One mask per picture, or one for all; every patch of it is a face.",
+                ),
+                FaceDetectorType.Input(
+                    "face_detector",
+                    optional=True,
+                    tooltip="Looks for the face in each box or patch. Without it the eyes, nose and mouth are guessed "
+                    "from the box, upright.",
+                ),
+                video(),
+            ],
+            outputs=[
+                FacesType.Output("faces"),
+                io.Image.Output("overlay", tooltip="The pictures with boxes, points, scores and numbers drawn in."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image,
+        choose,
+        index,
+        if_no_face,
+        face_landmarks=None,
+        bboxes=None,
+        mask=None,
+        face_detector=None,
+        video=False,
+    ) -> io.NodeOutput:
+        found = host_types.import_faces(image, face_landmarks, bboxes, mask, face_detector)
+        faces = apply_policy(found, choose, index, if_no_face, video, host_types.LOOK_THERE)
+        overlay = draw.overlay(faces)
+        return io.NodeOutput(faces, overlay, ui=ui.PreviewImage(overlay, cls=cls))
+
+
+class FacesToLandmarks(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessFacesToLandmarks",
+            display_name="Faces to MediaPipe Landmarks",
+            category="likeness/faces",
+            description="Hands faces that MediaPipe found to ComfyUI's own MediaPipe nodes, which draw meshes and "
+            "masks.",
+            search_aliases=["face mesh", "face landmarks", "export faces"],
+            inputs=[FacesType.Input("faces", tooltip="From Detect Faces with a mediapipe detector.")],
+            outputs=[FaceLandmarksType.Output("face_landmarks")],
+        )
+
+    @classmethod
+    def execute(cls, faces) -> io.NodeOutput:
+        return io.NodeOutput(host_types.face_landmarks(faces))
+
+
+NODES = [ImportFaces, FacesToLandmarks]

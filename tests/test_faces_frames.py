@@ -1,0 +1,149 @@
+"""Faces followed through a video, and frames without one."""
+
+import numpy as np
+import pytest
+import torch
+from likeness.faces.align import template
+from likeness.faces.choose import IF_NO_FACE, apply_policy, left_to_right
+from likeness.faces.frames import fill_from_nearest, number_faces
+from likeness.faces.types import Face, Faces
+
+SIZE = (120, 400)
+
+
+def face(x, y=60.0, side=40.0, score=0.9):
+    """A face whose box has its centre at x, y."""
+    box = (x - side / 2, y - side / 2, x + side / 2, y + side / 2)
+    points = template(112) * side / 112 + [x - side / 2, y - side / 2]
+    return Face(points.astype(np.float32), box, score)
+
+
+def centre(one):
+    return (one.box[0] + one.box[2]) / 2
+
+
+def video(*frames):
+    images = torch.linspace(0, 1, len(frames))[:, None, None, None].expand(-1, *SIZE, 3)
+    return Faces(images, tuple(left_to_right(frame) for frame in frames), "a detector")
+
+
+def crossing(frames=32, hidden=range(0), jitter=0.0):
+    """Two persons walk past each other: A from the left, B from the right and a little lower."""
+    random = np.random.default_rng(3)
+    both = []
+    for i in range(frames):
+        a, b = 40 + 10 * i, 360 - 10 * i
+        shaken = random.normal(0, jitter, 4) if jitter else np.zeros(4)
+        persons = [face(a + shaken[0], 58 + shaken[1], 40), face(b + shaken[2], 64 + shaken[3], 44)]
+        both.append(tuple(persons[1:] if i in hidden else persons))
+    return both, [40 + 10 * i for i in range(frames)], [360 - 10 * i for i in range(frames)]
+
+
+@pytest.mark.parametrize("hidden, jitter", [(range(0), 0), (range(14, 19), 0), (range(0), 1.5), (range(13, 20), 1.0)])
+@pytest.mark.parametrize("index", [0, 1])
+def test_two_persons_crossing_keep_their_numbers(hidden, jitter, index):
+    frames, *ways = crossing(32, hidden, jitter)
+    kept = apply_policy(video(*frames), "left to right", index, "nearest frame", video=True)
+    for i, (one,) in enumerate(kept.found):
+        assert one.number == index
+        if index == 1 or i not in hidden:
+            assert abs(centre(one) - ways[index][i]) < 5
+
+
+def test_without_video_faces_come_left_to_right_as_ever():
+    frames, *_ = crossing()
+    kept = apply_policy(video(*frames), "all", 0, "error")
+    for found in kept.found:
+        assert [centre(one) for one in found] == sorted(map(centre, found))
+        assert [one.number for one in found] == [None, None]
+    (first,), *_, (last,) = apply_policy(video(*frames), "left to right", 0, "error").found
+    assert centre(first) == 40 and centre(last) == 50, "whoever is leftmost"
+
+
+def test_all_keeps_a_stable_order_through_the_crossing():
+    frames, a, b = crossing()
+    kept = apply_policy(video(*frames), "all", 0, "error", video=True)
+    assert [[centre(one) for one in found] for found in kept.found] == [list(pair) for pair in zip(a, b)]
+
+
+@pytest.mark.parametrize("rule, expected", [("largest", 200), ("most central", 200), ("left to right", 60)])
+def test_largest_and_most_central_are_decided_in_the_first_frame_with_faces(rule, expected):
+    frames = [(), (face(60), face(200, side=44)), (face(62, side=56), face(190, side=40))]
+    kept = apply_policy(video(*frames), rule, 0, "skip", video=True)
+    assert len(kept.found) == 2 and centre(kept.found[0][0]) == expected
+    assert kept.found[1][0].number == kept.found[0][0].number
+    assert centre(apply_policy(video(*frames), "largest", 0, "skip").found[1][0]) == 62
+
+
+def test_who_vanishes_keeps_the_number_free_and_newcomers_get_the_next():
+    frames = [(face(60), face(200)), (face(60),), (face(60), face(340)), (face(60), face(204), face(340))]
+    numbers = [{one.number: centre(one) for one in found} for found in number_faces(tuple(frames))]
+    assert numbers == [{0: 60, 1: 200}, {0: 60}, {0: 60, 2: 340}, {0: 60, 1: 204, 2: 340}]
+
+
+def test_a_face_of_quite_another_size_in_the_same_place_is_somebody_else():
+    numbers = [found[0].number for found in number_faces(((face(60, side=30),), (face(60, side=100),)))]
+    assert numbers == [0, 1]
+
+
+def test_no_faces_at_all_and_too_large_a_number():
+    empty = video((), ())
+    for if_no_face in ("error", "skip", "nearest frame"):
+        with pytest.raises(ValueError, match="No face was found in picture 1, 2 of 2"):
+            apply_policy(empty, "left to right", 3, if_no_face, video=True)
+    assert len(apply_policy(empty, "left to right", 3, "whole picture", video=True).found) == 2
+    with pytest.raises(ValueError, match=r"Face 2 of the video .* there are only 2 faces \(index 0 to 1\) in all its"):
+        apply_policy(video((face(60),), (face(60), face(200))), "left to right", 2, "skip", video=True)
+
+
+MIDDLE = range(12, 20)
+
+
+@pytest.fixture
+def thirty_two():
+    """32 frames of one person walking; nobody is seen in frames 12 to 19."""
+    return video(*(() if i in MIDDLE else (face(50 + 8 * i, score=0.5 + i / 100),) for i in range(32)))
+
+
+@pytest.mark.parametrize("followed", [False, True])
+@pytest.mark.parametrize("rule", ["largest", "left to right", "all"])
+@pytest.mark.parametrize("if_no_face", IF_NO_FACE)
+def test_a_batch_of_32_with_faceless_frames_in_the_middle(thirty_two, rule, if_no_face, followed):
+    if if_no_face == "error":
+        named = r"picture 13, 14, 15, 16, 17, 18, 19, 20 of 32 \(searched with a detector\)"
+        with pytest.raises(ValueError, match=f'No face was found in {named}.*"nearest frame"'):
+            apply_policy(thirty_two, rule, 0, if_no_face, followed)
+        return
+    kept = apply_policy(thirty_two, rule, 0, if_no_face, followed)
+    if if_no_face == "skip":
+        shown = [i for i in range(32) if i not in MIDDLE]
+        assert torch.equal(kept.images, thirty_two.images[shown])
+        assert [centre(found[0]) for found in kept.found] == [50 + 8 * i for i in shown]
+        return
+    assert torch.equal(kept.images, thirty_two.images) and [len(found) for found in kept.found] == [1] * 32
+    if if_no_face == "whole picture":
+        assert [found[0].score == 0 for found in kept.found] == [i in MIDDLE for i in range(32)]
+        return
+    # 12 to 15 are nearer to 11, 16 to 19 to 20.
+    source = [11 if i in range(12, 16) else 20 if i in range(16, 20) else i for i in range(32)]
+    assert [centre(found[0]) for found in kept.found] == [50 + 8 * i for i in source]
+    assert [found[0].score for found in kept.found] == [0.5 + i / 100 for i in source], "the score comes along"
+
+
+def test_of_two_equally_near_frames_the_earlier_one_lends():
+    one, other = (face(60),), (face(200),)
+    assert fill_from_nearest(((), one, (), other, ())) == (one, one, one, other, other)
+
+
+def test_a_frame_in_which_only_another_is_seen_lacks_the_one_followed():
+    frames = [(face(60), face(200)), (face(60),), (face(60), face(200))]
+    with pytest.raises(ValueError, match="Face 1, as the video numbers them, was not found in picture 2 of 3"):
+        apply_policy(video(*frames), "left to right", 1, "error", video=True)
+    kept = apply_policy(video(*frames), "left to right", 1, "nearest frame", video=True)
+    assert [centre(found[0]) for found in kept.found] == [200, 200, 200]
+    assert len(apply_policy(video(*frames), "left to right", 1, "skip", video=True).found) == 2
+
+
+def test_many_faceless_pictures_are_not_all_listed():
+    with pytest.raises(ValueError, match="picture 2, 3, 4, 5, 6, 7, 8, 9 and more of 40"):
+        apply_policy(video((face(60),), *[()] * 39), "largest", 0, "error")

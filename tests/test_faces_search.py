@@ -1,0 +1,192 @@
+"""The search that does not give up: in which order it looks, how finds come back, what it does not believe."""
+
+import numpy as np
+import pytest
+from likeness.faces import detector, search
+from likeness.faces.types import Face
+from PIL import Image
+
+# A marked face: red values that tell eyes, nose and mouth, and in green the number of the point in template order.
+RED = [50, 50, 100, 150, 150]
+OFFSETS = np.array([[4, 5], [14, 6], [9, 10], [5, 15], [13, 14]])  # x, y
+
+
+def marked(width, height, at, scale=1):
+    picture = np.full((height, width, 3), 9, np.uint8)
+    for number, (x, y) in enumerate(np.array(at) + scale * OFFSETS):
+        picture[y, x] = RED[number], number, 200
+    return picture
+
+
+def numbered(picture):
+    """The places of the five marks [5, 2] in a picture, in template order: the truth, read off its pixels."""
+    rows, columns = np.nonzero(picture[..., 2] == 200)
+    order = picture[rows, columns, 1].argsort()
+    return np.stack([columns, rows], axis=1)[order]
+
+
+class Reader:
+    """Sees the marked face where it is upright, at the sizes and with the room around it that it is told to need."""
+
+    name = "reader"
+
+    def __init__(self, det_size=None, sees_at=None, room=0, score=0.9, min_score=0.5):
+        self.det_size, self.sees_at, self.room, self.score, self.min_score = det_size, sees_at, room, score, min_score
+        self.looks = []
+
+    def detect(self, image):
+        self.looks.append((self.det_size, image.shape[:2]))
+        rows, columns = np.nonzero(image[..., 2] == 200)
+        points = np.stack([columns, rows], axis=1)
+        kind = image[rows, columns, 0]
+        eyes, nose, mouth = (points[kind == red] for red in (50, 100, 150))
+        edge = np.array(image.shape[1::-1]) - 1
+        if self.sees_at not in (None, self.det_size) or np.minimum(points, edge - points).min() < self.room:
+            return []
+        down = mouth.mean(axis=0) - eyes.mean(axis=0)
+        if down[1] < abs(down[0]):
+            return []
+        points = np.concatenate([eyes[eyes[:, 0].argsort()], nose, mouth[mouth[:, 0].argsort()]]).astype(np.float32)
+        corners = np.concatenate([points.min(axis=0) - 2, points.max(axis=0) + 3])
+        host = {"landmarks_xy": points, "bbox_xyxy": corners, "score": self.score}
+        return [Face(points, tuple(map(float, corners)), self.score, points.copy(), host)]
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_a_turned_picture_gives_points_box_landmarks_and_mesh_back_exactly(turns):
+    picture = np.ascontiguousarray(np.rot90(marked(90, 70, (30, 20)), turns))
+    (face,) = search.find(Reader(), picture)
+    truth = numbered(picture)
+    assert np.array_equal(face.points, truth) and np.array_equal(face.landmarks, truth)
+    assert np.array_equal(face.host["landmarks_xy"], truth)
+    upright = (*OFFSETS.min(axis=0) - 2 + (30, 20), *OFFSETS.max(axis=0) + 3 + (30, 20))
+    corner_marks = np.zeros((70, 90), int)
+    corner_marks[upright[1], upright[0]] = corner_marks[upright[3], upright[2]] = 1
+    rows, columns = np.nonzero(np.rot90(corner_marks, turns))
+    assert face.box == (columns.min(), rows.min(), columns.max(), rows.max())
+    assert np.array_equal(face.host["bbox_xyxy"], face.box) and face.points.dtype == np.float32
+
+
+def test_the_looks_and_their_order():
+    def looks(how, det_size=640, **kwargs):
+        reader = Reader(det_size, room=999, **kwargs)
+        assert search.find(reader, marked(100, 64, (5, 5)), how) == []
+        return reader.looks
+
+    first = [(640, (64, 100)), (640, (114, 150))]
+    sizes = [(size, (64, 100)) for size in (320, 480, 960, 1280)]
+    turned = [(640, (100, 64)), (640, (64, 100)), (640, (100, 64))]
+    assert looks("quick") == first
+    assert looks("thorough") == first + sizes + turned
+    assert [size for size, _ in looks("thorough", None)] == [None] * 5
+
+
+def test_it_stops_at_the_first_look_that_finds_and_leaves_the_detector_as_it_was():
+    reader = Reader(640, sees_at=480)
+    (face,) = search.find(reader, marked(100, 64, (30, 20)))
+    assert np.array_equal(face.points, OFFSETS + [30, 20])
+    assert [size for size, _ in reader.looks] == [640, 640, 320, 480, 480] and reader.det_size == 640
+    assert search.find(Reader(640, sees_at=480), marked(100, 64, (30, 20)), "quick") == []
+
+
+def test_a_face_near_the_edge_is_found_within_the_border():
+    reader = Reader(room=12)
+    (face,) = search.find(reader, marked(40, 40, (10, 3)))
+    assert np.array_equal(face.points, OFFSETS + [10, 3]) and len(reader.looks) == 2
+
+
+@pytest.mark.parametrize("det_size, sizes", [
+    (640, [320, 480, 960, 1280]), (64, [96, 128]), (2048, [1024, 1536]), (320, [160, 256, 480, 640]), (None, []),
+])  # fmt: skip
+def test_other_sizes_are_multiples_of_32_within_the_nodes_range(det_size, sizes):
+    assert search.other_sizes(det_size) == sizes
+
+
+class Dreamer(Reader):
+    """Answers any picture but the plain and the bordered one with the same face, wherever it may be."""
+
+    def __init__(self, face, **kwargs):
+        super().__init__(**kwargs)
+        self.face = face
+
+    def detect(self, image):
+        self.looks.append(image.shape)
+        return [self.face] if len(self.looks) > 2 else []
+
+
+def test_a_find_that_is_not_seen_in_the_mirror_does_not_count():
+    dream = Face(OFFSETS.astype(np.float32), (2.0, 3.0, 18.0, 18.0), 0.99)
+    dreamer = Dreamer(dream)
+    assert search.find(dreamer, np.zeros((80, 80, 3), np.uint8)) == [] and len(dreamer.looks) == 2 + 3 * 2
+
+
+@pytest.mark.parametrize("change", ["low score", "upside down", "points outside"])
+def test_an_unsure_find_in_a_turned_picture_does_not_count(monkeypatch, change):
+    sees = Reader.detect
+
+    def unsure(self, image):
+        found = sees(self, image)
+        for face in found:
+            points = face.points.copy()
+            if change == "upside down":
+                points = points[[3, 4, 2, 0, 1]]
+            if change == "points outside":
+                points[2, 0] += 50
+            yield Face(points, face.box, 0.74 if change == "low score" else 0.76)
+
+    monkeypatch.setattr(Reader, "detect", lambda self, image: list(unsure(self, image)))
+    turned = np.ascontiguousarray(np.rot90(marked(90, 70, (30, 20)), 1))
+    assert search.find(Reader(), turned) == []
+    assert change == "upside down" or len(search.find(Reader(), marked(90, 70, (30, 20)))) == 1  # nothing to doubt
+
+
+def test_a_sure_find_in_a_turned_picture_needs_half_of_what_is_left_above_min_score():
+    turned = np.ascontiguousarray(np.rot90(marked(90, 70, (30, 20)), 1))
+    assert len(search.find(Reader(score=0.75, min_score=0.5), turned)) == 1
+    assert search.find(Reader(score=0.75, min_score=0.6), turned) == []
+
+
+def test_min_size_measures_the_shorter_side_and_the_search_goes_on():
+    reader = Reader(640)
+    picture = marked(100, 64, (30, 20))  # the box is 15 wide and 15 high
+    assert len(search.find(reader, picture, min_size=15)) == 1 and len(reader.looks) == 1
+    assert search.find(reader, picture, min_size=16) == [] and len(reader.looks) > 7
+    clipped = marked(100, 64, (84, 20))  # and 14 wide where the edge cuts it
+    assert len(search.find(Reader(), clipped, min_size=13)) == 1 and search.find(Reader(), clipped, min_size=14) == []
+
+
+def test_what_was_tried_in_words():
+    assert search.in_words(Reader(), "quick", 0) == "reader, then again with a black border around the picture"
+    assert search.in_words(Reader(640), "thorough", 24) == (
+        "reader, then again with a black border around the picture, at det_size 320, 480, 960 and 1280 and turned by "
+        "90, 180 and 270 degrees; faces under 24 pixels (min_size) do not count"
+    )
+    assert "picture and turned by 90" in search.in_words(Reader(), "thorough", 0)
+
+
+@pytest.fixture(scope="module")
+def haar():
+    cv2 = pytest.importorskip("cv2")
+    if not hasattr(cv2, "CascadeClassifier"):
+        pytest.skip("OpenCV 5 has no Haar cascade")
+    return detector.load("opencv: haar cascade", 0.5, 640)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_the_astronaut_lying_and_upside_down(haar, root, turns):
+    photo = np.array(Image.open(root / "workflows" / "assets" / "astronaut.png").convert("RGB"))
+    (upright,) = search.find(haar, photo)
+    (face,) = search.find(haar, np.ascontiguousarray(np.rot90(photo, turns)))
+    assert np.allclose(search.turned_back(face.points, turns, (512, 512)), upright.points)
+    assert face.score == upright.score
+
+
+@pytest.mark.usefixtures("haar")
+def test_texture_in_which_the_cascade_sees_faces_shows_none():
+    cv2 = pytest.importorskip("cv2")
+    small_haar = detector.load("opencv: haar cascade", 0.5, 256)
+    blots = cv2.resize(np.random.default_rng(22).integers(0, 256, (40, 40, 3), dtype=np.uint8), (256, 256))
+    looks = search._looks(small_haar, blots, "thorough")
+    alarms = [face for look, pixels, *_ in looks for face in look.detect(pixels) if search._sure(face, 0.5)]
+    assert len(alarms) >= 2, "choose other blots: these test nothing"
+    assert search.find(small_haar, blots) == []
