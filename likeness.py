@@ -21,6 +21,10 @@ def main(arguments: list) -> int:
     from likeness.devtools import environment
 
     try:
+        if options.command == "weights" and runs_here(options.rest):
+            return weights(options)
+        if options.command == "identities":
+            return identities(options)
         comfy = environment.prepare()
         if Path(sys.prefix).resolve() != environment.VENV.resolve():
             return run_again([environment.PYTHON, ROOT / "likeness.py", *arguments])
@@ -36,13 +40,15 @@ def main(arguments: list) -> int:
 def parse(arguments: list) -> argparse.Namespace:
     """The command and its options; what the command hands on to another program is in `rest`."""
     parser = argparse.ArgumentParser(prog="likeness.py", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{demo,test,host,weights,bench}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{demo,test,host,weights,identities,bench}")
     demo = commands.add_parser("demo", help="make a picture with and without the adapter, and a sheet of all steps")
     commands.add_parser("test", help="run the tests; arguments go to pytest", add_help=False)
     host = commands.add_parser("host", help="start ComfyUI with this extension; further arguments go to its main.py")
-    commands.add_parser("weights", help="what files there are to have, and where they go", add_help=False)
+    commands.add_parser("weights", help="list, fetch and verify weight files: weights -h says more", add_help=False)
+    listed = commands.add_parser("identities", help="list saved identities: photos, agreement, encoder, note")
+    listed.add_argument("folder", nargs="*", type=Path, help="where to look (default: face_id in models and output)")
     bench = commands.add_parser("bench", help="measure speed and memory; the results are printed as markdown")
-    bench.add_argument("name", choices=["sfags", "encoder", "startup"])
+    bench.add_argument("name", choices=["sfags", "encoder", "startup", "mixed", "f2d"])
     commands.add_parser("_checkpoints")
     commands.add_parser("_workflows")
     for command in (demo, host):
@@ -97,10 +103,32 @@ def host(options: argparse.Namespace, comfy: Path) -> int:
         return running.process.wait()
 
 
-def weights(options: argparse.Namespace, comfy: Path) -> int:
-    from likeness.weights import listing
+def weights(options: argparse.Namespace, comfy: Path | None = None) -> int:
+    from likeness.weights import command
 
-    return listing.main(options.rest)
+    return command.main(options.rest)
+
+
+def runs_here(rest: list) -> bool:
+    """Whether this Python, say that of the user's ComfyUI, is enough for the `weights` command: nothing is set up."""
+    from likeness.weights import command
+
+    return command.runs_here(rest)
+
+
+def identities(options: argparse.Namespace) -> int:
+    """List the identities in folders with the standard library alone."""
+    from likeness.devtools import environment
+    from likeness.encoders import identity_list
+
+    if gone := [folder for folder in options.folder if not folder.is_dir()]:
+        print(f"There is no folder {gone[0]}.", file=sys.stderr)
+        return 1
+    bases = [base for base in (environment.find_host(), environment.BASE) if base]
+    folders = options.folder or [base / kind / "face_id" for base in bases for kind in ("models", "output")]
+    sys.stdout.reconfigure(errors="replace")  # a note may hold letters that this terminal has not
+    print(*identity_list.lines(folders), sep="\n")
+    return 0
 
 
 def bench(options: argparse.Namespace, comfy: Path) -> int:

@@ -80,7 +80,10 @@ class Resampler(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        latents = self.latents.to(x).expand(x.shape[0], -1, -1)
+        return self.read(self.latents.to(x).expand(x.shape[0], -1, -1), x)
+
+    def read(self, latents: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Let `latents` [n, queries, dim] read the features x; FaceID-Plus brings latents of its own."""
         x = self.proj_in(x)
         for attention, feed_forward in self.layers:
             latents = attention(x, latents) + latents

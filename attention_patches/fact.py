@@ -195,6 +195,11 @@ def sigma_range(model, start_percent: float, end_percent: float) -> tuple[float,
 
 def check_identity(adapter, face_id) -> None:
     """Raise ValueError unless the identity was made by the kind of encoder the adapter was trained with."""
+    if adapter.kind != "fact":
+        raise ValueError(
+            f"Apply FACT: {adapter.name} is no FACT adapter but of the kind {adapter.kind}. Choose a FACT file in Load "
+            "Face Adapter."
+        )
     width, expected = face_id.features.shape[-1], adapter.sizes.embedding
     if face_id.encoder != adapter.encoder or width != expected:
         raise ValueError(

@@ -118,6 +118,99 @@ def fact_shapes(
     return shapes
 
 
+def _conv(prefix: str, inputs: int, outputs: int, kernel: int) -> Shapes:
+    return {f"{prefix}.weight": (outputs, inputs, kernel, kernel)}
+
+
+def _conv_bn(prefix: str, inputs: int, outputs: int, kernel: int) -> Shapes:
+    return _conv(f"{prefix}.conv", inputs, outputs, kernel) | _batch_norm(f"{prefix}.bn", outputs)
+
+
+def _resnet_shapes(prefix: str, blocks: tuple[int, ...], widths: tuple[int, ...]) -> Shapes:
+    shapes = _conv(f"{prefix}.conv1", 3, widths[0], 7) | _batch_norm(f"{prefix}.bn1", widths[0])
+    inputs = widths[0]
+    for layer, (count, width) in enumerate(zip(blocks, widths), 1):
+        for block in (f"{prefix}.layer{layer}.{i}" for i in range(count)):
+            shapes |= _conv(f"{block}.conv1", inputs, width, 3) | _batch_norm(f"{block}.bn1", width)
+            shapes |= _conv(f"{block}.conv2", width, width, 3) | _batch_norm(f"{block}.bn2", width)
+            if block.endswith(".0") and layer > 1:
+                shapes |= _conv(f"{block}.downsample.0", inputs, width, 1)
+                shapes |= _batch_norm(f"{block}.downsample.1", width)
+            inputs = width
+    return shapes
+
+
+def bisenet_shapes(
+    blocks: tuple[int, ...] = (2, 2, 2, 2),
+    widths: tuple[int, ...] = (64, 128, 256, 512),
+    context: int = 128,
+    fused: int = 256,
+    classes: int = 19,
+) -> Shapes:
+    """Names and shapes of a BiSeNet face parser; the defaults (ResNet-18) are 79999_iter.pth as published.
+
+    `blocks` and `widths` are those of the ResNet's four layers; `context` and `fused` the widths of what joins them.
+    """
+    shapes = _resnet_shapes("cp.resnet", blocks, widths)
+    for arm, inputs in (("cp.arm16", widths[2]), ("cp.arm32", widths[3])):
+        shapes |= _conv_bn(f"{arm}.conv", inputs, context, 3) | _conv(f"{arm}.conv_atten", context, context, 1)
+        shapes |= _batch_norm(f"{arm}.bn_atten", context)
+    shapes |= _conv_bn("cp.conv_head32", context, context, 3) | _conv_bn("cp.conv_head16", context, context, 3)
+    shapes |= _conv_bn("cp.conv_avg", widths[3], context, 1)
+    shapes |= _conv_bn("ffm.convblk", widths[1] + context, fused, 1)
+    shapes |= _conv("ffm.conv1", fused, fused // 4, 1) | _conv("ffm.conv2", fused // 4, fused, 1)
+    for head, inputs, inner in (("conv_out", fused, fused), ("conv_out16", context, 64), ("conv_out32", context, 64)):
+        shapes |= _conv_bn(f"{head}.conv", inputs, inner, 3) | _conv(f"{head}.conv_out", inner, classes, 1)
+    return shapes
+
+
+def msid_shapes(
+    dim: int = 384, depth: int = 12, tokens: int = 196, patch: int = 8, taps: tuple[int, ...] = (2, 5, 8, 11)
+) -> Shapes:
+    """Names and shapes of an MSID state dict; the defaults are as published, with the final norm that nothing reads."""
+    shapes = {"cls_token": (1, 1, dim), "pos_embed": (1, 1 + tokens, dim)}
+    shapes |= {"patch_embed.proj.weight": (dim, 3, patch, patch), "patch_embed.proj.bias": (dim,)}
+    for block in (f"blocks.{i}" for i in range(depth)):
+        shapes |= _norm(f"{block}.norm1", dim) | _linear(f"{block}.attn.qkv", dim, 3 * dim)
+        shapes |= _linear(f"{block}.attn.proj", dim, dim) | _norm(f"{block}.norm2", dim)
+        shapes |= _linear(f"{block}.mlp.fc1", dim, 4 * dim) | _linear(f"{block}.mlp.fc2", 4 * dim, dim)
+    shapes |= _norm("norm", dim)
+    for tap in taps:
+        shapes |= _batch_norm(f"norms.layer_{tap}.0", dim) | _norm(f"norms.layer_{tap}.1", dim)
+    return shapes
+
+
+def mapping_shapes(identity: int = 1536, expression: int = 64, hidden: int = 1536, word: int = 768) -> Shapes:
+    """Names and shapes of Face2Diffusion's mapping network; the defaults are as published."""
+    shapes = {"null_exp": (expression,)}
+    for words in ("i2t_first", "i2t_last"):
+        shapes |= _linear(f"{words}.layers.0.0", identity + expression, hidden)
+        shapes |= _linear(f"{words}.layers.1.0", hidden, hidden) | _linear(f"{words}.fc_out", hidden, word)
+    return shapes
+
+
+def deep3d_shapes(
+    stem: int = 64,
+    stages: tuple[tuple[int, int], ...] = ((3, 64), (4, 128), (6, 256), (3, 512)),
+    heads: tuple[int, ...] = (80, 64, 80, 3, 27, 2, 1),
+) -> Shapes:
+    """Names and shapes of Deep3DFaceRecon's regressor: a ResNet of `stages` (blocks, inner width) with linear heads."""
+    shapes = {"backbone.conv1.weight": (stem, 3, 7, 7)} | _batch_norm("backbone.bn1", stem)
+    inputs = stem
+    for stage, (blocks, width) in enumerate(stages, 1):
+        for prefix in (f"backbone.layer{stage}.{block}" for block in range(blocks)):
+            shapes |= {f"{prefix}.conv1.weight": (width, inputs, 1, 1)} | _batch_norm(f"{prefix}.bn1", width)
+            shapes |= {f"{prefix}.conv2.weight": (width, width, 3, 3)} | _batch_norm(f"{prefix}.bn2", width)
+            shapes |= {f"{prefix}.conv3.weight": (4 * width, width, 1, 1)} | _batch_norm(f"{prefix}.bn3", 4 * width)
+            if inputs != 4 * width:
+                shapes |= {f"{prefix}.downsample.0.weight": (4 * width, inputs, 1, 1)}
+                shapes |= _batch_norm(f"{prefix}.downsample.1", 4 * width)
+            inputs = 4 * width
+    for head, width in enumerate(heads):
+        shapes |= {f"final_layers.{head}.weight": (width, inputs, 1, 1), f"final_layers.{head}.bias": (width,)}
+    return shapes
+
+
 def _constant(name: str, shape: tuple[int, ...]) -> float | None:
     """The value of a tensor that is not random at heart (norms, biases, gates), else None."""
     if name.endswith(("alpha_attn", "alpha_dense")):
@@ -340,16 +433,17 @@ def _controlnet() -> bytes:
     return _torch_file(pooled(_shapes_of(ControlNet, **layout, operations=comfy.ops.disable_weight_init)))
 
 
-def _clip_vision() -> bytes:
+def _clip_half(network: str, config: str) -> bytes:
+    """One half of a CLIP with its projection: `network` of comfy.clip_model, sized by a `config` of the host's."""
     import json
 
     import comfy.clip_model
     import comfy.ops
     import torch
 
-    config = json.loads(Path(comfy.clip_model.__file__).with_name("clip_vision_config_h.json").read_text())
-    args = config, torch.float16, "meta", comfy.ops.disable_weight_init
-    return _torch_file(pooled(_shapes_of(comfy.clip_model.CLIPVisionModelProjection, *args)))
+    sizes = json.loads(Path(comfy.clip_model.__file__).with_name(config).read_text())
+    args = sizes, torch.float16, "meta", comfy.ops.disable_weight_init
+    return _torch_file(pooled(_shapes_of(getattr(comfy.clip_model, network), *args)))
 
 
 def _lora() -> bytes:
@@ -381,6 +475,14 @@ def _fact() -> bytes:
     return _torch_file(pooled(shapes))
 
 
+def _bisenet() -> bytes:
+    return _torch_file(pooled(bisenet_shapes()))
+
+
+def _of(shapes: Callable[[], Shapes]) -> bytes:
+    return _torch_file(pooled(shapes()))
+
+
 def _torch_file(tensors: dict) -> bytes:
     """What torch.save writes; through memory, because it would put the name of a file on disk into the archive."""
     import torch
@@ -395,10 +497,20 @@ FILES: dict[str, Callable[[], bytes]] = {
     "checkpoints/likeness_builtin_sd15_inpaint.ckpt": partial(_sd15, in_channels=9),
     "checkpoints/likeness_builtin_sdxl.ckpt": _sdxl,
     "controlnet/likeness_builtin_controlnet_sd15.pth": _controlnet,
-    "clip_vision/likeness_builtin_clip_vision_h.pt": _clip_vision,
+    "clip_vision/likeness_builtin_clip_vision_h.pt": partial(
+        _clip_half, "CLIPVisionModelProjection", "clip_vision_config_h.json"
+    ),
+    "clip_vision/likeness_builtin_clip_vision_l.pt": partial(
+        _clip_half, "CLIPVisionModelProjection", "clip_vision_config_vitl.json"
+    ),
+    "text_encoders/likeness_builtin_clip_l.pt": partial(_clip_half, "CLIPTextModel", "sd1_clip_config.json"),
     "loras/likeness_builtin_lora_sd15.safetensors": _lora,
     "facechain_fact/likeness_builtin_transface.pt": _transface,
     "facechain_fact/likeness_builtin_fact.ckpt": _fact,
+    "face2diffusion/likeness_builtin_msid.pt": partial(_of, msid_shapes),
+    "face2diffusion/likeness_builtin_mapping.pt": partial(_of, mapping_shapes),
+    "face2diffusion/likeness_builtin_deep3d.pth": partial(_of, deep3d_shapes),
+    "face_parsing/likeness_builtin_bisenet.pth": _bisenet,
 }
 
 

@@ -6,6 +6,7 @@ import comfy.model_management
 import comfy.model_patcher
 import torch
 
+from ..weights.managed import managed as managed  # adapters take it from here
 from .identity import FaceId
 
 
@@ -35,17 +36,3 @@ class FaceEncoder:
         device = comfy.model_management.intermediate_device()
         embedding = torch.nn.functional.normalize(embedding, dim=1).to(device)
         return FaceId(self.kind, self.name, self.sha256, features.to(device), embedding, crops, masked)
-
-
-def managed(network: torch.nn.Module, weights: dict, offload_device: torch.device) -> comfy.model_patcher.ModelPatcher:
-    """`network` with its weights, in evaluation mode, owned by a model patcher of the text encoders' devices.
-
-    Raises RuntimeError where the weights do not fit the network.
-    """
-    patcher = comfy.model_patcher.CoreModelPatcher(
-        network.eval().requires_grad_(False),
-        load_device=comfy.model_management.text_encoder_device(),
-        offload_device=offload_device,
-    )
-    network.load_state_dict(weights, assign=patcher.is_dynamic())
-    return patcher

@@ -45,9 +45,16 @@ def joined(first: FaceId, second: FaceId) -> FaceId:
 
 
 def check_same_encoder(first: FaceId, second: FaceId) -> None:
-    """Raise ValueError unless both identities were made by the same weights."""
+    """Raise ValueError unless both identities were made by the same weights, and look like it."""
     if (first.encoder, first.sha256) != (second.encoder, second.sha256):
         raise ValueError(
-            f"These identities cannot be joined: one was encoded by {first.file} ({first.encoder}), the other by "
-            f"{second.file} ({second.encoder}). Encode all photos with the same Load Face Encoder."
+            f"These identities cannot be joined or compared: one was encoded by {first.file} ({first.encoder}), the "
+            f"other by {second.file} ({second.encoder}). Encode all photos with the same Load Face Encoder."
         )
+    for part in ("features", "embedding", "crops"):
+        shapes = [list(getattr(identity, part).shape[1:]) for identity in (first, second)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"These identities cannot be joined or compared: both name {first.file}, but the {part} of a photo "
+                f"are {shapes[0]} in one and {shapes[1]} in the other. Encode the photos again."
+            )

@@ -7,8 +7,12 @@ import comfy.ops
 import torch
 
 from ..weights.hashing import file_sha256
+from ..weights.managed import managed
 from ..weights.reading import read_state_dict
-from .face_encoder import FaceEncoder, managed
+from .deep3d import COEFFICIENTS, Regressor, RegressorSizes
+from .expression import ExpressionEncoder
+from .face_encoder import FaceEncoder
+from .msid import USED_KEYS, Msid, MsidSizes
 from .transface import UNUSED_KEYS, TransFace, TransFaceSizes
 
 TRANSFACE_KEYS = (
@@ -18,29 +22,85 @@ TRANSFACE_KEYS = (
     "blocks.0.mlp.fc1.weight",
     "norm.weight",
 )
+REGRESSOR_KEYS = ("backbone.conv1.weight", "backbone.layer1.0.conv1.weight", "final_layers.0.weight")
 
 
 def load_encoder(path: str) -> FaceEncoder:
     """Load the face encoder at `path`, whatever the file is called.
 
-    Raises ValueError naming the file when it cannot be read, is no TransFace, or is one in another layout.
+    Raises ValueError naming the file when it cannot be read, is neither TransFace nor MSID, or has another layout.
     """
     state_dict = read_state_dict(path)
     name = Path(path).name
-    missing = [key for key in TRANSFACE_KEYS if key not in state_dict]
-    if missing or "cls_token" in state_dict:
-        why = f"the tensor '{missing[0]}' is missing" if missing else "it has a class token, which TransFace has not"
-        raise ValueError(f"{name} is not a TransFace encoder: {why}. Choose another file in Load Face Encoder.")
-    try:
-        return FaceEncoder("transface", name, file_sha256(path), transface(state_dict))
-    except RuntimeError as error:
-        reason = str(error).replace("\n\t", " ")
-        raise ValueError(f"{name} looks like TransFace but its tensors do not fit together: {reason}") from error
+    if _is_msid(state_dict):
+        patcher = _built(name, "MSID", msid, state_dict)
+        return FaceEncoder("msid", name, file_sha256(path), patcher, patcher.model.crop_size)
+    _refuse_strangers(name, state_dict)
+    return FaceEncoder("transface", name, file_sha256(path), _built(name, "TransFace", transface, state_dict))
+
+
+def load_expression_encoder(path: str) -> ExpressionEncoder:
+    """Load the expression encoder at `path`; raises ValueError naming the file when it is no Deep3DFaceRecon."""
+    state_dict = read_state_dict(path)
+    name = Path(path).name
+    missing = [key for key in REGRESSOR_KEYS if key not in state_dict]
+    if missing:
+        raise ValueError(
+            f"{name} is not a Deep3DFaceRecon network: the tensor '{missing[0]}' is missing. Choose another file in "
+            "Load Expression Encoder."
+        )
+    patcher = _built(name, "Deep3DFaceRecon", regressor, state_dict)
+    outputs = sum(patcher.model.heads)
+    if outputs != COEFFICIENTS:
+        raise ValueError(
+            f"{name} gives {outputs} coefficients, but Deep3DFaceRecon's own are {COEFFICIENTS}: use epoch_20.pth."
+        )
+    return ExpressionEncoder(name, patcher)
 
 
 def transface(state_dict: dict):
-    """The patcher of a TransFace. It computes in float32: the network is small, and its tokens steer the picture."""
-    weights = {key: value.float() for key, value in state_dict.items() if key not in UNUSED_KEYS}
+    """The patcher of a TransFace."""
+    weights = {key: value for key, value in state_dict.items() if key not in UNUSED_KEYS}
+    return _network(TransFace, TransFaceSizes.of(weights), weights)
+
+
+def msid(state_dict: dict):
+    """The patcher of an MSID; its final norm and a classifier head, which nothing reads, are left out."""
+    weights = {key: value for key, value in state_dict.items() if key.startswith(USED_KEYS)}
+    return _network(Msid, MsidSizes.of(weights), weights)
+
+
+def regressor(state_dict: dict):
+    """The patcher of a Deep3DFaceRecon regressor."""
+    return _network(Regressor, RegressorSizes.of(state_dict), state_dict)
+
+
+def _built(name: str, family: str, build, state_dict: dict):
+    try:
+        return build(state_dict)
+    except (RuntimeError, KeyError) as error:
+        reason = str(error).replace("\n\t", " ")
+        if isinstance(error, KeyError):
+            reason = f"the tensor {error} is missing, so the file is incomplete; fetch it again."
+        raise ValueError(f"{name} looks like {family} but its tensors do not fit together: {reason}") from error
+
+
+def _network(network, sizes, weights: dict):
+    """The patcher of `network`. It computes in float32: encoders are small, and what they say steers the picture."""
     offload_device = comfy.model_management.text_encoder_offload_device()
-    network = TransFace(TransFaceSizes.of(weights), comfy.ops.manual_cast, torch.float32, offload_device)
-    return managed(network, weights, offload_device)
+    module = network(sizes, comfy.ops.manual_cast, torch.float32, offload_device)
+    return managed(module, {key: value.float() for key, value in weights.items()}, offload_device)
+
+
+def _is_msid(state_dict: dict) -> bool:
+    return "cls_token" in state_dict and any(key.startswith("norms.layer_") for key in state_dict)
+
+
+def _refuse_strangers(name: str, state_dict: dict) -> None:
+    missing = [key for key in TRANSFACE_KEYS if key not in state_dict]
+    if missing or "cls_token" in state_dict:
+        why = f"the tensor '{missing[0]}' is missing" if missing else "it has a class token, which TransFace has not"
+        raise ValueError(
+            f"{name} is not a TransFace encoder: {why}. Nor is it MSID, which has 'cls_token' and 'norms.layer_2'. "
+            "Choose another file in Load Face Encoder."
+        )

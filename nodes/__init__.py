@@ -6,9 +6,19 @@ from ..weights import folders
 
 folders.register()  # before any schema asks what a folder holds
 
-from . import faces, fact, identity  # noqa: E402
+from . import best_of, face2diffusion, faces, fact, identity, inpaint, interop, masks, weights  # noqa: E402
 
 
 class LikenessExtension(ComfyExtension):
     async def get_node_list(self):
-        return [*faces.NODES, *identity.NODES, *fact.NODES]
+        return [
+            *faces.NODES,
+            *interop.NODES,
+            *masks.NODES,
+            *identity.NODES,
+            *fact.NODES,
+            *inpaint.NODES,
+            *face2diffusion.NODES,
+            *best_of.NODES,
+            *weights.NODES,
+        ]

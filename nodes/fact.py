@@ -4,14 +4,16 @@ from comfy_api.latest import io
 
 from ..adapters.loading import load_adapter
 from ..attention_patches.fact import apply_fact
-from ..weights import folders
-from .inputs import missing_file, weight_file
+from .inputs import missing_file, weight_file, weight_path
 from .sockets import FaceAdapterType, FaceIdType
 
-ADAPTER_FILES = (
-    "adapter_maj_mask_large_new_reg001_faceshuffle_00290001.ckpt",
-    "adapter_film_mask_large_new_reg001_faceshuffle_00290001.ckpt",
-)
+ADAPTER_FILES = {
+    "facechain_fact": (
+        "adapter_maj_mask_large_new_reg001_faceshuffle_00290001.ckpt",
+        "adapter_film_mask_large_new_reg001_faceshuffle_00290001.ckpt",
+    ),
+    "face2diffusion": ("mapping.pt",),
+}
 
 
 class LoadFaceAdapter(io.ComfyNode):
@@ -21,12 +23,14 @@ class LoadFaceAdapter(io.ComfyNode):
             node_id="LikenessLoadFaceAdapter",
             display_name="Load Face Adapter",
             category="likeness/loaders",
-            description="Loads the weights that carry an identity into the model. Recognised by their tensors, "
-            "whatever the file is called.",
-            search_aliases=["facechain", "fact", "face adapter"],
+            description="Loads the weights that carry an identity into the model (FACT) or the prompt "
+            "(Face2Diffusion). Recognised by their tensors, whatever the file is called.",
+            search_aliases=["facechain", "fact", "face2diffusion", "mapping network", "face adapter"],
             inputs=[
                 weight_file(
-                    "adapter_name", "facechain_fact", ADAPTER_FILES, "FACT adapter from models/facechain_fact."
+                    "adapter_name",
+                    ADAPTER_FILES,
+                    "FACT adapter from models/facechain_fact, or mapping network from models/face2diffusion.",
                 ),
             ],
             outputs=[FaceAdapterType.Output("face_adapter")],
@@ -34,11 +38,11 @@ class LoadFaceAdapter(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, adapter_name):
-        return missing_file("facechain_fact", adapter_name)
+        return missing_file(ADAPTER_FILES, adapter_name)
 
     @classmethod
     def execute(cls, adapter_name) -> io.NodeOutput:
-        return io.NodeOutput(load_adapter(folders.path("facechain_fact", adapter_name)))
+        return io.NodeOutput(load_adapter(weight_path(ADAPTER_FILES, adapter_name)))
 
 
 class ApplyFACT(io.ComfyNode):

@@ -1,15 +1,34 @@
-"""From faces to an identity."""
+"""Identities: read from faces, saved, loaded, combined and compared."""
 
-from comfy_api.latest import io
+import os
 
+from comfy_api.latest import io, ui
+
+from ..encoders import agreement, agreement_picture
+from ..encoders.combine import METHODS, combine
 from ..encoders.identity import joined
+from ..encoders.identity_file import KIND, description, find_identity, load_identity, new_path, save_identity
 from ..encoders.loading import load_encoder
 from ..faces.align import align_faces
 from ..weights import folders
-from .inputs import background, head_mask, mask_background, missing_file, weight_file
+from .inputs import background, head_mask, mask_background, missing_file, weight_file, weight_path
 from .sockets import FaceEncoderType, FaceIdType, FacesType
 
-ENCODER_FILES = ("ms1mv2_model_TransFace_S.pt",)
+ENCODER_FILES = {"facechain_fact": ("ms1mv2_model_TransFace_S.pt",), "face2diffusion": ("msid.pt",)}
+_NO_IDENTITY = "none saved yet"
+_IDENTITIES = [f"face_id_{number}" for number in range(1, 21)]
+
+
+def _min_agreement(what: str) -> io.Float.Input:
+    return io.Float.Input(
+        "min_agreement",
+        default=0.3,
+        min=-1.0,
+        max=1.0,
+        step=0.01,
+        tooltip=f"{what}The cosine of a photo with the mean of the others. Face recognisers give photos of one person "
+        "well above 0.3 and those of two people about 0.",
+    )
 
 
 class LoadFaceEncoder(io.ComfyNode):
@@ -19,12 +38,14 @@ class LoadFaceEncoder(io.ComfyNode):
             node_id="LikenessLoadFaceEncoder",
             display_name="Load Face Encoder",
             category="likeness/loaders",
-            description="Loads the network that reads an identity from an aligned face: TransFace for FACT. "
-            "Recognised by its tensors, whatever the file is called.",
-            search_aliases=["transface", "arcface", "facechain", "fact"],
+            description="Loads the network that reads an identity from an aligned face: TransFace for FACT, MSID for "
+            "Face2Diffusion. Recognised by its tensors, whatever the file is called.",
+            search_aliases=["transface", "msid", "arcface", "facechain", "fact", "face2diffusion"],
             inputs=[
                 weight_file(
-                    "encoder_name", "facechain_fact", ENCODER_FILES, "TransFace weights from models/facechain_fact."
+                    "encoder_name",
+                    ENCODER_FILES,
+                    "TransFace weights from models/facechain_fact, or MSID weights from models/face2diffusion.",
                 ),
             ],
             outputs=[FaceEncoderType.Output("face_encoder")],
@@ -32,11 +53,11 @@ class LoadFaceEncoder(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, encoder_name):
-        return missing_file("facechain_fact", encoder_name)
+        return missing_file(ENCODER_FILES, encoder_name)
 
     @classmethod
     def execute(cls, encoder_name) -> io.NodeOutput:
-        return io.NodeOutput(load_encoder(folders.path("facechain_fact", encoder_name)))
+        return io.NodeOutput(load_encoder(weight_path(ENCODER_FILES, encoder_name)))
 
 
 class EncodeIdentity(io.ComfyNode):
@@ -74,4 +95,175 @@ class EncodeIdentity(io.ComfyNode):
         return io.NodeOutput(joined(face_id, encoded) if face_id else encoded, crops)
 
 
-NODES = [LoadFaceEncoder, EncodeIdentity]
+class SaveIdentity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessSaveIdentity",
+            display_name="Save Identity",
+            category="likeness/identity",
+            description="Writes an identity to output/face_id, where Load Identity finds it. The photos are not needed "
+            "any more then. Every save gets a number of its own; nothing is overwritten.",
+            search_aliases=["save face", "save embeds", "face model", "export identity"],
+            inputs=[
+                FaceIdType.Input("face_id", tooltip="From Encode Identity or Combine Identities."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="person",
+                    tooltip="Name of the file in output/face_id; a number is added. '/' makes sub-folders, %year%, "
+                    "%month% and %day% stand for the date.",
+                ),
+                io.Boolean.Input(
+                    "thumbnails",
+                    default=True,
+                    tooltip="Keep the crops as small pictures in the file, so that you see later who it is. Turn it "
+                    "off for a file without pictures; the likeness is the same.",
+                ),
+                io.String.Input(
+                    "note",
+                    default="",
+                    multiline=True,
+                    tooltip="Kept in the file, for instance whose face it is and what that person agreed to.",
+                ),
+            ],
+            outputs=[
+                FaceIdType.Output("face_id_out", display_name="face_id"),
+                io.String.Output("path", tooltip="Where the file was written."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, face_id, filename_prefix, thumbnails, note) -> io.NodeOutput:
+        path = new_path(filename_prefix)
+        save_identity(path, face_id, thumbnails, note)
+        return io.NodeOutput(face_id, path)
+
+
+class LoadIdentity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessLoadIdentity",
+            display_name="Load Identity",
+            category="likeness/loaders",
+            description="Loads an identity that Save Identity wrote. It does exactly what the encoded one did; neither "
+            "the photos nor the face encoder are needed.",
+            search_aliases=["load face", "load embeds", "face model", "import identity"],
+            inputs=[
+                io.Combo.Input(
+                    "identity_name",
+                    options=folders.names(KIND) or [_NO_IDENTITY],
+                    tooltip="A file from output/face_id or models/face_id. Press R after saving one, so that the list "
+                    "is read again.",
+                ),
+            ],
+            outputs=[
+                FaceIdType.Output("face_id"),
+                io.Image.Output("crops", tooltip="The thumbnails, one per photo; grey figures where none were kept."),
+                io.String.Output("info", tooltip="Photos, encoder, agreement between the photos, and the note."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, identity_name):
+        try:
+            find_identity(identity_name)
+        except FileNotFoundError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, identity_name):
+        """A file that was replaced under the same name is loaded anew."""
+        state = os.stat(find_identity(identity_name))
+        return state.st_mtime_ns, state.st_size
+
+    @classmethod
+    def execute(cls, identity_name) -> io.NodeOutput:
+        face_id, header = load_identity(find_identity(identity_name))
+        return io.NodeOutput(face_id, face_id.crops, description(identity_name, header))
+
+
+class CombineIdentities(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        one = FaceIdType.Input("face_id", tooltip="An identity; its photos are taken as those of one person.")
+        return io.Schema(
+            node_id="LikenessCombineIdentities",
+            display_name="Combine Identities",
+            category="likeness/identity",
+            description="Makes one identity of several, or of the photos of one: all of them, their mean or median, "
+            "without those of somebody else, or something between two people.",
+            search_aliases=["merge faces", "average face", "blend faces", "interpolate identity", "outliers"],
+            inputs=[
+                io.Autogrow.Input(
+                    "identities",
+                    template=io.Autogrow.TemplateNames(one, names=_IDENTITIES, min=1),
+                    tooltip="One or more identities from the same face encoder; a new socket appears as you connect.",
+                ),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default="concatenate",
+                    tooltip="concatenate: every photo of all. mean, median: one typical photo. drop outliers: without "
+                    "the photos that do not agree with the others. interpolate: between the first identity and the "
+                    "second.",
+                ),
+                io.Float.Input(
+                    "slider",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Only for interpolate: 0 is the first identity, 1 the second.",
+                    display_mode=io.NumberDisplay.slider,
+                ),
+                _min_agreement("Only for drop outliers: "),
+            ],
+            outputs=[
+                FaceIdType.Output("face_id"),
+                io.String.Output("report", tooltip="What was done, and which photos were dropped."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, identities: io.Autogrow.Type, method, slider, min_agreement) -> io.NodeOutput:
+        return io.NodeOutput(*combine(list(identities.values()), method, slider, min_agreement))
+
+
+class IdentityAgreement(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessIdentityAgreement",
+            display_name="Identity Agreement",
+            category="likeness/identity",
+            description="Shows how far the photos of an identity agree, so that a photo of somebody else is seen at "
+            "once. With a second identity it compares the two.",
+            search_aliases=["compare faces", "face similarity", "face distance", "wrong photo", "outliers"],
+            inputs=[
+                FaceIdType.Input("face_id", tooltip="The identity whose photos are compared."),
+                _min_agreement("Photos below it are marked. "),
+                FaceIdType.Input(
+                    "compare_with",
+                    optional=True,
+                    tooltip="A second identity from the same face encoder: its photos are then the columns.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("picture", tooltip="The table with thumbnails; photos that disagree have a red frame."),
+                io.String.Output("table", tooltip="The same as text; ! marks the photos that disagree."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, face_id, min_agreement, compare_with=None) -> io.NodeOutput:
+        other = face_id if compare_with is None else compare_with
+        comparison = agreement.compare(face_id, compare_with, min_agreement)
+        picture = agreement_picture.draw(comparison, face_id.crops, other.crops)
+        return io.NodeOutput(picture, agreement.table(comparison), ui=ui.PreviewImage(picture, cls=cls))
+
+
+NODES = [LoadFaceEncoder, EncodeIdentity, SaveIdentity, LoadIdentity, CombineIdentities, IdentityAgreement]

@@ -8,26 +8,48 @@ from ..faces.types import Faces
 from ..weights import folders
 
 
-def weight_file(input_id: str, kind: str, published: tuple[str, ...], tooltip: str) -> io.Combo.Input:
-    """A combo of the files in the model folder `kind`; while there is none, of the published names."""
-    return io.Combo.Input(input_id, options=folders.published_or_present(kind, published), tooltip=tooltip)
+def weight_file(input_id: str, published: dict[str, tuple[str, ...]], tooltip: str) -> io.Combo.Input:
+    """A combo of the files in several model folders: kind -> published names, offered while the folder has no file."""
+    names = [name for kind, files in published.items() for name in folders.published_or_present(kind, files)]
+    return io.Combo.Input(input_id, options=list(dict.fromkeys(names)), tooltip=tooltip)
 
 
-def missing_file(kind: str, name: str) -> str | bool:
+def weight_path(published: dict[str, tuple[str, ...]], name: str) -> str:
+    """Where the file `name` of one of the model folders lies; of equal names that in the earlier folder is meant.
+
+    Raises FileNotFoundError that says where to get it, and names the folder in which it is published.
+    """
+    kinds = [kind for kind in published if name in folders.names(kind)]
+    kinds += [kind for kind, files in published.items() if name in files]
+    return folders.path(next(iter([*kinds, *published])), name)
+
+
+def missing_file(published: dict[str, tuple[str, ...]], name: str) -> str | bool:
     """True where the file is there, else what to do; for `validate_inputs`, so that it is said before anything runs."""
     try:
-        folders.path(kind, name)
+        weight_path(published, name)
     except FileNotFoundError as error:
         return str(error)
     return True
+
+
+def class_words(optional: bool = False) -> io.String.Input:
+    return io.String.Input(
+        "class_words",
+        default="a person",
+        optional=optional,
+        tooltip="Ordinary words for the person, such as 'a woman'; for several people one phrase each, separated by "
+        "commas.",
+    )
 
 
 def mask_background() -> io.Boolean.Input:
     return io.Boolean.Input(
         "mask_background",
         default=True,
-        tooltip="Black out everything but the head, as the crops were on which TransFace and FACT were trained. "
-        "Without a head mask the region is estimated from the face's landmarks.",
+        tooltip="Black out everything but the head, as the crops were on which FACT was trained. Off for MSID, the "
+        "encoder of Face2Diffusion, which wants the whole photo. Without a head mask the region is estimated from the "
+        "face's landmarks.",
     )
 
 
@@ -35,8 +57,8 @@ def head_mask() -> io.Mask.Input:
     return io.Mask.Input(
         "head_mask",
         optional=True,
-        tooltip="The head with its hair, one mask per picture or one for all, e.g. from a face parsing or SAM node. "
-        "Used instead of the estimated region while mask_background is on.",
+        tooltip="The head with its hair, e.g. from Face Masks with a face parser or from a SAM node: one mask per "
+        "picture, one per face, or one for all. Used instead of the estimated region while mask_background is on.",
     )
 
 

@@ -2,15 +2,28 @@
 
 FACE_DETECTOR  faces.detector.FaceDetector
 FACES          faces.types.Faces
+FACE_CROP      faces.crop.FaceCrop
+FACE_PARSER    faces.parsing.FaceParser
 FACE_ENCODER   encoders.face_encoder.FaceEncoder
 FACE_ID        encoders.identity.FaceId
-FACE_ADAPTER   adapters.fact.FactAdapter
+FACE_ADAPTER   adapters.fact.FactAdapter, adapters.face2diffusion.Face2DiffusionAdapter
+FACE_WORDS     a tuple with the words [2, width] of each person
+EXPRESSION_ENCODER  encoders.expression.ExpressionEncoder
+FACE_EXPRESSION     encoders.expression.Expression
+
+FACE_LANDMARKS is the host's own, see faces.host_types.
 """
 
 from comfy_api.latest import io
 
 FaceDetectorType = io.Custom("FACE_DETECTOR")
 FacesType = io.Custom("FACES")
+FaceCropType = io.Custom("FACE_CROP")
+FaceParserType = io.Custom("FACE_PARSER")
 FaceEncoderType = io.Custom("FACE_ENCODER")
 FaceIdType = io.Custom("FACE_ID")
 FaceAdapterType = io.Custom("FACE_ADAPTER")
+FaceWordsType = io.Custom("FACE_WORDS")
+ExpressionEncoderType = io.Custom("EXPRESSION_ENCODER")
+ExpressionType = io.Custom("FACE_EXPRESSION")
+FaceLandmarksType = io.Custom("FACE_LANDMARKS")

@@ -26,6 +26,12 @@ NAMES = {
     "loras/likeness_builtin_lora_sd15.safetensors",
     "facechain_fact/likeness_builtin_transface.pt",
     "facechain_fact/likeness_builtin_fact.ckpt",
+    "face2diffusion/likeness_builtin_msid.pt",
+    "face2diffusion/likeness_builtin_mapping.pt",
+    "face2diffusion/likeness_builtin_deep3d.pth",
+    "clip_vision/likeness_builtin_clip_vision_l.pt",
+    "text_encoders/likeness_builtin_clip_l.pt",
+    "face_parsing/likeness_builtin_bisenet.pth",
 }
 
 

@@ -9,6 +9,7 @@ from likeness.adapters.fact import SITES, GatedSelfAttention
 from likeness.adapters.resampler import Resampler, ResamplerSizes
 from likeness.attention_patches.fact import FactPatch
 from likeness.encoders.transface import TransFace, TransFaceSizes
+from likeness.faces.bisenet import UNUSED_KEYS, BiSeNet, BiSeNetSizes
 from likeness.tests.golden_cases import TOLERANCE, Case, error
 
 
@@ -32,6 +33,18 @@ def test_projector_tokens_and_negative_tokens():
     tokens = case.input["local_tokens"]
     assert error(projector(tokens), case.output["face_tokens"]) < TOLERANCE
     assert error(projector(torch.zeros_like(tokens[:1])), case.output["negative_face_tokens"]) < TOLERANCE
+
+
+@torch.inference_mode()
+def test_face_parsing_logits():
+    case = Case("bisenet_face_parsing")
+    weights = {key: value for key, value in case.weights().items() if not key.startswith(UNUSED_KEYS)}
+    network = BiSeNet(BiSeNetSizes.of(weights)).eval()
+    network.load_state_dict(weights)
+    logits = case.output["logits"]
+    assert error(network(case.input["image"]), logits) < TOLERANCE * float(logits.std())
+    pair = case.input["image"].expand(2, -1, -1, -1)
+    assert error(network.train()(pair)[:1], logits) > 0.1 * float(logits.std()), "batch norms in training mode show"
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,319 @@
+"""Image cross-attention adapters: IP-Adapter, FaceID, InstantID, PuLID and Likeness's own Infinite-ID layout.
+
+All but the last share one layout: `image_proj.*`, a projector, and `ip_adapter.<number>.to_k_ip.weight` and
+`.to_v_ip.weight` for every cross-attention of an SD1.5 or SDXL UNet; FaceID files also hold
+`ip_adapter.<number>.to_q_lora.down.weight` and so on. `adapters.ip_layout` has the numbers.
+
+Infinite-ID's layout (safetensors, metadata `INFINITE_ID_METADATA`): `clip_mapper.*` a resampler, `face_mapper.*` a
+FaceID projector, and `image_attention.<block>.<number>.<index>.to_k.weight` and `.to_v.weight` [width, D] for every
+place by the host's name of it, e.g. `image_attention.middle.0.9.to_k.weight`.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import comfy.lora
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.utils
+import torch
+from torch import nn
+
+from ..encoders.clip_vision import ClipFeatures
+from ..encoders.identity import FaceId
+from . import ip_projectors
+from .ip_layout import PLACES, Place, image_numbers, lora_targets
+
+INFINITE_ID_METADATA = {"format": "likeness-infinite-id", "version": "1"}
+FACE_WIDTH = 512  # of every ArcFace embedding; tells InstantID's resampler from IP-Adapter plus's
+BY_NAME = "by file name"
+_PERCEIVER = "perceiver_resampler.proj_in.weight"
+_SHORTCUT = partial(ip_projectors.FacePlusTokens, shortcut=True)
+
+
+@dataclass(frozen=True)
+class Format:
+    """One published format.
+
+    face:       "unit" or "raw": the length of the ArcFace embedding it reads; None: reads no face
+    clip:       "embeds", "penultimate", "last" or "eva": what it reads of a CLIP vision model; None: nothing
+    projector:  builds its network from the projector's weights
+    reads_clip: the projector's weight that CLIP's features go into, so that their widths agree
+    """
+
+    name: str
+    face: str | None
+    clip: str | None
+    projector: type | partial
+    reads_clip: str | None = None
+
+
+FORMATS = {
+    entry.name: entry
+    for entry in (
+        Format("ip-adapter", None, "embeds", ip_projectors.ImageTokens, "proj.weight"),
+        Format("full-face", None, "penultimate", ip_projectors.FullTokens, "proj.0.weight"),
+        Format("plus", None, "penultimate", ip_projectors.image_resampler, "proj_in.weight"),
+        Format("faceid", "unit", None, ip_projectors.FaceTokens),
+        Format("faceid-plus", "unit", "penultimate", ip_projectors.FacePlusTokens, _PERCEIVER),
+        Format("faceid-plusv2", "unit", "penultimate", _SHORTCUT, _PERCEIVER),
+        Format("faceid-portrait", "unit", None, ip_projectors.FaceTokens),
+        Format("faceid-portrait-unnorm", "raw", None, ip_projectors.image_resampler),
+        Format("instantid", "raw", None, ip_projectors.image_resampler),
+        Format("pulid", "raw", "eva", ip_projectors.PulidTokens),
+        Format("infinite-id", "unit", "last", ip_projectors.InfiniteIdTokens, "clip_mapper.proj_in.weight"),
+    )
+}
+# Formats with the same tensors, and the word in a file's name that tells the second. FaceID-Plus and PlusV2 compute
+# differently; InstantID and portrait-unnorm alike, but were trained with the faces of different recognisers.
+TWINS = {"faceid-plus": ("faceid-plusv2", "plusv2"), "instantid": ("faceid-portrait-unnorm", "unnorm")}
+VARIANTS = (BY_NAME, *(name for first, (second, _) in TWINS.items() for name in (first, second)))
+
+
+def is_ip_adapter(state_dict: dict[str, torch.Tensor]) -> bool:
+    """Whether a file holds image cross-attentions, in whatever format."""
+    return any(key.startswith("image_attention.") or key.endswith(".to_k_ip.weight") for key in state_dict)
+
+
+def recognise(state_dict: dict[str, torch.Tensor], name: str = "", variant: str = BY_NAME) -> Format | None:
+    """The format of a file by its tensors; None for files without image cross-attention.
+
+    name:     the file's name, looked at only where two formats have the same tensors
+    variant:  one of VARIANTS: which of the two it is
+
+    Raises ValueError for an unknown projector, and for a variant that the tensors contradict.
+    """
+    if not is_ip_adapter(state_dict):
+        return None
+    named = any(key.startswith("image_attention.") for key in state_dict)
+    found = "infinite-id" if named else _by_projector(_part(state_dict, "image_proj."))
+    twin, word = TWINS.get(found, (found, ""))
+    if variant == BY_NAME:
+        return FORMATS[twin if word in name.lower() else found]
+    if variant not in (found, twin):
+        raise ValueError(f"its tensors are those of '{found}', not of '{variant}'; set the variant to '{BY_NAME}'")
+    return FORMATS[variant]
+
+
+def _by_projector(weights: dict) -> str:
+    if "perceiver_resampler.proj_in.weight" in weights:
+        return "faceid-plus"
+    if "latents" in weights and "proj_in.weight" in weights:
+        return "instantid" if weights["proj_in.weight"].shape[1] == FACE_WIDTH else "plus"
+    if "body.0.weight" in weights and "mapping_0.0.weight" in weights:
+        return "pulid"
+    if "proj.3.weight" in weights:
+        return "full-face"
+    if "proj.2.weight" in weights and "norm.weight" in weights:
+        tokens = len(weights["proj.2.weight"]) // len(weights["norm.weight"])
+        return "faceid" if tokens == 4 else "faceid-portrait"
+    if "proj.weight" in weights and "norm.weight" in weights:
+        return "ip-adapter"
+    found = f"the first is 'image_proj.{next(iter(weights))}'" if weights else "there are none"
+    raise ValueError(f"its tensors under 'image_proj.' are of no known format ({found})")
+
+
+def _part(state_dict: dict, prefix: str) -> dict:
+    return {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+
+
+class ImageAttention(nn.Module):
+    """The weights of one image cross-attention: keys and values of D-wide tokens at a block `width` wide."""
+
+    def __init__(self, dim: int, width: int, operations=nn, **factory):
+        super().__init__()
+        self.to_k = operations.Linear(dim, width, bias=False, **factory)
+        self.to_v = operations.Linear(dim, width, bias=False, **factory)
+
+
+class IpAdapter:
+    """One loaded adapter file; `projector` and `attentions` are model patchers, so the host decides where they are.
+
+    format:     what it is and reads
+    base:       "SD1.5" or "SDXL", by the number of its cross-attentions
+    token_dim:  D, the text width of the base model
+    widths:     of the block at each place
+    lora:       the weight patches of a FaceID file by the host's weight names; empty for files without
+    """
+
+    kind = "ip-adapter"
+
+    def __init__(self, state_dict: dict, name: str, variant: str = BY_NAME, metadata: dict | None = None):
+        """Raises ValueError (the reason, as "it has ...") or KeyError (the tensor) where the file is incomplete."""
+        _check_version(metadata or {})
+        self.name = name
+        self.format = recognise(state_dict, name, variant)
+        if self.format.name == "infinite-id":
+            projector = {k: v for k, v in state_dict.items() if k.startswith(("clip_mapper.", "face_mapper."))}
+            self.base, attentions = _named_attentions(_part(state_dict, "image_attention."))
+            self.lora = {}
+        else:
+            projector = _part(state_dict, "image_proj.")
+            layers = _part(state_dict, "ip_adapter.")
+            self.base, attentions = _numbered_attentions(layers)
+            self.lora = _lora(layers, self.base)
+        self.widths = {place: attentions[f"{i}.to_k.weight"].shape[0] for i, place in enumerate(PLACES[self.base])}
+        self.token_dim = attentions["0.to_k.weight"].shape[1]
+        self.projector = _managed(partial(self.format.projector, projector), projector)
+        self.attentions = _managed(self._attentions, attentions)
+
+    def _attentions(self, **factory) -> nn.ModuleList:
+        return nn.ModuleList(ImageAttention(self.token_dim, width, **factory) for width in self.widths.values())
+
+    def tokens(self, face: FaceId | None = None, clip: ClipFeatures | None = None, shortcut_scale: float = 1.0):
+        """The image tokens of the conditional and the unconditional branch, [2, m, D] in float32.
+
+        face, clip:      of n photos each, whichever the format reads; tokens of several photos are concatenated
+        shortcut_scale:  of FaceID-PlusV2: how much of the picture is added to the face
+
+        The unconditional branch sees zeros for an embedding and CLIP's view of an empty picture for hidden states.
+        Raises ValueError where an input is missing or of the wrong kind.
+        """
+        inputs = [*self._face(face), *self._clip(clip)]
+        photos = {len(positive) for positive, _ in inputs}
+        if len(photos) > 1:
+            raise ValueError(
+                f"{self.name} ({self.format.name}) reads a face and a picture of every photo, but the identity has "
+                f"{len(face.features)} photos and the CLIP vision input {len(clip.features)}. Give both the same ones."
+            )
+        scale = {"scale": shortcut_scale} if self.format.name == "faceid-plusv2" else {}
+        comfy.model_management.load_models_gpu([self.projector])
+        device = self.projector.load_device
+        cond, uncond = (
+            self.projector.model(*(part.to(device, torch.float32) for part in branch), **scale)
+            for branch in zip(*inputs)
+        )
+        return torch.stack((cond, uncond.expand_as(cond))).flatten(1, 2)
+
+    def keys_values(self, tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Keys and values of the tokens at every place: [2, m, D] -> [2, m, 2 * sum of widths], as `split` reads it.
+
+        They depend on the identity alone: once projected, the adapter's weights are not needed any more.
+        """
+        comfy.model_management.load_models_gpu([self.attentions])
+        tokens = tokens.to(self.attentions.load_device)
+        parts = [projection(tokens).to(dtype) for at in self.attentions.model for projection in (at.to_k, at.to_v)]
+        return torch.cat(parts, dim=-1).to(comfy.model_management.intermediate_device())
+
+    def split(self, keys_values: torch.Tensor) -> dict[Place, tuple[torch.Tensor, torch.Tensor]]:
+        """The keys and values [2, m, width] of every place, views of what `keys_values` returned."""
+        parts = keys_values.split([width for width in self.widths.values() for _ in range(2)], dim=-1)
+        return dict(zip(self.widths, zip(parts[::2], parts[1::2])))
+
+    def _face(self, face: FaceId | None):
+        """The face's (features, their negative), none or one pair."""
+        if self.format.face is None:
+            return
+        if face is None:
+            raise ValueError(
+                f"{self.name} ({self.format.name}) needs a face embedding: connect an identity from Encode Identity, "
+                "made with an ArcFace encoder (w600k_r50.onnx, glintr100.onnx)."
+            )
+        if face.encoder != "arcface" or face.features.shape[-1] != FACE_WIDTH:
+            raise ValueError(
+                f"{self.name} ({self.format.name}) reads ArcFace embeddings {FACE_WIDTH} wide, but the identity was "
+                f"encoded by {face.file} ({face.encoder}, {face.features.shape[-1]} wide). Choose an ArcFace encoder "
+                "in Load Face Encoder."
+            )
+        features = face.embedding if self.format.face == "unit" else face.features
+        yield features, torch.zeros_like(features[:1])
+
+    def _clip(self, clip: ClipFeatures | None):
+        """CLIP's (features, their negative), none or one pair."""
+        if self.format.clip is None:
+            return
+        if self.format.clip == "eva":
+            raise ValueError(
+                f"{self.name} is a PuLID adapter: it reads hidden states of EVA02-CLIP-L-336, which ComfyUI has no "
+                "loader for. Use FaceID-PlusV2 or InstantID instead."
+            )
+        if clip is None:
+            raise ValueError(f"{self.name} ({self.format.name}) needs a picture and a CLIP vision model: connect both.")
+        if clip.kind != self.format.clip or clip.features.shape[-1] != self.clip_width:
+            raise ValueError(
+                f"{self.name} ({self.format.name}) reads CLIP vision features '{self.format.clip}' {self.clip_width} "
+                f"wide, but the connected model gives '{clip.kind}' {clip.features.shape[-1]} wide. Load "
+                f"{self._clip_model()} in Load CLIP Vision."
+            )
+        yield clip.features, clip.negative
+
+    @property
+    def clip_width(self) -> int:
+        """How wide the CLIP vision features are that the projector reads."""
+        return self.projector.model.get_parameter(self.format.reads_clip).shape[1]
+
+    def _clip_model(self) -> str:
+        published = {("embeds", 1280): "bigG-14", ("embeds", 1024): "H-14", ("penultimate", 1280): "H-14"}
+        size = (published | {("last", 1280): "H-14"}).get((self.format.clip, self.clip_width))
+        return f"CLIP-ViT-{size}" if size else "the model it was trained with"
+
+
+def _numbered_attentions(layers: dict) -> tuple[str, dict]:
+    """(base, weights by `<place in PLACES[base]>.to_k.weight`) of a published file."""
+    found = {key.removesuffix(".to_k_ip.weight") for key in layers if key.endswith(".to_k_ip.weight")}
+    base = next((base for base in PLACES if found == set(map(str, image_numbers(base)))), None)
+    if base is None:
+        raise ValueError(f"it has {len(found)} cross-attentions; an SD1.5 file has 16 (1, 3 .. 31), an SDXL one 70")
+    return base, {
+        f"{i}.to_{part}.weight": layers[f"{number}.to_{part}_ip.weight"]
+        for i, number in enumerate(image_numbers(base))
+        for part in ("k", "v")
+    }
+
+
+def _named_attentions(layers: dict) -> tuple[str, dict]:
+    """The same of an Infinite-ID file, whose layers bear the host's names."""
+    found = {key.rpartition(".to_")[0] for key in layers}
+    names = {base: [".".join(map(str, place)) for place in places] for base, places in PLACES.items()}
+    base = next((base for base in PLACES if found == set(names[base])), None)
+    if base is None:
+        raise ValueError(f"it has {len(found)} image attentions, which are not the 16 of SD1.5 or the 70 of SDXL")
+    return base, {
+        f"{i}.to_{part}.weight": layers[f"{name}.to_{part}.weight"]
+        for i, name in enumerate(names[base])
+        for part in ("k", "v")
+    }
+
+
+def _lora(layers: dict, base: str) -> dict:
+    """The host's own weight patches for the LoRA of a FaceID file (rank 128, no alpha)."""
+    weights = {key: value for key, value in layers.items() if "_lora." in key}
+    if not weights:
+        return {}
+    patches = comfy.lora.load_lora(weights, lora_targets(base), log_missing=False)
+    if 2 * len(patches) != len(weights):
+        raise ValueError(f"its LoRA has {len(weights)} tensors, of which {2 * len(patches)} belong to the UNet")
+    return patches
+
+
+def _check_version(metadata: dict) -> None:
+    if metadata.get("format") != INFINITE_ID_METADATA["format"]:
+        return
+    if metadata.get("version") != INFINITE_ID_METADATA["version"]:
+        raise ValueError(f"it is an Infinite-ID file of version {metadata.get('version')}; update Likeness to read it")
+
+
+def check_ip_adapter(adapter) -> None:
+    """Raise ValueError for the adapters of other papers, which share the socket."""
+    if adapter.kind != IpAdapter.kind:
+        raise ValueError(
+            f"{adapter.name} is no image adapter but of the kind {adapter.kind}. Choose an IP-Adapter, FaceID, "
+            "InstantID or Infinite-ID file in Load Face Adapter."
+        )
+
+
+def _managed(build, weights: dict):
+    """A model patcher of the network `build` makes, with its weights in the file's own precision."""
+    network = build(
+        operations=comfy.ops.manual_cast,
+        dtype=comfy.utils.weight_dtype(weights),
+        device=comfy.model_management.unet_offload_device(),
+    )
+    patcher = comfy.model_patcher.CoreModelPatcher(
+        network.eval().requires_grad_(False),
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+    network.load_state_dict(weights, assign=patcher.is_dynamic())
+    return patcher

@@ -1,0 +1,36 @@
+"""What a patch reads out of one call of the UNet: whether it is on, whose row is whose, where its region lies."""
+
+import math
+
+import torch
+from torch.nn.functional import interpolate
+
+
+def scheduled(sigma_range: tuple[float, float], sigmas: torch.Tensor) -> bool:
+    """Whether the call's noise level lies in (from, to), from >= to; both ends belong to it."""
+    first, last = sigma_range
+    if math.isinf(first) and last == 0:
+        return True  # reading sigma would wait for the GPU
+    return last <= float(sigmas[0]) <= first
+
+
+def branch_rows(chunks: list[int], batch: int, device: torch.device) -> torch.Tensor:
+    """0 for conditional and 1 for other rows of a batch that holds one chunk after the other, [batch].
+
+    chunks: the host's `cond_or_uncond`, 0 being conditional; more than two and repeated ones are possible.
+    """
+    kinds = torch.tensor([min(kind, 1) for kind in chunks], device=device)
+    return kinds.repeat_interleave(batch // len(chunks))
+
+
+def token_mask(mask: torch.Tensor, size: tuple[int, int], chunks: int, batch: int, like: torch.Tensor) -> torch.Tensor:
+    """The region averaged over each token's area, [1 or batch, h w, 1], as dtype and on the device of `like`.
+
+    mask: [1 or pictures, H, W]; size: (h, w) of the tokens. A batch longer than the mask repeats it.
+    """
+    mask = mask.to(like.device, torch.float32).unsqueeze(1)
+    mask = interpolate(mask, size=size, mode="area").flatten(2).transpose(1, 2).to(like.dtype)
+    if mask.shape[0] == 1:
+        return mask
+    pictures = torch.arange(batch // chunks, device=like.device) % mask.shape[0]
+    return mask[pictures.repeat(chunks)]

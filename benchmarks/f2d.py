@@ -1,0 +1,113 @@
+"""Face2Diffusion: time from aligned crop to words, and time of a sampling step with and without them.
+
+Weights are drawn, sizes are the published ones. The printed markdown can be pasted into RESULTS.md.
+"""
+
+import statistics
+
+from bench import elapsed, machine, open_host, spread, table
+
+open_host()
+
+import comfy.model_management  # noqa: E402
+import comfy.sample  # noqa: E402
+import comfy.samplers  # noqa: E402
+import comfy.sd  # noqa: E402
+import torch  # noqa: E402
+from comfy.sd1_clip import SD1ClipModel, SD1Tokenizer  # noqa: E402
+from comfy.supported_models import SD15  # noqa: E402
+from comfy.supported_models_base import ClipTarget  # noqa: E402
+from likeness.adapters.face2diffusion import Face2DiffusionAdapter  # noqa: E402
+from likeness.adapters.face_prompt import encode, face_prompt  # noqa: E402
+from likeness.devtools.checkpoints import SD15_LAYOUT, SHARED, drawn, mapping_shapes, msid_shapes  # noqa: E402
+from likeness.encoders.face_encoder import FaceEncoder  # noqa: E402
+from likeness.encoders.loading import msid  # noqa: E402
+
+ROUNDS = 20
+STEP_ROUNDS = 8
+TEXT = "photo of {face} in a red coat, city street at dusk"
+PUBLISHED = {"channel_mult": [1, 2, 4, 4], "in_channels": 4, "out_channels": 4}  # what SD1.5 has besides its layout
+LATENT = (1, 4, 32, 32)  # 256 px, so that a run on a CPU ends
+
+
+def words_rows(encoder: FaceEncoder, adapter: Face2DiffusionAdapter, clip) -> list[list]:
+    """Rows of the table: each stage on its own, and from crop to words."""
+    device = encoder.patcher.load_device
+    crop = torch.rand(1, encoder.crop_size, encoder.crop_size, 3, generator=torch.Generator().manual_seed(1))
+    face_id = encoder.encode(crop, False)
+    words = adapter.words(face_id)
+    stages = {
+        "crop to identity (MSID)": lambda: encoder.encode(crop, False),
+        "identity to words (mapping)": lambda: adapter.words(face_id),
+        "crop to words": lambda: adapter.words(encoder.encode(crop, False)),
+        "prompt, stock encoder": lambda: clip.encode_from_tokens_scheduled(clip.tokenize(TEXT)),
+        "prompt with a face": lambda: encode(clip, face_prompt(clip, TEXT, [words])),
+    }
+    for work in stages.values():
+        work()
+    samples = {name: [] for name in stages}
+    for _ in range(ROUNDS):
+        for name, work in stages.items():
+            samples[name].append(elapsed(work, device))
+    return [[name, spread(values)] for name, values in samples.items()]
+
+
+def step_rows(words: torch.Tensor, clip) -> list[list]:
+    """Rows of the table: one call of the UNet for prompt and negative prompt, with words, without, without again."""
+    model = unet()
+    comfy.model_management.load_models_gpu([model])
+    with_words = encode(clip, face_prompt(clip, TEXT, [words]))[0][0]
+    plain, negative = (clip.encode_from_tokens(clip.tokenize(text)) for text in (TEXT, ""))
+    device = model.load_device
+    x = torch.randn(LATENT, generator=torch.Generator().manual_seed(2)).to(device).expand(2, -1, -1, -1)
+    sigma = torch.full((2,), 3.0, device=device)
+    contexts = {"plain": plain, "with words": with_words, "plain again": plain}
+    rows = {name: torch.cat((context, negative)).to(device) for name, context in contexts.items()}
+    samples = {name: [] for name in rows}
+    for turn in range(1 + STEP_ROUNDS):  # the first one warms up
+        for name, context in rows.items():
+            time = elapsed(lambda context=context: model.model.apply_model(x, sigma, c_crossattn=context), device)
+            if turn:
+                samples[name].append(time)
+    base = samples["plain"]
+    ratios = {name: statistics.median(a / b for a, b in zip(values, base)) for name, values in samples.items()}
+    return [[name, spread(values), f"{ratios[name]:.3f}"] for name, values in samples.items()]
+
+
+def unet():
+    """The host's SD1.5 model, all sizes as published, with drawn weights."""
+    config = SD15(SHARED | SD15_LAYOUT | PUBLISHED)
+    device = comfy.model_management.get_torch_device()
+    dtype = comfy.model_management.unet_dtype(device=device)
+    config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device))
+    base = config.get_model({}, device=comfy.model_management.unet_offload_device())
+    for parameter in base.diffusion_model.parameters():
+        parameter.data.normal_(std=0.02)
+    offload_device = comfy.model_management.unet_offload_device()
+    return comfy.model_patcher.CoreModelPatcher(base, load_device=device, offload_device=offload_device)
+
+
+def text_encoder():
+    """CLIP-L with drawn weights."""
+    clip = comfy.sd.CLIP(ClipTarget(SD1Tokenizer, SD1ClipModel))
+    for parameter in clip.cond_stage_model.parameters():
+        parameter.data.normal_(std=0.02)
+    return clip
+
+
+@torch.inference_mode()
+def main() -> None:
+    encoder = FaceEncoder("msid", "drawn.pt", "", msid(drawn(msid_shapes(), seed=1)))
+    adapter = Face2DiffusionAdapter(drawn(mapping_shapes(), seed=2), "drawn.pt")
+    clip = text_encoder()
+    print(f"Machine: {machine()}\n")
+    print(f"Once per picture, ms: median (extremes) of {ROUNDS} rounds; encoder and mapping compute in float32.\n")
+    print(table(["stage", "ms"], words_rows(encoder, adapter, clip)))
+    print(f"\nOne UNet call, prompt and negative prompt at 256 px, in turn: median (extremes) of {STEP_ROUNDS} rounds.")
+    print("The ratio is the median of the rounds' ratios; 'plain again' shows the noise of the measurement.\n")
+    words = adapter.words(encoder.encode(torch.rand(1, 112, 112, 3), False))
+    print(table(["prompt", "ms", "ratio to plain"], step_rows(words, clip)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""How far photos agree about whose face they show: cosines between their embeddings, all on the CPU in float64."""
+
+from typing import NamedTuple
+
+import torch
+from torch.nn.functional import normalize
+
+from .identity import FaceId, check_same_encoder
+
+MOST_SHOWN = 40  # photos a side of a table; of more, those that agree least
+
+
+class Comparison(NamedTuple):
+    """The cosines of n photos (rows) with m photos (columns).
+
+    cosines:    [n, m]
+    overall:    [n] each row's photo with all columns' photos but itself; [0] for a photo that is alone
+    whole:      the cosine of the two people's mean embeddings; None within one person
+    threshold:  a photo whose overall value is below it disagrees
+    rows, columns:  the photos' numbers in their identity, from 0
+    """
+
+    cosines: torch.Tensor
+    overall: torch.Tensor
+    whole: float | None
+    threshold: float
+    rows: list[int]
+    columns: list[int]
+
+
+def cosines(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Cosines [n, m] of embeddings [n, d] and [m, d] of length 1."""
+    return (first.cpu().double() @ second.cpu().double().T).clamp(-1, 1)
+
+
+def agreement(embedding: torch.Tensor) -> torch.Tensor:
+    """Per photo the cosine [n] with the normalised mean of the others; [0] for one photo, which has no others.
+
+    embedding: [n, d] of length 1.
+    """
+    each = embedding.cpu().double()
+    if len(each) < 2:
+        return each.new_zeros(0)
+    others = normalize(each.sum(dim=0) - each, dim=1)  # a mean and a sum have the same direction
+    return (each * others).sum(dim=1).clamp(-1, 1)
+
+
+def compare(face_id: FaceId, other: FaceId | None, threshold: float) -> Comparison:
+    """Compare the photos of one identity with each other, or with those of another."""
+    return between_photos(face_id, threshold) if other is None else between_identities(face_id, other, threshold)
+
+
+def between_photos(face_id: FaceId, threshold: float) -> Comparison:
+    """Compare the photos of one person with each other."""
+    numbers = [*range(len(face_id.embedding))]
+    matrix = cosines(face_id.embedding, face_id.embedding)
+    return Comparison(matrix, agreement(face_id.embedding), None, threshold, numbers, numbers)
+
+
+def between_identities(face_id: FaceId, other: FaceId, threshold: float) -> Comparison:
+    """Compare each photo of one identity (rows) with those of another (columns).
+
+    Raises ValueError where they come from different encoders.
+    """
+    check_same_encoder(face_id, other)
+    first, second = (
+        normalize(identity.embedding.cpu().double().mean(dim=0, keepdim=True)) for identity in (face_id, other)
+    )
+    return Comparison(
+        cosines(face_id.embedding, other.embedding),
+        cosines(face_id.embedding, second)[:, 0],
+        cosines(first, second).item(),
+        threshold,
+        [*range(len(face_id.embedding))],
+        [*range(len(other.embedding))],
+    )
+
+
+def least_agreeing(comparison: Comparison, most: int = MOST_SHOWN) -> Comparison:
+    """The part of a comparison that a table has room for: the rows and columns whose photos agree least, in order."""
+    matrix = comparison.cosines
+    per_column = matrix.mean(dim=0) if comparison.whole is not None else comparison.overall
+    rows, columns = _lowest(comparison.overall, matrix.shape[0], most), _lowest(per_column, matrix.shape[1], most)
+    return comparison._replace(
+        cosines=matrix[rows][:, columns],
+        overall=comparison.overall[rows] if len(comparison.overall) else comparison.overall,
+        rows=[comparison.rows[row] for row in rows],
+        columns=[comparison.columns[column] for column in columns],
+    )
+
+
+def _lowest(values: torch.Tensor, count: int, most: int) -> list[int]:
+    return [*range(count)] if count <= most else sorted(values.argsort(stable=True)[:most].tolist())
+
+
+def disagreeing(comparison: Comparison) -> list[int]:
+    """The rows, from 0, whose photo disagrees."""
+    return (comparison.overall < comparison.threshold).nonzero().flatten().tolist()
+
+
+def digits(value: float) -> str:
+    """A cosine with two decimals, never as -0.00."""
+    return f"{round(float(value), 2) + 0.0:.2f}"
+
+
+def verdict(comparison: Comparison) -> str:
+    """What the comparison comes to, in one sentence."""
+    threshold = digits(comparison.threshold)
+    if comparison.whole is not None:
+        relation = "agree" if comparison.whole >= comparison.threshold else "disagree"
+        return f"The two identities {relation}: {digits(comparison.whole)} as a whole, {threshold} is asked."
+    if not len(comparison.overall):
+        return "One photo: there is nothing to compare it with."
+    rows = disagreeing(comparison)
+    if len(comparison.rows) == 2:
+        relation = "disagree" if rows else "agree"
+        return f"The two photos {relation}: {digits(comparison.overall[0])}, {threshold} is asked."
+    if not rows:
+        return f"All {len(comparison.rows)} photos agree: each at least {threshold} with the others."
+    values = ", ".join(f"{comparison.rows[row] + 1} ({digits(comparison.overall[row])})" for row in rows[:MOST_SHOWN])
+    more = f" and {len(rows) - MOST_SHOWN} more" if len(rows) > MOST_SHOWN else ""
+    subject = "Photo {} disagrees" if len(rows) == 1 else "Photos {} disagree"
+    return f"{subject.format(values + more)} with the others; {threshold} is asked."
+
+
+def table(comparison: Comparison) -> str:
+    """The comparison as text: a line a photo, `!` at those that disagree, the verdict below."""
+    part = least_agreeing(comparison)
+    last = "others" if comparison.whole is None else "all"
+    lines = ["photo " + "".join(f"{column + 1:>7}" for column in part.columns) + f"{last:>9}"]
+    marked = disagreeing(part)
+    for row, number in enumerate(part.rows):
+        overall = f"{digits(part.overall[row]):>9}" if len(part.overall) else f"{'-':>9}"
+        values = "".join(f"{digits(value):>7}" for value in part.cosines[row].tolist())
+        lines.append(f"{number + 1:>4} {'!' if row in marked else ' '}{values}{overall}")
+    if (len(part.rows), len(part.columns)) != (len(comparison.rows), len(comparison.columns)):
+        lines.append(f"Only the {MOST_SHOWN} photos that agree least are shown.")
+    return "\n".join([*lines, "", verdict(comparison)])

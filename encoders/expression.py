@@ -1,0 +1,45 @@
+"""A loaded expression encoder under the host's memory management."""
+
+from dataclasses import dataclass
+
+import comfy.model_management
+import comfy.model_patcher
+import torch
+
+from ..faces.types import Faces
+from .deep3d import EXPRESSION, aligned_crop
+
+
+@dataclass(frozen=True, eq=False)
+class Expression:
+    """The expression of one face.
+
+    coefficients: [1, 64] float32, raw
+    crop:         [1, 224, 224, 3] in 0..1, what the encoder saw
+    """
+
+    coefficients: torch.Tensor
+    crop: torch.Tensor
+
+
+@dataclass(frozen=True)
+class ExpressionEncoder:
+    """A Deep3DFaceRecon regressor: `name` is its weight file, `patcher` owns the network."""
+
+    name: str
+    patcher: comfy.model_patcher.ModelPatcher
+
+    def encode(self, faces: Faces) -> Expression:
+        """Read the expression of the one face in `faces`; raises ValueError where there is not just one."""
+        pairs = [(image, face) for image, found in zip(faces.images, faces.found) for face in found]
+        if len(pairs) != 1:
+            raise ValueError(
+                f"Encode Expression reads one face, but {len(pairs)} came: connect one picture and choose 'largest' in "
+                "Detect Faces."
+            )
+        ((image, face),) = pairs
+        crop = aligned_crop(image, face.points)[None]
+        comfy.model_management.load_models_gpu([self.patcher])
+        coefficients = self.patcher.model(crop.movedim(-1, 1).to(self.patcher.load_device))
+        device = comfy.model_management.intermediate_device()
+        return Expression(coefficients[:, EXPRESSION].to(device), crop.to(device))

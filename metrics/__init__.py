@@ -1,0 +1,1 @@
+"""Scores of pictures: is it the person, is it the prompt."""

@@ -1,0 +1,23 @@
+"""Best of N: the order of a batch of pictures by what is to be scored (the paper's upper-bound analysis, §6.2)."""
+
+from typing import NamedTuple
+
+import torch
+
+from .scores import harmonic_mean
+
+
+class Ranking(NamedTuple):
+    """order: indices of the pictures from best to worst; scores: by name, the first being what the order is made by."""
+
+    order: list[int]
+    scores: dict[str, torch.Tensor]
+
+
+def ranked(identity: torch.Tensor, text: torch.Tensor | None = None) -> Ranking:
+    """Rank by identity x text where there are text scores, else by identity; of equals the earlier one is better."""
+    scores = {"identity": identity}
+    if text is not None:
+        scores = {"identity x text": harmonic_mean(identity, text), "identity": identity, "text": text}
+    leading = next(iter(scores.values()))
+    return Ranking(torch.sort(leading, descending=True, stable=True).indices.tolist(), scores)

@@ -1,0 +1,83 @@
+"""Identity and text scores of a batch of pictures, by the recogniser and the CLIP that the user has loaded (§6.5)."""
+
+import comfy.sd
+import comfy.sd1_clip
+import torch
+from torch.nn.functional import cosine_similarity
+
+from ..encoders.face_encoder import FaceEncoder
+from ..encoders.identity import FaceId
+from ..faces.align import align_faces
+from ..faces.headmask import head_masks
+from ..faces.types import Faces
+
+
+def harmonic_mean(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """2 a b / (a + b) of numbers clamped at 0 from below, 0 where either is 0: the paper's Identity x Text."""
+    first, second = first.clamp(min=0), second.clamp(min=0)
+    return 2 * first * second / (first + second).clamp(min=1e-12)
+
+
+def identity_scores(encoder: FaceEncoder, faces: Faces, face_id: FaceId) -> torch.Tensor:
+    """For every picture the cosine [n] of its face to the person: the mean over the person's photos.
+
+    Of several faces in a picture the one most like the person counts; a picture without a face has 0. The crops are
+    made as the person's were. Raises ValueError where `encoder` is not the one that read the person.
+    """
+    if (encoder.kind, encoder.sha256) != (face_id.encoder, face_id.sha256):
+        raise ValueError(
+            f"The identity was encoded by {face_id.file} ({face_id.encoder}), but {encoder.name} ({encoder.kind}) is "
+            "connected: only vectors of one encoder can be compared. Connect the Load Face Encoder that read it."
+        )
+    counts = [len(found) for found in faces.found]
+    crops = align_faces(faces, encoder.crop_size, head_masks(faces) if face_id.masked else None)
+    if not sum(counts):
+        return torch.zeros(len(counts))
+    own = encoder.encode(crops, face_id.masked).embedding
+    cosines = (own.cpu() @ face_id.embedding.cpu().T).mean(dim=1)
+    return torch.stack([part.max() if len(part) else torch.tensor(0.0) for part in cosines.split(counts)])
+
+
+def text_scores(clip, clip_vision, images: torch.Tensor, text: str) -> torch.Tensor:
+    """For every picture [n, H, W, 3] the cosine [n] of CLIP's image and text embeddings: CLIP-T, 1 at most.
+
+    Raises ValueError where text encoder and vision network are not two halves of one CLIP.
+    """
+    picture = clip_vision.encode_image(images).image_embeds.float().cpu()
+    words = text_embedding(clip, text)
+    if picture.shape[1] != words.shape[1]:
+        raise ValueError(
+            f"The text encoder embeds into {words.shape[1]} numbers and the vision network into {picture.shape[1]}: "
+            "they are not two halves of one CLIP. Load both of the same model, for instance clip-vit-large-patch14."
+        )
+    return cosine_similarity(picture, words)
+
+
+def text_embedding(clip, text: str) -> torch.Tensor:
+    """CLIP's projected embedding [1, d] of a text, of its first 77 tokens, in float32.
+
+    Raises ValueError where the text encoder has no projection to the space it shares with pictures.
+    """
+    model = clip.cond_stage_model
+    projected = not _lacks_projection(clip)
+    pooled = None
+    if projected:
+        tokens = clip.tokenize(text)
+        clip.load_model(tokens)
+        model.reset_clip_options()
+        model.set_clip_options({"projected_pooled": True, "execution_device": clip.patcher.load_device})
+        pooled = model.encode_token_weights(tokens)[1]
+    if pooled is None or not pooled.isfinite().all() or not pooled.any():
+        raise ValueError(
+            f"The connected CLIP ({type(model).__name__}) cannot score pictures: it has no projection to the space of "
+            "pictures, which checkpoints of SD 1.x leave out. Load a whole CLIP with CLIPLoader, for instance "
+            "clip-vit-large-patch14."
+        )
+    return pooled.float().cpu()
+
+
+def _lacks_projection(clip) -> bool:
+    """SD 1.x checkpoints hold no text projection; the host would compute with whatever lies in memory."""
+    loader = (clip.patcher.cached_patcher_init or (None,))[0]
+    is_sd1 = isinstance(clip.cond_stage_model, comfy.sd1_clip.SD1ClipModel)
+    return is_sd1 and loader is comfy.sd.load_checkpoint_clip_patcher

@@ -1,0 +1,81 @@
+"""Best of N: make several pictures, keep the best."""
+
+from comfy_api.latest import io, ui
+
+from ..adapters.face_prompt import with_class_words
+from ..faces.detector import detect_faces
+from ..metrics.ranking import ranked
+from ..metrics.scores import identity_scores, text_scores
+from ..metrics.table import score_table
+from .inputs import class_words
+from .sockets import FaceDetectorType, FaceEncoderType, FaceIdType
+
+
+class BestOf(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessBestOf",
+            display_name="Best of N",
+            category="likeness/metrics",
+            description="Ranks a batch of pictures by how much they are the person and, with a CLIP, how much they are "
+            "the prompt; passes on the best and draws the scores.",
+            search_aliases=[
+                "score",
+                "rank",
+                "select best",
+                "clip score",
+                "identity",
+                "face similarity",
+                "face2diffusion",
+            ],
+            inputs=[
+                io.Image.Input("images", tooltip="The pictures to choose from, as one batch."),
+                FaceDetectorType.Input("face_detector", tooltip="From Load Face Detector."),
+                FaceEncoderType.Input("face_encoder", tooltip="The encoder that read the identity."),
+                FaceIdType.Input("face_id", tooltip="The person the pictures should show, from Encode Identity."),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="The text half of a whole CLIP, such as clip-vit-large-patch14 in CLIPLoader. The one in "
+                    "an SD1.5 checkpoint lacks its last layer.",
+                ),
+                io.ClipVision.Input(
+                    "clip_vision", optional=True, tooltip="The picture half of the same CLIP, from CLIPVisionLoader."
+                ),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    default="",
+                    dynamic_prompts=False,
+                    optional=True,
+                    tooltip="The prompt the pictures should follow; {face} and the like are read as class_words.",
+                ),
+                class_words(optional=True),
+            ],
+            outputs=[
+                io.Image.Output("best"),
+                io.Image.Output("table", tooltip="Every picture with its scores, the best on top."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, images, face_detector, face_encoder, face_id, clip=None, clip_vision=None, text="", class_words="a person"
+    ) -> io.NodeOutput:
+        faces = detect_faces(face_detector, images)
+        identity = identity_scores(face_encoder, faces, face_id)
+        if (clip is None) != (clip_vision is None):
+            raise ValueError(
+                "Best of N scores the prompt with both halves of a CLIP: connect both clip and clip_vision, or neither."
+            )
+        scored = None if clip is None else text_scores(clip, clip_vision, images, with_class_words(text, class_words))
+        ranking = ranked(identity, scored)
+        missing = sum(not found for found in faces.found)
+        foot = f"identity by {face_encoder.name}; no face in {missing} of {len(images)}"
+        table = score_table(images, ranking.order, ranking.scores, foot)
+        best = ranking.order[0]
+        return io.NodeOutput(images[best : best + 1], table, ui=ui.PreviewImage(table, cls=cls))
+
+
+NODES = [BestOf]

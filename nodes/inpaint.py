@@ -1,0 +1,146 @@
+"""A new face into an old picture: cut the face out to be inpainted, and put it back."""
+
+from comfy_api.latest import io
+
+from ..faces import crop, paste
+from .sockets import FaceCropType, FacesType
+
+
+class PrepareFaceCrop(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessPrepareFaceCrop",
+            display_name="Prepare Face Crop",
+            category="likeness/inpaint",
+            description="Cuts one face out of a picture, large enough to be painted anew, with the masks and guides "
+            "for it. Paste Face Back puts the result in place.",
+            search_aliases=["inpaint face", "crop and stitch", "face detailer", "facechain", "fact", "template"],
+            inputs=[
+                FacesType.Input(
+                    "faces",
+                    tooltip="From Detect Faces with choose set to all: the other faces are hidden in the crop.",
+                ),
+                io.Int.Input("index", default=0, min=0, max=99, tooltip="Which face: 0 is the leftmost."),
+                io.Float.Input(
+                    "face_share",
+                    default=0.7,
+                    min=0.3,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="The longer side of the face's box as a part of the crop's side. Lower shows the model "
+                    "more of the surroundings; the authors use 0.7.",
+                ),
+                io.Int.Input(
+                    "size",
+                    default=512,
+                    min=64,
+                    max=2048,
+                    step=8,
+                    tooltip="Side in pixels at which the face is painted. 512 suits SD1.5.",
+                ),
+                io.Mask.Input(
+                    "face_mask",
+                    optional=True,
+                    tooltip="The faces in the picture, white on black, from a face parsing or SAM node; as large as "
+                    "the picture. Without it the face is estimated from its landmarks.",
+                ),
+                io.Image.Input(
+                    "control_image",
+                    optional=True,
+                    tooltip="A map of the whole picture, e.g. of poses, as large as the picture; it is cut alike.",
+                ),
+                FacesType.Input(
+                    "donor",
+                    optional=True,
+                    tooltip="A picture of the new person in this pose, after Detect Faces. Its face is laid over the "
+                    "old one, for a pose detector to read, and widens the mask where its jaw is wider.",
+                ),
+            ],
+            outputs=[
+                FaceCropType.Output("face_crop", tooltip="For Paste Face Back."),
+                io.Image.Output("image", tooltip="The crop, to VAE Encode."),
+                io.Mask.Output("inpaint_mask", tooltip="What is to be painted over, to Set Latent Noise Mask."),
+                io.Image.Output("canny", tooltip="Edges without the face below the eyes, for a canny ControlNet."),
+                io.Image.Output("control", tooltip="The crop of control_image; black without one."),
+                io.Image.Output(
+                    "control_without_face", tooltip="The same with the face deleted, so that the expression is free."
+                ),
+                io.Image.Output("composite", tooltip="The crop with the donor's face in place, for a pose detector."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, faces, index, face_share, size, face_mask=None, control_image=None, donor=None) -> io.NodeOutput:
+        prepared, composite = crop.prepare(faces, index, face_share, size, face_mask, donor)
+        control = crop.cut_control(prepared, control_image)
+        return io.NodeOutput(
+            prepared,
+            prepared.images,
+            prepared.masks,
+            crop.canny_without_face(prepared),
+            control,
+            crop.without_face(prepared, control),
+            composite,
+        )
+
+
+class PasteFaceBack(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessPasteFaceBack",
+            display_name="Paste Face Back",
+            category="likeness/inpaint",
+            description="Puts an inpainted face crop back where it was cut out. Every pixel that was not painted stays "
+            "as it was, to the last bit.",
+            search_aliases=["stitch", "uncrop", "composite", "inpaint face", "facechain", "fact"],
+            inputs=[
+                FaceCropType.Input("face_crop", tooltip="From Prepare Face Crop."),
+                io.Image.Input("image", tooltip="The inpainted crop, from VAE Decode."),
+                io.Combo.Input(
+                    "blend",
+                    options=list(paste.BLENDS),
+                    tooltip="mask: only what was masked comes into the picture. whole crop: the whole crop with a soft "
+                    "border, as the authors do it; connect round_trip then.",
+                ),
+                io.Int.Input(
+                    "feather",
+                    default=8,
+                    min=0,
+                    max=128,
+                    tooltip="With 'mask': how many of the crop's pixels the new face takes to fade in, counted inwards "
+                    "from the mask's edge.",
+                ),
+                io.Boolean.Input(
+                    "colour_match",
+                    default=True,
+                    tooltip="The VAE shifts colours a little. Measure by how much around the mask and take that back.",
+                ),
+                io.Image.Input(
+                    "round_trip",
+                    optional=True,
+                    tooltip="The prepared crop through VAE Encode and VAE Decode, without sampling. It tells which "
+                    "details the VAE lost, and these are returned outside the mask.",
+                ),
+                io.Image.Input(
+                    "picture",
+                    optional=True,
+                    tooltip="Paste into this picture, e.g. the result of another Paste Face Back, instead of the one "
+                    "the face was cut from.",
+                ),
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="Of the crop's size: counts instead of Prepare Face Crop's mask."
+                ),
+            ],
+            outputs=[io.Image.Output("picture_out", display_name="picture")],
+        )
+
+    @classmethod
+    def execute(
+        cls, face_crop, image, blend, feather, colour_match, round_trip=None, picture=None, mask=None
+    ) -> io.NodeOutput:
+        return io.NodeOutput(paste.paste(face_crop, image, round_trip, picture, mask, blend, feather, colour_match))
+
+
+NODES = [PrepareFaceCrop, PasteFaceBack]
