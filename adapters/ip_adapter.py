@@ -20,7 +20,7 @@ import comfy.utils
 import torch
 from torch import nn
 
-from ..encoders.clip_vision import ClipFeatures
+from ..encoders.clip_vision import ClipFeatures, clip_features
 from ..encoders.identity import FaceId
 from . import ip_projectors
 from .ip_layout import PLACES, Place, image_numbers, lora_targets
@@ -160,6 +160,15 @@ class IpAdapter:
 
     def _attentions(self, **factory) -> nn.ModuleList:
         return nn.ModuleList(ImageAttention(self.token_dim, width, **factory) for width in self.widths.values())
+
+    def clip_input(self, clip_vision, pictures: torch.Tensor | None) -> ClipFeatures | None:
+        """What this format reads of pictures [n, H, W, 3]; None where it reads none or an input is not connected.
+
+        FaceID-Plus and PlusV2 want the aligned face crop, about 224 px, the others the whole picture.
+        """
+        if self.format.clip in (None, "eva") or clip_vision is None or pictures is None:
+            return None
+        return clip_features(clip_vision, pictures, self.format.clip)
 
     def tokens(self, face: FaceId | None = None, clip: ClipFeatures | None = None, shortcut_scale: float = 1.0):
         """The image tokens of the conditional and the unconditional branch, [2, m, D] in float32.

@@ -34,12 +34,18 @@ SIZES = {
     "LoadImage": (280, 360),
     "LikenessDetectFaces": (280, 370),
     "PreviewImage": (280, 290),
+    "MaskPreview": (280, 290),
     "SaveImage": (440, 480),
+    "LikenessEncodeFacePrompt": (600, 320),
+    "LikenessEncodeDelayedFacePrompt": (600, 380),
+    "LikenessBestOf": (440, 640),
+    "PrimitiveStringMultiline": (600, 140),
 }
 WIDTH = 280  # of all other nodes
 MODEL_INPUTS = {
-    "ckpt_name": "checkpoints", "lora_name": "loras", "control_net_name": "controlnet",
-    "encoder_name": "facechain_fact", "adapter_name": "facechain_fact",
+    "ckpt_name": ("checkpoints",), "lora_name": ("loras",), "control_net_name": ("controlnet",),
+    "encoder_name": ("facechain_fact",), "adapter_name": ("facechain_fact",),
+    "clip_name": ("text_encoders", "clip_vision"),
 }  # fmt: skip
 SETTINGS = {
     "Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasMenu": False,
@@ -96,6 +102,77 @@ LAYOUTS = {
         ("7  Sample", GREEN, 4, 770, [[12, 13]]),
         ("8  Result", GOLD, 5, 658, [[14]]),
     ],
+}
+
+
+FIRST_PERSON = [
+    ("1  Choose a photo", BLUE, 0, 0, [[4, 5]]),
+    ("2  Find the face", TEAL, 1, 0, [[6]]),
+    ("3  Read the identity", PURPLE, 2, 120, [[7, 8]]),
+    ("See what was read", TEAL, 3, 0, [[15]]),
+]
+LAYOUTS |= {
+    name: [
+        *FIRST_PERSON,
+        ("4  Turn it into words", PURPLE, 4, 120, [[9, 10]]),
+        ("5  Load a model", BLUE, 0, 820, [[1, 11]]),
+        ("6  Write a prompt with the face", BLUE, 1, 820, [[2, 3]]),
+        ("7  Sample", GREEN, 3, 820, [[12, 13]]),
+        ("8  Result", GOLD, 4, 708, [[14]]),
+    ]
+    for name in ("f2d_text_to_image", "f2d_delayed")
+}
+LAYOUTS["f2d_expression"] = [
+    *FIRST_PERSON,
+    ("4  Choose an expression", BROWN, 0, 820, [[16]]),
+    ("Find it", TEAL, 1, 820, [[17]]),
+    ("Read it", PURPLE, 2, 940, [[18, 19]]),
+    ("See what was read", TEAL, 3, 820, [[20]]),
+    ("5  Turn both into words", PURPLE, 4, 120, [[9, 10]]),
+    ("6  Load a model", BLUE, 0, 1500, [[1, 11]]),
+    ("7  Write a prompt with the face", BLUE, 1, 1500, [[2, 3]]),
+    ("8  Sample", GREEN, 3, 1500, [[12, 13]]),
+    ("9  Result", GOLD, 4, 1388, [[14]]),
+]
+LAYOUTS["f2d_two_people"] = [
+    *FIRST_PERSON,
+    ("4  Choose a second person", BLUE, 0, 820, [[16]]),
+    ("Find the face", TEAL, 1, 820, [[17]]),
+    ("Read the identity", PURPLE, 2, 940, [[18]]),
+    ("See what was read", TEAL, 3, 820, [[20]]),
+    ("5  Turn both into words", PURPLE, 4, 120, [[9, 10], [19]]),
+    ("6  Load a model", BLUE, 0, 1500, [[1, 11]]),
+    ("7  Write a prompt with both", BLUE, 1, 1500, [[2, 3]]),
+    ("8  Sample", GREEN, 3, 1500, [[12, 13]]),
+    ("9  Result", GOLD, 4, 1388, [[14]]),
+]
+LAYOUTS["f2d_best_of"] = [
+    *FIRST_PERSON,
+    ("4  Turn it into words", PURPLE, 4, 120, [[9, 10]]),
+    ("5  Load a model", BLUE, 0, 820, [[1, 11]]),
+    ("6  Write a prompt with the face", BLUE, 1, 820, [[16, 2, 3]]),
+    ("7  Sample", GREEN, 3, 820, [[12, 13]]),
+    ("All pictures", TEAL, 4, 820, [[20]]),
+    ("8  Load a CLIP that scores", BROWN, 4, 1320, [[17, 18]]),
+    ("9  Keep the best", GREEN, 5, 820, [[19]]),
+    ("10  Result", GOLD, 7, 820, [[14]]),
+]
+LAYOUTS |= {
+    name: [
+        *FIRST_PERSON[:3],
+        ("See what was read", TEAL, 3, 0, [[29]]),
+        ("4  Choose the picture to change", BLUE, 0, 820, [[11, 25]]),
+        ("5  Find its faces", TEAL, 1, 820, [[15]]),
+        ("6  Cut one out", PURPLE, 2, 820, [[16]]),
+        ("See what was cut", TEAL, 3, 820, [[26, 27], [28]]),
+        ("7  Load a model, write a prompt", BLUE, 0, 1720, [[1], [2, 3]]),
+        ("8  Put the face into the model", PURPLE, 2, 1720, [[9, 10]]),
+        ("9  Guide it by pose and edges", BROWN, 3, 1720, [[19, 20], [21, 22]]),
+        ("10  Paint the face", GREEN, 5, 1720, [[17, 18, 12]]),
+        ("11  Paste it back", GOLD, 6, 1720, [[13, 23, 24]]),
+        ("12  Result", GOLD, 7, 1720, [[14]]),
+    ]
+    for name in ("fact_inpaint", "fact_inpaint_one_of_three")
 }
 
 
@@ -228,7 +305,8 @@ def _base(base: Path) -> Path:
     for name in LAYOUTS:
         for node in json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8")).values():
             for key in node["inputs"].keys() & MODEL_INPUTS.keys():
-                model = base / "models" / MODEL_INPUTS[key] / node["inputs"][key]
-                model.parent.mkdir(exist_ok=True)
-                model.touch()
+                for folder in MODEL_INPUTS[key]:
+                    model = base / "models" / folder / node["inputs"][key]
+                    model.parent.mkdir(exist_ok=True)
+                    model.touch()
     return base

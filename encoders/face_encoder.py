@@ -6,7 +6,6 @@ import comfy.model_management
 import comfy.model_patcher
 import torch
 
-from ..weights.managed import managed as managed  # adapters take it from here
 from .identity import FaceId
 
 

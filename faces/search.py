@@ -48,9 +48,8 @@ def find(detector: FaceDetector, picture: np.ndarray, search: str = "thorough", 
         seen = look.detect(pixels)
         if doubtful and seen:
             seen = _confirmed(look, pixels, seen)
-        found = [
-            face for face in tidy([moved(face, back) for face in seen], (width, height)) if _side(face) >= min_size
-        ]
+        found = tidy([moved(face, back) for face in seen], (width, height))
+        found = [face for face in found if _side(face) >= min_size]
         if found:
             return found
     return []

@@ -97,11 +97,11 @@ def status(code: int, **headers: str) -> Answer:
     return lambda handler: handler.reply(code, headers)
 
 
-def trickle(content: bytes, pause: float) -> Answer:
-    """A byte at a time, never silent for long."""
+def trickle(content: bytes, pause: float, length: int) -> Answer:
+    """A byte of `length` at a time, never silent for long, until `content` is sent."""
 
     def answer(handler: Handler) -> None:
-        handler.reply(200, {"ETag": '"slow"'}, b"", len(content))
+        handler.reply(200, {"ETag": '"slow"'}, b"", length)
         for byte in content:
             time.sleep(pause)
             handler.wfile.write(bytes([byte]))

@@ -112,7 +112,8 @@ def test_the_note_and_the_loaders_say_where_the_weights_are(page, server, name):
     nodes = open_template(page, server, name)["nodes"]
     (note,) = (node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote")
     models = [model for node in nodes for model in node["properties"].get("models", [])]
-    assert {model["directory"] for model in models} >= {"checkpoints", "facechain_fact"}
+    folder = "face2diffusion" if name.startswith("f2d_") else "facechain_fact"
+    assert {model["directory"] for model in models} >= {"checkpoints", folder}
     for model in models:
         assert f"[{model['name']}]({model['url']}) to `models/{model['directory']}`" in note
     assert "non-commercial" in note and "mediapipe_face_fp32.safetensors" in note and "{" not in note

@@ -78,7 +78,13 @@ def test_text_embedding_is_the_projected_last_token():
 def vision(projection):
     """The host's own vision network, tiny, with a projection to so many numbers."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    picture = {"num_channels": 3, "patch_size": 14, "image_size": 28, "hidden_act": "quick_gelu"}
+    picture = {
+        "num_channels": 3,
+        "patch_size": 14,
+        "image_size": 28,
+        "hidden_act": "quick_gelu",
+        "model_type": "clip_vision_model",
+    }
     network = comfy.clip_vision.ClipVisionModel({**sizes, **picture, "projection_dim": projection})
     network.load_sd({name: draw(name, tuple(t.shape), 5) for name, t in network.get_sd().items()})
     return network

@@ -50,6 +50,12 @@ def test_two_persons_crossing_keep_their_numbers(hidden, jitter, index):
             assert abs(centre(one) - ways[index][i]) < 5
 
 
+def test_twins_who_cross_are_told_apart_by_where_they_were_going():
+    frames = [(face(40 + 10 * i), face(355 - 10 * i)) for i in range(32)]
+    kept = apply_policy(video(*frames), "all", 0, "error", video=True)
+    assert [[centre(one) for one in found] for found in kept.found] == [[40 + 10 * i, 355 - 10 * i] for i in range(32)]
+
+
 def test_without_video_faces_come_left_to_right_as_ever():
     frames, *_ = crossing()
     kept = apply_policy(video(*frames), "all", 0, "error")

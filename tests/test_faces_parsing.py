@@ -13,6 +13,7 @@ from likeness.faces.parsing import LABELS, SIZE, FaceParser, _cut, load_parser, 
 from likeness.faces.types import Face, Faces
 from likeness.tests.golden_cases import Case
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
 SMALL = {"widths": (8, 8, 16, 16), "context": 8, "fused": 16}
 PALETTE = torch.tensor([[i % 3, i // 3 % 3, i // 9 % 3] for i in range(len(LABELS))]) / 2.0
@@ -238,6 +239,9 @@ def test_no_shift_at_any_scale(region, label, scale):
     centres = [part.nonzero().double().mean(dim=0) for part in (mask, labels)]
     assert (centres[0] - centres[1]).abs().max() < 0.35
     assert float(mask.sum() / labels.sum()) == pytest.approx(1, abs=0.04 if scale >= 1 else 0.15)
+    outline = labels.numpy() & ~ndimage.binary_erosion(labels.numpy())
+    if scale > 1:
+        assert float((mask != labels).sum()) < 0.25 * outline.sum(), "no steps as large as the crop's pixels"
 
 
 @pytest.mark.parametrize("region", ["left eye", "right eye", "left brow", "both eyes", "nose"])

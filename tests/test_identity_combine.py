@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from likeness.encoders.agreement import agreement
 from likeness.encoders.combine import combine, interpolate, mean, median, outliers
 from likeness.encoders.identity import FaceId, joined
 from likeness.tests import tiny
@@ -106,13 +107,13 @@ def test_wrong_photos_are_dropped_worst_first_and_named():
     assert combine([a], "drop outliers", 0.5, 0.3)[1].startswith("Dropped photo 3: ")
 
 
-def test_a_photo_pulled_down_by_a_wrong_one_stays():
-    """With the wrong photo the right ones fall below 0.75; without it they do not."""
-    mixed = person(3, 1, wrong=(2,), noise=0.3)
-    three = mixed.embedding
-    right = normalize(three[:2], dim=1)
-    assert float(right[0] @ right[1]) > 0.75
-    assert [photo for photo, _ in outliers(three, 0.75)] == [2]
+def test_right_photos_that_a_wrong_one_pulls_down_stay():
+    embedding = person(4, 1, wrong=(2,), noise=0.3).embedding
+    right = [0, 1, 3]
+    pulled_down, alone = agreement(embedding)[right], agreement(embedding[right])
+    asked = float(pulled_down.max() + alone.min()) / 2
+    assert pulled_down.max() < asked < alone.min(), "all four are below what is asked, until the wrong one is gone"
+    assert [photo for photo, _ in outliers(embedding, asked)] == [2]
 
 
 @pytest.mark.parametrize("photos", [1, 2])

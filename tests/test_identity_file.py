@@ -197,30 +197,35 @@ def test_other_files_are_refused(tmp_path, name):
         load_identity(str(path))
 
 
+SHAPE, PLACE, SIZE = "'features' has a shape or place", "overlap or leave gaps", "another size than its shape says"
+
+
 @pytest.mark.parametrize(
-    ("features", "embedding"),
+    ("features", "embedding", "data", "message"),
     [
-        (entry([2, 3, 6], 0, 144), entry([2, 5], 104, 144)),  # one inside the other
-        (entry([2, 3, 6], 0, 144), entry([2, 5], 148, 188)),  # a gap
-        (entry([2, 3, 6], 40, 184), entry([2, 5], 0, 40)),  # past the end
-        (entry([2, 3, 6], 0, 144), entry([2, 5], 144, 140)),
-        (entry([2, 3, 6], -4, 140), entry([2, 5], 140, 180)),
-        (entry([2, 10**6, 10**6], 0, 144), entry([2, 5], 144, 180)),
-        (entry([2, 3, 1 << 62], 0, 144), entry([2, 5], 144, 180)),
-        (entry([2, 1000, 1_250_000], 0, 10_000_000_000), entry([2, 5], 144, 180)),  # 10 GB
-        (entry([2, 3, 6.0], 0, 144), entry([2, 5], 144, 180)),
-        (entry([2, 3, True], 0, 144), entry([2, 5], 144, 180)),
-        (entry([2, 3, -6], 0, 144), entry([2, 5], 144, 180)),
-        (entry("236", 0, 144), entry([2, 5], 144, 180)),
-        (entry([2, 3, 6], 0, 144) | {"data_offsets": None}, entry([2, 5], 144, 180)),
-        ([1, 2], entry([2, 5], 144, 180)),
-        (None, entry([2, 5], 144, 180)),
+        (entry([2, 3, 6], 0, 144), entry([2, 5], 104, 144), 144, PLACE),  # one inside the other
+        (entry([2, 3, 6], 0, 144), entry([2, 5], 148, 188), 188, PLACE),
+        (entry([2, 3, 6], 4, 148), entry([2, 5], 148, 188), 188, PLACE),
+        (entry([2, 3, 6], 0, 144), entry([2, 5], 144, 184), 188, "184 bytes of tensors are announced, 188 are there"),
+        (entry([2, 3, 6], 0, 144), entry([2, 5], 144, 184), 180, "184 bytes of tensors are announced, 180 are there"),
+        (entry([2, 3, 6], 0, 144), entry([2, 5], 184, 144), 144, "'embedding' has another size"),
+        (entry([2, 3, 6], -4, 140), entry([2, 5], 140, 180), 180, SHAPE),
+        (entry([2, 10**6, 10**6], 0, 144), entry([2, 5], 144, 184), 184, SIZE),
+        (entry([2, 3, 1 << 62], 0, 144), entry([2, 5], 144, 184), 184, SHAPE),
+        (entry([2, 1000, 1_250_000], 0, 10**10), entry([2, 5], 10**10, 10**10 + 40), 184, SHAPE),  # 10 GB
+        (entry([2, 3, 6.0], 0, 144), entry([2, 5], 144, 184), 184, SHAPE),
+        (entry([2, 3, True], 0, 24), entry([2, 5], 24, 64), 64, SHAPE),
+        (entry([2, 3, -6], 0, -144), entry([2, 5], 0, 40), 40, SHAPE),
+        (entry("236", 0, 144), entry([2, 5], 144, 184), 184, SHAPE),
+        (entry([2, 3, 6], 0, 144) | {"data_offsets": None}, entry([2, 5], 144, 184), 184, SHAPE),
+        ([1, 2], entry([2, 5], 144, 184), 184, "'features' is not stored as F32"),
+        (None, entry([2, 5], 144, 184), 184, "'features' is not stored as F32"),
     ],
 )
-def test_a_lying_header_is_refused_before_anything_is_read(tmp_path, features, embedding):
+def test_a_lying_header_is_refused_before_anything_is_read(tmp_path, features, embedding, data, message):
     header = {"__metadata__": fields(), "features": features, "embedding": embedding}
-    path = raw(tmp_path / "a.safetensors", header, bytes(180))
-    with pytest.raises(ValueError, match="a.safetensors' cannot be loaded as an identity: "):
+    path = raw(tmp_path / "a.safetensors", header, bytes(data))
+    with pytest.raises(ValueError, match=f"a.safetensors' cannot be loaded as an identity: .*{message}"):
         identity_format.read_header(path)
 
 

@@ -3,8 +3,8 @@
 import comfy.clip_vision
 import pytest
 import torch
-from likeness.adapters.ip_adapter import FORMATS
 from likeness.encoders.clip_vision import clip_features
+from likeness.tests import tiny_ip
 from likeness.tests.golden_recipe import draw
 
 CONFIG = {
@@ -59,6 +59,16 @@ def test_no_embedding_is_zeros(clip_vision, pictures):
     assert not clip_features(clip_vision, pictures, "embeds").negative.any()
 
 
-def test_every_format_asks_for_something_clip_gives(clip_vision, pictures):
-    for kind in {entry.clip for entry in FORMATS.values()} - {None, "eva"}:
-        assert clip_features(clip_vision, pictures[:1], kind).kind == kind
+@pytest.mark.parametrize("kind", ["ip-adapter", "plus", "faceid-plusv2", "faceid", "pulid", "infinite-id"])
+def test_each_adapter_gets_what_it_reads(clip_vision, pictures, kind):
+    adapter = tiny_ip.infinite_id() if kind == "infinite-id" else tiny_ip.adapter(kind)
+    found = adapter.clip_input(clip_vision, pictures)
+    wanted = {"faceid": None, "pulid": None}.get(kind, adapter.format.clip)
+    assert (found and found.kind) == wanted
+    assert adapter.clip_input(None, pictures) is None and adapter.clip_input(clip_vision, None) is None
+
+
+def test_tokens_from_pictures(clip_vision, pictures):
+    with torch.inference_mode():
+        adapter = tiny_ip.adapter("plus")
+        assert adapter.tokens(clip=adapter.clip_input(clip_vision, pictures)).shape == (2, 2 * 4, tiny_ip.DIM)
