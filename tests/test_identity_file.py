@@ -395,7 +395,8 @@ def test_a_missing_identity_says_where_it_was_looked_for(folders, name):
 def listed(root, *arguments):
     # -S: without site-packages, as where nothing is installed.
     command = [sys.executable, "-I", "-S", str(root / "likeness.py"), "identities", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env={"PYTHONIOENCODING": "utf-8"})
+    env = {"PYTHONIOENCODING": "utf-8"}
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=env, timeout=60)
 
 
 def test_the_command_lists_identities_with_the_standard_library(root, tmp_path):

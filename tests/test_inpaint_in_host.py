@@ -128,6 +128,7 @@ def test_several_results_of_one_crop_give_as_many_pictures(executor, base):
 
 def test_a_donor_widens_what_is_painted_and_shows_in_the_composite(executor):
     graph = unsampled("fact_inpaint", size=128)
+    graph["16"]["inputs"]["face_share"] = 0.4
     plain = run(executor, graph)[1]
     graph["16"]["inputs"]["donor"] = ["6", 0]
     _, image, mask, _, _, _, composite = run(executor, graph)[1]
