@@ -1,5 +1,6 @@
 """Image cross-attention in the host's UNet: in the attn2 slot of every transformer block, on top of what is there."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -55,11 +56,12 @@ class ImageAttentionPatch:
         """Return a clone of `model` that runs this patch, on top of whatever sits in its attn2 slots."""
         model = model.clone()
         blocks = cross_attentions(model.get_model_object("diffusion_model"))
+        family = {}
         for place in self.strengths:
             replaced = model.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
             slot = slot_of(place, blocks, replaced)
             previous = replaced.get(slot, replaced.get(place[:2]))
-            model.set_model_attn2_replace(AttentionSlot(self, place, previous), *slot)
+            model.set_model_attn2_replace(AttentionSlot(self, place, family, previous), *slot)
         model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, self.around_unet)
         if not model.get_callbacks(CallbacksMP.ON_CLONE, KEY):
             model.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, copy_slots)
@@ -135,15 +137,19 @@ class ImageAttentionPatch:
 class AttentionSlot:
     """What the host calls in place of one text cross-attention.
 
+    family:    the slots of the same patch and model by their places. A compiled model may call one for another, because
+               the host has it compare numbers and not objects; so the one called looks for the one that was meant
     previous:  the callable that sat in the slot before, None for the host's own attention
 
     Other packs of the IPAdapter family find it in "their" slot and call `add`, which changes it in place. So every
     clone of the model gets slots of its own (`copy_slots`), and no later node reaches an earlier model.
     """
 
-    def __init__(self, patch: ImageAttentionPatch, place: Place, previous=None, guests=()):
+    def __init__(self, patch: ImageAttentionPatch, place: Place, family: dict, previous=None, guests=()):
         self.patch = patch
         self.place = place
+        self.family = family
+        family[place] = self
         self.previous = previous
         self.guests = tuple(guests)
 
@@ -154,11 +160,15 @@ class AttentionSlot:
         """
         self.guests += ((callback, settings),)
 
-    def copy(self) -> "AttentionSlot":
-        return AttentionSlot(self.patch, self.place, self.previous, self.guests)
+    def copy(self, family: dict) -> "AttentionSlot":
+        """The same in another model, whose slots are `family`."""
+        return AttentionSlot(self.patch, self.place, family, self.previous, self.guests)
 
     @torch.compiler.disable
     def __call__(self, q, k, v, extra_options):
+        return self.family[*extra_options["block"], extra_options["block_index"]]._attend(q, k, v, extra_options)
+
+    def _attend(self, q, k, v, extra_options):
         out = (self.previous or attend)(q, k, v, extra_options)
         out = self.patch.add_image(out, q, k, v, self.place, extra_options)
         for callback, settings in self.guests:
@@ -206,9 +216,10 @@ def _invited(settings: dict, extra_options: dict) -> bool:
 def copy_slots(model, clone) -> None:
     """ON_CLONE: the clone's attn2 slots become its own."""
     slots = clone.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
+    families = defaultdict(dict)
     for key, slot in slots.items():
         if isinstance(slot, AttentionSlot):
-            slots[key] = slot.copy()
+            slots[key] = slot.copy(families[slot.patch])
 
 
 def slot_of(place: Place, blocks: dict, replaced: dict) -> tuple:

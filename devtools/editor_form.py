@@ -161,16 +161,16 @@ LAYOUTS |= {
     name: [
         *FIRST_PERSON[:3],
         ("See what was read", TEAL, 3, 0, [[29]]),
-        ("4  Choose the picture to change", BLUE, 0, 820, [[11, 25]]),
-        ("5  Find its faces", TEAL, 1, 820, [[15]]),
-        ("6  Cut one out", PURPLE, 2, 820, [[16]]),
-        ("See what was cut", TEAL, 3, 820, [[26, 27], [28]]),
-        ("7  Load a model, write a prompt", BLUE, 0, 1720, [[1], [2, 3]]),
-        ("8  Put the face into the model", PURPLE, 2, 1720, [[9, 10]]),
-        ("9  Guide it by pose and edges", BROWN, 3, 1720, [[19, 20], [21, 22]]),
-        ("10  Paint the face", GREEN, 5, 1720, [[17, 18, 12]]),
-        ("11  Paste it back", GOLD, 6, 1720, [[13, 23, 24]]),
-        ("12  Result", GOLD, 7, 1720, [[14]]),
+        ("4  Choose the picture to change", BLUE, 0, 690, [[11], [25]]),
+        ("5  Find its faces", TEAL, 2, 690, [[15]]),
+        ("6  Cut one out", PURPLE, 3, 690, [[16]]),
+        ("See what was cut", TEAL, 4, 690, [[26], [27], [28]]),
+        ("7  Load a model, write a prompt", BLUE, 0, 1210, [[1], [2, 3]]),
+        ("8  Put the face into the model", PURPLE, 2, 1210, [[9, 10]]),
+        ("9  Guide it by pose and edges", BROWN, 3, 1210, [[19, 20], [21, 22]]),
+        ("10  Paint the face", GREEN, 5, 1210, [[17, 18, 12]]),
+        ("11  Paste it back", GOLD, 6, 1210, [[13, 23, 24]]),
+        ("12  Result", GOLD, 7, 1210, [[14]]),
     ]
     for name in ("fact_inpaint", "fact_inpaint_one_of_three")
 }

@@ -116,7 +116,7 @@ def test_the_note_and_the_loaders_say_where_the_weights_are(page, server, name):
     assert {model["directory"] for model in models} >= {"checkpoints", folder}
     for model in models:
         assert f"[{model['name']}]({model['url']}) to `models/{model['directory']}`" in note
-    assert "non-commercial" in note and "mediapipe_face_fp32.safetensors" in note and "{" not in note
+    assert "non-commercial" in note and "mediapipe_face_fp32.safetensors" in note and "{files}" not in note
 
 
 def test_a_template_opens_from_the_browser_of_templates(page, server):

@@ -24,6 +24,7 @@ from likeness.tests.golden_cases import Case
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ROUNDING = 1e-5
+WHERE = {"block": ("input", 1), "block_index": 0, "n_heads": 8, "attn_precision": None}
 VIEWS = set("view _unsafe_view transpose t permute unsqueeze expand slice select detach alias".split())
 
 
@@ -110,12 +111,12 @@ def test_masks(model, adapter, tokens, with_face):
     assert difference(tiny.sample(grey), with_face) < ROUNDING
 
 
-def layer(model, place=("input", 1)):
+def layer(model):
     """The slot of one layer, and what the host would call it with at 128 px."""
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, n, 32, generator=generator) for n in (256, 77, 77))
-    options = {"cond_or_uncond": [1, 0], "activations_shape": [2, 32, 16, 16], "n_heads": 8, "attn_precision": None}
-    return slots(model)[place], (q, k, v, options)
+    options = WHERE | {"cond_or_uncond": [1, 0], "activations_shape": [2, 32, 16, 16]}
+    return slots(model)["input", 1], (q, k, v, options)
 
 
 def test_half_mask_acts_on_its_half(model, adapter, tokens):
@@ -161,7 +162,7 @@ def test_every_row_sees_the_tokens_of_its_branch(model, adapter, tokens, chunks)
     slot, _ = layer(patched(model, adapter, tokens))
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2 * len(chunks), n, 32, generator=generator) for n in (16, 77, 77))
-    options = {"activations_shape": [2, 32, 4, 4], "n_heads": 8, "attn_precision": None}
+    options = WHERE | {"activations_shape": [2, 32, 4, 4]}
     with torch.inference_mode():
         together = slot(q, k, v, options | {"cond_or_uncond": chunks})
         for row, result in enumerate(together):

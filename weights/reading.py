@@ -10,13 +10,15 @@ import torch
 
 from . import heads, manifest
 
+# Where training scripts keep the network beside optimisers and counters; the last is Deep3DFaceRecon's.
+_NETWORK_KEYS = ("state_dict", "model", "net_recon")
 _LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     """The tensors of a .safetensors or PyTorch file by name: on the CPU, memory-mapped where the format allows it.
 
-    The format is recognised by the content, so a renamed file is read right. One level of "state_dict" or "model" and
+    The format is recognised by the content, so a renamed file is read right. One level of "state_dict", "model" or "net_recon" and
     a prefix "module." that all names share are taken off; parts by name are joined, {"a": {"b": ...}} gives "a.b".
     Whether the values are finite is not looked at.
 
@@ -88,7 +90,7 @@ def _tensors(path: Path, content: object) -> dict[str, torch.Tensor]:
     """The dict of tensors in `content`, itself or one level down."""
     if not isinstance(content, dict):
         raise ValueError(_no_state_dict(path, f"a {type(content).__name__}"))
-    for key in ("state_dict", "model"):
+    for key in _NETWORK_KEYS:
         if isinstance(content.get(key), dict):
             content = content[key]
             break
