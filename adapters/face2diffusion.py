@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import leaky_relu
 
 from ..encoders.identity import FaceId
+from ..weights.building import numbered
 from ..weights.managed import managed
 
 MAPPING_KEY = "i2t_first.fc_out.weight"  # no other adapter has it
@@ -26,7 +27,7 @@ class MappingSizes:
     @classmethod
     def of(cls, state_dict: dict) -> "MappingSizes":
         """Read the sizes from a published state dict."""
-        layers = 1 + max(int(key.split(".")[2]) for key in state_dict if key.startswith("i2t_first.layers."))
+        layers = numbered(state_dict, "i2t_first.layers.")
         expression = state_dict["null_exp"].shape[0]
         return cls(
             identity=state_dict["i2t_first.layers.0.0.weight"].shape[1] - expression,

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ..weights.building import built
 from ..weights.reading import read_state_dict
 from .face2diffusion import MAPPING_KEY, Face2DiffusionAdapter
 from .fact import PROJECTOR_PREFIX, FactAdapter
@@ -24,13 +25,4 @@ def load_adapter(path: str) -> FactAdapter | Face2DiffusionAdapter:
             f"(Face2Diffusion), its first tensor is '{next(iter(state_dict))}'. Choose another file in Load Face "
             "Adapter."
         )
-    try:
-        return adapter(state_dict, name)
-    except (ValueError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{name} is not a {family} this pack can load: {_reason(error)}.") from error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"the tensor {error} is missing, so the file is incomplete; fetch it again"
-    return str(error).replace("\n\t", " ")
+    return built(f"{name} is not a {family} this pack can load", adapter, state_dict, name)

@@ -166,7 +166,8 @@ class AttentionSlot:
 
     @torch.compiler.disable
     def __call__(self, q, k, v, extra_options):
-        return self.family[*extra_options["block"], extra_options["block_index"]]._attend(q, k, v, extra_options)
+        place = (*extra_options["block"], extra_options["block_index"])
+        return self.family.get(place, self)._attend(q, k, v, extra_options)
 
     def _attend(self, q, k, v, extra_options):
         out = (self.previous or attend)(q, k, v, extra_options)

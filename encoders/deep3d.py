@@ -5,11 +5,14 @@ trained on crops aligned in its own way, which `aligned_crop` repeats; the face 
 """
 
 from dataclasses import dataclass
+from itertools import count, takewhile
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+
+from ..weights.building import numbered
 
 CROP = 224
 LARGEST = 50_000_000  # pixels of a resized picture that is made as a whole
@@ -89,18 +92,14 @@ class RegressorSizes:
     @classmethod
     def of(cls, state_dict: dict) -> "RegressorSizes":
         """Read the sizes from a published state dict."""
-
-        def count(prefix: str) -> int:
-            return 1 + max(int(key.removeprefix(prefix).split(".")[0]) for key in state_dict if key.startswith(prefix))
-
-        stages = count("backbone.layer")  # one more than there are: they are counted from 1
+        heads = numbered(state_dict, "final_layers.")
         return cls(
             stem=state_dict["backbone.conv1.weight"].shape[0],
             stages=tuple(
-                (count(f"backbone.layer{i}."), state_dict[f"backbone.layer{i}.0.conv1.weight"].shape[0])
-                for i in range(1, stages)
+                (numbered(state_dict, f"backbone.layer{i}."), state_dict[f"backbone.layer{i}.0.conv1.weight"].shape[0])
+                for i in takewhile(lambda i: f"backbone.layer{i}.0.conv1.weight" in state_dict, count(1))
             ),
-            heads=tuple(state_dict[f"final_layers.{i}.weight"].shape[0] for i in range(count("final_layers."))),
+            heads=tuple(state_dict[f"final_layers.{i}.weight"].shape[0] for i in range(heads)),
         )
 
 

@@ -6,6 +6,7 @@ import comfy.model_management
 import comfy.ops
 import torch
 
+from ..weights.building import built
 from ..weights.hashing import file_sha256
 from ..weights.managed import managed
 from ..weights.reading import read_state_dict
@@ -76,13 +77,7 @@ def regressor(state_dict: dict):
 
 
 def _built(name: str, family: str, build, state_dict: dict):
-    try:
-        return build(state_dict)
-    except (RuntimeError, KeyError) as error:
-        reason = str(error).replace("\n\t", " ")
-        if isinstance(error, KeyError):
-            reason = f"the tensor {error} is missing, so the file is incomplete; fetch it again."
-        raise ValueError(f"{name} looks like {family} but its tensors do not fit together: {reason}") from error
+    return built(f"{name} looks like {family} but its tensors do not fit together", build, state_dict)
 
 
 def _network(network, sizes, weights: dict):

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
+from ..weights.building import numbered
+
 UNUSED_KEYS = ("conv_out16.", "conv_out32.", "cp.resnet.fc.")  # training's heads; the classifier of the ResNet
 
 
@@ -31,15 +33,11 @@ class BiSeNetSizes:
     def of(cls, state_dict: dict) -> "BiSeNetSizes":
         """Read the sizes from a published state dict: ResNet-18 has 2 blocks a layer, ResNet-34 has 3, 4, 6 and 3."""
 
-        def blocks(layer: int) -> int:
-            prefix = f"cp.resnet.layer{layer}."
-            return 1 + max(int(key.split(".")[3]) for key in state_dict if key.startswith(prefix))
-
         def width(key: str) -> int:
             return state_dict[f"{key}.weight"].shape[0]
 
         return cls(
-            blocks=tuple(blocks(layer) for layer in range(1, 5)),
+            blocks=tuple(numbered(state_dict, f"cp.resnet.layer{layer}.") for layer in range(1, 5)),
             widths=tuple(width(f"cp.resnet.layer{layer}.0.conv1") for layer in range(1, 5)),
             context=width("cp.arm16.conv.conv"),
             fused=width("ffm.convblk.conv"),

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from ..weights.building import built
 from ..weights.managed import managed
 from ..weights.reading import read_state_dict
 from .align import in_template_order, warp
@@ -132,11 +133,7 @@ def load_parser(path: str) -> FaceParser:
             f"{name} is not a BiSeNet face parser: the tensor '{missing[0]}' is missing. Choose 79999_iter.pth (also "
             "known as parsing_bisenet.pth) in Load Face Parser."
         )
-    try:
-        patcher = _bisenet(state_dict)
-    except (RuntimeError, ValueError, KeyError, IndexError) as error:
-        reason = str(error).replace("\n\t", " ")
-        raise ValueError(f"{name} looks like BiSeNet but its tensors do not fit together: {reason}") from error
+    patcher = built(f"{name} looks like BiSeNet but its tensors do not fit together", _bisenet, state_dict)
     classes = patcher.model.conv_out.conv_out.out_channels
     if classes != len(LABELS):
         raise ValueError(

@@ -15,9 +15,14 @@ class Ranking(NamedTuple):
 
 
 def ranked(identity: torch.Tensor, text: torch.Tensor | None = None) -> Ranking:
-    """Rank by identity x text where there are text scores, else by identity; of equals the earlier one is better."""
+    """Rank by identity x text where there are text scores, else by identity.
+
+    Of equals, such as pictures without a face, the one with the better text, then the earlier one, is better.
+    """
     scores = {"identity": identity}
     if text is not None:
         scores = {"identity x text": harmonic_mean(identity, text), "identity": identity, "text": text}
-    leading = next(iter(scores.values()))
-    return Ranking(torch.sort(leading, descending=True, stable=True).indices.tolist(), scores)
+    values = list(scores.values())
+    leading, last = values[0], values[-1]
+    order = sorted(range(len(identity)), key=lambda i: (-float(leading[i]), -float(last[i])))
+    return Ranking(order, scores)

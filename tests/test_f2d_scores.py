@@ -129,6 +129,7 @@ def test_order_by_both_scores_or_by_identity_alone():
     identity, text = torch.tensor([0.9, 0.5, 0.5, 0.1]), torch.tensor([0.1, 0.3, 0.3, 0.4])
     both = ranked(identity, text)
     assert both.order == [1, 2, 0, 3] and list(both.scores) == ["identity x text", "identity", "text"]
+    assert ranked(torch.tensor([0.0, 0.0, -0.1]), torch.tensor([0.1, 0.3, 0.2])).order == [1, 2, 0], "no face: by text"
     alone = ranked(identity)
     assert alone.order == [0, 1, 2, 3] and list(alone.scores) == ["identity"]
 

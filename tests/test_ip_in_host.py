@@ -172,6 +172,17 @@ def test_every_row_sees_the_tokens_of_its_branch(model, adapter, tokens, chunks)
             torch.testing.assert_close(result, expected[0])
 
 
+def test_a_slot_called_in_place_of_another_does_the_others_work(model, adapter, tokens):
+    """As a compiled model does, which holds the slots of equal blocks for equal; also in a clone, with guests."""
+    ours = with_guest(patched(model, adapter, tokens)).clone()
+    slot, (q, k, v, options) = layer(ours)
+    with torch.inference_mode():
+        meant = slots(ours)["input", 2](q, k, v, options | {"block": ("input", 2)})
+        assert torch.equal(slot(q, k, v, options | {"block": ("input", 2)}), meant)
+        assert not torch.allclose(slot(q, k, v, options), meant)
+    assert slots(ours)["input", 2] is slot.family["input", 2, 0]
+
+
 def test_uncond_sees_the_empty_face(model, adapter, tokens, with_face):
     same = tokens[:1].expand(2, -1, -1)
     assert difference(tiny.sample(patched(model, adapter, same)), with_face) > 1e-3

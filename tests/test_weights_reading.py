@@ -73,7 +73,7 @@ def test_a_file_is_memory_mapped_not_read(tmp_path):
 
 @pytest.mark.parametrize("wrap", [
     lambda tensors: {"state_dict": tensors, "epoch": 3},
-    lambda tensors: {"net_recon": tensors, "opt_00": {"state": {}, "param_groups": [{"lr": 1e-4}]}, "sched_00": {"n": 1}},
+    lambda tensors: {"net_recon": tensors, "opt_00": {"state": {}, "groups": [{"lr": 1e-4}]}, "sched_00": {"n": 1}},
     lambda tensors: {"model": tensors, "step": 1},
     lambda tensors: {"state_dict": {f"module.{key}": value for key, value in tensors.items()}},
     lambda tensors: {f"module.{key}": torch.nn.Parameter(value) for key, value in tensors.items()},

@@ -18,9 +18,9 @@ _LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     """The tensors of a .safetensors or PyTorch file by name: on the CPU, memory-mapped where the format allows it.
 
-    The format is recognised by the content, so a renamed file is read right. One level of "state_dict", "model" or "net_recon" and
-    a prefix "module." that all names share are taken off; parts by name are joined, {"a": {"b": ...}} gives "a.b".
-    Whether the values are finite is not looked at.
+    The format is recognised by the content, so a renamed file is read right. One level of "state_dict", "model" or
+    "net_recon" and a prefix "module." that all names share are taken off; parts by name are joined, {"a": {"b": ...}}
+    gives "a.b". Whether the values are finite is not looked at.
 
     Raises ValueError, naming file and remedy, for anything that is not such a file: empty, cut short, a folder,
     a web page, a pickle that asks for more than tensors, or one that holds something else.
