@@ -1,9 +1,23 @@
-"""What a patch reads out of one call of the UNet: whether it is on, whose row is whose, where its region lies."""
+"""What patches share in one UNet call: whether one is on, whose row is whose, where its region lies, the attention."""
 
 import math
 
 import torch
+from comfy.ldm.modules.attention import optimized_attention
 from torch.nn.functional import interpolate
+
+
+def attend(q, k, v, extra_options: dict, **options):
+    """The attention that the host would have run in this block, with its precision and overrides."""
+    return optimized_attention(
+        q,
+        k,
+        v,
+        extra_options["n_heads"],
+        attn_precision=extra_options["attn_precision"],
+        transformer_options=extra_options,
+        **options,
+    )
 
 
 def scheduled(sigma_range: tuple[float, float], sigmas: torch.Tensor) -> bool:

@@ -2,12 +2,12 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrappersMP
-from torch.nn.functional import interpolate
 
+from .calls import attend, branch_rows, scheduled, token_mask
 from .sfags import gated_self_attention, project_face
 
 WRAPPER_KEY = "likeness_fact"
@@ -74,7 +74,7 @@ class FactPatch:
     def around_unet(self, executor, x, t, *args, **kwargs):
         """Decide once per UNet call whether the adapter is on, and see that every site was reached."""
         run = self._run(x.device, executor.class_obj.get_dtype_inference())
-        run.active = self._scheduled(t)
+        run.active = scheduled(self.sigma_range, t)
         run.reached.clear()
         output = executor(x, t, *args, **kwargs)
         missed = [block for block in self.blocks if block not in run.reached]
@@ -100,25 +100,8 @@ class FactPatch:
         if self.mask is not None:
             mask = self._mask(run, x, len(chunks), extra_options["activations_shape"][-2:])
             gates = tuple(gate * mask for gate in gates)
-
-        def attention(q, k, v):
-            return optimized_attention(
-                q,
-                k,
-                v,
-                extra_options["n_heads"],
-                attn_precision=extra_options["attn_precision"],
-                transformer_options=extra_options,
-            )
-
         site = self.sites.model[self.blocks.index(block)]
-        return gated_self_attention(x, keys, values, site, *gates, attention)
-
-    def _scheduled(self, sigmas: torch.Tensor) -> bool:
-        first, last = self.sigma_range
-        if math.isinf(first) and last == 0:
-            return True  # reading sigma would wait for the GPU
-        return last <= float(sigmas[0]) <= first
+        return gated_self_attention(x, keys, values, site, *gates, partial(attend, extra_options=extra_options))
 
     def _run(self, device: torch.device, dtype: torch.dtype) -> _Run:
         if device not in self._runs:
@@ -136,23 +119,15 @@ class FactPatch:
 
     @staticmethod
     def _rows(run: _Run, x: torch.Tensor, chunks: list[int]) -> torch.Tensor:
-        """The batch is one chunk after the other; chunk kind 0 is conditional, every other kind is not."""
         layout = (*chunks, x.shape[0])
         if layout not in run.rows:
-            kinds = torch.tensor([min(kind, 1) for kind in chunks], device=x.device)
-            run.rows[layout] = kinds.repeat_interleave(x.shape[0] // len(chunks))
+            run.rows[layout] = branch_rows(chunks, x.shape[0], x.device)
         return run.rows[layout]
 
     def _mask(self, run: _Run, x: torch.Tensor, chunks: int, size: list[int]) -> torch.Tensor:
-        """The region averaged over each token's area, [1 or rows, n, 1]; a batch longer than the mask repeats it."""
         layout = (*size, chunks, x.shape[0])
         if layout not in run.masks:
-            mask = self.mask.to(x.device, torch.float32).unsqueeze(1)
-            mask = interpolate(mask, size=tuple(size), mode="area").flatten(2).transpose(1, 2).to(x.dtype)
-            if mask.shape[0] > 1:
-                pictures = torch.arange(x.shape[0] // chunks, device=x.device) % mask.shape[0]
-                mask = mask[pictures.repeat(chunks)]
-            run.masks[layout] = mask
+            run.masks[layout] = token_mask(self.mask, tuple(size), chunks, x.shape[0], x)
         return run.masks[layout]
 
 

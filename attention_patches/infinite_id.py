@@ -9,9 +9,9 @@ import inspect
 from dataclasses import dataclass
 
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrappersMP
 
+from .calls import attend, scheduled
 from .fact import sigma_range
 from .mixed_attention import adain, adain_mean, mixed_keys_values
 
@@ -56,41 +56,34 @@ class Streams:
 
 
 class MixedSelfAttention:
-    """In the attn1 slot of one transformer block; `previous` is what sat there, None for the host's own attention."""
+    """In the attn1 slots of a UNet's transformer blocks.
 
-    def __init__(self, previous=None):
+    previous: what sat in the slots before, by place; where there is nothing, the host's own attention runs. One object
+    serves all places, because a compiled model may call one slot's for another's.
+    """
+
+    def __init__(self, previous: dict):
         self.previous = previous
 
     def __call__(self, q, k, v, extra_options):
+        attention = self.previous.get((*extra_options["block"], extra_options["block_index"]), attend)
         streams = extra_options.get(STREAMS)
         if streams is None or streams.mixing == "off":
-            return self._attend(q, k, v, extra_options)
+            return attention(q, k, v, extra_options)
         chunks = len(extra_options["cond_or_uncond"])
         (q_id, q_t), (k_id, k_t), (v_id, v_t) = (streams.split(part, chunks) for part in (q, k, v))
         keys, values = k_t, v_t
         if streams.mixing == "mixed":
             keys, values = mixed_keys_values(streams.restyle(k_id, k_t), streams.restyle(v_id, v_t), k_t, v_t)
-        identity = self._attend(q_id, keys, values, extra_options)
-        return streams.join(identity, self._attend(q_t, k_t, v_t, extra_options), chunks)
-
-    def _attend(self, q, k, v, extra_options):
-        if self.previous is not None:
-            return self.previous(q, k, v, extra_options)
-        return optimized_attention(
-            q,
-            k,
-            v,
-            extra_options["n_heads"],
-            attn_precision=extra_options["attn_precision"],
-            transformer_options=extra_options,
-        )
+        identity = attention(q_id, keys, values, extra_options)
+        return streams.join(identity, attention(q_t, k_t, v_t, extra_options), chunks)
 
 
 @dataclass(frozen=True)
 class TwoStreams:
     """Carries the text stream along: through the whole sampling, or beside every step's identity latent.
 
-    streams:      while the noise level lies in `sigma_range` (from, to), ends open
+    streams:      while the noise level lies in `sigma_range` (from, to)
     trajectory:   one of TRAJECTORIES
     """
 
@@ -116,8 +109,7 @@ class TwoStreams:
 
     def around_step(self, executor, model, conds, x, timestep, model_options):
         """CALC_COND_BATCH wrapper: tell this step's patches about the streams; add the text stream where it lacks."""
-        first, last = self.sigma_range
-        active = last < float(timestep[0]) < first
+        active = scheduled(self.sigma_range, timestep)
         if self.trajectory == "own":
             streams = self.streams if active else Streams("off", "none", 0.0)
             return executor(model, conds, x, timestep, _with_streams(model_options, streams))
@@ -130,12 +122,13 @@ class TwoStreams:
     def apply(self, model, parts):
         """Return a clone of `model` with both streams, mixed in the blocks of `parts` (keys of PARTS)."""
         model = model.clone()
-        places = {PARTS[part] for part in parts}
         replaced = model.model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
-        for place, number, index in self_attention_blocks(model.get_model_object("diffusion_model")):
-            if place in places:
-                previous = replaced.get((place, number, index), replaced.get((place, number)))
-                model.set_model_attn1_replace(MixedSelfAttention(previous), place, number, index)
+        blocks = self_attention_blocks(model.get_model_object("diffusion_model"))
+        places = [place for place in blocks if place[0] in {PARTS[part] for part in parts}]
+        found = {place: replaced.get(place, replaced.get(place[:2])) for place in places}
+        attention = MixedSelfAttention({place: previous for place, previous in found.items() if previous})
+        for place in places:
+            model.set_model_attn1_replace(attention, *place)
         if self.trajectory == "own":
             model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, self.around_sampling)
         model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, WRAPPER_KEY, self.around_step)

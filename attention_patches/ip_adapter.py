@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from ..adapters.ip_layout import Place, in_unet_order
-from .calls import branch_rows, scheduled, token_mask
+from .calls import attend, branch_rows, scheduled, token_mask
 from .fact import sigma_range
 from .image_cross_attention import image_cross_attention
 from .infinite_id import PARTS, STREAMS
@@ -192,19 +191,6 @@ class AttentionSlot:
         self.patch.cleanup()
         if hasattr(self.previous, "cleanup"):
             self.previous.cleanup()
-
-
-def attend(q, k, v, extra_options, **options):
-    """The attention that the host would have run, with its precision and overrides."""
-    return optimized_attention(
-        q,
-        k,
-        v,
-        extra_options["n_heads"],
-        attn_precision=extra_options["attn_precision"],
-        transformer_options=extra_options,
-        **options,
-    )
 
 
 def _invited(settings: dict, extra_options: dict) -> bool:

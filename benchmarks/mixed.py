@@ -58,7 +58,7 @@ class Recorder:
         self.place, self.visits = place, visits
 
     def __call__(self, q, k, v, extra_options):
-        result = MixedSelfAttention()(q, k, v, extra_options)
+        result = MixedSelfAttention({})(q, k, v, extra_options)
         self.visits[self.place] = (q, k, v, result)
         return result
 
@@ -108,7 +108,7 @@ def main() -> None:
     forms = {
         "one": (2, {}),
         "two": (4, {}),
-        "mixed": (4, {block: MixedSelfAttention() for block in blocks}),
+        "mixed": (4, dict.fromkeys(blocks, MixedSelfAttention({}))),
         "floor": (4, {block: Floor(*visits.pop(block)) for block in blocks}),
     }
     times = {name: [] for name in forms}

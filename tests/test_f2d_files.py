@@ -198,3 +198,14 @@ def test_a_tiny_face_in_a_large_picture_takes_no_huge_memory():
     part = aligned_crop(beside, small)
     assert (whole - part).abs().mean() < 0.02
     assert aligned_crop(torch.zeros(3000, 4000, 3), (POINTS - 80) * 0.05 + 900).shape == (224, 224, 3)
+
+
+def test_deep3d_as_published_beside_its_optimiser(tmp_path):
+    file = {
+        "net_recon": deep3d(),
+        "opt_00": {"state": {0: {"step": 3}}, "param_groups": [{"lr": 1e-4}]},
+        "sched_00": {},
+    }
+    published = load_expression_encoder(saved(tmp_path, file, "epoch_20.pth"))
+    flat = load_expression_encoder(saved(tmp_path, deep3d(), "flat.pth"))
+    assert torch.equal(published.encode(faces(1)).coefficients, flat.encode(faces(1)).coefficients)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from likeness.faces.canny import canny
 from likeness.faces.crop import below_eyes, canny_without_face, cut_control, dilate, inpaint_mask, prepare, without_face
 from likeness.faces.types import Faces
-from likeness.faces.window import Window, cut, in_crop, put, resize, window_around
+from likeness.faces.window import Window, box_area, cut, in_crop, put, resize, window_around
 from likeness.tests.face_at import face_at, faces_in, noise
 from PIL import Image
 
@@ -128,7 +128,9 @@ def test_the_mask_covers_the_face_and_keeps_to_it():
     for dense in (None, np.concatenate([face.points, face.points.mean(axis=0) + [[0, 60], [-50, 10], [50, 10]]])):
         one, _ = prepared(noise(220, 200, 3), replace(face, landmarks=dense), size=256)
         mask = one.masks[0].bool().numpy()
-        for x, y in np.rint(in_crop(face.points, one.windows[0], 256)).astype(int):
+        eyes, mouth = face.points[:2].mean(axis=0), face.points[3:].mean(axis=0)
+        forehead = eyes - 0.5 * (mouth - eyes)  # where none of the landmarks is
+        for x, y in np.rint(in_crop(np.array([*face.points, forehead]), one.windows[0], 256)).astype(int):
             assert mask[y, x]
         assert 0.5 < mask.any(axis=0).mean() < 0.9 and 0.5 < mask.any(axis=1).mean() < 0.9 and not mask[0].any()
         assert np.array_equal(mask, dilate(one.areas[0], 0.04))
@@ -144,6 +146,17 @@ def test_other_faces_are_black_and_not_painted_over():
     assert not black[:, : int(x0)].any() and not (one.masks[0].bool().numpy() & black).any()
     alone, _ = prepared(picture, left, share=0.4)
     assert torch.equal(one.images[0][~torch.from_numpy(black)], alone.images[0][~torch.from_numpy(black)])
+
+
+def test_a_face_that_hides_another_in_part_is_whole():
+    picture, near, behind = noise(150, 300, 3) * 0.5 + 0.5, face_at(90, 75), face_at(128, 75)
+    one, _ = prepared(picture, near, behind, share=0.4)
+    black = (one.images[0] == 0).all(dim=-1).numpy()
+    own = box_area(near.box, one.windows[0], 128)
+    assert not (black & own).any() and (black & box_area(behind.box, one.windows[0], 128)).any()
+    assert not (black & one.areas[0]).any() and not (black & one.masks[0].bool().numpy()).any()
+    alone, _ = prepared(picture, near, share=0.4)
+    assert (black & alone.areas[0]).any(), "the face would reach into it"
 
 
 def test_the_index_counts_from_the_left_or_is_the_persons_number():

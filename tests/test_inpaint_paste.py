@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from likeness.faces.crop import prepare
 from likeness.faces.paste import BLENDS, paste
 from likeness.faces.types import Faces
-from likeness.faces.window import in_crop
+from likeness.faces.window import in_crop, resize
 from likeness.tests.face_at import face_at, faces_in, noise
 from scipy import ndimage
 
@@ -152,6 +152,17 @@ def test_beside_a_change_the_picture_keeps_its_own_detail():
     assert (back[changed] < 1e-3).all()
 
 
+@pytest.mark.parametrize("scale", [0.2, 0.7, 3.0])
+def test_a_change_is_seen_as_far_as_resizing_spreads_it(scale):
+    picture = torch.full((400, 400, 3), 0.5)
+    crop = cropped(picture, face_at(200, 200, scale), size=64)
+    image = crop.images.clone()
+    image[0, 30, 33] = 1
+    (left, top, side), everything = crop.windows[0], torch.ones(1, 64, 64)
+    back = pasted(crop, image, mask=everything, feather=0, colour_match=False)[0]
+    assert (back[top : top + side, left : left + side] - resize(image[0], side)).abs().max() < 1e-6
+
+
 def test_the_feather_rises_inwards():
     picture = torch.zeros(128, 128, 3)
     crop = cropped(picture, face_at(64, 64), size=128)
@@ -200,15 +211,22 @@ def test_details_the_vae_lost_are_returned_outside_the_mask():
 
 def test_the_whole_crop_has_a_soft_border_but_not_at_the_pictures_end():
     picture = torch.zeros(300, 400, 3)
-    crop = cropped(picture, face_at(200, 10, 2.0), size=128)
+    crop = cropped(picture, face_at(200, 127, 2.0), size=128)
     left, top, side = crop.windows[0]
     (back,) = pasted(crop, torch.ones(1, 128, 128, 3), blend="whole crop", colour_match=False)
-    assert top < 0 and (back[0, left + 40 : left + side - 40] > 0.9999).all()
+    assert -3 <= top <= 0 and (back[0, left + 40 : left + side - 40] > 0.9999).all()
     row = back[30, left : left + side, 0]
     kernel = int(10 * side / 256) | 1
     assert row[0] == 0 and 0 < row[kernel] < 1 and row[2 * kernel] > 0.9999
     assert (row[: 2 * kernel].diff() >= 0).all() and torch.allclose(row, row.flip(0), atol=1e-6)
     assert back[:, :left].max() == 0
+
+
+def test_the_whole_crop_leaves_nothing_of_the_old_face():
+    crop = cropped(torch.zeros(200, 200, 3), face_at(100, 100), share=1.0, size=128)
+    (back,) = pasted(crop, torch.ones(1, 128, 128, 3), blend="whole crop", colour_match=False)
+    x0, y0, x1, y1 = (round(edge) for edge in crop.faces[0].box)
+    assert (back[y0 + 1 : y1, x0 + 1 : x1] > 0.9999).all()
 
 
 def test_other_faces_stay_as_they_are():
