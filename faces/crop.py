@@ -61,11 +61,10 @@ def prepare(
     windows = [window_around(face.box, face_share) for face in kept]
     images = torch.stack([resize(cut(picture, window), size) for picture, window in zip(pictures, windows)])
     others = np.stack([_others(found, *rest, size) for found, *rest in zip(faces.found, kept, windows)])
-    areas = np.stack([face_area(face, window, size) for face, window in zip(kept, windows)])
-    if face_mask is not None:
-        masks = _of_pictures(face_mask.reshape(-1, *face_mask.shape[-2:], 1), pictures, "face_mask")
-        areas = np.stack([(resize(cut(m, w), size)[..., 0] > 0.5).cpu().numpy() for m, w in zip(masks, windows)])
-    areas &= ~others
+    if face_mask is None:
+        areas = np.stack([face_area(face, window, size) for face, window in zip(kept, windows)]) & ~others
+    else:
+        areas = _cut_masks(face_mask, pictures, windows, size) & ~others
     _check_areas(areas, index)
     images = images * torch.from_numpy(~others)[..., None].to(images)
     composite, warped = _with_donor(images, kept, windows, donor)
@@ -187,6 +186,12 @@ def _others(found: tuple[Face, ...], face: Face, window: Window, size: int) -> n
         if other is not face:
             others |= box_area(other.box, window, size)
     return others & ~box_area(face.box, window, size)
+
+
+def _cut_masks(masks: torch.Tensor, pictures: torch.Tensor, windows: list[Window], size: int) -> np.ndarray:
+    masks = _of_pictures(masks.reshape(-1, *masks.shape[-2:], 1), pictures, "face_mask")
+    resized = [resize(cut(mask, window), size)[..., 0] for mask, window in zip(masks, windows)]
+    return (torch.stack(resized) > 0.5).cpu().numpy()
 
 
 def _with_donor(

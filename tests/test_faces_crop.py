@@ -150,12 +150,12 @@ def test_other_faces_are_black_and_not_painted_over():
 
 def test_a_face_that_hides_another_in_part_is_whole():
     picture, near, behind = noise(150, 300, 3) * 0.5 + 0.5, face_at(90, 75), face_at(128, 75)
-    one, _ = prepared(picture, near, behind, share=0.4)
+    one, _ = prepared(picture, near, behind, share=0.4, size=256)
     black = (one.images[0] == 0).all(dim=-1).numpy()
-    own = box_area(near.box, one.windows[0], 128)
-    assert not (black & own).any() and (black & box_area(behind.box, one.windows[0], 128)).any()
+    own = box_area(near.box, one.windows[0], 256)
+    assert not (black & own).any() and (black & box_area(behind.box, one.windows[0], 256)).any()
     assert not (black & one.areas[0]).any() and not (black & one.masks[0].bool().numpy()).any()
-    alone, _ = prepared(picture, near, share=0.4)
+    alone, _ = prepared(picture, near, share=0.4, size=256)
     assert (black & alone.areas[0]).any(), "the face would reach into it"
 
 

@@ -328,6 +328,7 @@ def test_head_is_face_and_hair_without_neck(painted):
     assert mask[400, 256] == 0, "the neck"
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_any_answer_makes_masks(written):
     parser = load_parser(written(drawn(bisenet_shapes(**SMALL), 3)))

@@ -151,6 +151,7 @@ def test_masks_turn_with_the_face(kind, turns):
         assert overlap(mask_of(moved(FACES[kind](), turn), region), expected) > 0.97, region
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FACES)
 def test_faces_half_outside_are_cut_and_nothing_else(kind):
     by = np.float32([225, 0])

@@ -172,6 +172,7 @@ def haar():
     return detector.load("opencv: haar cascade", 0.5, 640)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_the_astronaut_lying_and_upside_down(haar, root, turns):
     photo = np.array(Image.open(root / "workflows" / "assets" / "astronaut.png").convert("RGB"))
@@ -181,6 +182,7 @@ def test_the_astronaut_lying_and_upside_down(haar, root, turns):
     assert face.score == upright.score
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("haar")
 def test_texture_in_which_the_cascade_sees_faces_shows_none():
     cv2 = pytest.importorskip("cv2")

@@ -170,6 +170,16 @@ def test_several_references_make_a_longer_identity(executor):
     assert torch.equal(three.features[:1], one.features)
 
 
+def test_a_graph_saved_with_the_first_release_draws_the_same_picture(executor):
+    """It lacks the inputs that came later."""
+    graph = workflow("fact_text_to_image")
+    old = copy.deepcopy(graph)
+    for name in ("search", "min_size", "video"):
+        del old[only(old, "LikenessDetectFaces")]["inputs"][name]
+    decode = only(graph, "VAEDecode")
+    assert torch.equal(executor.run(old)[decode][0], executor.run(graph)[decode][0])
+
+
 def test_align_face_at_any_size(executor):
     graph = workflow("fact_text_to_image")
     graph = {key: graph[key] for key in ("4", "5", "6")}

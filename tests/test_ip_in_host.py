@@ -341,6 +341,7 @@ def test_a_plain_replace_patch_before_ours_is_called(model, adapter, tokens, wit
     assert set(seen) == {("middle", 0)}
 
 
+@pytest.mark.slow
 def test_a_patch_of_a_whole_sdxl_block_is_called_by_each_of_our_layers():
     """The host looks for the key with index first, so theirs would be lost behind ours."""
     theirs = tiny_ip.sdxl()
@@ -393,6 +394,7 @@ def test_the_slot_before_keeps_its_models_and_is_told_the_end(model, adapter, to
     assert {"to", "cleanup"} <= set(told)
 
 
+@pytest.mark.slow
 def test_every_layer_of_sdxl(monkeypatch):
     """All 70, ten of them in the middle block; and strength 0 is the base model there too."""
     model, faceid = tiny_ip.sdxl(), tiny_ip.adapter("faceid", "SDXL", lora_rank=2)
