@@ -9,12 +9,14 @@ from likeness.tests.graphs import only, workflow
 
 import nodes
 
+pytestmark = pytest.mark.slow
+
 WORKFLOWS = [
     "f2d_text_to_image",
     "f2d_expression",
     "f2d_two_people",
     "f2d_delayed",
-    pytest.param("f2d_best_of", marks=pytest.mark.slow),
+    "f2d_best_of",
 ]
 PROMPT = "LikenessEncodeFacePrompt"
 
@@ -128,7 +130,6 @@ def photo_batch(graph):
     return {key: node for key, node in graph.items() if key not in sampling}
 
 
-@pytest.mark.slow
 def test_best_of_passes_on_the_person(executor):
     graph = photo_batch(workflow("f2d_best_of"))
     outputs = executor.run(graph)
@@ -186,7 +187,6 @@ def test_best_of_passes_on_the_person(executor):
             "ckpt_name",
             "likeness_builtin_sdxl.ckpt",
             f"{PROMPT}: Words 768 wide fit .* SD 1.x, but the connected CLIP is SDXL's, .* SD 1.4, SD 1.5",
-            marks=pytest.mark.slow,
         ),
         pytest.param(
             "f2d_best_of",
@@ -194,7 +194,6 @@ def test_best_of_passes_on_the_person(executor):
             "clip",
             ["1", 1],
             "LikenessBestOf: The connected CLIP .*cannot score pictures",
-            marks=pytest.mark.slow,
         ),
         ("f2d_best_of", "LikenessBestOf", "clip", None, "LikenessBestOf: .* connect both clip and clip_vision"),
         pytest.param(
@@ -203,7 +202,6 @@ def test_best_of_passes_on_the_person(executor):
             "clip_name",
             "likeness_builtin_clip_vision_h.pt",
             "LikenessBestOf: .* into 768 numbers and the vision network into 1024",
-            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -12,6 +12,8 @@ from likeness.adapters.ip_layout import PLACES, image_numbers
 from likeness.attention_patches.ip_adapter import ImageAttentionPatch, layer_strengths
 from likeness.tests.golden_cases import TOLERANCE, Case, error
 
+pytestmark = pytest.mark.slow
+
 PROJECTORS = {
     "sd15": "ip-adapter",
     "plus_face_sd15": "plus",

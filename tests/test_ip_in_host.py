@@ -23,6 +23,8 @@ from likeness.tests import tiny, tiny_ip
 from likeness.tests.golden_cases import Case
 from torch.utils._python_dispatch import TorchDispatchMode
 
+pytestmark = pytest.mark.slow
+
 ROUNDING = 1e-5
 WHERE = {"block": ("input", 1), "block_index": 0, "n_heads": 8, "attn_precision": None}
 VIEWS = set("view _unsafe_view transpose t permute unsqueeze expand slice select detach alias".split())
@@ -341,7 +343,6 @@ def test_a_plain_replace_patch_before_ours_is_called(model, adapter, tokens, wit
     assert set(seen) == {("middle", 0)}
 
 
-@pytest.mark.slow
 def test_a_patch_of_a_whole_sdxl_block_is_called_by_each_of_our_layers():
     """The host looks for the key with index first, so theirs would be lost behind ours."""
     theirs = tiny_ip.sdxl()
@@ -394,7 +395,6 @@ def test_the_slot_before_keeps_its_models_and_is_told_the_end(model, adapter, to
     assert {"to", "cleanup"} <= set(told)
 
 
-@pytest.mark.slow
 def test_every_layer_of_sdxl(monkeypatch):
     """All 70, ten of them in the middle block; and strength 0 is the base model there too."""
     model, faceid = tiny_ip.sdxl(), tiny_ip.adapter("faceid", "SDXL", lora_rank=2)
@@ -637,7 +637,6 @@ def test_slots_are_ours(model, adapter, tokens):
     assert len(found) == 16 and ("middle", 0) in found and ("input", 1) in found
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_under_the_hosts_torch_compile_node(model, adapter, tokens, with_face):
     """The same picture to rounding, with a schedule that switches the compiled model between its two steps."""
