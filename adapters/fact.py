@@ -7,12 +7,12 @@ A file holds `local_fac_prj.*` (a resampler) and, per site, either `<diffusers s
 from typing import NamedTuple
 
 import comfy.model_management
-import comfy.model_patcher
 import comfy.ops
 import comfy.utils
 import torch
 from torch import nn
 
+from ..weights.managed import managed
 from .resampler import Resampler, ResamplerSizes
 
 PROJECTOR_PREFIX = "local_fac_prj."
@@ -143,14 +143,9 @@ def _load_dtype(state_dict: dict, device: torch.device) -> torch.dtype:
 
 def _managed(module: nn.Module, state_dict: dict, dtype: torch.dtype):
     """Fill `module` and hand it to the host's memory management."""
-    patcher = comfy.model_patcher.CoreModelPatcher(
-        module.eval().requires_grad_(False),
-        load_device=comfy.model_management.get_torch_device(),
-        offload_device=comfy.model_management.unet_offload_device(),
-    )
     weights = {key: value.to(dtype) for key, value in state_dict.items()}
-    module.load_state_dict(weights, assign=patcher.is_dynamic())
-    return patcher
+    devices = comfy.model_management.unet_offload_device(), comfy.model_management.get_torch_device()
+    return managed(module, weights, *devices)
 
 
 class FactAdapter:

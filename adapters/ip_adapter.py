@@ -14,7 +14,6 @@ from functools import partial
 
 import comfy.lora
 import comfy.model_management
-import comfy.model_patcher
 import comfy.ops
 import comfy.utils
 import torch
@@ -22,6 +21,7 @@ from torch import nn
 
 from ..encoders.clip_vision import ClipFeatures, clip_features
 from ..encoders.identity import FaceId
+from ..weights.managed import managed
 from . import ip_projectors
 from .ip_layout import PLACES, Place, image_numbers, lora_targets
 
@@ -314,15 +314,6 @@ def check_ip_adapter(adapter) -> None:
 
 def _managed(build, weights: dict):
     """A model patcher of the network `build` makes, with its weights in the file's own precision."""
-    network = build(
-        operations=comfy.ops.manual_cast,
-        dtype=comfy.utils.weight_dtype(weights),
-        device=comfy.model_management.unet_offload_device(),
-    )
-    patcher = comfy.model_patcher.CoreModelPatcher(
-        network.eval().requires_grad_(False),
-        load_device=comfy.model_management.get_torch_device(),
-        offload_device=comfy.model_management.unet_offload_device(),
-    )
-    network.load_state_dict(weights, assign=patcher.is_dynamic())
-    return patcher
+    offload_device = comfy.model_management.unet_offload_device()
+    network = build(operations=comfy.ops.manual_cast, dtype=comfy.utils.weight_dtype(weights), device=offload_device)
+    return managed(network, weights, offload_device, comfy.model_management.get_torch_device())

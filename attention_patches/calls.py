@@ -48,3 +48,15 @@ def token_mask(mask: torch.Tensor, size: tuple[int, int], chunks: int, batch: in
         return mask
     pictures = torch.arange(batch // chunks, device=like.device) % mask.shape[0]
     return mask[pictures.repeat(chunks)]
+
+
+def transformer_blocks(unet) -> dict[tuple[str, int, int], torch.nn.Module]:
+    """The transformer blocks of a UNet by the host's names of them (place, number, index); empty for other models."""
+    names = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
+    blocks = {}
+    for path, module in unet.named_modules():
+        steps = path.split(".")
+        if steps[0] in names and steps[-2:-1] == ["transformer_blocks"] and hasattr(module, "attn2"):
+            number = 0 if steps[0] == "middle_block" else int(steps[1])
+            blocks[names[steps[0]], number, int(steps[-1])] = module
+    return blocks

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from .calls import attend, branch_rows, scheduled, token_mask
+from .calls import attend, branch_rows, scheduled, token_mask, transformer_blocks
 from .sfags import gated_self_attention, project_face
 
 WRAPPER_KEY = "likeness_fact"
@@ -187,7 +187,7 @@ def check_identity(adapter, face_id) -> None:
 def check_base(adapter, model) -> None:
     """Raise ValueError unless every site of the adapter finds a block of its width in the model's UNet."""
     unet = model.get_model_object("diffusion_model")
-    blocks = transformer_blocks(unet)
+    blocks = {place[:2]: block for place, block in transformer_blocks(unet).items() if place[2] == 0}
     widths = {block: module.norm2.normalized_shape[0] for block, module in blocks.items()}
     contexts = {module.attn2.to_k.in_features for module in blocks.values()}
     if widths == adapter.widths and contexts == {adapter.token_dim}:
@@ -197,18 +197,6 @@ def check_base(adapter, model) -> None:
         f"Apply FACT: {adapter.name} fits an SD1.5 UNet with {_summary(adapter.widths, {adapter.token_dim})}, but the "
         f"connected model is {what} with {_summary(widths, contexts)}. Load an SD1.5 checkpoint."
     )
-
-
-def transformer_blocks(unet) -> dict[tuple[str, int], torch.nn.Module]:
-    """The first transformer block at each place of a UNet, by the host's name of the place; empty for other models."""
-    names = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
-    blocks = {}
-    for path, module in unet.named_modules():
-        part, _, rest = path.partition(".")
-        if part in names and hasattr(module, "attn2"):
-            index = 0 if part == "middle_block" else int(rest.split(".")[0])
-            blocks.setdefault((names[part], index), module)
-    return blocks
 
 
 def _summary(widths: dict, contexts: set[int]) -> str:

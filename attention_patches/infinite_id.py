@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from .calls import attend, scheduled
+from .calls import attend, scheduled, transformer_blocks
 from .fact import sigma_range
 from .mixed_attention import adain, adain_mean, mixed_keys_values
 
@@ -123,7 +123,7 @@ class TwoStreams:
         """Return a clone of `model` with both streams, mixed in the blocks of `parts` (keys of PARTS)."""
         model = model.clone()
         replaced = model.model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
-        blocks = self_attention_blocks(model.get_model_object("diffusion_model"))
+        blocks = transformer_blocks(model.get_model_object("diffusion_model"))
         places = [place for place in blocks if place[0] in {PARTS[part] for part in parts}]
         found = {place: replaced.get(place, replaced.get(place[:2])) for place in places}
         attention = MixedSelfAttention({place: previous for place, previous in found.items() if previous})
@@ -153,18 +153,6 @@ def check_deterministic(sampler) -> None:
         )
 
 
-def self_attention_blocks(unet) -> list[tuple[str, int, int]]:
-    """The host's names (place, number, index) of all transformer blocks of a UNet; empty for other models."""
-    names = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
-    blocks = []
-    for path, module in unet.named_modules():
-        steps = path.split(".")
-        if steps[0] in names and "transformer_blocks" in steps[-2:-1] and hasattr(module, "attn1"):
-            number = 0 if steps[0] == "middle_block" else int(steps[1])
-            blocks.append((names[steps[0]], number, int(steps[-1])))
-    return blocks
-
-
 def apply_infinite_id(
     model, mixing="mixed", style="none", style_strength=1.0, start_percent=0.0, end_percent=1.0, trajectory="own",
     parts=("down", "middle", "up"),
@@ -178,7 +166,7 @@ def apply_infinite_id(
 
     Raises ValueError for a model without transformer blocks of a UNet.
     """
-    if not self_attention_blocks(model.get_model_object("diffusion_model")):
+    if not transformer_blocks(model.get_model_object("diffusion_model")):
         what = type(model.model.model_config).__name__
         raise ValueError(f"Infinite-ID mixes the self-attention of SD and SDXL UNets; {what} has none of that kind.")
     if mixing == "off" and style == "none":

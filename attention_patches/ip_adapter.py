@@ -8,7 +8,7 @@ import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from ..adapters.ip_layout import Place, in_unet_order
-from .calls import attend, branch_rows, scheduled, token_mask
+from .calls import attend, branch_rows, scheduled, token_mask, transformer_blocks
 from .fact import sigma_range
 from .image_cross_attention import image_cross_attention
 from .infinite_id import PARTS, STREAMS
@@ -220,14 +220,7 @@ def slot_of(place: Place, blocks: dict, replaced: dict) -> tuple:
 
 def cross_attentions(unet) -> dict[Place, torch.nn.Module]:
     """The text cross-attentions of a UNet by the host's names of their places; empty for other models."""
-    names = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
-    found = {}
-    for path, module in unet.named_modules():
-        steps = path.split(".")
-        if steps[0] in names and steps[-2:-1] == ["transformer_blocks"] and hasattr(module, "attn2"):
-            number = 0 if steps[0] == "middle_block" else int(steps[1])
-            found[names[steps[0]], number, int(steps[-1])] = module.attn2
-    return found
+    return {place: block.attn2 for place, block in transformer_blocks(unet).items()}
 
 
 def layer_strengths(places, weights: float | dict[str, float] | Sequence[float]) -> dict[Place, float]:

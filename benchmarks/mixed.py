@@ -20,12 +20,8 @@ import comfy.model_management  # noqa: E402
 import comfy.supported_models  # noqa: E402
 import torch  # noqa: E402
 from comfy.ldm.modules.attention import optimized_attention  # noqa: E402
-from likeness.attention_patches.infinite_id import (  # noqa: E402
-    STREAMS,
-    MixedSelfAttention,
-    Streams,
-    self_attention_blocks,
-)
+from likeness.attention_patches.calls import transformer_blocks  # noqa: E402
+from likeness.attention_patches.infinite_id import STREAMS, MixedSelfAttention, Streams  # noqa: E402
 
 SDXL = {
     "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "num_res_blocks": [2, 2, 2],
@@ -102,7 +98,7 @@ def main() -> None:
     device = comfy.model_management.get_torch_device()
     dtype, pixels, rounds = CASES[device.type]
     network = unet(dtype, device)
-    blocks, call, visits = self_attention_blocks(network), calls(network, dtype, pixels), {}
+    blocks, call, visits = transformer_blocks(network), calls(network, dtype, pixels), {}
     print(f"Machine: {machine()}. {len(blocks)} blocks, {str(dtype).removeprefix('torch.')}, {pixels} px.\n")
     call(4, {block: Recorder(block, visits) for block in blocks})
     forms = {

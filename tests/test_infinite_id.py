@@ -3,7 +3,8 @@
 import comfy.samplers
 import pytest
 import torch
-from likeness.attention_patches.infinite_id import Streams, apply_infinite_id, self_attention_blocks
+from likeness.attention_patches.calls import transformer_blocks
+from likeness.attention_patches.infinite_id import Streams, apply_infinite_id
 from likeness.tests import tiny
 
 pytestmark = pytest.mark.slow
@@ -146,7 +147,7 @@ def test_what_sits_in_the_slot_stays_in_effect(base):
 
 
 def test_every_block_is_named_and_the_model_stays_as_it_was(base):
-    blocks = self_attention_blocks(base.get_model_object("diffusion_model"))
+    blocks = transformer_blocks(base.get_model_object("diffusion_model"))
     assert len(blocks) == 16 and ("middle", 0, 0) in blocks
     before = tiny.sample(base)
     tiny.sample(apply_infinite_id(marked(base)))
