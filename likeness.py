@@ -48,7 +48,7 @@ def parse(arguments: list) -> argparse.Namespace:
     listed = commands.add_parser("identities", help="list saved identities: photos, agreement, encoder, note")
     listed.add_argument("folder", nargs="*", type=Path, help="where to look (default: face_id in models and output)")
     bench = commands.add_parser("bench", help="measure speed and memory; the results are printed as markdown")
-    bench.add_argument("name", choices=["sfags", "encoder", "startup", "mixed", "f2d"])
+    bench.add_argument("name", choices=["sfags", "encoder", "startup", "image", "mixed", "f2d"])
     commands.add_parser("_checkpoints")
     commands.add_parser("_workflows")
     for command in (demo, host):

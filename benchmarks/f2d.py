@@ -15,18 +15,17 @@ import comfy.samplers  # noqa: E402
 import comfy.sd  # noqa: E402
 import torch  # noqa: E402
 from comfy.sd1_clip import SD1ClipModel, SD1Tokenizer  # noqa: E402
-from comfy.supported_models import SD15  # noqa: E402
 from comfy.supported_models_base import ClipTarget  # noqa: E402
 from likeness.adapters.face2diffusion import Face2DiffusionAdapter  # noqa: E402
 from likeness.adapters.face_prompt import encode, face_prompt  # noqa: E402
-from likeness.devtools.checkpoints import SD15_LAYOUT, SHARED, drawn, mapping_shapes, msid_shapes  # noqa: E402
+from likeness.devtools.checkpoints import drawn, mapping_shapes, msid_shapes  # noqa: E402
 from likeness.encoders.face_encoder import FaceEncoder  # noqa: E402
 from likeness.encoders.loading import msid  # noqa: E402
+from networks import unet  # noqa: E402
 
 ROUNDS = 20
 STEP_ROUNDS = 8
 TEXT = "photo of {face} in a red coat, city street at dusk"
-PUBLISHED = {"channel_mult": [1, 2, 4, 4], "in_channels": 4, "out_channels": 4}  # what SD1.5 has besides its layout
 LATENT = (1, 4, 32, 32)  # 256 px, so that a run on a CPU ends
 
 
@@ -54,7 +53,7 @@ def words_rows(encoder: FaceEncoder, adapter: Face2DiffusionAdapter, clip) -> li
 
 def step_rows(words: torch.Tensor, clip) -> list[list]:
     """Rows of the table: one call of the UNet for prompt and negative prompt, with words, without, without again."""
-    model = unet()
+    model = unet("SD15", comfy.model_management.unet_dtype())
     comfy.model_management.load_models_gpu([model])
     with_words = encode(clip, face_prompt(clip, TEXT, [words]))[0][0]
     plain, negative = (clip.encode_from_tokens(clip.tokenize(text)) for text in (TEXT, ""))
@@ -72,19 +71,6 @@ def step_rows(words: torch.Tensor, clip) -> list[list]:
     base = samples["plain"]
     ratios = {name: statistics.median(a / b for a, b in zip(values, base)) for name, values in samples.items()}
     return [[name, spread(values), f"{ratios[name]:.3f}"] for name, values in samples.items()]
-
-
-def unet():
-    """The host's SD1.5 model, all sizes as published, with drawn weights."""
-    config = SD15(SHARED | SD15_LAYOUT | PUBLISHED)
-    device = comfy.model_management.get_torch_device()
-    dtype = comfy.model_management.unet_dtype(device=device)
-    config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device))
-    base = config.get_model({}, device=comfy.model_management.unet_offload_device())
-    for parameter in base.diffusion_model.parameters():
-        parameter.data.normal_(std=0.02)
-    offload_device = comfy.model_management.unet_offload_device()
-    return comfy.model_patcher.CoreModelPatcher(base, load_device=device, offload_device=offload_device)
 
 
 def text_encoder():

@@ -4,7 +4,7 @@
     two     the stock UNet on identity and text stream together: twice the rows
     mixed   the same with the identity stream's keys and values doubled
     floor   the attentions that `mixed` cannot do without (identity rows over twice the keys, text rows over their own),
-            as bare kernels on tensors made ready before, inside the same UNet call
+            as bare kernels on tensors made ready before, in the same places
 
 Weights are drawn, sizes and data flow are the true ones. The printed markdown can be pasted into RESULTS.md.
 """
@@ -13,38 +13,18 @@ from bench import elapsed, machine, open_host, spread, table
 
 open_host()
 
-import math  # noqa: E402
 import statistics  # noqa: E402
 
 import comfy.model_management  # noqa: E402
-import comfy.supported_models  # noqa: E402
 import torch  # noqa: E402
 from comfy.ldm.modules.attention import optimized_attention  # noqa: E402
-from likeness.attention_patches.calls import transformer_blocks  # noqa: E402
+from likeness.attention_patches.calls import attend, transformer_blocks  # noqa: E402
 from likeness.attention_patches.infinite_id import STREAMS, MixedSelfAttention, Streams  # noqa: E402
+from networks import unet  # noqa: E402
 
-SDXL = {
-    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "num_res_blocks": [2, 2, 2],
-    "channel_mult": [1, 2, 4], "transformer_depth": [0, 0, 2, 2, 10, 10], "transformer_depth_middle": 10,
-    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10], "context_dim": 2048, "num_head_channels": 64,
-    "num_heads": -1, "use_spatial_transformer": True, "use_linear_in_transformer": True, "adm_in_channels": 2816,
-    "num_classes": "sequential", "legacy": False, "use_temporal_attention": False, "use_temporal_resblock": False,
-}  # fmt: skip
-CASES = {"cuda": (torch.bfloat16, 1024, 20), "cpu": (torch.float32, 512, 5)}  # numbers, pixels, rounds
-
-
-def unet(dtype: torch.dtype, device: torch.device):
-    """The host's SDXL UNet with drawn weights, on `device`."""
-    config = comfy.supported_models.SDXL(SDXL)
-    config.set_inference_dtype(dtype, None)
-    network = config.get_model({}, device=torch.device("cpu")).diffusion_model
-    torch.manual_seed(1)
-    for name, weight in network.named_parameters():
-        if weight.ndim > 1:
-            weight.normal_(0, math.prod(weight.shape[1:]) ** -0.5)
-        else:
-            weight.fill_(1.0 if name.endswith("weight") else 0.0)
-    return network.to(device)
+CASES = {"cuda": (torch.bfloat16, 1024, 20), "cpu": (torch.float32, 384, 3)}  # numbers, pixels, rounds of whole calls
+LAYER_PIXELS, LAYER_ROUNDS = 1024, 6
+SIZES = {640: 10, 1280: 60}  # widths of SDXL's self-attentions, and how many there are
 
 
 class Recorder:
@@ -93,13 +73,50 @@ def calls(network, dtype, pixels: int):
     return call
 
 
+def layer_rows(dtype, device) -> list[list]:
+    """Rows of the table: one self-attention of each size on drawn tensors, times their number, the forms in turn."""
+    draw = torch.Generator().manual_seed(3)
+    samples = {"two": [], "mixed": [], "floor": []}
+    mixed, streams = MixedSelfAttention({}), Streams("mixed", "none", 0.0)
+    layers = []
+    for width, count in SIZES.items():
+        tokens = (LAYER_PIXELS // (8 * width // 320)) ** 2
+        q, k, v = (torch.randn(4, tokens, width, generator=draw).to(device, dtype) for _ in "qkv")
+        options = {"cond_or_uncond": [0, 1], "n_heads": width // 64, "attn_precision": None, "block": ("input", 4)}
+        layers.append((count, (q, k, v), options | {"block_index": 0, STREAMS: streams}, Floor(q, k, v, None)))
+    for turn in range(LAYER_ROUNDS + 1):
+        took = dict.fromkeys(samples, 0.0)
+        for count, tensors, options, floor in layers:
+            for name, form in {"two": attend, "mixed": mixed, "floor": floor}.items():
+                took[name] += count * elapsed(lambda: form(*tensors, options), device, queued=True)  # noqa: B023
+        for name in samples:
+            samples[name] += [took[name]] if turn else []
+    return rows_of(samples)
+
+
+def rows_of(samples: dict[str, list[float]]) -> list[list]:
+    """Name, time, and its ratios to `two` and `floor`, medians of the rounds."""
+    return [
+        [
+            name,
+            spread(values),
+            *(f"{statistics.median(a / b for a, b in zip(values, samples[other])):.3f}" for other in ("two", "floor")),
+        ]
+        for name, values in samples.items()
+    ]
+
+
 @torch.inference_mode()
 def main() -> None:
     device = comfy.model_management.get_torch_device()
     dtype, pixels, rounds = CASES[device.type]
-    network = unet(dtype, device)
+    print(f"Machine: {machine()}, {str(dtype).removeprefix('torch.')}.\n")
+    print(f"The 70 self-attentions alone at {LAYER_PIXELS} px, ms: median (extremes) of {LAYER_ROUNDS} rounds:\n")
+    print(table(["form", "ms", "/ two", "/ floor"], layer_rows(dtype, device)), flush=True)
+    model = unet("SDXL", dtype)
+    comfy.model_management.load_models_gpu([model])
+    network = model.model.diffusion_model
     blocks, call, visits = transformer_blocks(network), calls(network, dtype, pixels), {}
-    print(f"Machine: {machine()}. {len(blocks)} blocks, {str(dtype).removeprefix('torch.')}, {pixels} px.\n")
     call(4, {block: Recorder(block, visits) for block in blocks})
     forms = {
         "one": (2, {}),
@@ -107,16 +124,13 @@ def main() -> None:
         "mixed": (4, dict.fromkeys(blocks, MixedSelfAttention({}))),
         "floor": (4, {block: Floor(*visits.pop(block)) for block in blocks}),
     }
-    times = {name: [] for name in forms}
+    samples = {name: [] for name in forms}
     for turn in range(rounds + 1):
         for name, form in forms.items():
             took = elapsed(lambda: call(*form), device)  # noqa: B023
-            times[name] += [took] if turn else []
-    rows = []
-    for name, samples in times.items():
-        ratios = [statistics.median(a / b for a, b in zip(samples, times[other])) for other in ("two", "floor")]
-        rows.append([name, spread(samples), *(f"{ratio:.3f}" for ratio in ratios)])
-    print(table(["form", "whole call, ms", "/ two", "/ floor"], rows))
+            samples[name] += [took] if turn else []
+    print(f"\nWhole UNet calls at {pixels} px, in turn, ms: median (extremes) of {rounds} rounds:\n")
+    print(table(["form", "ms", "/ two", "/ floor"], rows_of(samples)))
 
 
 if __name__ == "__main__":

@@ -13,46 +13,25 @@ from bench import elapsed, machine, open_host, spread, table
 
 open_host()
 
-import math  # noqa: E402
 import statistics  # noqa: E402
 import time  # noqa: E402
 
 import comfy.model_management  # noqa: E402
-import comfy.model_patcher  # noqa: E402
-import comfy.supported_models  # noqa: E402
 import torch  # noqa: E402
 from comfy.ldm.modules.attention import optimized_attention  # noqa: E402
 from likeness.adapters.fact import FactAdapter  # noqa: E402
 from likeness.attention_patches.fact import apply_fact  # noqa: E402
-from likeness.devtools.checkpoints import SD15_LAYOUT, SHARED, drawn, fact_shapes  # noqa: E402
+from likeness.devtools.checkpoints import drawn, fact_shapes  # noqa: E402
 from likeness.encoders.identity import FaceId  # noqa: E402
+from networks import unet  # noqa: E402
 from torch.nn.functional import linear  # noqa: E402
 
-UNET = SHARED | SD15_LAYOUT | {"in_channels": 4, "out_channels": 4, "channel_mult": [1, 2, 4, 4]}
 WIDTHS = [320, 320, 640, 640, *[1280] * 6, *[640] * 3, *[320] * 3]
 STRENGTH = 0.5
 CUDA_CASES = [(dtype, batch) for dtype in (torch.bfloat16, torch.float16) for batch in (1, 4)]
 CPU_CASES = [(torch.float32, 1)]
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 ROUNDS = {"cpu": (4, 10), "cuda": (20, 50)}  # whole UNet calls; passes over the sites
-
-
-def unet(dtype: torch.dtype):
-    """The host's SD1.5 with drawn weights, as a model patcher."""
-    config = comfy.supported_models.SD15(UNET)
-    config.set_inference_dtype(dtype, None)
-    base = config.get_model({}, device=torch.device("cpu"))
-    torch.manual_seed(1)
-    for name, weight in base.diffusion_model.named_parameters():
-        if weight.ndim > 1:
-            weight.normal_(0, math.prod(weight.shape[1:]) ** -0.5)
-        else:
-            weight.fill_(1.0 if name.endswith("weight") else 0.0)
-    return comfy.model_patcher.CoreModelPatcher(
-        base,
-        load_device=comfy.model_management.get_torch_device(),
-        offload_device=comfy.model_management.unet_offload_device(),
-    )
 
 
 def patched(model, dtype: torch.dtype):
@@ -222,7 +201,7 @@ def run(dtype: torch.dtype, batch: int) -> None:
     (a) runs only after ours and the floor are timed: the gigabytes it frees leave the C library's allocator with
     memory to reuse, and ours, which then waits less for the system's pages, would look better than it is.
     """
-    model = patched(unet(dtype), dtype)
+    model = patched(unet("SD15", dtype), dtype)
     device = model.load_device
     ours = model.model_options["transformer_options"]["patches"]["middle_patch"][0]
     recorder, call = Recorder(), calls(model, batch)

@@ -1,0 +1,204 @@
+"""What image cross-attention adds to one UNet call of SDXL, against projecting in every step and the bare attentions.
+
+    base     the UNet alone
+    ours     with a FaceID-PlusV2-like adapter of 16 tokens: keys and values were projected once
+    (a)      the straightforward way: in every call and layer, project the tokens of both branches, repeat them for the
+             batch, attend, multiply by the strength, add
+    floor    what ours cannot do without: one attention and one addition per layer as bare kernels
+
+Weights are drawn, sizes and data flow are the true ones. The printed markdown can be pasted into RESULTS.md.
+"""
+
+from bench import elapsed, machine, open_host, spread, table
+
+open_host()
+
+import math  # noqa: E402
+import statistics  # noqa: E402
+import time  # noqa: E402
+from types import SimpleNamespace  # noqa: E402
+
+import comfy.model_management  # noqa: E402
+import torch  # noqa: E402
+from comfy.ldm.modules.attention import optimized_attention  # noqa: E402
+from likeness.adapters.ip_layout import PLACES  # noqa: E402
+from likeness.attention_patches.calls import attend, transformer_blocks  # noqa: E402
+from likeness.attention_patches.ip_adapter import ImageAttentionPatch  # noqa: E402
+from networks import unet  # noqa: E402
+
+TOKENS, TOKEN_DIM, STRENGTH = 16, 2048, 0.8
+CASES = {"cuda": (torch.bfloat16, 1024, 20), "cpu": (torch.float32, 512, 4)}  # numbers, pixels, rounds of whole calls
+LAYER_PIXELS, LAYER_ROUNDS = 1024, 20
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1}
+
+
+class Layers:
+    """Drawn projections of every place, and the keys and values that ours has of them."""
+
+    def __init__(self, widths: dict, dtype, device):
+        draw = torch.Generator().manual_seed(2)
+        self.tokens = torch.randn(2, TOKENS, TOKEN_DIM, generator=draw).to(device, dtype)
+        self.weights = {
+            place: [(torch.randn(width, TOKEN_DIM, generator=draw) * TOKEN_DIM**-0.5).to(device, dtype) for _ in "kv"]
+            for place, width in widths.items()
+        }
+        pairs = ((self.tokens @ part.T for part in parts) for parts in self.weights.values())
+        self.keys_values = {place: tuple(pair) for place, pair in zip(self.weights, pairs)}
+
+    def patch(self) -> ImageAttentionPatch:
+        adapter = SimpleNamespace(name="drawn", split=lambda keys_values: self.keys_values)
+        return ImageAttentionPatch(adapter, self.tokens, dict.fromkeys(self.weights, STRENGTH), (math.inf, 0.0))
+
+
+class Ours:
+    def __init__(self, layers: Layers):
+        self.patch = layers.patch()
+
+    def __call__(self, text, q, k, v, place, extra_options):
+        return self.patch.add_image(text, q, k, v, place, extra_options)
+
+
+class Straightforward:
+    def __init__(self, layers: Layers):
+        self.layers = layers
+
+    def __call__(self, text, q, k, v, place, extra_options):
+        batch = q.shape[0] // len(extra_options["cond_or_uncond"])
+        to_k, to_v = self.layers.weights[place]
+        cond, uncond = (tokens.expand(batch, -1, -1) for tokens in self.layers.tokens.split(1))
+        branches = [[cond, uncond][kind] for kind in extra_options["cond_or_uncond"]]
+        keys = torch.cat([tokens @ to_k.T for tokens in branches])
+        values = torch.cat([tokens @ to_v.T for tokens in branches])
+        return text + STRENGTH * optimized_attention(q, keys, values, extra_options["n_heads"])
+
+
+class Floor:
+    """On keys and values repeated for the batch before the clock starts."""
+
+    def __init__(self, layers: Layers, rows: int):
+        self.ready = {
+            place: [part.repeat_interleave(rows // 2, dim=0).contiguous() for part in pair]
+            for place, pair in layers.keys_values.items()
+        }
+
+    def __call__(self, text, q, k, v, place, extra_options):
+        keys, values = self.ready[place]
+        return torch.add(text, optimized_attention(q, keys, values, extra_options["n_heads"]), alpha=STRENGTH)
+
+
+class Slot:
+    """In every attn2 slot: the host's attention, then a form, timed."""
+
+    def __init__(self, form, device):
+        self.form, self.device, self.marks = form, device, []
+
+    def __call__(self, q, k, v, extra_options):
+        text = attend(q, k, v, extra_options)
+        self.mark()
+        if self.form:
+            text = self.form(text, q, k, v, (*extra_options["block"], extra_options["block_index"]), extra_options)
+        self.mark()
+        return text
+
+    def mark(self):
+        if self.device.type == "cuda":
+            self.marks.append(torch.cuda.Event(enable_timing=True))
+            self.marks[-1].record()
+        else:
+            self.marks.append(time.perf_counter())
+
+    def added(self) -> float:
+        pairs = zip(self.marks[::2], self.marks[1::2])
+        if self.device.type == "cuda":
+            return sum(begin.elapsed_time(end) for begin, end in pairs)
+        return sum(end - begin for begin, end in pairs) * 1e3
+
+
+def layer_rows(forms: dict, widths: dict, dtype, device) -> list[list]:
+    """Rows of the table: all layers by themselves on drawn queries of a picture of LAYER_PIXELS, the forms in turn."""
+    draw = torch.Generator().manual_seed(3)
+    inputs = {}
+    for place, width in widths.items():
+        rows = (LAYER_PIXELS // (8 * width // 320)) ** 2  # 320 wide where a latent pixel is a token
+        q = torch.randn(2, rows, width, generator=draw).to(device, dtype)
+        inputs[place] = torch.randn(2, rows, width, generator=draw).to(device, dtype), q
+    samples = {name: [] for name in forms}
+    for turn in range(LAYER_ROUNDS + 1):
+        for name, form in forms.items():
+            took = sum(
+                elapsed(lambda: form(text, q, None, None, place, options(q.shape[2])), device, queued=True)  # noqa: B023
+                for place, (text, q) in inputs.items()
+            )
+            samples[name] += [took] if turn else []
+    check(forms, inputs, dtype)
+    return rows_of(samples)
+
+
+def check(forms: dict, inputs: dict, dtype) -> None:
+    """All forms say the same, or their times would say nothing."""
+    for place, (text, q) in inputs.items():
+        ours, other, floor = (form(text, q, None, None, place, options(q.shape[2])) for form in forms.values())
+        for result in (other, floor):
+            if float((result - ours).abs().max() / (ours - text).abs().max()) > TOLERANCE[dtype]:
+                raise SystemExit(f"the forms differ at {place}")
+
+
+def options(width: int) -> dict:
+    return {"cond_or_uncond": [0, 1], "n_heads": width // 64, "attn_precision": None}
+
+
+def rows_of(samples: dict[str, list[float]]) -> list[list]:
+    """Name, time, and the ratios of ours to the others, median of the rounds."""
+    ours = samples["ours"]
+    return [
+        [name, spread(values), f"{statistics.median(a / b for a, b in zip(ours, values)):.3f}"]
+        for name, values in samples.items()
+    ]
+
+
+def call_rows(forms: dict, model, dtype, pixels: int, rounds: int) -> list[list]:
+    """Rows of the table: whole UNet calls in turn, cond and uncond together, and what of them is spent in the form."""
+    network, device = model.model.diffusion_model, model.load_device
+    draw = torch.Generator().manual_seed(4)
+    x = torch.randn(2, 4, pixels // 8, pixels // 8, generator=draw).to(device, dtype)
+    text, labels = (torch.randn(2, *shape, generator=draw).to(device, dtype) for shape in [(77, 2048), (2816,)])
+    times = torch.full((2,), 500.0, device=device)
+    whole, added = {name: [] for name in forms}, {name: [] for name in forms}
+    for turn in range(rounds + 1):
+        for name, form in forms.items():
+            slot = Slot(form, device)
+            patches = {"cond_or_uncond": [0, 1], "patches_replace": {"attn2": dict.fromkeys(PLACES["SDXL"], slot)}}
+            took = elapsed(lambda: network(x, times, text, labels, transformer_options=patches), device)  # noqa: B023
+            if turn:
+                whole[name].append(took)
+                added[name].append(slot.added())
+    base = statistics.median(whole["base"])
+    return [
+        [name, spread(whole[name]), spread(added[name]), f"{1 + statistics.median(added[name]) / base:.4f}"]
+        for name in forms
+    ]
+
+
+@torch.inference_mode()
+def main() -> None:
+    device = comfy.model_management.get_torch_device()
+    dtype, pixels, rounds = CASES[device.type]
+    model = unet("SDXL", dtype)
+    comfy.model_management.load_models_gpu([model])
+    blocks = transformer_blocks(model.model.diffusion_model)
+    widths = {place: blocks[place].attn2.to_q.out_features for place in PLACES["SDXL"]}
+    layers = Layers(widths, dtype, device)
+    forms = {"ours": Ours(layers), "(a)": Straightforward(layers), "floor": Floor(layers, 2)}
+    print(f"Machine: {machine()}. {len(widths)} layers, {TOKENS} tokens, {str(dtype).removeprefix('torch.')}.\n")
+    for bits in (16, 32):
+        numbers = sum(2 * TOKENS * 2 * width for width in widths.values())
+        print(f"Identity state (keys and values of both branches) in {bits} bits: {numbers * bits / 8e6:.2f} MB.\n")
+    print(f"All layers by themselves at {LAYER_PIXELS} px, in turn, ms: median (extremes) of {LAYER_ROUNDS} rounds:\n")
+    print(table(["form", "ms", "ours / it"], layer_rows(forms, widths, dtype, device)))
+    print(f"\nWhole UNet calls at {pixels} px, in turn, ms: median (extremes) of {rounds} rounds:\n")
+    rows = call_rows({"base": None, **forms}, model, dtype, pixels, rounds)
+    print(table(["form", "whole call", "added", "1 + added / base"], rows))
+
+
+if __name__ == "__main__":
+    main()
