@@ -28,7 +28,7 @@ from networks import unet  # noqa: E402
 
 TOKENS, TOKEN_DIM, STRENGTH = 16, 2048, 0.8
 CASES = {"cuda": (torch.bfloat16, 1024, 20), "cpu": (torch.float32, 512, 4)}  # numbers, pixels, rounds of whole calls
-LAYER_PIXELS, LAYER_ROUNDS = 1024, 20
+LAYER_PIXELS, LAYER_ROUNDS = (512, 1024), 20
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1}
 
 
@@ -114,12 +114,12 @@ class Slot:
         return sum(end - begin for begin, end in pairs) * 1e3
 
 
-def layer_rows(forms: dict, widths: dict, dtype, device) -> list[list]:
-    """Rows of the table: all layers by themselves on drawn queries of a picture of LAYER_PIXELS, the forms in turn."""
+def layer_rows(forms: dict, widths: dict, dtype, device, pixels: int) -> list[list]:
+    """Rows of the table: all layers by themselves on drawn queries of a square picture, the forms in turn."""
     draw = torch.Generator().manual_seed(3)
     inputs = {}
     for place, width in widths.items():
-        rows = (LAYER_PIXELS // (8 * width // 320)) ** 2  # 320 wide where a latent pixel is a token
+        rows = (pixels // (8 * width // 320)) ** 2  # 320 wide where a latent pixel is a token
         q = torch.randn(2, rows, width, generator=draw).to(device, dtype)
         inputs[place] = torch.randn(2, rows, width, generator=draw).to(device, dtype), q
     samples = {name: [] for name in forms}
@@ -193,9 +193,10 @@ def main() -> None:
     for bits in (16, 32):
         numbers = sum(2 * TOKENS * 2 * width for width in widths.values())
         print(f"Identity state (keys and values of both branches) in {bits} bits: {numbers * bits / 8e6:.2f} MB.\n")
-    print(f"All layers by themselves at {LAYER_PIXELS} px, in turn, ms: median (extremes) of {LAYER_ROUNDS} rounds:\n")
-    print(table(["form", "ms", "ours / it"], layer_rows(forms, widths, dtype, device)))
-    print(f"\nWhole UNet calls at {pixels} px, in turn, ms: median (extremes) of {rounds} rounds:\n")
+    for size in LAYER_PIXELS:
+        print(f"All layers by themselves at {size} px, in turn, ms: median (extremes) of {LAYER_ROUNDS} rounds:\n")
+        print(table(["form", "ms", "ours / it"], layer_rows(forms, widths, dtype, device, size)), "\n", flush=True)
+    print(f"Whole UNet calls at {pixels} px, in turn, ms: median (extremes) of {rounds} rounds:\n")
     rows = call_rows({"base": None, **forms}, model, dtype, pixels, rounds)
     print(table(["form", "whole call", "added", "1 + added / base"], rows))
 
