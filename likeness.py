@@ -40,21 +40,23 @@ def main(arguments: list) -> int:
 def parse(arguments: list) -> argparse.Namespace:
     """The command and its options; what the command hands on to another program is in `rest`."""
     parser = argparse.ArgumentParser(prog="likeness.py", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{demo,test,host,weights,identities,bench}")
+    shown = "{demo,test,host,weights,identities,train,bench}"
+    commands = parser.add_subparsers(dest="command", required=True, metavar=shown)
     demo = commands.add_parser("demo", help="make a picture with and without the adapter, and a sheet of all steps")
     commands.add_parser("test", help="run the tests; arguments go to pytest", add_help=False)
     host = commands.add_parser("host", help="start ComfyUI with this extension; further arguments go to its main.py")
     commands.add_parser("weights", help="list, fetch and verify weight files: weights -h says more", add_help=False)
     listed = commands.add_parser("identities", help="list saved identities: photos, agreement, encoder, note")
-    listed.add_argument("folder", nargs="*", type=Path, help="where to look (default: face_id in models and output)")
+    listed.add_argument("folder", nargs="*", type=Path, help="where to look (default: face_id and facea)")
+    commands.add_parser("train", help="learn a person from photos, without a server: train -h", add_help=False)
     bench = commands.add_parser("bench", help="measure speed and memory; the results are printed as markdown")
-    bench.add_argument("name", choices=["sfags", "encoder", "startup", "image", "mixed", "f2d"])
+    bench.add_argument("name", choices=["sfags", "encoder", "startup", "image", "mixed", "f2d", "facea"])
     commands.add_parser("_checkpoints")
     commands.add_parser("_workflows")
     for command in (demo, host):
         command.add_argument("--port", type=int, help="port on 127.0.0.1 (default: a free one)")
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("test", "host", "weights"):
+    if rest and options.command not in ("test", "host", "weights", "train"):
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     options.rest = rest
     return options
@@ -118,6 +120,7 @@ def runs_here(rest: list) -> bool:
 
 def identities(options: argparse.Namespace) -> int:
     """List the identities in folders with the standard library alone."""
+    from likeness.adapters import facea_list
     from likeness.devtools import environment
     from likeness.encoders import identity_list
 
@@ -125,10 +128,20 @@ def identities(options: argparse.Namespace) -> int:
         print(f"There is no folder {gone[0]}.", file=sys.stderr)
         return 1
     bases = [base for base in (environment.find_host(), environment.BASE) if base]
-    folders = options.folder or [base / kind / "face_id" for base in bases for kind in ("models", "output")]
+    places = [base / part / kind for base in bases for kind in ("face_id", "facea") for part in ("models", "output")]
+
+    def told(path: Path) -> str:
+        return facea_list.entry(path) or identity_list.entry(path)
+
     sys.stdout.reconfigure(errors="replace")  # a note may hold letters that this terminal has not
-    print(*identity_list.lines(folders), sep="\n")
+    print(*identity_list.lines(options.folder or places, told), sep="\n")
     return 0
+
+
+def train(options: argparse.Namespace, comfy: Path) -> int:
+    from likeness.devtools import train
+
+    return train.main(options.rest, comfy)
 
 
 def bench(options: argparse.Namespace, comfy: Path) -> int:
@@ -149,7 +162,7 @@ def workflows(options: argparse.Namespace, comfy: Path) -> int:
 
 
 COMMANDS = {
-    "demo": demo, "test": test, "host": host, "weights": weights, "bench": bench,
+    "demo": demo, "test": test, "host": host, "weights": weights, "train": train, "bench": bench,
     "_checkpoints": checkpoints, "_workflows": workflows,
 }  # fmt: skip
 

@@ -1,28 +1,34 @@
 """Recognise an adapter file by its tensors."""
 
+from functools import partial
 from pathlib import Path
 
 from ..weights.building import built
-from ..weights.reading import read_state_dict
+from ..weights.reading import read_metadata, read_state_dict
 from .face2diffusion import MAPPING_KEY, Face2DiffusionAdapter
 from .fact import PROJECTOR_PREFIX, FactAdapter
+from .ip_adapter import BY_NAME, IpAdapter, is_ip_adapter
 
 
-def load_adapter(path: str) -> FactAdapter | Face2DiffusionAdapter:
+def load_adapter(path: str, variant: str = BY_NAME) -> FactAdapter | Face2DiffusionAdapter | IpAdapter:
     """Load the adapter file at `path`, whatever it is called.
+
+    variant: one of `ip_adapter.VARIANTS`: which of two image adapters with the same tensors it is; others ignore it
 
     Raises ValueError naming the file when it cannot be read or is no adapter this pack knows.
     """
     state_dict = read_state_dict(path)
     name = Path(path).name
     if MAPPING_KEY in state_dict:
-        family, adapter = "Face2Diffusion mapping network", Face2DiffusionAdapter
+        family, adapter = "a Face2Diffusion mapping network", Face2DiffusionAdapter
     elif any(key.startswith(PROJECTOR_PREFIX) for key in state_dict):
-        family, adapter = "FACT adapter", FactAdapter
+        family, adapter = "a FACT adapter", FactAdapter
+    elif is_ip_adapter(state_dict):
+        family, adapter = "an image adapter", partial(IpAdapter, variant=variant, metadata=read_metadata(path))
     else:
         raise ValueError(
-            f"{name} is not a face adapter: it has no 'local_fac_prj.*' tensors (FACT) and no '{MAPPING_KEY}' "
-            f"(Face2Diffusion), its first tensor is '{next(iter(state_dict))}'. Choose another file in Load Face "
-            "Adapter."
+            f"{name} is not a face adapter: it has no 'local_fac_prj.*' tensors (FACT), no '{MAPPING_KEY}' "
+            "(Face2Diffusion) and no '*.to_k_ip.weight' (IP-Adapter, FaceID, InstantID), its first tensor is "
+            f"'{next(iter(state_dict))}'. Choose another file in Load Face Adapter."
         )
-    return built(f"{name} is not a {family} this pack can load", adapter, state_dict, name)
+    return built(f"{name} is not {family} this pack can load", adapter, state_dict, name)

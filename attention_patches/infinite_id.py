@@ -6,7 +6,7 @@ tells patches of this call about it: image cross-attention leaves the text rows 
 """
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -31,11 +31,15 @@ class Streams:
                      "mutual" ablation), or to itself
     style:           one of STYLES: what its keys and values take over from the text stream's
     style_strength:  0..1, how much of that
+    parts:           where they act, the host's names of parts of the UNet
+    reached:         the places whose self-attention has run in this step
     """
 
     mixing: str
     style: str
     style_strength: float
+    parts: tuple[str, ...] = tuple(PARTS.values())
+    reached: set[tuple] = field(default_factory=set, compare=False)
 
     @staticmethod
     def split(x: torch.Tensor, chunks: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,9 +52,9 @@ class Streams:
         """What `split` took apart."""
         return torch.stack((identity.unflatten(0, (chunks, -1)), text.unflatten(0, (chunks, -1))), dim=1).flatten(0, 2)
 
-    def restyle(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Keys or values [rows, n, dim] with the text stream's style, [rows, m, dim]; unchanged without a style."""
-        if self.style == "none" or self.style_strength == 0:
+    def restyle(self, x: torch.Tensor, target: torch.Tensor, place: tuple) -> torch.Tensor:
+        """Keys or values [rows, n, dim] with the text stream's style, [rows, m, dim]; unchanged where there is none."""
+        if self.style == "none" or self.style_strength == 0 or place[0] not in self.parts:
             return x
         return torch.lerp(x, (adain_mean if self.style == "AdaIN-mean" else adain)(x, target), self.style_strength)
 
@@ -65,18 +69,42 @@ class MixedSelfAttention:
     def __init__(self, previous: dict):
         self.previous = previous
 
+    @torch.compiler.disable
     def __call__(self, q, k, v, extra_options):
-        attention = self.previous.get((*extra_options["block"], extra_options["block_index"]), attend)
+        place = (*extra_options["block"], extra_options["block_index"])
+        attention = self.previous.get(place, attend)
         streams = extra_options.get(STREAMS)
-        if streams is None or streams.mixing == "off":
+        if streams is None:
+            return attention(q, k, v, extra_options)
+        streams.reached.add(place)
+        if streams.mixing == "off":
             return attention(q, k, v, extra_options)
         chunks = len(extra_options["cond_or_uncond"])
         (q_id, q_t), (k_id, k_t), (v_id, v_t) = (streams.split(part, chunks) for part in (q, k, v))
         keys, values = k_t, v_t
         if streams.mixing == "mixed":
-            keys, values = mixed_keys_values(streams.restyle(k_id, k_t), streams.restyle(v_id, v_t), k_t, v_t)
+            keys, values = streams.restyle(k_id, k_t, place), streams.restyle(v_id, v_t, place)
+            keys, values = mixed_keys_values(keys, values, k_t, v_t)
         identity = attention(q_id, keys, values, extra_options)
         return streams.join(identity, attention(q_t, k_t, v_t, extra_options), chunks)
+
+    def models(self):
+        """Those of the callables before."""
+        return [model for previous in self._objects("models") for model in previous.models()]
+
+    def to(self, device_or_dtype):
+        """There is nothing to move here, but perhaps in the callables before."""
+        moved = {previous: previous.to(device_or_dtype) for previous in self._objects("to")}
+        self.previous = {place: moved.get(previous, previous) for place, previous in self.previous.items()}
+        return self
+
+    def cleanup(self):
+        """The host calls this when sampling ends."""
+        for previous in self._objects("cleanup"):
+            previous.cleanup()
+
+    def _objects(self, method: str) -> set:
+        return {previous for previous in self.previous.values() if hasattr(previous, method)}
 
 
 @dataclass(frozen=True)
@@ -85,11 +113,13 @@ class TwoStreams:
 
     streams:      while the noise level lies in `sigma_range` (from, to)
     trajectory:   one of TRAJECTORIES
+    places:       where the self-attention mixes
     """
 
     streams: Streams
     sigma_range: tuple[float, float]
     trajectory: str
+    places: tuple[tuple, ...]
 
     def around_sampling(self, executor, noise, latent_image, sampler, sigmas, denoise_mask, callback, *args, **kwargs):
         """OUTER_SAMPLE wrapper of the own trajectory: both streams start from the same noise, the first is returned."""
@@ -110,28 +140,44 @@ class TwoStreams:
     def around_step(self, executor, model, conds, x, timestep, model_options):
         """CALC_COND_BATCH wrapper: tell this step's patches about the streams; add the text stream where it lacks."""
         active = scheduled(self.sigma_range, timestep)
+        # Guidance nodes such as PAG ask for one condition more, in which they replace blocks on purpose.
+        reached = set() if len(conds) > 1 else set(self.places)
         if self.trajectory == "own":
-            streams = self.streams if active else Streams("off", "none", 0.0)
+            streams = replace(self.streams if active else Streams("off", "none", 0.0), reached=reached)
             return executor(model, conds, x, timestep, _with_streams(model_options, streams))
         if not active:
             return executor(model, conds, x, timestep, model_options)
         double = torch.cat((x, x)), torch.cat((timestep, timestep))
-        results = executor(model, conds, *double, _with_streams(model_options, self.streams))
+        streams = replace(self.streams, reached=reached)
+        results = executor(model, conds, *double, _with_streams(model_options, streams))
         return [result[: x.shape[0]] for result in results]
 
-    def apply(self, model, parts):
-        """Return a clone of `model` with both streams, mixed in the blocks of `parts` (keys of PARTS)."""
+    def around_unet(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
+        """APPLY_MODEL wrapper: see that the streams were mixed in every place."""
+        output = executor(x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs)
+        streams = transformer_options.get(STREAMS)
+        missed = [place for place in self.places if streams and place not in streams.reached]
+        if missed:
+            raise RuntimeError(
+                f"Infinite-ID: the model ran without mixing in {len(missed)} of its {len(self.places)} self-attentions "
+                f"(the first is {missed[0]}). Another node, connected later, skips or replaces these blocks: remove it "
+                "or put it before Infinite-ID Mixing."
+            )
+        return output
+
+    def apply(self, model):
+        """Return a clone of `model` with both streams."""
         model = model.clone()
         replaced = model.model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
-        blocks = transformer_blocks(model.get_model_object("diffusion_model"))
-        places = [place for place in blocks if place[0] in {PARTS[part] for part in parts}]
-        found = {place: replaced.get(place, replaced.get(place[:2])) for place in places}
+        found = {place: replaced.get(place, replaced.get(place[:2])) for place in self.places}
         attention = MixedSelfAttention({place: previous for place, previous in found.items() if previous})
-        for place in places:
-            model.set_model_attn1_replace(attention, *place)
+        # As other packs write them, without index in the block; where one has it, the host looks there first.
+        for slot in {place[:2] for place in self.places} | (set(self.places) & replaced.keys()):
+            model.set_model_attn1_replace(attention, *slot)
         if self.trajectory == "own":
             model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, self.around_sampling)
         model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, WRAPPER_KEY, self.around_step)
+        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, WRAPPER_KEY, self.around_unet)
         return model
 
 
@@ -164,12 +210,19 @@ def apply_infinite_id(
     start_percent, end_percent: part of the sampling in which the streams are mixed, 0..1
     parts:           which parts of the UNet mix, keys of PARTS
 
-    Raises ValueError for a model without transformer blocks of a UNet.
+    Without mixing and style, in no part of the UNet or of the sampling the model is left as it was, bit for bit.
+    Raises ValueError for a model without transformer blocks of a UNet, or with two streams already.
     """
-    if not transformer_blocks(model.get_model_object("diffusion_model")):
+    blocks = transformer_blocks(model.get_model_object("diffusion_model"))
+    if not blocks:
         what = type(model.model.model_config).__name__
         raise ValueError(f"Infinite-ID mixes the self-attention of SD and SDXL UNets; {what} has none of that kind.")
-    if mixing == "off" and style == "none":
+    if model.get_wrappers(WrappersMP.CALC_COND_BATCH, WRAPPER_KEY):
+        raise ValueError("This model has been through an Infinite-ID Mixing already: keep one of the two.")
+    unstyled = style == "none" or style_strength == 0
+    if (mixing == "off" and unstyled) or not parts or start_percent >= end_percent:
         return model.clone()
+    names = tuple(PARTS[part] for part in parts)
+    places = tuple(place for place in blocks if place[0] in names)
     span = sigma_range(model, start_percent, end_percent)
-    return TwoStreams(Streams(mixing, style, style_strength), span, trajectory).apply(model, parts)
+    return TwoStreams(Streams(mixing, style, style_strength, names), span, trajectory, places).apply(model)

@@ -100,7 +100,7 @@ class ImageAttentionPatch:
         chunks = len(extra_options["cond_or_uncond"])
         (text, other), (q, _), (k, _), (v, _) = (streams.split(part, chunks) for part in (text, q, k, v))
         keys, values = self._image(run, q, place, extra_options)
-        keys, values = streams.restyle(keys, k), streams.restyle(values, v)
+        keys, values = streams.restyle(keys, k, place), streams.restyle(values, v, place)
         return streams.join(self._add(run, text, q, place, extra_options, keys, values), other, chunks)
 
     def _image(self, run: _Run, q, place, extra_options):

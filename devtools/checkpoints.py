@@ -5,7 +5,8 @@ when it is saved and read with `weights_only=True`. So the text encoders, TransF
 true sizes, and the UNets have the true block layout while all their blocks are 320 wide. The weights are random:
 pictures show coloured texture, never a person.
 
-torch and the host are imported inside functions, because a call that finds every file in place needs neither.
+torch, the host and onnx (of the dev extra) are imported inside functions, because a call that finds every file in place
+needs none of them.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ SPREADS = {"token_embedding": 1.0, "position": 0.3, "class_embedding": 1.0, "pos
            "latents": 1.0}
 # Factors on 1/sqrt(fan_in), first match wins. Sharp queries and keys: with flat attention every prompt and every face
 # averages out to the same values. Loud adapters, so that what they do shows in a few steps.
-GAINS = {"to_q": 2.0, "to_k": 2.0, "taesd": 0.5, "processor.attn.to_out": 3.0, "zero_convs": 3.0,
+GAINS = {"_lora": 0.5, "to_q": 2.0, "to_k": 2.0, "taesd": 0.5, "processor.attn.to_out": 3.0, "zero_convs": 3.0,
          "middle_block_out": 3.0}
 
 
@@ -78,9 +79,12 @@ def transface_shapes(
     return shapes | {"senet.0.weight": (tokens, tokens * dim), "senet.2.weight": (tokens, tokens)}
 
 
-def _projector_shapes(token_dim: int, face_dim: int, dim: int, inner: int, tokens: int, depth: int) -> Shapes:
-    prefix = "local_fac_prj"
-    shapes = {f"{prefix}.latents": (1, tokens, dim)} | _linear(f"{prefix}.proj_in", face_dim, dim)
+def _resampler_shapes(
+    prefix: str, token_dim: int, features: int, dim: int, inner: int, tokens: int, depth: int
+) -> Shapes:
+    """A resampler of features [n, features] to [tokens, token_dim]; with `tokens` 0 it has no latents of its own."""
+    shapes = {f"{prefix}.latents": (1, tokens, dim)} if tokens else {}
+    shapes |= _linear(f"{prefix}.proj_in", features, dim)
     for attention, feed in ((f"{prefix}.layers.{i}.0", f"{prefix}.layers.{i}.1") for i in range(depth)):
         shapes |= _norm(f"{attention}.norm1", dim) | _norm(f"{attention}.norm2", dim)
         shapes |= {f"{attention}.to_q.weight": (inner, dim), f"{attention}.to_kv.weight": (2 * inner, dim)}
@@ -112,10 +116,44 @@ def fact_shapes(
     `widths` are the UNet's token widths by transformer_index; the rest sizes the projector: face tokens [n, face_dim]
     to [tokens, token_dim] through `depth` layers that are `dim` wide with `inner` = heads x head width.
     """
-    shapes = _projector_shapes(token_dim, face_dim, dim, inner, tokens, depth)
+    shapes = _resampler_shapes("local_fac_prj", token_dim, face_dim, dim, inner, tokens, depth)
     for site, width in zip(fact_sites(), widths, strict=True):
         shapes |= _sfags_shapes(f"{site}.attn2.processor", width, token_dim)
     return shapes
+
+
+def ip_adapter_shapes(widths: list[int], token_dim: int) -> Shapes:
+    """Names and shapes of an IP-Adapter's cross-attentions; `widths` of the UNet's in the published order."""
+    numbers = range(1, 2 * len(widths), 2)
+    return {
+        f"ip_adapter.{number}.to_{part}_ip.weight": (width, token_dim)
+        for number, width in zip(numbers, widths)
+        for part in "kv"
+    }
+
+
+def faceid_lora_shapes(widths: list[int], token_dim: int, rank: int = 128) -> Shapes:
+    """Names and shapes of the LoRA in a FaceID file, on every self- and cross-attention."""
+    shapes = {}
+    for number, width in enumerate(width for width in widths for _ in ("attn1", "attn2")):
+        for part in ("q", "k", "v", "out"):
+            prefix = f"ip_adapter.{number}.to_{part}_lora"
+            inputs = token_dim if number % 2 and part in "kv" else width
+            shapes |= {f"{prefix}.down.weight": (rank, inputs), f"{prefix}.up.weight": (width, rank)}
+    return shapes
+
+
+def resampler_tokens_shapes(features: int, token_dim: int, dim: int = 1280, tokens: int = 16) -> Shapes:
+    """Names and shapes of the projector of IP-Adapter plus (features 1280) and InstantID (512); published for SDXL."""
+    return _resampler_shapes("image_proj", token_dim, features, dim, dim, tokens, depth=4)
+
+
+def faceid_plus_shapes(token_dim: int, face: int = 512, clip: int = 1280, tokens: int = 4) -> Shapes:
+    """Names and shapes of the projector of FaceID-Plus and PlusV2."""
+    shapes = _linear("image_proj.proj.0", face, 2 * face) | _linear("image_proj.proj.2", 2 * face, tokens * token_dim)
+    prefix = "image_proj.perceiver_resampler"
+    shapes |= _norm("image_proj.norm", token_dim)
+    return shapes | _resampler_shapes(prefix, token_dim, clip, token_dim, token_dim, 0, depth=4)
 
 
 def _conv(prefix: str, inputs: int, outputs: int, kernel: int) -> Shapes:
@@ -483,6 +521,42 @@ def _of(shapes: Callable[[], Shapes]) -> bytes:
     return _torch_file(pooled(shapes()))
 
 
+def _image_adapter(projector: Shapes) -> bytes:
+    """An image adapter for the built-in SDXL, all of whose blocks are 320 wide."""
+    return _torch_file(pooled(projector | ip_adapter_shapes([320] * 70, 2048)))
+
+
+def _faceid_plusv2() -> bytes:
+    return _image_adapter(faceid_plus_shapes(2048) | faceid_lora_shapes([320] * 70, 2048))
+
+
+def _image_resampler(features: int) -> bytes:
+    return _image_adapter(resampler_tokens_shapes(features, 2048))
+
+
+def _arcface() -> bytes:
+    """A recogniser that weighs the colours of every 28 px cell of the crop, 512 times."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = drawn({"cells": (8, 3, 28, 28), "head.weight": (512, 8 * 16)}, SEED)
+    nodes = [
+        helper.make_node("Conv", ["input.1", "cells"], ["features"], kernel_shape=[28, 28], strides=[28, 28]),
+        helper.make_node("Flatten", ["features"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "head.weight"], ["embedding"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "likeness_builtin_arcface",
+        [helper.make_tensor_value_info("input.1", TensorProto.FLOAT, ["batch", 3, 112, 112])],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", 512])],
+        [numpy_helper.from_array(tensor.numpy(), name) for name, tensor in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
 def _torch_file(tensors: dict) -> bytes:
     """What torch.save writes; through memory, because it would put the name of a file on disk into the archive."""
     import torch
@@ -511,6 +585,10 @@ FILES: dict[str, Callable[[], bytes]] = {
     "face2diffusion/likeness_builtin_mapping.pt": partial(_of, mapping_shapes),
     "face2diffusion/likeness_builtin_deep3d.pth": partial(_of, deep3d_shapes),
     "face_parsing/likeness_builtin_bisenet.pth": _bisenet,
+    "insightface/likeness_builtin_arcface.onnx": _arcface,
+    "ipadapter/likeness_builtin_faceid_plusv2_sdxl.bin": _faceid_plusv2,
+    "ipadapter/likeness_builtin_plus_face_sdxl.bin": partial(_image_resampler, features=1280),
+    "instantid/likeness_builtin_instantid.bin": partial(_image_resampler, features=512),
 }
 
 

@@ -39,13 +39,14 @@ SIZES = {
     "LikenessEncodeFacePrompt": (600, 320),
     "LikenessEncodeDelayedFacePrompt": (600, 380),
     "LikenessBestOf": (440, 640),
+    "LikenessFaceAPerson": (600, 400),
     "PrimitiveStringMultiline": (600, 140),
 }
 WIDTH = 280  # of all other nodes
 MODEL_INPUTS = {
     "ckpt_name": ("checkpoints",), "lora_name": ("loras",), "control_net_name": ("controlnet",),
-    "encoder_name": ("facechain_fact",), "adapter_name": ("facechain_fact",),
-    "clip_name": ("text_encoders", "clip_vision"),
+    "encoder_name": ("facechain_fact", "insightface"), "adapter_name": ("facechain_fact",),
+    "clip_name": ("text_encoders", "clip_vision"), "identity_name": ("facea",),
 }  # fmt: skip
 SETTINGS = {
     "Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasMenu": False,
@@ -175,6 +176,115 @@ LAYOUTS |= {
     for name in ("fact_inpaint", "fact_inpaint_one_of_three")
 }
 
+ONE_FACE_FOR_CLIP = [
+    ("1  Choose a photo", BLUE, 0, 0, [[4, 5]]),
+    ("2  Find the face", TEAL, 1, 0, [[6]]),
+    ("3  Read who it is", PURPLE, 2, 120, [[7, 8]]),
+    ("4  Cut it out for CLIP", TEAL, 3, 120, [[16, 17]]),
+    ("See what CLIP sees", TEAL, 4, 120, [[15]]),
+    ("5  Load a model, write a prompt", BLUE, 0, 770, [[1, 11], [2, 3]]),
+    ("6  Put the face into the model", PURPLE, 2, 770, [[9], [10]]),
+]
+LAYOUTS |= {
+    name: [
+        *ONE_FACE_FOR_CLIP,
+        ("7  Mix it with the text", BROWN, 4, 770, [[18]]),
+        ("8  Sample", GREEN, 5, 770, [[12, 13]]),
+        ("9  Result", GOLD, 6, 770, [[14]]),
+    ]
+    for name in ("infinite_id_photo", "infinite_id_style")
+}
+LAYOUTS["faceid_plusv2"] = [
+    *ONE_FACE_FOR_CLIP,
+    ("7  Sample", GREEN, 4, 770, [[12, 13]]),
+    ("8  Result", GOLD, 5, 770, [[14]]),
+]
+LAYOUTS["infinite_id_mixing"] = [
+    ("1  Choose a first person", BLUE, 0, 0, [[4, 5]]),
+    ("Find the face", TEAL, 1, 0, [[6]]),
+    ("Read who it is", PURPLE, 2, 120, [[7, 8]]),
+    ("See what was read", TEAL, 3, 120, [[15]]),
+    ("2  Choose a second person", BLUE, 0, 770, [[16]]),
+    ("Find the face", TEAL, 1, 770, [[17]]),
+    ("Read who it is", PURPLE, 2, 890, [[20]]),
+    ("See what was read", TEAL, 3, 890, [[21]]),
+    ("3  Mix the two", PURPLE, 4, 450, [[19]]),
+    ("4  Load a model, write a prompt", BLUE, 0, 1400, [[1, 11], [2, 3]]),
+    ("5  Put the face into the model", PURPLE, 2, 1400, [[9], [10]]),
+    ("6  Mix it with the text", BROWN, 4, 1400, [[18]]),
+    ("7  Sample", GREEN, 5, 1400, [[12, 13]]),
+    ("8  Result", GOLD, 6, 1400, [[14]]),
+]
+LAYOUTS["two_image_adapters"] = [
+    ("1  Choose a photo", BLUE, 0, 0, [[4, 5]]),
+    ("2  Find the face", TEAL, 1, 0, [[6]]),
+    ("3  Read who it is", PURPLE, 2, 120, [[7, 8]]),
+    ("See what was read", TEAL, 3, 120, [[15]]),
+    ("4  Load a model, write a prompt", BLUE, 0, 770, [[1, 11], [2, 3]]),
+    ("5  Who it is", PURPLE, 2, 770, [[9], [19]]),
+    ("6  What the photo looks like", PURPLE, 4, 770, [[16, 17], [10]]),
+    ("7  Sample", GREEN, 6, 770, [[12, 13]]),
+    ("8  Result", GOLD, 7, 770, [[14]]),
+]
+SDXL_PICTURE = [
+    ("1  Load SDXL, describe the picture", BLUE, 0, 0, [[1, 4], [2, 3]]),
+    ("2  Sample it", GREEN, 2, 0, [[5, 6]]),
+    ("Before", TEAL, 3, 0, [[14]]),
+    ("3  Find the faces", TEAL, 4, 0, [[7, 8]]),
+]
+LAYOUTS |= {
+    name: [
+        *SDXL_PICTURE,
+        ("4  Load model and person", BLUE, 0, 730, [[9, 10]]),
+        ("5  Say what the face does", PURPLE, 1, 730, [[11]]),
+        ("6  Paint the face", GREEN, 3, 730, [[12]]),
+        ("As it was painted", TEAL, 4, 730, [[15]]),
+        ("7  Result", GOLD, 5, 730, [[13]]),
+    ]
+    for name in ("facea_refine", "facea_style")
+}
+LAYOUTS["facea_two_people"] = [
+    *SDXL_PICTURE,
+    ("4  Load model and people", BLUE, 0, 730, [[9, 10, 16]]),
+    ("5  Say who becomes whom", PURPLE, 1, 730, [[11, 17]]),
+    ("6  Paint the faces", GREEN, 3, 730, [[12]]),
+    ("As they were painted", TEAL, 4, 730, [[15]]),
+    ("7  Result", GOLD, 5, 730, [[13]]),
+]
+LAYOUTS["facea_expression"] = [
+    ("1  Choose a picture", BLUE, 0, 0, [[6]]),
+    ("2  Find its faces", TEAL, 1, 0, [[7, 8]]),
+    ("3  Load model and person", BLUE, 2, 0, [[9, 10]]),
+    ("4  Say an expression", PURPLE, 3, 0, [[11]]),
+    ("Paint it", GREEN, 5, 0, [[12]]),
+    ("Laughing", GOLD, 6, 0, [[13]]),
+    ("5  Say what to put on", PURPLE, 3, 740, [[16]]),
+    ("Paint it", GREEN, 5, 740, [[17]]),
+    ("With glasses", GOLD, 6, 740, [[18]]),
+]
+LAYOUTS["facea_train"] = [
+    ("1  Choose three photos", BLUE, 0, 0, [[1], [2], [3]]),
+    ("2  Find the face in each", TEAL, 0, 500, [[4], [5], [6]]),
+    ("Load a detector", TEAL, 0, 1010, [[7]]),
+    ("3  Load the inpainting model", BLUE, 1, 1010, [[9]]),
+    ("4  Train", PURPLE, 3, 0, [[10]]),
+    ("5  Save the person", GOLD, 4, 0, [[11]]),
+    ("See how it went", TEAL, 4, 260, [[12], [13]]),
+]
+LAYOUTS["facea_transfer"] = [
+    ("1  Load model and person", BLUE, 0, 0, [[9, 10]]),
+    ("2  Choose the other person", BLUE, 1, 0, [[1]]),
+    ("3  Find the face", TEAL, 2, 0, [[7, 2]]),
+    ("4  Hand the mouth over", PURPLE, 3, 0, [[3]]),
+    ("5  Save the person", GOLD, 4, 0, [[4]]),
+    ("6  Choose a picture", BLUE, 0, 760, [[6]]),
+    ("Find its faces", TEAL, 1, 760, [[8]]),
+    ("7  Say what the face does", PURPLE, 2, 760, [[11]]),
+    ("8  Paint the face", GREEN, 4, 760, [[12]]),
+    ("As it was painted", TEAL, 5, 760, [[14]]),
+    ("9  Result", GOLD, 6, 760, [[13]]),
+]
+
 
 def main(comfy: Path) -> int:
     """Write the editor form and the thumbnail of every workflow.
@@ -236,10 +346,11 @@ def make(page: Page, name: str) -> dict:
 
 
 def _add_models(node: dict) -> None:
-    """Say where the file a loader names is published, for the editor's list of missing models."""
+    """Say where the file a loader names is published, for the editor's list of missing models; not from an archive."""
     values = node.get("widgets_values", [])
     entries = filter(None, (manifest.find(value) for value in values if isinstance(value, str)))
-    if models := [{"name": entry.file, "url": manifest.url(entry), "directory": entry.folder} for entry in entries]:
+    single = [entry for entry in entries if not entry.source.member]
+    if models := [{"name": entry.file, "url": manifest.url(entry), "directory": entry.folder} for entry in single]:
         node["properties"]["models"] = models
 
 
@@ -307,6 +418,6 @@ def _base(base: Path) -> Path:
             for key in node["inputs"].keys() & MODEL_INPUTS.keys():
                 for folder in MODEL_INPUTS[key]:
                     model = base / "models" / folder / node["inputs"][key]
-                    model.parent.mkdir(exist_ok=True)
+                    model.parent.mkdir(parents=True, exist_ok=True)
                     model.touch()
     return base

@@ -43,7 +43,7 @@ SOURCE_TAG = "v0.30.0"
 
 MODEL_KINDS = (
     "checkpoints", "loras", "controlnet", "clip_vision", "detection", "vae", "facechain_fact", "face2diffusion",
-    "face_parsing", "face_id", "insightface",
+    "face_parsing", "face_id", "insightface", "ipadapter", "instantid", "pulid",
 )
 NETWORK_REMEDY = (
     "The first set-up needs the network, and room on the disk (3 GB; 8 GB with CUDA). Behind a proxy or with a mirror, "

@@ -1,11 +1,7 @@
 """Identities saved and loaded; the format is in `identity_format`."""
 
-import contextlib
 import io
-import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import comfy.model_management
 import folder_paths
@@ -14,6 +10,7 @@ import safetensors.torch
 import torch
 from PIL import Image, ImageDraw
 
+from ..weights import saving
 from . import identity_format
 from .agreement import agreement, digits
 from .identity import FaceId
@@ -21,38 +18,13 @@ from .identity_format import Header
 
 KIND = "face_id"  # of model folder, and the name of the folder in the output folder
 _DTYPES = {"features": torch.float32, "embedding": torch.float32, "crops": torch.uint8}
-# Windows forbids these in names, and files are carried from one system to another.
-_NOT_IN_NAMES = re.compile(r'[<>:"|?*\x00-\x1f]')
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _GREY, _LIGHTER = 96, 150
 
 
 def new_path(prefix: str) -> str:
-    """Where to save an identity: output/face_id/<prefix>_<number>_.safetensors, numbered as the host numbers pictures.
-
-    The number is one that no identity of that name has, in any folder identities are loaded from. `prefix` may hold
-    sub-folders, which are made, and the host's %year% and the like.
-    Raises ValueError for a prefix that is no name or leaves the folder, OSError where the folder cannot be made.
-    """
-    prefix = prefix.strip().replace("\\", "/")
-    root = os.path.join(folder_paths.get_output_directory(), KIND)
-    _check_prefix(prefix, root)
-    with _saying_why(root):
-        folder, name, number, sub_folder, _ = folder_paths.get_save_image_path(prefix, root)
-    while folder_paths.get_full_path(KIND, os.path.join(sub_folder, f"{name}_{number:05}_.safetensors")):
-        number += 1
-    return os.path.join(folder, f"{name}_{number:05}_.safetensors")
-
-
-def _check_prefix(prefix: str, root: str) -> None:
-    parts = prefix.split("/")
-    if _NOT_IN_NAMES.search(prefix) or any(not part or part.startswith(".") for part in parts):
-        raise ValueError(
-            f"Save Identity: {prefix!r} is no name for a file in {root}: use letters and digits, '/' only for "
-            "sub-folders, and nothing that begins with a dot."
-        )
-    if not folder_paths.is_within_directory(root, os.path.join(root, *parts)):
-        raise ValueError(f"Save Identity: {prefix!r} leads out of {root} by a link: choose another name.")
+    """Where to save an identity, see `saving.new_path`; raises ValueError or OSError as it does."""
+    return saving.new_path(KIND, prefix, "Save Identity")
 
 
 def save_identity(path: str, face_id: FaceId, thumbnails: bool = True, note: str = "") -> None:
@@ -83,7 +55,7 @@ def save_identity(path: str, face_id: FaceId, thumbnails: bool = True, note: str
         identity_format.parse(io.BytesIO(data))
     except ValueError as error:
         raise ValueError(f"Save Identity: this identity could not be loaded again: {error}.") from error
-    _write(Path(path), data)
+    saving.write(path, data, "Save Identity")
 
 
 def _clean(note: str) -> str:
@@ -93,31 +65,6 @@ def _clean(note: str) -> str:
             f"Save Identity: the note has {len(note)} characters, more than {identity_format.LONGEST_NOTE}."
         )
     return _CONTROL.sub(" ", "\n".join(note.strip().splitlines()))
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.part")
-    try:
-        with _saying_why(path), temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        with _saying_why(path):
-            os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):  # it is gone where all went well, and unreachable where its folder is
-            temporary.unlink()
-
-
-@contextlib.contextmanager
-def _saying_why(path: str | Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OSError(
-            f"Save Identity: {path} cannot be written: {error.strerror or error}. Nothing was saved; make room or the "
-            "folder writable, or choose another name."
-        ) from error
 
 
 def find_identity(name: str) -> str:

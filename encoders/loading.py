@@ -1,4 +1,4 @@
-"""Recognise an encoder file by its tensors."""
+"""Recognise an encoder file by its tensors; an ONNX file by its inputs and outputs."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from ..weights.building import built
 from ..weights.hashing import file_sha256
 from ..weights.managed import managed
 from ..weights.reading import read_state_dict
+from .arcface_onnx import load_arcface
 from .deep3d import COEFFICIENTS, Regressor, RegressorSizes
 from .expression import ExpressionEncoder
 from .face_encoder import FaceEncoder
@@ -29,8 +30,11 @@ REGRESSOR_KEYS = ("backbone.conv1.weight", "backbone.layer1.0.conv1.weight", "fi
 def load_encoder(path: str) -> FaceEncoder:
     """Load the face encoder at `path`, whatever the file is called.
 
-    Raises ValueError naming the file when it cannot be read, is neither TransFace nor MSID, or has another layout.
+    Raises ValueError naming the file when it cannot be read, is neither TransFace nor MSID nor, as .onnx, an ArcFace
+    recogniser, or has another layout.
     """
+    if Path(path).suffix == ".onnx":
+        return load_arcface(path)
     state_dict = read_state_dict(path)
     name = Path(path).name
     if _is_msid(state_dict):

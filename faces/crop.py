@@ -27,16 +27,19 @@ _FACE_CENTRE, _FACE_RADII, _EYE_LINE = np.array([56.0, 72.0]), np.array([40.0, 4
 
 @dataclass(frozen=True, eq=False)
 class FaceCrop:
-    """One face of each of B pictures, ready to be inpainted; what travels on a FACE_CROP socket.
+    """n faces of B pictures, each ready to be inpainted; what travels on a FACE_CROP socket.
 
-    pictures: [B, H, W, 3], whole. faces, windows: the chosen faces, and where they were cut from.
-    images: [B, size, size, 3], the crops, other faces black. others: bool [B, size, size], where those are.
-    areas: bool [B, size, size], the chosen face. masks: float 0 or 1 [B, size, size], what is to be painted over.
+    pictures: [B, H, W, 3], whole. owners: which picture, from 0, each face is in. faces, windows: the faces, and where
+    they were cut from. limits: bool [side, side], the pixels of each window that may change.
+    images: [n, size, size, 3], the crops, other faces black. others: bool [n, size, size], where those are.
+    areas: bool [n, size, size], the face. masks: float 0 or 1 [n, size, size], what is to be painted over.
     """
 
     pictures: torch.Tensor
+    owners: tuple[int, ...]
     faces: tuple[Face, ...]
     windows: tuple[Window, ...]
+    limits: tuple[torch.Tensor, ...]
     images: torch.Tensor
     others: np.ndarray
     areas: np.ndarray
@@ -71,7 +74,9 @@ def prepare(
     below = [below_eyes(face, window, size) for face, window in zip(kept, windows)]
     masks = np.stack([inpaint_mask(*parts) for parts in zip(areas, below, warped)]) & ~others
     masks = torch.from_numpy(masks).to(images)
-    return FaceCrop(pictures, tuple(kept), tuple(windows), images, others, areas, masks), composite
+    whole = tuple(torch.ones(window.side, window.side, dtype=torch.bool) for window in windows)
+    owners = tuple(range(len(kept)))
+    return FaceCrop(pictures, owners, tuple(kept), tuple(windows), whole, images, others, areas, masks), composite
 
 
 def chosen(faces: Faces, picture: int, index: int) -> Face:

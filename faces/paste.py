@@ -29,30 +29,34 @@ def paste(
     feather: int,
     colour_match: bool,
 ) -> torch.Tensor:
-    """The pictures [n, H, W, 3] with inpainted crops `image` [n, size, size, 3] put back.
+    """The pictures [B, H, W, 3] with the inpainted crops `image` [n, size, size, 3] put back, each into its own.
 
-    round_trip: the prepared crops through the VAE and back, to return what the VAE lost outside the mask. picture:
-    what to paste into instead of the prepared pictures. mask: [m, size, size] instead of the crop's own. blend: one of
-    BLENDS. feather: pixels of the crop, inwards from the mask's edge. colour_match: see `corrected`. Each input may
-    hold one for all n. Raises ValueError where sizes or numbers do not fit.
+    Several results for the only face of one picture give as many pictures. round_trip: the prepared crops through the
+    VAE and back, to return what the VAE lost outside the mask. picture: what to paste into instead of the prepared
+    pictures. mask: [m, size, size] instead of the crop's own. blend: one of BLENDS. feather: pixels of the crop,
+    inwards from the mask's edge. colour_match: see `corrected`. Each input may hold one for all. Raises ValueError
+    where sizes or numbers do not fit.
     """
     height, width = crop.pictures.shape[1:3]
     crop_size = crop.size, crop.size
+    pictures = crop.pictures if picture is None else _fitting(as_rgb(picture), "picture", (height, width))
+    single = len(crop.faces) == len(crop.pictures) == 1
     parts = {
         "face_crop": range(len(crop.faces)),
         "image": _fitting(as_rgb(image), "image", crop_size),
         "round_trip": [None] if round_trip is None else _fitting(as_rgb(round_trip), "round_trip", crop_size),
-        "picture": [None] if picture is None else _fitting(as_rgb(picture), "picture", (height, width)),
         "mask": [None] if mask is None else _fitting(mask.reshape(-1, *mask.shape[-2:]), "mask", crop_size),
     }
-    pasted = []
-    for i, image, round_trip, picture, mask in _one_by_one(parts):
-        picture = crop.pictures[i] if picture is None else picture
+    count = max(map(len, (*parts.values(), pictures))) if single else len(crop.faces)
+    owners = range(count) if single else crop.owners
+    pasted = [whole for (whole,) in _one_by_one({"picture": pictures}, count if single else len(crop.pictures))]
+    for owner, (i, image, round_trip, mask) in zip(owners, _one_by_one(parts, count)):
+        limits = crop.limits[i] if mask is None else 1
         mask = crop.masks[i] if mask is None else mask.float().clamp(0, 1)
         result = _repaired(crop, i, image.to(crop.images), round_trip, mask.to(crop.images), colour_match)
-        weight = _weight(crop, i, mask.cpu().numpy(), blend, feather) * _touched(crop, i, result)
-        window = crop.windows[i]
-        pasted.append(put(picture, resize(result, window.side).to(picture), weight.to(picture), window))
+        weight = _weight(crop, i, mask.cpu().numpy(), blend, feather) * _touched(crop, i, result) * limits
+        window, picture = crop.windows[i], pasted[owner]
+        pasted[owner] = put(picture, resize(result, window.side).to(picture), weight.to(picture), window)
     return torch.stack(pasted)
 
 
@@ -144,15 +148,14 @@ def _fitting(values: torch.Tensor, name: str, size: tuple[int, int]) -> torch.Te
             + (
                 "of the picture the face was cut from."
                 if name == "picture"
-                else "that Prepare Face Crop gave the crop."
+                else "that Prepare Face Crop or Crop Faces to Refine gave the crop."
             )
         )
     return values
 
 
-def _one_by_one(parts: dict) -> list[tuple]:
-    """The n-th of every part, for all n; a part that holds one serves all. Raises ValueError for any other number."""
-    count = max(map(len, parts.values()))
+def _one_by_one(parts: dict, count: int) -> list[tuple]:
+    """The n-th of every part, for `count` n; a part of one serves all. Raises ValueError for any other number."""
     if odd := [f"{name} holds {len(part)}" for name, part in parts.items() if len(part) not in (1, count)]:
-        raise ValueError(f"There are {count} pictures to paste, but {', '.join(odd)}: give one, or one for each.")
+        raise ValueError(f"There are {count} results to paste, but {', '.join(odd)}: give one, or one for each.")
     return [tuple(part[i % len(part)] for part in parts.values()) for i in range(count)]

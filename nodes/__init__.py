@@ -6,7 +6,22 @@ from ..weights import folders
 
 folders.register()  # before any schema asks what a folder holds
 
-from . import best_of, face2diffusion, faces, fact, identity, inpaint, interop, masks, weights  # noqa: E402
+from . import (  # noqa: E402
+    best_of,
+    face2diffusion,
+    facea,
+    facea_train,
+    faces,
+    fact,
+    identity,
+    infinite_id,
+    inpaint,
+    interop,
+    ip_adapter,
+    masks,
+    refine,
+    weights,
+)
 
 
 class LikenessExtension(ComfyExtension):
@@ -18,7 +33,12 @@ class LikenessExtension(ComfyExtension):
             *identity.NODES,
             *fact.NODES,
             *inpaint.NODES,
+            *refine.NODES,
+            *facea_train.NODES,
+            *facea.NODES,
             *face2diffusion.NODES,
+            *ip_adapter.NODES,
+            *infinite_id.NODES,
             *best_of.NODES,
             *weights.NODES,
         ]

@@ -2,8 +2,10 @@
 
 from comfy_api.latest import io
 
+from ..adapters.ip_adapter import BY_NAME, VARIANTS
 from ..adapters.loading import load_adapter
 from ..attention_patches.fact import apply_fact
+from ..weights import manifest
 from .inputs import missing_file, weight_file, weight_path
 from .sockets import FaceAdapterType, FaceIdType
 
@@ -13,6 +15,9 @@ ADAPTER_FILES = {
         "adapter_film_mask_large_new_reg001_faceshuffle_00290001.ckpt",
     ),
     "face2diffusion": ("mapping.pt",),
+    "ipadapter": tuple(entry.file for entry in manifest.entries() if entry.folder == "ipadapter"),
+    "instantid": ("ip-adapter.bin",),
+    "pulid": (),  # recognised and refused by name: none is offered that would be fetched for nothing
 }
 
 
@@ -23,14 +28,34 @@ class LoadFaceAdapter(io.ComfyNode):
             node_id="LikenessLoadFaceAdapter",
             display_name="Load Face Adapter",
             category="likeness/loaders",
-            description="Loads the weights that carry an identity into the model (FACT) or the prompt "
-            "(Face2Diffusion). Recognised by their tensors, whatever the file is called.",
-            search_aliases=["facechain", "fact", "face2diffusion", "mapping network", "face adapter"],
+            description="Loads the weights that carry an identity into the model (FACT; IP-Adapter, FaceID, InstantID, "
+            "Infinite-ID) or the prompt (Face2Diffusion). Recognised by their tensors, whatever the file is called.",
+            search_aliases=[
+                "facechain",
+                "fact",
+                "face2diffusion",
+                "mapping network",
+                "face adapter",
+                "ipadapter",
+                "ip-adapter",
+                "faceid",
+                "instantid",
+                "infinite-id",
+            ],
             inputs=[
                 weight_file(
                     "adapter_name",
                     ADAPTER_FILES,
-                    "FACT adapter from models/facechain_fact, or mapping network from models/face2diffusion.",
+                    "FACT adapter from models/facechain_fact, mapping network from models/face2diffusion, or image "
+                    "adapter (IP-Adapter, FaceID, InstantID, Infinite-ID) from models/ipadapter or models/instantid.",
+                ),
+                io.Combo.Input(
+                    "variant",
+                    options=list(VARIANTS),
+                    default=BY_NAME,
+                    optional=True,
+                    tooltip="Only for a renamed image adapter: FaceID-Plus and PlusV2 have the same tensors, and so "
+                    "have InstantID and FaceID-Portrait unnorm. Otherwise the file's name says which it is.",
                 ),
             ],
             outputs=[FaceAdapterType.Output("face_adapter")],
@@ -41,8 +66,8 @@ class LoadFaceAdapter(io.ComfyNode):
         return missing_file(ADAPTER_FILES, adapter_name)
 
     @classmethod
-    def execute(cls, adapter_name) -> io.NodeOutput:
-        return io.NodeOutput(load_adapter(weight_path(ADAPTER_FILES, adapter_name)))
+    def execute(cls, adapter_name, variant=BY_NAME) -> io.NodeOutput:
+        return io.NodeOutput(load_adapter(weight_path(ADAPTER_FILES, adapter_name), variant))
 
 
 class ApplyFACT(io.ComfyNode):

@@ -14,7 +14,15 @@ from ..weights import folders
 from .inputs import background, head_mask, mask_background, missing_file, weight_file, weight_path
 from .sockets import FaceEncoderType, FaceIdType, FacesType
 
-ENCODER_FILES = {"facechain_fact": ("ms1mv2_model_TransFace_S.pt",), "face2diffusion": ("msid.pt",)}
+ENCODER_FILES = {
+    "facechain_fact": ("ms1mv2_model_TransFace_S.pt",),
+    "face2diffusion": ("msid.pt",),
+    "insightface": (
+        "models/buffalo_l/w600k_r50.onnx",
+        "models/antelopev2/glintr100.onnx",
+        "models/auraface/glintr100.onnx",
+    ),
+}
 _NO_IDENTITY = "none saved yet"
 _IDENTITIES = [f"face_id_{number}" for number in range(1, 21)]
 
@@ -39,13 +47,26 @@ class LoadFaceEncoder(io.ComfyNode):
             display_name="Load Face Encoder",
             category="likeness/loaders",
             description="Loads the network that reads an identity from an aligned face: TransFace for FACT, MSID for "
-            "Face2Diffusion. Recognised by its tensors, whatever the file is called.",
-            search_aliases=["transface", "msid", "arcface", "facechain", "fact", "face2diffusion"],
+            "Face2Diffusion, an ArcFace recogniser for FaceID, InstantID and Infinite-ID. Recognised by what is in it, "
+            "whatever the file is called.",
+            search_aliases=[
+                "transface",
+                "msid",
+                "arcface",
+                "insightface",
+                "auraface",
+                "facechain",
+                "fact",
+                "face2diffusion",
+                "faceid",
+                "instantid",
+            ],
             inputs=[
                 weight_file(
                     "encoder_name",
                     ENCODER_FILES,
-                    "TransFace weights from models/facechain_fact, or MSID weights from models/face2diffusion.",
+                    "TransFace weights from models/facechain_fact, MSID weights from models/face2diffusion, or an "
+                    "ArcFace recogniser (.onnx) from models/insightface.",
                 ),
             ],
             outputs=[FaceEncoderType.Output("face_encoder")],

@@ -96,7 +96,7 @@ class PasteFaceBack(io.ComfyNode):
             "as it was, to the last bit.",
             search_aliases=["stitch", "uncrop", "composite", "inpaint face", "facechain", "fact"],
             inputs=[
-                FaceCropType.Input("face_crop", tooltip="From Prepare Face Crop."),
+                FaceCropType.Input("face_crop", tooltip="From Prepare Face Crop or Crop Faces to Refine."),
                 io.Image.Input("image", tooltip="The inpainted crop, from VAE Decode."),
                 io.Combo.Input(
                     "blend",
@@ -130,7 +130,7 @@ class PasteFaceBack(io.ComfyNode):
                     "the face was cut from.",
                 ),
                 io.Mask.Input(
-                    "mask", optional=True, tooltip="Of the crop's size: counts instead of Prepare Face Crop's mask."
+                    "mask", optional=True, tooltip="Of the crop's size: counts instead of the mask it was cut out with."
                 ),
             ],
             outputs=[io.Image.Output("picture_out", display_name="picture")],

@@ -6,7 +6,9 @@ FACE_CROP      faces.crop.FaceCrop
 FACE_PARSER    faces.parsing.FaceParser
 FACE_ENCODER   encoders.face_encoder.FaceEncoder
 FACE_ID        encoders.identity.FaceId
-FACE_ADAPTER   adapters.fact.FactAdapter, adapters.face2diffusion.Face2DiffusionAdapter
+FACE_ADAPTER   adapters.fact.FactAdapter, adapters.face2diffusion.Face2DiffusionAdapter, adapters.ip_adapter.IpAdapter
+FACEA_IDENTITY adapters.facea.FaceaIdentity
+FACE_PEOPLE    a tuple of sampling.refine.Person
 FACE_WORDS     a tuple with the words [2, width] of each person
 EXPRESSION_ENCODER  encoders.expression.ExpressionEncoder
 FACE_EXPRESSION     encoders.expression.Expression
@@ -23,6 +25,8 @@ FaceParserType = io.Custom("FACE_PARSER")
 FaceEncoderType = io.Custom("FACE_ENCODER")
 FaceIdType = io.Custom("FACE_ID")
 FaceAdapterType = io.Custom("FACE_ADAPTER")
+FaceaIdentityType = io.Custom("FACEA_IDENTITY")
+FacePeopleType = io.Custom("FACE_PEOPLE")
 FaceWordsType = io.Custom("FACE_WORDS")
 ExpressionEncoderType = io.Custom("EXPRESSION_ENCODER")
 ExpressionType = io.Custom("FACE_EXPRESSION")

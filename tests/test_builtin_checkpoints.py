@@ -32,6 +32,10 @@ NAMES = {
     "clip_vision/likeness_builtin_clip_vision_l.pt",
     "text_encoders/likeness_builtin_clip_l.pt",
     "face_parsing/likeness_builtin_bisenet.pth",
+    "insightface/likeness_builtin_arcface.onnx",
+    "ipadapter/likeness_builtin_faceid_plusv2_sdxl.bin",
+    "ipadapter/likeness_builtin_plus_face_sdxl.bin",
+    "instantid/likeness_builtin_instantid.bin",
 }
 
 
@@ -113,6 +117,8 @@ def test_drawn_tensors_depend_on_name_and_seed_only():
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_files_are_small_and_safe_to_read(models, name):
     assert (models / name).stat().st_size < 1_500_000
+    if name.endswith(".onnx"):
+        return
     tensors = comfy.utils.load_torch_file(str(models / name), safe_load=True)
     for tensor in {tensor.untyped_storage().data_ptr(): tensor for tensor in tensors.values()}.values():
         assert tensor.new_empty(0).set_(tensor.untyped_storage()).isfinite().all()

@@ -252,7 +252,7 @@ def test_a_batch_and_one_for_all():
         assert torch.equal(pasted(alone, images[i : i + 1])[0], both[i])
     several = pasted(alone, noise(3, 48, 48, 3))
     assert several.shape == (3, 90, 100, 3) and not torch.equal(several[0], several[1])
-    with pytest.raises(ValueError, match="There are 3 pictures to paste, but face_crop holds 2: give one"):
+    with pytest.raises(ValueError, match="There are 2 results to paste, but image holds 3: give one"):
         pasted(crop, noise(3, 48, 48, 3))
 
 

@@ -606,8 +606,9 @@ def test_infinite_ids_style_moves_the_images_keys_and_values(model, adapter, tok
     with torch.inference_mode():
         styled = slot(*pair, options | {STREAMS: style})[[0, 2]]
         keys, values = slot.patch._runs[torch.device("cpu")].layers[slot.place]
-        keys, values = keys[[1, 0]], values[[1, 0]]  # the chunks are uncond, cond
-        expected = attend(q, k, v, options) + attend(q, style.restyle(keys, k), style.restyle(values, v), options)
+        keys = style.restyle(keys[[1, 0]], k, slot.place)  # the chunks are uncond, cond
+        values = style.restyle(values[[1, 0]], v, slot.place)
+        expected = attend(q, k, v, options) + attend(q, keys, values, options)
     torch.testing.assert_close(styled, expected)
 
 

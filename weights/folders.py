@@ -1,6 +1,7 @@
 """Our own kinds of model folder, and the way from a name in a combo to a file on disk."""
 
 import os
+import re
 
 import folder_paths
 
@@ -13,8 +14,16 @@ _KINDS = {
     "face2diffusion": (("face2diffusion",), _TENSORS),
     "face_parsing": (("face_parsing", "facexlib"), _TENSORS),
     "face_id": (("face_id",), {".safetensors"}),
+    "facea": (("facea",), {".safetensors"}),
     "insightface": (("insightface",), {".onnx"}),
+    "ipadapter": (("ipadapter",), _TENSORS),
+    "instantid": (("instantid",), _TENSORS),
+    "pulid": (("pulid",), _TENSORS),
 }
+# Files that no combo of ours offers: beside InsightFace's recognisers lie its detectors, landmarks and ages, and face
+# swappers for other nodes. Told by name, because looking into every file whenever a menu is drawn would take seconds; a
+# file with another name is offered, and loading it looks inside.
+_NOT_OFFERED = {"insightface": re.compile(r"det_|scrfd_|1k3d68|2d106det|genderage|\w*swap", re.IGNORECASE)}
 
 
 def register() -> None:
@@ -28,12 +37,15 @@ def register() -> None:
             folder_paths.add_model_folder_path(kind, os.path.join(folder_paths.models_dir, sub_folder))
         paths, known = folder_paths.folder_names_and_paths[kind]
         folder_paths.folder_names_and_paths[kind] = (paths, set(known) | extensions)
-    folder_paths.add_model_folder_path("face_id", os.path.join(folder_paths.get_output_directory(), "face_id"))
+    for kind in ("face_id", "facea"):
+        folder_paths.add_model_folder_path(kind, os.path.join(folder_paths.get_output_directory(), kind))
 
 
 def names(kind: str) -> list[str]:
     """The weight files present in the folders of a kind, sorted, each relative to its folder."""
-    return folder_paths.get_filename_list(kind)
+    strangers = _NOT_OFFERED.get(kind)
+    present = folder_paths.get_filename_list(kind)
+    return [name for name in present if not (strangers and strangers.match(os.path.basename(name)))]
 
 
 def find(kind: str, name: str) -> str | None:

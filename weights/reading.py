@@ -35,6 +35,19 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     return _without_common_prefix(_tensors(path, content))
 
 
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """What a .safetensors file says of itself; nothing for other files. Raises ValueError for a damaged one."""
+    path = Path(path)
+    with path.open("rb") as file:
+        if not _is_safetensors(file.read(heads.HEAD)):
+            return {}
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise ValueError(_damaged(path)) from error
+
+
 def _is_safetensors(head: bytes) -> bool:
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _LARGEST_HEADER
 
@@ -48,7 +61,11 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"'{path}' is a safetensors file, but cut short or damaged. {_remedy(path)}") from error
+        raise ValueError(_damaged(path)) from error
+
+
+def _damaged(path: Path) -> str:
+    return f"'{path}' is a safetensors file, but cut short or damaged. {_remedy(path)}"
 
 
 def _read_torch(path: Path, zipped: bool) -> object:

@@ -1,0 +1,46 @@
+"""`python3 likeness.py miniature sheet|data`: a sheet of drawn people, or a set of portraits to train on."""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from .dataset import Recipe, write
+from .people import SPLITS
+from .sheet import save, sheet
+
+
+def main(argv: list[str], say: Callable[[str], None] = print) -> int:
+    """Do what follows `miniature` on the command line; returns the exit status, 1 for a set that cannot be."""
+    options = _parse(argv)
+    if options.action == "sheet":
+        first = SPLITS[options.split].start + options.first
+        save(sheet(range(first, first + options.people), options.pictures, options.size, options.seed), options.target)
+        say(f"Wrote {options.target}.")
+        return 0
+    names = ("split", "first", "people", "pictures", "size", "seed")
+    try:
+        recipe = Recipe(**{name: getattr(options, name) for name in names})
+        write(options.target, recipe, options.processes, lambda done, count: say(f"{done} of {count} shards"))
+    except (ValueError, OSError) as error:
+        say(str(error))
+        return 1
+    say(f"Wrote {len(recipe)} pictures to {options.target}.")
+    return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="likeness.py miniature", description=__doc__)
+    actions = parser.add_subparsers(dest="action", required=True)
+    sizes = {"sheet": (8, 10, 128), "data": (2000, 12, 64)}
+    texts = {"sheet": "draw a PNG with a row of pictures for each person", "data": "draw a folder of portraits"}
+    for action, (people, pictures, size) in sizes.items():
+        command = actions.add_parser(action, help=texts[action], description=texts[action])
+        command.add_argument("target", type=Path, help="the file or folder to write")
+        command.add_argument("--split", choices=SPLITS, default="train", help="whose people (default: train)")
+        for name, value in (("first", 0), ("people", people), ("pictures", pictures), ("size", size), ("seed", 0)):
+            command.add_argument(f"--{name}", type=int, default=value, help=f"default: {value}")
+        if action == "data":
+            text = "how many draw at the same time (default: one a core)"
+            command.add_argument("--processes", type=int, default=os.cpu_count() or 1, help=text)
+    return parser.parse_args(argv)

@@ -1,0 +1,155 @@
+"""FaceA-Net: what was learned of a person, in the model and in the prompt."""
+
+import logging
+
+from comfy_api.latest import io, ui
+from server import PromptServer
+
+from ..adapters.facea_prompt import apply, encode_prompt
+from ..faces.refine import EVERY_FACE
+from ..sampling.refine import Person
+from .sockets import FaceaIdentityType, FacePeopleType
+
+
+def _identity() -> io.Input:
+    return FaceaIdentityType.Input("facea_identity", tooltip="From Train FaceA or Load FaceA Identity.")
+
+
+def _strength() -> io.Input:
+    return io.Float.Input(
+        "strength",
+        default=1.0,
+        min=0.0,
+        max=2.0,
+        step=0.01,
+        tooltip="Of the LoRA. 1 is as it was learned; less leaves more of the face to the base model and the prompt.",
+    )
+
+
+def _prompt_inputs() -> list[io.Input]:
+    return [
+        io.String.Input(
+            "face_prompt",
+            multiline=True,
+            dynamic_prompts=False,
+            default="a woman face, front face",
+            tooltip="What the face looks like and does: expression, glasses, style, light. Clothes, place and pose "
+            "belong to the prompt of the whole picture. What was learned of the person is added by itself.",
+        ),
+        io.String.Input(
+            "negative",
+            multiline=True,
+            dynamic_prompts=False,
+            default="",
+            tooltip="What the face should not be. The paper leaves it empty.",
+        ),
+        io.Boolean.Input(
+            "compact",
+            default=False,
+            tooltip="Leave the padding between the six learned prompts out: 77 rows instead of 462, which is a little "
+            "faster. Off is how the paper has it.",
+        ),
+    ]
+
+
+def _tell(cls, remark: str | None) -> dict:
+    """Show a remark in the node and the log, where there is one."""
+    if remark:
+        logging.warning(remark)
+    PromptServer.instance.send_progress_text(remark or "", cls.hidden.unique_id)
+    return {"ui": ui.PreviewText(remark)} if remark else {}
+
+
+class ApplyFaceA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessApplyFaceA",
+            display_name="Apply FaceA",
+            category="likeness/facea",
+            description="Puts the LoRA of a FaceA identity into an inpainting model. Its learned prompts come in with "
+            "Encode FaceA Prompt; FaceA Person does both for Refine Faces.",
+            search_aliases=["facea", "facea-net", "identity", "lora", "likeness"],
+            inputs=[
+                io.Model.Input("model", tooltip="The inpainting checkpoint that the identity was trained on."),
+                _identity(),
+                _strength(),
+            ],
+            outputs=[io.Model.Output("model_out", display_name="model")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model, facea_identity, strength) -> io.NodeOutput:
+        patched, remark = apply(model, facea_identity, strength)
+        return io.NodeOutput(patched, **_tell(cls, remark))
+
+
+class EncodeFaceAPrompt(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessEncodeFaceAPrompt",
+            display_name="Encode FaceA Prompt",
+            category="likeness/facea",
+            description="Encodes the part of a prompt that is about the face, followed by all that was learned of the "
+            "person: the face, the eyes, the nose and the mouth.",
+            search_aliases=["facea", "facea-net", "prompt", "clip text encode", "identity", "likeness"],
+            inputs=[
+                io.Clip.Input("clip", tooltip="Of the inpainting checkpoint that the identity was trained on."),
+                _identity(),
+                *_prompt_inputs(),
+            ],
+            outputs=[
+                io.Conditioning.Output("positive"),
+                io.Conditioning.Output("negative_out", display_name="negative"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip, facea_identity, face_prompt, negative, compact) -> io.NodeOutput:
+        return io.NodeOutput(*encode_prompt(clip, facea_identity, face_prompt, negative, compact))
+
+
+class FaceAPerson(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessFaceAPerson",
+            display_name="FaceA Person",
+            category="likeness/facea",
+            description="Says for Refine Faces who a face is to become, and what it should look like. Chain one node "
+            "per person for several people.",
+            search_aliases=["facea", "facea-net", "several people", "identity", "likeness", "face detailer"],
+            inputs=[
+                io.Model.Input("model", tooltip="The inpainting checkpoint that the identity was trained on."),
+                io.Clip.Input("clip", tooltip="Of the same checkpoint."),
+                _identity(),
+                *_prompt_inputs(),
+                _strength(),
+                io.Int.Input(
+                    "index",
+                    default=EVERY_FACE,
+                    min=EVERY_FACE,
+                    max=99,
+                    tooltip="Which face becomes this person: 0 is the leftmost, as Detect Faces numbers them. -1: "
+                    "every face that no other person is chosen for.",
+                ),
+                FacePeopleType.Input(
+                    "people", optional=True, tooltip="The people before this one, from another FaceA Person."
+                ),
+            ],
+            outputs=[FacePeopleType.Output("people_out", display_name="people")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, clip, facea_identity, face_prompt, negative, compact, strength, index, people=()
+    ) -> io.NodeOutput:
+        patched, remark = apply(model, facea_identity, strength)
+        conditionings = encode_prompt(clip, facea_identity, face_prompt, negative, compact)
+        return io.NodeOutput((*people, Person(patched, *conditionings, index)), **_tell(cls, remark))
+
+
+NODES = [ApplyFaceA, EncodeFaceAPrompt, FaceAPerson]

@@ -1,0 +1,131 @@
+"""The IP-Adapter family: images and faces read by cross-attention."""
+
+from comfy_api.latest import io
+
+from ..adapters.ip_adapter import check_ip_adapter
+from ..attention_patches.ip_adapter import apply_ip_adapter, parse_layer_weights
+from .sockets import FaceAdapterType, FaceIdType
+
+
+class ApplyImageAdapter(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessApplyImageAdapter",
+            display_name="Apply Image Adapter",
+            category="likeness/image adapters",
+            description="Gives an SD1.5 or SDXL model a face or picture through an IP-Adapter, FaceID, InstantID or "
+            "Infinite-ID file. Chain several: what they add is summed. Connect the MODEL output to any sampler.",
+            search_aliases=["ipadapter", "ip-adapter", "faceid", "instantid", "plus face", "infinite-id", "identity"],
+            inputs=[
+                io.Model.Input("model", tooltip="An SD1.5 or SDXL model, as the adapter asks, after its LoRAs."),
+                FaceAdapterType.Input("face_adapter", tooltip="An image adapter, from Load Face Adapter."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-1.0,
+                    max=3.0,
+                    step=0.01,
+                    tooltip="How strongly the image acts. 0.6 to 1 for a FaceID, 0.5 to 0.8 for InstantID and beside a "
+                    "second adapter; 0 is the model as it was.",
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="When in the sampling the image begins to act. A little later leaves more of the layout to "
+                    "the prompt.",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="When in the sampling the image stops acting.",
+                ),
+                FaceIdType.Input(
+                    "face_id",
+                    optional=True,
+                    tooltip="For FaceID, InstantID and Infinite-ID: an identity from Encode Identity with an ArcFace "
+                    "encoder.",
+                ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="For all but FaceID (plain), FaceID-Portrait and InstantID: from Load CLIP Vision, "
+                    "CLIP-ViT-H-14 for the published files.",
+                ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="What CLIP sees, cut to its middle square; several pictures are all seen. FaceID-Plus and "
+                    "PlusV2 want the face from Align Face at size 224, one for each photo of the identity; the others "
+                    "the picture itself.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where in the picture the image acts: white on, black off; one mask, or one per picture.",
+                ),
+                io.String.Input(
+                    "layer_weights",
+                    default="",
+                    optional=True,
+                    tooltip='Strength by place in the UNet: one number, "down=1, middle=0.5, up=0.7", or a number for '
+                    "each of the 16 (SD1.5) or 70 (SDXL) layers. Empty: all 1.",
+                ),
+                io.Float.Input(
+                    "lora_strength",
+                    default=1.0,
+                    min=-2.0,
+                    max=2.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Of the LoRA inside FaceID files, which acts on the whole model; others have none. Set 0 "
+                    "for Infinite-ID Mixing, whose text stream stays the stock picture then, and where the LoRA is "
+                    "loaded as a file of its own.",
+                ),
+                io.Float.Input(
+                    "shortcut_scale",
+                    default=1.0,
+                    min=0.0,
+                    max=5.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Only for FaceID-PlusV2: how much of the picture is added to the face embedding; 0 is the "
+                    "embedding alone.",
+                ),
+            ],
+            outputs=[io.Model.Output("model_out", display_name="model")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        face_adapter,
+        strength,
+        start_percent,
+        end_percent,
+        face_id=None,
+        clip_vision=None,
+        image=None,
+        mask=None,
+        layer_weights="",
+        lora_strength=1.0,
+        shortcut_scale=1.0,
+    ) -> io.NodeOutput:
+        check_ip_adapter(face_adapter)
+        tokens = face_adapter.tokens(face_id, face_adapter.clip_input(clip_vision, image), shortcut_scale)
+        weights = parse_layer_weights(layer_weights)
+        return io.NodeOutput(
+            apply_ip_adapter(
+                model, face_adapter, tokens, strength, start_percent, end_percent, weights, mask, lora_strength
+            )
+        )
+
+
+NODES = [ApplyImageAdapter]

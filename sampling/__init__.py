@@ -1,0 +1,1 @@
+"""Sampling of parts of a picture with the host's samplers."""

@@ -1,0 +1,6 @@
+"""Training: the losses of the papers as functions, one loop for all trainers, and what they are trained on.
+
+`loop` steps, keeps checkpoints and goes on from them; `lora` puts a LoRA beside the layers of a copy of the host's
+model. FaceA-Net: `inpainting` makes of photos what the UNet receives, `facea` holds Eq. 2, `facea_run` makes an
+identity of it, `curve` draws the losses. Nothing here knows a node, so that a script can train too.
+"""

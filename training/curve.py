@@ -1,0 +1,56 @@
+"""The losses of a training as a picture and in words."""
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+_SIZE, _LEFT, _TOP, _RIGHT, _BOTTOM = (640, 360), 70, 36, 20, 40  # pixels of the picture and its margins
+_PAPER, _INK, _GRID, _EACH, _SMOOTH = (250, 249, 246), (34, 34, 34), (222, 220, 214), (190, 208, 226), (40, 92, 150)
+_TICKS = 4
+
+
+def smoothed(losses: list[float]) -> np.ndarray:
+    """The mean of each loss and those before it, over a tenth of all: single losses depend on the noise drawn."""
+    width = max(1, len(losses) // 10)
+    sums = np.cumsum([0.0, *losses])
+    ends = np.arange(1, len(losses) + 1)
+    starts = np.maximum(ends - width, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def summary(losses: list[float]) -> str:
+    """In words: where the loss began and where it is."""
+    width = max(1, len(losses) // 10)
+    first, last = (float(np.mean(part)) for part in (losses[:width], losses[-width:]))
+    return f"loss {first:.4f} at first, {last:.4f} at the end (means of {width} step{'s' * (width > 1)})"
+
+
+def draw(losses: list[float], steps: int) -> Image.Image:
+    """The losses of the steps so far of `steps`: each one pale, their running mean dark."""
+    canvas = Image.new("RGB", _SIZE, _PAPER)
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
+    running = smoothed(losses)
+    top = float(np.quantile(losses, 0.98)) * 1.05 or 1.0  # a few steps at small noise are far above the others
+    width, height = _SIZE[0] - _LEFT - _RIGHT, _SIZE[1] - _TOP - _BOTTOM
+
+    def place(step: float, loss: float) -> tuple[float, float]:
+        return _LEFT + width * step / max(steps, 1), _TOP + height * (1 - min(loss / top, 1))
+
+    for tick in range(_TICKS + 1):
+        loss, step = top * tick / _TICKS, steps * tick // _TICKS
+        (x, y), (across, _) = place(0, loss), place(step, 0)
+        pen.line((x, y, x + width, y), fill=_GRID)
+        pen.text((x - 8, y), f"{loss:.3g}", fill=_INK, font=font, anchor="rm")
+        pen.text((across, _TOP + height + 8), str(step), fill=_INK, font=font, anchor="mt")
+    for values, colour, thick in ((losses, _EACH, 1), (running, _SMOOTH, 3)):
+        pen.line([place(step, loss) for step, loss in enumerate(values, 1)], fill=colour, width=thick)
+    x, y = place(len(losses), running[-1])
+    pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=_SMOOTH)
+    words = f"step {len(losses)} of {steps}, loss {running[-1]:.4f} (mean of {max(1, len(losses) // 10)})"
+    pen.text((_LEFT, 10), words, fill=_INK, font=font)
+    return canvas
+
+
+def picture(losses: list[float], steps: int) -> torch.Tensor:
+    """`draw` as the host's IMAGE [1, H, W, 3]."""
+    return torch.from_numpy(np.array(draw(losses, steps), dtype=np.float32) / 255)[None]

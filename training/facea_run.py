@@ -1,0 +1,302 @@
+"""From photos to a FaceA identity: prepare once, train, and keep what was learned whatever stops it."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import comfy.k_diffusion.sampling
+import comfy.model_management
+import comfy.samplers
+import folder_paths
+import torch
+
+from ..adapters.facea import (
+    ATTRIBUTES,
+    LEVELS,
+    REGIONS,
+    FaceaIdentity,
+    base_name,
+    check_layers,
+    fingerprint,
+    learned_rows,
+    prompt_of,
+    word_embeddings,
+)
+from ..adapters.facea_file import KIND, save_facea
+from . import inpainting, loop
+from .curve import summary
+from .facea import Learned, step_loss
+from .inpainting import Inpainting, Photos
+from .lora import branches, fresh_lora, in_training, own_copy, state_dict
+
+ROWS = {"man": 3, "woman": 4}  # learned features of a prompt, as published
+STEPS, FEWER_STEPS, TRANSFER_STEPS = 1000, 600, 100
+_PREVIEW_STEPS, _PREVIEW_SCALE = 20, 3.0
+_NOT_LEARNED = ("steps", "checkpoint_seconds")  # settings that change nothing of what a step learns
+
+
+@dataclass(frozen=True)
+class Settings(loop.Settings):
+    """How to tune; the defaults are published (§4.1) or, where the paper is silent, chosen (§4.4).
+
+    batch: photos drawn for a step, with replacement. rank: of the LoRA, whose alpha is the same. features: learned rows
+    of each prompt, 0 for `ROWS`. level: one of LEVELS. checkpointing: less memory, a third more time.
+    """
+
+    batch: int = 4
+    rank: int = 48
+    features: int = 0
+    level: str = LEVELS[0]
+    lr_lora: float = 1.2e-4
+    lr_features: float = 2e-3
+    checkpointing: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is to be learned of whom.
+
+    word: "man" or "woman". start: None, or the identity to go on from, with its word and level. attribute: None for the
+    whole face, or the one of ATTRIBUTES that is to become that of the person in the photos: the local term alone.
+    """
+
+    word: str = "man"
+    start: FaceaIdentity | None = None
+    attribute: str | None = None
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """What is trained, and needs masks."""
+        return (self.attribute,) if self.attribute else REGIONS
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """The host's model patcher, CLIP and VAE of one inpainting checkpoint."""
+
+    model: object
+    clip: object
+    vae: object
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """previews: [m, S, S, 3], one per interval; none where none were asked for."""
+
+    identity: FaceaIdentity
+    progress: loop.Progress
+    previews: torch.Tensor
+
+
+def learn(
+    base: Base,
+    photos: Photos,
+    task: Task,
+    settings: Settings,
+    preview_every: int = 0,
+    after_step: Callable[[loop.Progress], None] = lambda progress: None,
+) -> Result:
+    """Tune on the photos of one person. The connected models stay as they are: a copy of the UNet is trained.
+
+    preview_every: steps between pictures in which the first photo's face is painted anew; 0 for none.
+    A run of the same photos, settings and base that was stopped goes on from its checkpoint in output/facea_training.
+    What stops the training, raised by `after_step` or not, comes out of here after the identity of that moment was
+    written to output/facea; running out of memory, and a loss that is no number, as RuntimeError with a sentence.
+    """
+    inpainting.check_inpainting(base.model)
+    if task.start is not None:
+        check_layers(base.model, task.start)
+    texts = ["", *(prompt_of(task.word, region) for region in task.regions)]
+    with torch.inference_mode():  # as in a node of the host; a script starts outside of it
+        data = inpainting.encode(base.model, base.vae, photos)
+        rows = {text: learned_rows(base.clip, text) for text in texts}
+    with torch.inference_mode(False):  # autograd cannot use what is made in that mode
+        run = _Run(base, task, settings, data, rows)
+        progress, latents = loop.Progress(), []
+
+        def look() -> None:
+            if preview_every and progress.step % preview_every == 0:
+                latents.append(run.preview())
+            after_step(progress)
+
+        checkpoint = _folder() / f"{_key(base, photos, task, settings)[:16]}.pt"
+        try:
+            with in_training(run.patchers, run.learned.lora, settings.checkpointing):
+                loop.train(run.groups(), run.loss, settings, run.device, checkpoint, look, progress)
+        except BaseException as error:  # the host's interruption is one
+            kept = _keep(run.identity(progress, len(photos.crops)), progress, checkpoint)
+            if comfy.model_management.is_oom(error):
+                comfy.model_management.unload_all_models()  # the host does so for its own kind of error only
+            if sentence := _sentence(error, settings):
+                raise RuntimeError(f"FaceA training stopped: {sentence}. {kept}") from error
+            logging.warning("FaceA training was stopped. %s", kept)
+            raise
+    checkpoint.unlink(missing_ok=True)
+    with torch.inference_mode():
+        pictures = base.vae.decode(torch.cat(latents)) if latents else photos.crops[:0]
+    return Result(run.identity(progress, len(photos.crops)), progress, pictures)
+
+
+class _Run:
+    """A training with everything it needs on its device."""
+
+    def __init__(self, base: Base, task: Task, settings: Settings, data: Inpainting, rows: dict):
+        self.base, self.task, self.settings = base, task, settings
+        self.device = base.model.load_device
+        conditions = {region: _moved(each, self.device) for region, each in data.conditions.items()}
+        self.data = Inpainting(_moved(data.latents, self.device), conditions)
+        rows = {text: (_moved(each, self.device), first) for text, (each, first) in rows.items()}
+        self.nothing, _ = rows.pop("")
+        rows = dict(zip(task.regions, rows.values()))
+        model = own_copy(base.model, "model")
+        model.set_model_compute_dtype(loop.compute_dtype(settings.precision, self.device))
+        self.model = model.model
+        start = task.start
+        level = start.level if start else settings.level
+        clip = _own_clip(base.clip) if level == "input" else None
+        self.patchers = [model, *([clip.patcher] if clip else [])]
+        features = start.features if start else _first_features(base.clip, task, settings, rows)
+        self.learned = Learned(
+            branches(start.lora if start else fresh_lora(model, settings.rank, settings.seed), self.device),
+            {region: torch.nn.Parameter(_moved(each, self.device)) for region, each in features.items()},
+            task.word,
+            rows,
+            clip,
+        )
+
+    def groups(self) -> list[loop.Group]:
+        """What learns, and how quickly."""
+        layers = self.learned.lora.items()
+        lora = {f"{layer}.{name}": part for layer, branch in layers for name, part in branch.named_parameters()}
+        features = {region: self.learned.features[region] for region in self.task.regions}
+        return [loop.Group(lora, self.settings.lr_lora), loop.Group(features, self.settings.lr_features)]
+
+    def loss(self, generator: torch.Generator) -> torch.Tensor:
+        attribute, batch = self.task.attribute, self.settings.batch
+        attributes = (attribute,) if attribute else ATTRIBUTES
+        return step_loss(self.model, self.learned, self.data, generator, batch, attributes, attribute is None)
+
+    @torch.no_grad()
+    def preview(self) -> torch.Tensor:
+        """The latent [1, 4, h, w] of the first photo, its mask painted anew with what was learned so far."""
+        region, model = self.task.regions[0], self.model
+        sigmas = comfy.samplers.calculate_sigmas(model.model_sampling, "normal", _PREVIEW_STEPS).to(self.device)
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        photo = self.data.latents[:1]
+        noise = torch.randn(photo.shape, generator=generator).to(photo)
+        context = torch.cat((self.learned.context([region]), self.nothing))
+        condition = self.data.conditions[region][:1].repeat(2, 1, 1, 1)
+
+        def denoise(x, sigma):
+            both = model.apply_model(x.repeat(2, 1, 1, 1), sigma.repeat(2), c_concat=condition, c_crossattn=context)
+            prompt, negative = both.chunk(2)
+            return torch.lerp(negative, prompt, _PREVIEW_SCALE)
+
+        x = model.model_sampling.noise_scaling(sigmas[0], noise, torch.zeros_like(photo), True)
+        return model.process_latent_out(comfy.k_diffusion.sampling.sample_euler(denoise, x, sigmas, disable=True)).cpu()
+
+    def identity(self, progress: loop.Progress, photos: int) -> FaceaIdentity:
+        """What is learned at this moment."""
+        start, learned = self.task.start, self.learned
+        features = {
+            region: each.detach().to("cpu", torch.float32, copy=True) for region, each in learned.features.items()
+        }
+        settings = {name: str(value) for name, value in asdict(self.settings).items() if name not in _NOT_LEARNED}
+        settings |= {"steps": str(progress.step), "photos": str(photos)}
+        if self.task.attribute:
+            past = {f"before: {name}": value for name, value in start.settings.items()}
+            settings = past | settings | {"transferred": self.task.attribute}
+        return FaceaIdentity(
+            state_dict(learned.lora),
+            features,
+            "input" if learned.clip else "output",
+            self.task.word,
+            fingerprint(self.base.model),
+            base_name(self.base.model),
+            settings,
+        )
+
+
+def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A copy that autograd can work with, also of a tensor that was made in inference mode."""
+    return tensor.to(device, torch.float32, copy=True)
+
+
+def _own_clip(clip):
+    own = clip.clone()
+    own.patcher = own_copy(clip.patcher, "text encoder")
+    own.cond_stage_model = own.patcher.model
+    return own
+
+
+def _first_features(clip, task: Task, settings: Settings, rows: dict) -> dict[str, torch.Tensor]:
+    """Where learning begins: the rows that the features replace or, on the input level, the last word of the prompt."""
+    count = settings.features or ROWS.get(task.word, max(ROWS.values()))
+    if settings.level == "output":
+        return {region: each[0, first : first + count] for region, (each, first) in rows.items()}
+    return {region: _last_word(clip, prompt_of(task.word, region)).repeat(count, 1) for region in rows}
+
+
+def _last_word(clip, text: str) -> torch.Tensor:
+    ((chunk,),) = clip.tokenize(text, return_word_ids=True).values()
+    return word_embeddings(clip)[[token for token, _, word in chunk if word][-1]].float()[None]
+
+
+def _key(base: Base, photos: Photos, task: Task, settings: Settings) -> str:
+    """64 hex digits that stand for everything that decides what is learned until a step."""
+    decisive = {name: value for name, value in asdict(settings).items() if name not in _NOT_LEARNED}
+    digest = hashlib.sha256(repr((decisive, task.word, task.attribute)).encode())
+    digest.update((photos.digest() + fingerprint(base.model)).encode())
+    if task.start:
+        for name, tensor in sorted((task.start.lora | task.start.features).items()):
+            digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _folder() -> Path:
+    return Path(folder_paths.get_output_directory()) / "facea_training"
+
+
+def _keep(identity: FaceaIdentity, progress: loop.Progress, checkpoint: Path) -> str:
+    """Write what was learned so far, and say where."""
+    if progress.step == 0:
+        return "Nothing was learned yet."
+    path = (
+        Path(folder_paths.get_output_directory())
+        / KIND
+        / "stopped"
+        / f"{checkpoint.stem}_step_{progress.step}.safetensors"
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_facea(path, identity, "Train FaceA")
+    except (OSError, ValueError) as error:
+        return f"What was learned in {progress.step} steps could not be kept: {error}"
+    return f"What was learned in {progress.step} steps is kept in {path}. The same training goes on when it runs again."
+
+
+def _sentence(error: BaseException, settings: Settings) -> str | None:
+    """What to do about an error, where it is one of those that training is known to have."""
+    if isinstance(error, loop.StoppedError):
+        return str(error)
+    if comfy.model_management.is_oom(error):
+        less = [f"lower batch_size (now {settings.batch})"]
+        less += [] if settings.checkpointing else ["switch gradient_checkpointing on"]
+        return f"the device ran out of memory: {', '.join(less)}, or make the crops smaller"
+    return None
+
+
+def report(result: Result) -> str:
+    """How a training went, in a few lines."""
+    progress = result.progress
+    done = progress.step - progress.resumed_at
+    lines = [f"{progress.step} steps on {result.identity.settings['photos']} photos: {summary(progress.losses)}"]
+    if progress.resumed_at:
+        lines.append(f"went on after step {progress.resumed_at}, where it had been stopped")
+    if done:
+        lines.append(f"{progress.seconds:.1f} s, {progress.seconds / done:.3f} s a step")
+    if progress.peak:
+        lines.append(f"peak of the device's memory: {progress.peak / 1e9:.2f} GB")
+    return "\n".join(lines)

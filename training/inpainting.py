@@ -1,0 +1,172 @@
+"""Photos of a face as an inpainting model is trained on them: everything that does not change from step to step.
+
+The nine channels are put together as the host's sampler puts them together behind InpaintModelConditioning, by the
+host's own functions, so that the UNet sees in training what it will see when it paints.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import comfy.latent_formats
+import torch
+
+from ..faces.masks import MaskStyle, face_masks
+from ..faces.types import Face, Faces
+from ..faces.window import Window, cut, resize, window_around
+
+CHANNELS = 9  # noisy latent 4, mask 1, latent of the masked picture 4
+
+
+@dataclass(frozen=True, eq=False)
+class Photos:
+    """n photos of one person, cut out square.
+
+    crops: [n, S, S, 3] in 0..1. masks: region -> [n, S, S], 1 where the model is to paint and 0 elsewhere.
+    """
+
+    crops: torch.Tensor
+    masks: dict[str, torch.Tensor]
+
+    def digest(self) -> str:
+        """64 hex digits that stand for pictures and masks."""
+        digest = hashlib.sha256(str(tuple(self.crops.shape)).encode())
+        for region, mask in self.masks.items():
+            digest.update(region.encode() + mask.to(torch.uint8).cpu().numpy().tobytes())
+        digest.update(self.crops.float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class CropStyle:
+    """How photos are cut out and masked.
+
+    face_share: longer side of the face's box as a part of the crop's side. size: side of the crop in its own pixels.
+    shape: "box" or "hull", see `MaskStyle`. expand: how far masks reach over their part, in pixels of the crop.
+    """
+
+    face_share: float = 0.5
+    size: int = 512
+    shape: str = "box"
+    expand: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Inpainting:
+    """What the UNet is trained on, as it receives it.
+
+    latents: [n, 4, h, w]. conditions: region -> [n, 5, h, w], mask and latent of the picture without what is masked.
+    """
+
+    latents: torch.Tensor
+    conditions: dict[str, torch.Tensor]
+
+
+def cut_photos(
+    found: list[Faces], regions: tuple[str, ...], style: CropStyle, given: dict[str, torch.Tensor] | None = None
+) -> Photos:
+    """One face of every photo in a square crop, with a mask for each of `regions`.
+
+    found: photos with one face each; entries may differ in size. given: masks of the photos [n, H, W] for some of the
+    regions, where all photos are of one size; the others come from the face's landmarks.
+    Raises ValueError, naming the photo, where there is no face or more than one, or a mask is empty or does not fit.
+    """
+    photos = [(faces, i) for faces in found for i in range(len(faces.images))]
+    shown = _one_face([faces.found[i] for faces, i in photos])
+    given = {region: _fitting(mask, photos, region) for region, mask in (given or {}).items()}
+    crops, masks = [], {region: [] for region in regions}
+    for number, (face, (faces, i)) in enumerate(zip(shown, photos)):
+        one = Faces(faces.images[i : i + 1], ((face,),))
+        window = window_around(face.box, style.face_share)
+        crops.append(resize(cut(faces.images[i], window), style.size))
+        for region in regions:
+            mask = given[region][number] if region in given else _drawn(one, region, style)
+            masks[region].append(_cut_mask(mask, window, style.size))
+    cut_out = Photos(torch.stack(crops), {region: torch.stack(each) for region, each in masks.items()})
+    for region, mask in cut_out.masks.items():
+        _check_masks(mask, region)
+    return cut_out
+
+
+def encode(model, vae, photos: Photos) -> Inpainting:
+    """The photos as the host's `model`, a model patcher of an inpainting UNet, receives them. On the CPU.
+
+    Raises ValueError where the model is none that inpaints, or a mask is too small to be seen in the latents.
+    """
+    check_inpainting(model)
+    latents = model.model.process_latent_in(vae.encode(photos.crops))
+    conditions = {}
+    for region, mask in photos.masks.items():
+        conditions[region] = condition(model, vae, photos.crops, mask, latents)
+        _check_masks(conditions[region][:, 0], region, " at the size of the latents; use photos with larger faces")
+    return Inpainting(latents.cpu(), {region: each.cpu() for region, each in conditions.items()})
+
+
+def condition(model, vae, pictures: torch.Tensor, masks: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    """Mask and masked latent [n, 5, h, w] for pictures [n, S, S, 3] and masks [n, S, S], 1 where it is to paint."""
+    kept = (1 - masks.round())[..., None].to(pictures)
+    grey = (pictures - 0.5) * kept + 0.5
+    return model.model.concat_cond(
+        noise=latents,
+        device=latents.device,
+        concat_latent_image=vae.encode(grey),
+        concat_mask=masks[:, None],
+    )
+
+
+def check_inpainting(model) -> None:
+    """Raise ValueError unless `model` is an SD UNet that inpaints: one with nine input channels."""
+    channels = model.model.model_config.unet_config.get("in_channels")
+    if channels != CHANNELS or not isinstance(model.model.latent_format, comfy.latent_formats.SD15):
+        raise ValueError(
+            f"FaceA learns with an SD 1.x or 2.x inpainting model, whose UNet has {CHANNELS} input channels; the "
+            f"connected {type(model.model.model_config).__name__} has {channels}. Load an inpainting checkpoint, such "
+            "as sd-v1-5-inpainting.ckpt."
+        )
+
+
+def _one_face(found: list[tuple[Face, ...]]) -> list[Face]:
+    """The face of every photo; stand-ins for faces that were not found, which have no score, are none."""
+    if not found:
+        raise ValueError("There is no photo to learn from: connect Detect Faces.")
+    found = [[face for face in faces if face.score > 0] for faces in found]
+    for number, faces in enumerate(found, 1):
+        if len(faces) != 1:
+            raise ValueError(
+                f"Photo {number} of {len(found)} has {len(faces) or 'no'} face{'s' * (len(faces) > 1)}, but one is "
+                "needed: leave this photo out, or change choose and the detector in Detect Faces."
+            )
+    return [face for (face,) in found]
+
+
+def _drawn(one: Faces, region: str, style: CropStyle) -> torch.Tensor:
+    # Of a crop whose side is 1 / face_share of the face.
+    per_cent = 100 * style.expand / (style.size * style.face_share)
+    (mask,), _ = face_masks(one, region, MaskStyle(style.shape, expand=per_cent, unit="per cent of the face"))
+    return mask
+
+
+def _cut_mask(mask: torch.Tensor, window: Window, size: int) -> torch.Tensor:
+    """`mask` [H, W] in the crop, [size, size] of 0 and 1; what is smaller than a pixel of the crop stays."""
+    soft = resize(cut(mask[..., None].float(), window), size)[..., 0]
+    return (soft > min(0.5, soft.max() / 2)).float()
+
+
+def _fitting(mask: torch.Tensor, photos: list[tuple[Faces, int]], region: str) -> torch.Tensor:
+    mask = mask.reshape(-1, *mask.shape[-2:])
+    sizes = {tuple(faces.images.shape[1:3]) for faces, _ in photos}
+    if len(mask) != len(photos) or sizes != {tuple(mask.shape[1:])}:
+        height, width = mask.shape[1:]
+        raise ValueError(
+            f"The masks for the {region} are {len(mask)} of {width} x {height} pixels, but there are {len(photos)} "
+            f"photos of {' and '.join(f'{w} x {h}' for h, w in sorted(sizes))}: give one mask of its size per photo."
+        )
+    return mask
+
+
+def _check_masks(masks: torch.Tensor, region: str, where: str = "") -> None:
+    for number, mask in enumerate(masks, 1):
+        if not (mask > 0).any():
+            raise ValueError(
+                f"The mask for the {region} in photo {number} of {len(masks)} is empty{where}. Leave this photo out, "
+                "or connect a mask of your own."
+            )

@@ -1,0 +1,106 @@
+"""A LoRA in training, beside the layers of a model of the host's, by the host's own adapter machinery."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+import comfy.model_management
+import comfy_extras.nodes_train
+import torch
+from comfy.ldm.modules.attention import BasicTransformerBlock
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
+from comfy.weight_adapter import BypassInjectionManager, WeightAdapterTrainBase
+from torch.nn.functional import linear
+
+_ATTENTION = re.compile(r"diffusion_model\..*\.attn[12]\.to_(q|k|v|out\.0)")
+_PARTS = ("lora_up.weight", "lora_down.weight", "alpha")
+_EVERYTHING = 1e20  # bytes: all other models leave the device
+
+
+class LoraBranch(WeightAdapterTrainBase):
+    """What a LoRA adds to a linear layer; its parameters are float32 also where the network computes in less."""
+
+    def __init__(self, up: torch.Tensor, down: torch.Tensor, alpha: torch.Tensor):
+        super().__init__()
+        self.up, self.down = (torch.nn.Parameter(part.float().clone()) for part in (up, down))
+        self.alpha = float(alpha)
+
+    def h(self, x: torch.Tensor, base_out: torch.Tensor) -> torch.Tensor:
+        return linear(linear(x, self.down.to(x)) * (self.alpha / len(self.down)), self.up.to(x))
+
+
+def fresh_lora(model, rank: int, seed: int) -> dict[str, torch.Tensor]:
+    """A LoRA that changes nothing yet, for queries, keys, values and outputs of every attention of a model patcher.
+
+    Named as the host's own trainer names it; alpha is the rank.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    lora = {}
+    for layer, module in model.model.named_modules():
+        if _ATTENTION.fullmatch(layer):
+            outputs, inputs = module.weight.shape
+            down = torch.empty(rank, inputs).uniform_(-(inputs**-0.5), inputs**-0.5, generator=generator)
+            parts = torch.zeros(outputs, rank), down, torch.tensor(float(rank))
+            lora |= {f"{layer}.{part}": tensor for part, tensor in zip(_PARTS, parts)}
+    return lora
+
+
+def branches(lora: dict[str, torch.Tensor], device: torch.device) -> dict[str, LoraBranch]:
+    """The layers of a LoRA state dict as modules that can learn, on `device`."""
+    layers = [name.removesuffix(f".{_PARTS[0]}") for name in lora if name.endswith(_PARTS[0])]
+    return {layer: LoraBranch(*(lora[f"{layer}.{part}"] for part in _PARTS)).to(device) for layer in layers}
+
+
+def state_dict(lora: dict[str, LoraBranch]) -> dict[str, torch.Tensor]:
+    """The branches as a LoRA state dict on the CPU."""
+    parts = {layer: (branch.up, branch.down, torch.tensor(branch.alpha)) for layer, branch in lora.items()}
+    return {
+        f"{layer}.{part}": tensor.detach().to("cpu", copy=True)
+        for layer, tensors in parts.items()
+        for part, tensor in zip(_PARTS, tensors)
+    }
+
+
+def own_copy(patcher, what: str):
+    """A patcher with weights of its own, which autograd can work with: those the host loads are for inference only.
+
+    Raises ValueError where the host does not know how to load it again.
+    """
+    if patcher.cached_patcher_init is None:
+        raise ValueError(
+            f"Training needs a copy of the {what} of its own, but the host does not know where this one came from: "
+            "connect Load Checkpoint or Load Diffusion Model, without a node in between that merges models."
+        )
+    load, arguments, *place = patcher.cached_patcher_init
+    loaded = load(*arguments, disable_dynamic=True)
+    loaded = loaded[place[0]] if place else loaded
+    copied = patcher.clone(disable_dynamic=True, model_override=loaded.get_clone_model_override())
+    copied.parent = loaded  # whose weights they are: the host warns of a leak when it is gone before they are
+    copied.model.requires_grad_(False)
+    return copied
+
+
+@contextlib.contextmanager
+def in_training(patchers: list, lora: dict[str, LoraBranch], checkpointing: bool) -> Iterator[torch.nn.Module]:
+    """The model of the first of some patchers of our own, all on their device, with the LoRA beside its layers.
+
+    checkpointing: the blocks keep only what goes into them, and are computed again on the way back.
+    """
+    comfy.model_management.load_models_gpu(patchers, memory_required=_EVERYTHING, force_full_load=True)
+    model = patchers[0].model
+    manager = BypassInjectionManager()
+    for layer, branch in lora.items():
+        manager.add_adapter(layer, branch)
+    (injection,) = manager.create_injections(model)
+    injection.inject(patchers[0])
+    blocks = [block for block in model.modules() if isinstance(block, (BasicTransformerBlock, ResBlock))]
+    for block in blocks if checkpointing else ():
+        comfy_extras.nodes_train.patch(block)
+    comfy.model_management.in_training = True
+    try:
+        yield model
+    finally:
+        comfy.model_management.in_training = False
+        for block in blocks:
+            comfy_extras.nodes_train.unpatch(block)
+        injection.eject(patchers[0])

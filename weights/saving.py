@@ -1,0 +1,70 @@
+"""Files that the pack writes: named as the host names pictures, whole or not at all."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import folder_paths
+
+# Windows forbids these in names, and files are carried from one system to another.
+_NOT_IN_NAMES = re.compile(r'[<>:"|?*\x00-\x1f]')
+
+
+def new_path(kind: str, prefix: str, who: str) -> str:
+    """Where to save a file: output/<kind>/<prefix>_<number>_.safetensors, numbered as the host numbers pictures.
+
+    The number is one that no file of that name has, in any folder files of the kind are loaded from. `prefix` may hold
+    sub-folders, which are made, and the host's %year% and the like. who: the node, for the messages.
+    Raises ValueError for a prefix that is no name or leaves the folder, OSError where the folder cannot be made.
+    """
+    prefix = prefix.strip().replace("\\", "/")
+    root = os.path.join(folder_paths.get_output_directory(), kind)
+    _check_prefix(prefix, root, who)
+    with _saying_why(root, who):
+        folder, name, number, sub_folder, _ = folder_paths.get_save_image_path(prefix, root)
+    while folder_paths.get_full_path(kind, os.path.join(sub_folder, f"{name}_{number:05}_.safetensors")):
+        number += 1
+    return os.path.join(folder, f"{name}_{number:05}_.safetensors")
+
+
+def _check_prefix(prefix: str, root: str, who: str) -> None:
+    parts = prefix.split("/")
+    if _NOT_IN_NAMES.search(prefix) or any(not part or part.startswith(".") for part in parts):
+        raise ValueError(
+            f"{who}: {prefix!r} is no name for a file in {root}: use letters and digits, '/' only for sub-folders, "
+            "and nothing that begins with a dot."
+        )
+    if not folder_paths.is_within_directory(root, os.path.join(root, *parts)):
+        raise ValueError(f"{who}: {prefix!r} leads out of {root} by a link: choose another name.")
+
+
+def write(path: str | Path, data: bytes, who: str) -> None:
+    """Write `data` to `path`, which holds the whole of it or what it held before, whatever happens in between.
+
+    Raises OSError with a sentence that begins with `who`.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.part")
+    try:
+        with _saying_why(path, who):
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):  # it is gone where all went well, and unreachable where its folder is
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def _saying_why(path: str | Path, who: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{who}: {path} cannot be written: {error.strerror or error}. Nothing was saved; make room or the folder "
+            "writable, or choose another name."
+        ) from error
