@@ -43,7 +43,7 @@ SOURCE_TAG = "v0.30.0"
 
 MODEL_KINDS = (
     "checkpoints", "loras", "controlnet", "clip_vision", "detection", "vae", "facechain_fact", "face2diffusion",
-    "face_parsing", "face_id", "insightface", "ipadapter", "instantid", "pulid",
+    "face_parsing", "face_id", "insightface", "ipadapter", "instantid", "pulid", "facea",
 )
 NETWORK_REMEDY = (
     "The first set-up needs the network, and room on the disk (3 GB; 8 GB with CUDA). Behind a proxy or with a mirror, "
@@ -134,7 +134,9 @@ def cpu_torch_version(find_links: str) -> str | None:
 
 def stamp(wanted: list[str]) -> str:
     """A digest that changes with anything that decides what the install puts into `.venv`."""
-    decisive = [sys.version, INSIGHTFACE, *wanted]
+    # Not which build of torch: one that is there and works is not thrown away because PIP_FIND_LINKS is not set today.
+    others = (line for line in wanted if _package_name(line) != "torch")
+    decisive = [sys.version, INSIGHTFACE, TORCH[0], *others]
     return hashlib.sha256("\n".join(decisive).encode()).hexdigest()
 
 

@@ -56,8 +56,9 @@ def _train(options: argparse.Namespace) -> int:
 
     from ..adapters.facea import REGIONS
     from ..adapters.facea_file import save_facea
+    from ..faces.refine import CropStyle
     from ..training import facea_run
-    from ..training.inpainting import CropStyle, cut_photos
+    from ..training.inpainting import cut_photos
 
     settings = _settings(options.set, facea_run.Settings)
     photos = cut_photos(_photos(options), REGIONS, CropStyle(size=options.size))

@@ -48,8 +48,8 @@ def mask_background() -> io.Boolean.Input:
         "mask_background",
         default=True,
         tooltip="Black out everything but the head, as the crops were on which FACT was trained. Off for MSID, the "
-        "encoder of Face2Diffusion, which wants the whole photo. Without a head mask the region is estimated from the "
-        "face's landmarks.",
+        "encoder of Face2Diffusion, and for ArcFace recognisers (FaceID, InstantID), which want the whole photo. "
+        "Without a head mask the region is estimated from the face's landmarks.",
     )
 
 

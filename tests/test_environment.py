@@ -66,10 +66,14 @@ def test_cpu_wheel_is_found_for_this_python_only(tmp_path, monkeypatch, comfy):
 
 def test_stamp_changes_with_every_pin():
     wanted = ["torch==2.13.*", "numpy>=1.25.0"]
-    changed = [["torch==2.14.*", wanted[1]], [wanted[0], "numpy>=2"], wanted[:1]]
+    changed = [[wanted[0], "torchvision==0.29.*", wanted[1]], [wanted[0], "numpy>=2"], wanted[:1]]
     stamps = {environment.stamp(lines) for lines in (wanted, *changed)}
     assert len(stamps) == 4
     assert environment.stamp(list(wanted)) in stamps
+    assert environment.stamp(["torch==2.13.1+cpu", wanted[1]]) in stamps  # the build found does not count, the pin does
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(environment, "TORCH", ("torch==2.14.*", *environment.TORCH[1:]))
+        assert environment.stamp(wanted) not in stamps
 
 
 def archive_with(file: Path, *members: str) -> Path:

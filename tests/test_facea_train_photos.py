@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from likeness.adapters.facea import REGIONS
+from likeness.faces.refine import CropStyle
 from likeness.faces.types import Faces
 from likeness.tests import tiny, tiny_facea
 from likeness.tests.face_at import face_at, noise
 from likeness.training import facea, inpainting
-from likeness.training.inpainting import CropStyle, Photos, cut_photos
+from likeness.training.inpainting import Photos, cut_photos
 
 import nodes
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import comfy.latent_formats
 import torch
 
-from ..faces.masks import MaskStyle, face_masks
+from ..faces.refine import CropStyle, area_in_crop, greyed, outline
 from ..faces.types import Face, Faces
-from ..faces.window import Window, cut, resize, window_around
+from ..faces.window import cut, resize, window_around
 
 CHANNELS = 9  # noisy latent 4, mask 1, latent of the masked picture 4
 
@@ -34,20 +34,6 @@ class Photos:
             digest.update(region.encode() + mask.to(torch.uint8).cpu().numpy().tobytes())
         digest.update(self.crops.float().cpu().numpy().tobytes())
         return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class CropStyle:
-    """How photos are cut out and masked.
-
-    face_share: longer side of the face's box as a part of the crop's side. size: side of the crop in its own pixels.
-    shape: "box" or "hull", see `MaskStyle`. expand: how far masks reach over their part, in pixels of the crop.
-    """
-
-    face_share: float = 0.5
-    size: int = 512
-    shape: str = "box"
-    expand: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +61,11 @@ def cut_photos(
     given = {region: _fitting(mask, photos, region) for region, mask in (given or {}).items()}
     crops, masks = [], {region: [] for region in regions}
     for number, (face, (faces, i)) in enumerate(zip(shown, photos)):
-        one = Faces(faces.images[i : i + 1], ((face,),))
         window = window_around(face.box, style.face_share)
         crops.append(resize(cut(faces.images[i], window), style.size))
         for region in regions:
-            mask = given[region][number] if region in given else _drawn(one, region, style)
-            masks[region].append(_cut_mask(mask, window, style.size))
+            drawn = given[region][number] if region in given else outline(faces.images[i], face, region, style)
+            masks[region].append(area_in_crop(drawn, window, style.size).float())
     cut_out = Photos(torch.stack(crops), {region: torch.stack(each) for region, each in masks.items()})
     for region, mask in cut_out.masks.items():
         _check_masks(mask, region)
@@ -103,12 +88,10 @@ def encode(model, vae, photos: Photos) -> Inpainting:
 
 def condition(model, vae, pictures: torch.Tensor, masks: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
     """Mask and masked latent [n, 5, h, w] for pictures [n, S, S, 3] and masks [n, S, S], 1 where it is to paint."""
-    kept = (1 - masks.round())[..., None].to(pictures)
-    grey = (pictures - 0.5) * kept + 0.5
     return model.model.concat_cond(
         noise=latents,
         device=latents.device,
-        concat_latent_image=vae.encode(grey),
+        concat_latent_image=vae.encode(greyed(pictures, masks)),
         concat_mask=masks[:, None],
     )
 
@@ -136,19 +119,6 @@ def _one_face(found: list[tuple[Face, ...]]) -> list[Face]:
                 "needed: leave this photo out, or change choose and the detector in Detect Faces."
             )
     return [face for (face,) in found]
-
-
-def _drawn(one: Faces, region: str, style: CropStyle) -> torch.Tensor:
-    # Of a crop whose side is 1 / face_share of the face.
-    per_cent = 100 * style.expand / (style.size * style.face_share)
-    (mask,), _ = face_masks(one, region, MaskStyle(style.shape, expand=per_cent, unit="per cent of the face"))
-    return mask
-
-
-def _cut_mask(mask: torch.Tensor, window: Window, size: int) -> torch.Tensor:
-    """`mask` [H, W] in the crop, [size, size] of 0 and 1; what is smaller than a pixel of the crop stays."""
-    soft = resize(cut(mask[..., None].float(), window), size)[..., 0]
-    return (soft > min(0.5, soft.max() / 2)).float()
 
 
 def _fitting(mask: torch.Tensor, photos: list[tuple[Faces, int]], region: str) -> torch.Tensor:

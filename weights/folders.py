@@ -44,7 +44,11 @@ def register() -> None:
 def names(kind: str) -> list[str]:
     """The weight files present in the folders of a kind, sorted, each relative to its folder."""
     strangers = _NOT_OFFERED.get(kind)
-    present = folder_paths.get_filename_list(kind)
+    try:
+        present = folder_paths.get_filename_list(kind)
+    except FileNotFoundError:  # a folder of the host's cached listing, such as output/facea, was removed since
+        folder_paths.filename_list_cache.pop(kind, None)
+        present = folder_paths.get_filename_list(kind)
     return [name for name in present if not (strangers and strangers.match(os.path.basename(name)))]
 
 
