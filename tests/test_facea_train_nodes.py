@@ -131,7 +131,7 @@ def test_an_attribute_is_transferred_and_the_rest_stays(executor):
     assert changed == {"mouth"} and not same(before, after)
     assert any(not torch.equal(before.lora[name], after.lora[name]) for name in before.lora)
     assert after.settings["transferred"] == "mouth" and after.settings["before: steps"] == "2"
-    assert "2 steps on 1 photos" in outputs["transfer"][4]
+    assert "2 steps on 1 photo:" in outputs["transfer"][4]
 
 
 def test_words_that_the_text_encoder_reads_learn_too(executor):
@@ -168,7 +168,7 @@ def test_one_photo_with_a_mask_of_the_users_own(executor):
     del given["train"]["inputs"]["photos.faces_2"]
     given["mask"] = node("SolidMask", value=1.0, width=448, height=512)
     identity, *_, report = executor.run(given)["train"]
-    assert "1 steps on 1 photos" in report and "Only one photo" in report
+    assert "1 step on 1 photo:" in report and "Only one photo" in report
     del given["train"]["inputs"]["face_mask"]
     assert not same(executor.run(given)["train"][0], identity), "the mask was used"
 

@@ -1,5 +1,7 @@
 """From photos to what the UNet receives: crops, masks, latents, and the host's own nine channels."""
 
+import dataclasses
+
 import comfy.model_management
 import comfy.sample
 import comfy.sd
@@ -135,3 +137,16 @@ def test_the_training_input_is_what_the_host_feeds_its_unet(checkpoint):
     assert x.shape == (1, 9, 8, 8) and torch.equal(ours[0][:, 4:], x[:, 4:]), "mask and masked latent"
     assert torch.equal(ours[0][:, :4], x[:, :4]), "the noisy latent"
     assert torch.equal(ours[1], t) and torch.equal(ours[2], context)
+
+
+def test_photos_of_two_people_are_remarked_upon():
+    from likeness.nodes import facea_train
+
+    same = tiny.face_id(3)
+    one, other = torch.eye(2)
+    mixed = dataclasses.replace(same, embedding=torch.stack((one, one, other)))
+    alike = dataclasses.replace(same, embedding=one.repeat(3, 1))
+    assert facea_train._remarks(3, alike) == []
+    (remark,) = facea_train._remarks(3, mixed)
+    assert remark.startswith("1 of 3 photos agree with the others by less than 0.3")
+    assert "Only one photo" in facea_train._remarks(1, None)[0]

@@ -292,7 +292,9 @@ def report(result: Result) -> str:
     """How a training went, in a few lines."""
     progress = result.progress
     done = progress.step - progress.resumed_at
-    lines = [f"{progress.step} steps on {result.identity.settings['photos']} photos: {summary(progress.losses)}"]
+    photos = int(result.identity.settings["photos"])
+    counts = f"{progress.step} step{'s' * (progress.step != 1)} on {photos} photo{'s' * (photos != 1)}"
+    lines = [f"{counts}: {summary(progress.losses)}"]
     if progress.resumed_at:
         lines.append(f"went on after step {progress.resumed_at}, where it had been stopped")
     if done:
