@@ -6,7 +6,7 @@ from ..adapters.ip_adapter import BY_NAME, VARIANTS
 from ..adapters.loading import load_adapter
 from ..attention_patches.fact import apply_fact
 from ..weights import manifest
-from .inputs import missing_file, weight_file, weight_path
+from .inputs import missing_file, schedule, weight_file, weight_path
 from .sockets import FaceAdapterType, FaceIdType
 
 ADAPTER_FILES = {
@@ -93,22 +93,10 @@ class ApplyFACT(io.ComfyNode):
                     tooltip="How strongly the face acts. The authors use 0.5 for text-to-image and pose control, 0.55 "
                     "for inpainting; 0 is the model as it was.",
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="When in the sampling the face begins to act. A little later leaves more of the layout to "
+                *schedule(
+                    "When in the sampling the face begins to act. A little later leaves more of the layout to "
                     "the prompt (the authors' delayed face condition).",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="When in the sampling the face stops acting.",
+                    "When in the sampling the face stops acting.",
                 ),
                 io.Boolean.Input(
                     "cfg_face",

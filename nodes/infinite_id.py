@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..attention_patches.infinite_id import MIXINGS, PARTS, STYLES, TRAJECTORIES, apply_infinite_id
+from .inputs import schedule
 
 PART_CHOICES = {
     "all": tuple(PARTS),
@@ -46,21 +47,9 @@ class InfiniteID(io.ComfyNode):
                     step=0.01,
                     tooltip="How much of the style is taken over; 1 is the paper.",
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="When in the sampling the streams begin to mix; before that each is on its own.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="When in the sampling the streams stop mixing. Earlier leaves the details to the face.",
+                *schedule(
+                    "When in the sampling the streams begin to mix; before that each is on its own.",
+                    "When in the sampling the streams stop mixing. Earlier leaves the details to the face.",
                 ),
                 io.Combo.Input(
                     "trajectory",

@@ -33,6 +33,15 @@ def missing_file(published: dict[str, tuple[str, ...]], name: str) -> str | bool
     return True
 
 
+def schedule(begins: str, stops: str) -> list[io.Float.Input]:
+    """From where to where in the sampling, 0 to 1, something acts; the two tooltips."""
+    bounds = {"min": 0.0, "max": 1.0, "step": 0.001}
+    return [
+        io.Float.Input("start_percent", default=0.0, tooltip=begins, **bounds),
+        io.Float.Input("end_percent", default=1.0, tooltip=stops, **bounds),
+    ]
+
+
 def class_words(optional: bool = False) -> io.String.Input:
     return io.String.Input(
         "class_words",

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..adapters.ip_adapter import check_ip_adapter
 from ..attention_patches.ip_adapter import apply_ip_adapter, parse_layer_weights
+from .inputs import schedule
 from .sockets import FaceAdapterType, FaceIdType
 
 
@@ -29,22 +30,10 @@ class ApplyImageAdapter(io.ComfyNode):
                     tooltip="How strongly the image acts. 0.6 to 1 for a FaceID, 0.5 to 0.8 for InstantID and beside a "
                     "second adapter; 0 is the model as it was.",
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="When in the sampling the image begins to act. A little later leaves more of the layout to "
+                *schedule(
+                    "When in the sampling the image begins to act. A little later leaves more of the layout to "
                     "the prompt.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="When in the sampling the image stops acting.",
+                    "When in the sampling the image stops acting.",
                 ),
                 FaceIdType.Input(
                     "face_id",
