@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # Imports point left.
 ROOMS = [
-    *("weights", "faces", "encoders", "adapters", "attention_patches", "training", "sampling", "metrics", "miniature"),
+    *("weights", "miniature", "faces", "encoders", "adapters", "attention_patches", "training", "sampling", "metrics"),
     "nodes",
 ]
 OPTIONAL = {"insightface", "onnxruntime", "cv2", "onnx", "skimage"}
