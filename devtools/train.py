@@ -16,6 +16,10 @@ def main(arguments: list[str], comfy: Path) -> int:
     Raises SetupError with a sentence where photos, checkpoint or settings do not serve.
     """
     options = _parse(arguments)
+    if not options.photos.is_dir():
+        raise SetupError(f"There is no folder {options.photos} with photos.", "Name the folder that holds them.")
+    if not options.checkpoint.is_file():
+        raise SetupError(f"There is no checkpoint {options.checkpoint}.", "Name an SD inpainting checkpoint.")
     _open_host(comfy, options.cpu)
     try:
         return _train(options)

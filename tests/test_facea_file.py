@@ -14,6 +14,8 @@ import torch
 from likeness.adapters import facea, facea_list
 from likeness.adapters.facea import REGIONS, FaceaIdentity, apply_lora, base_warning, fingerprint
 from likeness.adapters.facea_file import description, find_facea, load_facea, new_path, save_facea
+from likeness.devtools import train
+from likeness.devtools.environment import SetupError
 from likeness.tests import tiny, tiny_clip
 from likeness.training.lora import fresh_lora
 
@@ -213,3 +215,10 @@ def test_the_command_line_lists_it_without_a_host(tmp_path):
     for content in (b"", b"x" * 50, (99).to_bytes(8, "little") + b"{}", (2).to_bytes(8, "little") + b"[]"):
         (tmp_path / "b.safetensors").write_bytes(content)
         assert facea_list.entry(tmp_path / "b.safetensors") is None
+
+
+def test_the_script_names_what_is_not_there(tmp_path):
+    with pytest.raises(SetupError, match="There is no folder .*photos with photos"):
+        train.main(["facea", str(tmp_path / "photos"), "base.ckpt", "out.safetensors"], tmp_path)
+    with pytest.raises(SetupError, match="There is no checkpoint .*base.ckpt"):
+        train.main(["facea", str(tmp_path), str(tmp_path / "base.ckpt"), "out.safetensors"], tmp_path)
