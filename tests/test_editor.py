@@ -8,10 +8,10 @@ from likeness.tests.graphs import BUILT_IN, WORKFLOWS
 
 NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
 TEMPLATES = "api/workflow_templates/ComfyUI-Likeness"
-# Where a method's own weights lie; by the first word of a workflow's name.
+# Where a method's own weights lie; by the beginning of a workflow's name.
 FOLDERS = {
-    "fact": "facechain_fact", "f2d": "face2diffusion", "faceid": "ipadapter", "infinite": "clip_vision",
-    "two": "instantid", "facea": "checkpoints",
+    "fact_": "facechain_fact", "f2d": "face2diffusion", "faceid": "ipadapter", "infinite_id_mixing": "instantid",
+    "infinite_id_photo": "ipadapter", "infinite_id_style": "ipadapter", "two": "instantid", "facea": "checkpoints",
 }  # fmt: skip
 TITLE = 30  # pixels of a node's title bar, which lies above its position
 
@@ -118,7 +118,8 @@ def test_the_note_and_the_loaders_say_where_the_weights_are(page, server, name):
     nodes = open_template(page, server, name)["nodes"]
     (note,) = (node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote")
     models = [model for node in nodes for model in node["properties"].get("models", [])]
-    assert {model["directory"] for model in models} >= {"checkpoints", FOLDERS[name.split("_")[0]]}
+    (folder,) = (folder for beginning, folder in FOLDERS.items() if name.startswith(beginning))
+    assert {model["directory"] for model in models} >= {"checkpoints", folder}
     for model in models:
         assert f"[{model['name']}]({model['url']}) to `models/{model['directory']}`" in note
     assert "Licence" in note and "mediapipe_face_fp32.safetensors" in note and "{files}" not in note
