@@ -18,9 +18,9 @@ import torch
 
 from ..weights import heads, saving
 from .facea import LEVELS, REGIONS, FaceaIdentity
+from .facea_list import FORMAT
 
 KIND = "facea"  # of model folder, and the name of the folder in the output folder
-FORMAT = "likeness-facea"
 VERSION = 1
 _FEATURES = "feat."
 _WORD = re.compile(r"[^\W\d_][\w '-]{0,39}")
@@ -38,7 +38,7 @@ def save_facea(path: str | Path, identity: FaceaIdentity, who: str = "Save FaceA
     Raises ValueError where the identity holds numbers that are not finite, OSError where it cannot be written.
     """
     tensors = identity.lora | {key_of(region): features for region, features in identity.features.items()}
-    if faulty := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+    if faulty := _not_finite(tensors):
         raise ValueError(f"{who}: '{faulty[0]}' of this identity holds NaN or infinite numbers; train it again.")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
     metadata = {
@@ -114,9 +114,13 @@ def _identity(tensors: dict[str, torch.Tensor], fields: dict) -> FaceaIdentity:
         if missing := [part for part in parts if part not in tensors]:
             raise ValueError(f"'{missing[0]}' of its LoRA is missing")
     everything = tensors | {key_of(region): rows for region, rows in features.items()}
-    if faulty := [name for name, tensor in everything.items() if not torch.isfinite(tensor).all()]:
+    if faulty := _not_finite(everything):
         raise ValueError(f"'{faulty[0]}' holds NaN or infinite numbers")
     return FaceaIdentity(tensors, {region: rows.float() for region, rows in features.items()}, **fields)
+
+
+def _not_finite(tensors: dict[str, torch.Tensor]) -> list[str]:
+    return [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
 
 
 def new_path(prefix: str) -> str:
