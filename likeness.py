@@ -40,7 +40,7 @@ def main(arguments: list) -> int:
 def parse(arguments: list) -> argparse.Namespace:
     """The command and its options; what the command hands on to another program is in `rest`."""
     parser = argparse.ArgumentParser(prog="likeness.py", description=__doc__)
-    shown = "{demo,test,host,weights,identities,train,miniature,bench}"
+    shown = "{demo,test,host,weights,identities,train,miniature,evaluate,bench}"
     commands = parser.add_subparsers(dest="command", required=True, metavar=shown)
     demo = commands.add_parser("demo", help="make a picture with and without the adapter, and a sheet of all steps")
     commands.add_parser("test", help="run the tests; arguments go to pytest", add_help=False)
@@ -48,16 +48,17 @@ def parse(arguments: list) -> argparse.Namespace:
     commands.add_parser("weights", help="list, fetch and verify weight files: weights -h says more", add_help=False)
     listed = commands.add_parser("identities", help="list saved identities: photos, agreement, encoder, note")
     listed.add_argument("folder", nargs="*", type=Path, help="where to look (default: face_id and facea)")
-    commands.add_parser("train", help="learn a person from photos, without a server: train -h", add_help=False)
+    commands.add_parser("train", help="learn a person or an adapter from photos: train -h", add_help=False)
     commands.add_parser("miniature", help="draw people: a sheet, or portraits to train on", add_help=False)
+    commands.add_parser("evaluate", help="measure every method in the miniature, and write its report", add_help=False)
     bench = commands.add_parser("bench", help="measure speed and memory; the results are printed as markdown")
-    bench.add_argument("name", choices=["sfags", "encoder", "startup", "image", "mixed", "f2d", "facea"])
+    bench.add_argument("name", choices=["sfags", "encoder", "startup", "image", "mixed", "f2d", "facea", "miniature"])
     commands.add_parser("_checkpoints")
     commands.add_parser("_workflows")
     for command in (demo, host):
         command.add_argument("--port", type=int, help="port on 127.0.0.1 (default: a free one)")
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("test", "host", "weights", "train", "miniature"):
+    if rest and options.command not in ("test", "host", "weights", "train", "miniature", "evaluate"):
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     options.rest = rest
     return options
@@ -151,6 +152,15 @@ def miniature(options: argparse.Namespace, comfy: Path) -> int:
     return command.main(options.rest)
 
 
+def evaluate(options: argparse.Namespace, comfy: Path) -> int:
+    from likeness.devtools import train
+
+    train.open_host(comfy, cpu=False)
+    from likeness.devtools.evaluation import command
+
+    return command.main(options.rest)
+
+
 def bench(options: argparse.Namespace, comfy: Path) -> int:
     script = ROOT / "benchmarks" / f"{options.name}.py"
     return subprocess.call([sys.executable, script], env={**os.environ, "COMFYUI_PATH": str(comfy)})
@@ -170,7 +180,7 @@ def workflows(options: argparse.Namespace, comfy: Path) -> int:
 
 COMMANDS = {
     "demo": demo, "test": test, "host": host, "weights": weights, "train": train, "miniature": miniature,
-    "bench": bench, "_checkpoints": checkpoints, "_workflows": workflows,
+    "evaluate": evaluate, "bench": bench, "_checkpoints": checkpoints, "_workflows": workflows,
 }  # fmt: skip
 
 if __name__ == "__main__":

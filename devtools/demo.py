@@ -4,14 +4,14 @@ import asyncio
 import copy
 import io
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 from PIL import Image
 
-from . import hosting, sheet
+from ..weights import places
+from . import hosting, miniature_demo, sheet
 from .client import Client, GraphError, Progress, Prompt, Result
 from .environment import BASE, ROOT, SetupError
 
@@ -19,22 +19,13 @@ WORKFLOW = ROOT / "workflows" / "api" / "fact_text_to_image.json"
 REFERENCE = ROOT / "workflows" / "assets" / "astronaut.png"
 OUTPUT = ROOT / "output" / "demo"
 
-# Node class and input -> the built-in file for it. The three belong together: an adapter fits only the encoder it was
-# trained with and the layout of its base model.
-BUILT_IN_WEIGHTS = {
-    ("CheckpointLoaderSimple", "ckpt_name"): "likeness_builtin_sd15.ckpt",
-    ("LikenessLoadFaceEncoder", "encoder_name"): "likeness_builtin_transface.pt",
-    ("LikenessLoadFaceAdapter", "adapter_name"): "likeness_builtin_fact.ckpt",
-}
-BUILT_IN_DETECTOR = {("LikenessLoadFaceDetector", "detector"): "opencv: haar cascade"}
+FREE_DETECTOR = "opencv: haar cascade"  # needs no file
+WEIGHTS = {"CheckpointLoaderSimple", "LikenessLoadFaceEncoder", "LikenessLoadFaceAdapter"}  # what loads the published
 MODEL_FOLDERS = ("checkpoints", "facechain_fact", "detection")
-# The built-in model draws texture at any size and step count: small and quick shows as much.
-BUILT_IN_SIZE = 256
-BUILT_IN_STEPS = 8
 LINE_WIDTH = 70  # characters; the progress line is padded, so that a shorter text overwrites a longer one
-UNTRAINED = (
-    "The built-in checkpoints are untrained: these pictures show that every part is wired up and does its work, "
-    "not likeness. For that, put the published files in place ('python3 likeness.py weights list' names them)."
+IN_MINIATURE = (
+    "The published files are not in place ('python3 likeness.py weights list' names them), so the miniature stands in: "
+    "small models of a drawn world, which come with the pack."
 )
 
 
@@ -42,15 +33,14 @@ def main(comfy: Path, port: int | None) -> int:
     """Make the pictures and the sheet under output/demo and print where they are.
 
     Raises:
-        SetupError: the built-in checkpoints could not be made, the host did not start, or the graph failed.
+        SetupError: the host did not start, or a graph failed.
     """
     begin = time.monotonic()
-    _make_builtin_checkpoints()
+    OUTPUT.mkdir(parents=True, exist_ok=True)
     print("starting ComfyUI ...", flush=True)
     try:
         with hosting.start(BASE, comfy, port=port) as host:
-            built_in, results = asyncio.run(_run_graphs(host.url))
-        files = save(results, UNTRAINED if built_in else "")
+            files = asyncio.run(_made(host.url))
     except GraphError as error:
         raise SetupError(f"The demo graph did not run.\n{error}", f"The host's log is {host.log}.") from error
     print(*files, sep="\n")
@@ -58,54 +48,39 @@ def main(comfy: Path, port: int | None) -> int:
     return 0
 
 
-def _make_builtin_checkpoints() -> None:
-    # In a process of its own: it imports the host, whose memory the server should have.
-    if subprocess.call([sys.executable, ROOT / "likeness.py", "_checkpoints"]):
-        raise SetupError("The built-in checkpoints could not be made.", "The lines above say why.")
-
-
-async def _run_graphs(url: str) -> tuple[bool, dict[str, tuple[Prompt, Result]]]:
-    """Run the workflow with the adapter off and on; also tell whether the built-in checkpoints were used."""
+async def _made(url: str) -> list[Path]:
+    """Have the server make everything, with the published weights where all are there, and return the files."""
     prompt = json.loads(WORKFLOW.read_text(encoding="utf-8"))
-    results = {}
     async with Client(url) as client:
         present = {name for folder in MODEL_FOLDERS for name in await client.models(folder)}
-        use_if_missing(BUILT_IN_DETECTOR, prompt, present)
-        built_in = use_if_missing(BUILT_IN_WEIGHTS, prompt, present)
-        if built_in:
-            shrink(prompt)
-            print(f"{UNTRAINED}\nTo be quick: {BUILT_IN_SIZE} x {BUILT_IN_SIZE} pixels, {BUILT_IN_STEPS} steps.")
+        if missing := missing_weights(prompt, present):
+            print(f"missing: {', '.join(missing)}\n{IN_MINIATURE}")
+            return await miniature_demo.make(client, OUTPUT)
+        use_free_detector(prompt, present)
         set_inputs(prompt, "LoadImage", image=await client.upload_image(REFERENCE))
+        results = {}
         for label, graph in {"adapter off": without_adapter(prompt), "adapter on": prompt}.items():
             begin = time.monotonic()
             results[label] = graph, await client.run(graph, progress_line(label, graph))
             _print_line(f"{label}: {time.monotonic() - begin:.1f} s")
-    return built_in, results
+    return save(results)
 
 
-def use_if_missing(files: dict[tuple[str, str], str], prompt: Prompt, present: set[str]) -> bool:
-    """Put all of `files` into the graph if any file that the graph names in their places is not `present`.
+def missing_weights(prompt: Prompt, present: set[str]) -> list[str]:
+    """The published files that the graph names and that are not among those `present` in the host's model folders."""
+    nodes = [node for node in prompt.values() if node["class_type"] in WEIGHTS]
+    named = [value for node in nodes for key, value in node["inputs"].items() if key.endswith("_name")]
+    # A fetched PyTorch file was rewritten.
+    return [name for name in named if not {name, places.safetensors_name(name)} & present]
 
-    Args:
-        files: (node class, input) -> file to put there.
-        present: the names of the files in the host's model folders.
 
-    Returns:
-        Whether the graph was changed.
-    """
-    named = {
-        (node_class, name): node["inputs"][name]
-        for node_class, name in files
-        for node in prompt.values()
-        if node["class_type"] == node_class
-    }
-    # A detector is named "family: file".
-    if all(name.split(": ")[-1] in present for name in named.values()):
-        return False
-    for (node_class, name), file in files.items():
-        print(f"{node_class}: {file} stands in for {named[node_class, name]}")
-        set_inputs(prompt, node_class, **{name: file})
-    return True
+def use_free_detector(prompt: Prompt, present: set[str]) -> None:
+    """Let a detector that needs no file stand in where the file of the graph's own is not `present`."""
+    for node in prompt.values():
+        # A detector is named "family: file".
+        if "detector" in node["inputs"] and node["inputs"]["detector"].split(": ")[-1] not in present:
+            print(f"{FREE_DETECTOR} stands in for {node['inputs']['detector']}")
+            node["inputs"]["detector"] = FREE_DETECTOR
 
 
 def set_inputs(prompt: Prompt, node_class: str, **inputs) -> None:
@@ -113,12 +88,6 @@ def set_inputs(prompt: Prompt, node_class: str, **inputs) -> None:
     for node in prompt.values():
         if node["class_type"] == node_class:
             node["inputs"].update(inputs)
-
-
-def shrink(prompt: Prompt) -> None:
-    """Make the graph small enough to run in seconds on a CPU."""
-    set_inputs(prompt, "EmptyLatentImage", width=BUILT_IN_SIZE, height=BUILT_IN_SIZE)
-    set_inputs(prompt, "KSampler", steps=BUILT_IN_STEPS)
 
 
 def without_adapter(prompt: Prompt) -> Prompt:
@@ -149,9 +118,8 @@ def _print_line(text: str, end: str = "\n") -> None:
     print(text.ljust(LINE_WIDTH) if sys.stdout.isatty() else text, end=end, flush=True)
 
 
-def save(results: dict[str, tuple[Prompt, Result]], note: str) -> list[Path]:
+def save(results: dict[str, tuple[Prompt, Result]]) -> list[Path]:
     """Save the result pictures and the sheet, and return the files."""
-    OUTPUT.mkdir(parents=True, exist_ok=True)
     off, on = OUTPUT / "adapter_off.png", OUTPUT / "adapter_on.png"
     for file, label in (off, "adapter off"), (on, "adapter on"):
         file.write_bytes(picture_of(*results[label], "SaveImage", "Result"))
@@ -166,7 +134,7 @@ def save(results: dict[str, tuple[Prompt, Result]], note: str) -> list[Path]:
         (f"Difference, amplified {factor} times", difference),
     ]
     page = OUTPUT / "sheet.png"
-    sheet.draw("FaceChain-FACT: one photo's way through the graph", panels, note).save(page)
+    sheet.draw("FaceChain-FACT: one photo's way through the graph", panels).save(page)
     return [off, on, page]
 
 

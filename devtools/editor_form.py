@@ -106,6 +106,7 @@ LAYOUTS = {
 }
 
 
+LAYOUTS["miniature"] = LAYOUTS["fact_text_to_image"]
 FIRST_PERSON = [
     ("1  Choose a photo", BLUE, 0, 0, [[4, 5]]),
     ("2  Find the face", TEAL, 1, 0, [[6]]),

@@ -1,4 +1,4 @@
-"""Draw a contact sheet: labelled pictures in a grid, with a title above and a note below."""
+"""Draw a contact sheet: labelled pictures in a grid or in titled rows, with a title above and a note below."""
 
 import textwrap
 from collections.abc import Sequence
@@ -14,6 +14,11 @@ HEADER = 76
 LABEL = 34
 NOTE_LINE = 24
 NOTE_CHARACTERS = 145
+ROW_TITLE = 44
+CELL = 192  # pixels of a picture's square in a row
+CELL_LINE = 17
+CELL_CHARACTERS = 32
+CELL_LINES = 4
 
 PAPER = (250, 249, 246)
 FRAME = (226, 223, 216)
@@ -36,6 +41,37 @@ def draw(title: str, panels: Sequence[tuple[str, Image.Image]], note: str = "") 
         top = HEADER + rows * (SIDE + LABEL + GAP) + index * NOTE_LINE
         pen.text((MARGIN, top), line, fill=FAINT, font=ImageFont.load_default(size=17))
     return sheet
+
+
+def draw_rows(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, Image.Image]]]], note: str = "") -> Image.Image:
+    """The sheet of `rows` (title, cells); of a cell (label, picture) the label is wrapped to CELL_LINES lines."""
+    width = 2 * MARGIN + max(len(cells) for _, cells in rows) * (CELL + GAP) - GAP
+    pitch = ROW_TITLE + CELL + CELL_LINES * CELL_LINE + GAP
+    lines = textwrap.wrap(note, NOTE_CHARACTERS)
+    sheet = Image.new("RGB", (width, HEADER + len(rows) * pitch + NOTE_LINE * len(lines) + MARGIN // 2), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    _text(pen, (MARGIN, HEADER // 2), title, INK, 30)
+    for row, (heading, cells) in enumerate(rows):
+        top = HEADER + row * pitch
+        _text(pen, (MARGIN, top + ROW_TITLE // 2), heading, INK, 20)
+        for column, (label, picture) in enumerate(cells):
+            _cell(sheet, pen, (MARGIN + column * (CELL + GAP), top + ROW_TITLE), label, picture)
+    for index, line in enumerate(lines):
+        _text(pen, (MARGIN, HEADER + len(rows) * pitch + (index + 0.5) * NOTE_LINE), line, FAINT, 17)
+    return sheet
+
+
+def _text(pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, colour: tuple, size: int) -> None:
+    """A line of text, its middle at the height of `place`."""
+    pen.text(place, text, fill=colour, font=ImageFont.load_default(size=size), anchor="lm")
+
+
+def _cell(sheet: Image.Image, pen: ImageDraw.ImageDraw, corner: tuple[int, int], label: str, picture: Image.Image):
+    left, top = corner
+    sheet.paste(picture.convert("RGB").resize((CELL, CELL), Image.Resampling.LANCZOS), corner)
+    lines = [line for part in label.split("\n") for line in textwrap.wrap(part, CELL_CHARACTERS)]
+    for index, line in enumerate(lines[:CELL_LINES]):
+        _text(pen, (left, top + CELL + (index + 0.75) * CELL_LINE), line, FAINT if index else INK, 13)
 
 
 def panel_corner(index: int) -> tuple[int, int]:

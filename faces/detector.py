@@ -4,7 +4,7 @@ import folder_paths
 import numpy as np
 import torch
 
-from . import insightface, mediapipe, opencv
+from . import drawn, insightface, mediapipe, opencv
 from .choose import left_to_right
 from .search import FaceDetector, find, in_words
 from .types import Faces
@@ -21,6 +21,7 @@ def available() -> list[str]:
         *(f"insightface: {pack}" for pack in packs),
         f"opencv: {_HAAR}",
         *(f"opencv: {name}" for name in opencv.yunet_files() or [opencv.PUBLISHED_YUNET]),
+        drawn.LABEL,
     ]
 
 
@@ -28,8 +29,9 @@ def load(label: str, min_score: float, det_size: int) -> FaceDetector:
     """The detector of a label from `available`.
 
     min_score: 0..1, faces below it are dropped. det_size: pixels of the picture's longest side at detection, a
-    multiple of 32; MediaPipe has its own sizes and ignores it. Raises FileNotFoundError where weights are missing,
-    ValueError where a package is missing, a file is not what it should be, or the label or det_size is not valid.
+    multiple of 32; MediaPipe and the drawn world's detector have sizes of their own and ignore it. Raises
+    FileNotFoundError where weights are missing, ValueError where a package is missing, a file is not what it should
+    be, or the label or det_size is not valid.
     """
     if det_size < 32 or det_size % 32:
         raise ValueError(f"det_size must be a multiple of 32 (640 is usual, more finds smaller faces), not {det_size}.")
@@ -42,6 +44,8 @@ def load(label: str, min_score: float, det_size: int) -> FaceDetector:
         return opencv.HaarCascade(min_score, det_size)
     if family == "opencv":
         return opencv.YuNet(name, min_score, det_size)
+    if label == drawn.LABEL:
+        return drawn.MiniatureFinder(min_score)
     raise ValueError(f"'{label}' is no face detector; choose one of: {', '.join(available())}.")
 
 

@@ -12,10 +12,19 @@ from ..faces.headmask import head_masks
 from ..faces.types import Faces
 
 
-def harmonic_mean(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """2 a b / (a + b) of numbers clamped at 0 from below, 0 where either is 0: the paper's Identity x Text."""
-    first, second = first.clamp(min=0), second.clamp(min=0)
-    return 2 * first * second / (first + second).clamp(min=1e-12)
+def harmonic_mean(*scores: torch.Tensor) -> torch.Tensor:
+    """n / (1/s_1 + ... + 1/s_n) of scores clamped at 0 from below: the paper's Identity x Text (§6.2).
+
+    scores: one or more of one shape, a number for each picture; the paper takes three of identity and three of text,
+    and prints the mean over pictures. 0 where one is 0.
+    """
+    clamped = torch.stack(scores).clamp(min=0).abs()  # -0 stays itself in clamp, and would have the reciprocal -inf
+    return len(scores) / clamped.reciprocal().sum(dim=0)
+
+
+def geometric_mean(*scores: torch.Tensor) -> torch.Tensor:
+    """(s_1 ... s_n)^(1/n) of scores clamped and given as to `harmonic_mean`: the paper's second average (§6.2)."""
+    return torch.stack(scores).clamp(min=0).log().mean(dim=0).exp()
 
 
 def identity_scores(encoder: FaceEncoder, faces: Faces, face_id: FaceId) -> torch.Tensor:

@@ -1,8 +1,9 @@
-"""The miniature's autoencoder: pictures of 96 pixels to 12 x 12 latents of 8 channels and back.
+"""The miniature's autoencoder: pictures of 96 pixels to 8 x 8 latents of 16 channels and back.
 
-All convolutions work at half the picture's resolution or less: a pixel's 2 x 2 neighbours are channels.
+All convolutions work at a third of the picture's resolution or less: a pixel's 3 x 3 neighbours are channels.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,17 +11,21 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-STEM = 2  # pixels to a side of what the first convolution sees as one
+SHRINK = 12  # pixels of a picture's side to one of the latents'
 _GROUPS = 8
 
 
 @dataclass(frozen=True)
 class AutoencoderSizes:
-    """channels: of the latents; encoder, decoder: widths of the levels, from fine to coarse and from coarse to fine."""
+    """channels: of the latents; encoder, decoder: widths of the levels, from fine to coarse and from coarse to fine.
 
-    channels: int = 8
-    encoder: tuple[int, ...] = (64, 96, 128)
-    decoder: tuple[int, ...] = (192, 128, 64)
+    stem: pixels to a side of what the first convolution sees as one.
+    """
+
+    channels: int = 16
+    encoder: tuple[int, ...] = (48, 64, 128)
+    decoder: tuple[int, ...] = (160, 96, 48)
+    stem: int = 3
 
     @classmethod
     def of(cls, weights: Mapping[str, torch.Tensor]) -> "AutoencoderSizes":
@@ -31,7 +36,8 @@ class AutoencoderSizes:
             tuple(len(weights[f"{part}.levels.{level}.0.first.weight"]) for level in range(count))
             for part, count in zip(("encoder", "decoder"), counts)
         )
-        return cls(len(weights["encoder.exit.weight"]) // 2, encoder, decoder)
+        stem = math.isqrt(weights["encoder.entry.weight"].shape[1] // 3)
+        return cls(len(weights["encoder.exit.weight"]) // 2, encoder, decoder, stem)
 
 
 class Block(nn.Module):
@@ -50,12 +56,12 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """[b, 3, h, w] in -1..1 -> mean and log variance, [b, 2 c, h / 8, w / 8] for three levels."""
+    """[b, 3, h, w] in -1..1 -> mean and log variance, [b, 2 c, h / 12, w / 12] for three levels."""
 
     def __init__(self, sizes: AutoencoderSizes, operations=nn, **factory):
         super().__init__()
-        widths = sizes.encoder
-        self.entry = operations.Conv2d(3 * STEM**2, widths[0], 3, padding=1, **factory)
+        widths, self.stem = sizes.encoder, sizes.stem
+        self.entry = operations.Conv2d(3 * sizes.stem**2, widths[0], 3, padding=1, **factory)
         self.levels = nn.ModuleList(nn.Sequential(Block(width, operations, **factory)) for width in widths)
         self.downs = nn.ModuleList(
             operations.Conv2d(fine, coarse, 3, stride=2, padding=1, **factory)
@@ -64,18 +70,18 @@ class Encoder(nn.Module):
         self.exit = operations.Conv2d(widths[-1], 2 * sizes.channels, 1, **factory)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.levels[0](self.entry(functional.pixel_unshuffle(x, STEM)))
+        x = self.levels[0](self.entry(functional.pixel_unshuffle(x, self.stem)))
         for down, level in zip(self.downs, self.levels[1:]):
             x = level(down(x))
         return self.exit(functional.silu(x))
 
 
 class Decoder(nn.Module):
-    """[b, c, h, w] -> [b, 3, 8 h, 8 w] for three levels."""
+    """[b, c, h, w] -> [b, 3, 12 h, 12 w] for three levels."""
 
     def __init__(self, sizes: AutoencoderSizes, operations=nn, **factory):
         super().__init__()
-        widths = sizes.decoder
+        widths, self.stem = sizes.decoder, sizes.stem
         self.entry = operations.Conv2d(sizes.channels, widths[0], 3, padding=1, **factory)
         self.levels = nn.ModuleList(
             nn.Sequential(Block(width, operations, **factory), Block(width, operations, **factory)) for width in widths
@@ -84,13 +90,13 @@ class Decoder(nn.Module):
             operations.Conv2d(coarse, fine, 3, padding=1, **factory) for coarse, fine in zip(widths, widths[1:])
         )
         self.norm = operations.GroupNorm(_GROUPS, widths[-1], **factory)
-        self.exit = operations.Conv2d(widths[-1], 3 * STEM**2, 3, padding=1, **factory)
+        self.exit = operations.Conv2d(widths[-1], 3 * sizes.stem**2, 3, padding=1, **factory)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         x = self.levels[0](self.entry(z))
         for up, level in zip(self.ups, self.levels[1:]):
             x = level(up(functional.interpolate(x, scale_factor=2.0, mode="nearest")))
-        return functional.pixel_shuffle(self.exit(functional.silu(self.norm(x))), STEM)
+        return functional.pixel_shuffle(self.exit(functional.silu(self.norm(x))), self.stem)
 
 
 class Autoencoder(nn.Module):
@@ -105,9 +111,14 @@ class Autoencoder(nn.Module):
         return self.moments(x)[0]
 
     def moments(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and log variance [b, c, h / 8, w / 8] of the latents of pictures [b, 3, h, w] in -1..1."""
+        """Mean and log variance [b, c, h / 12, w / 12] of the latents of pictures [b, 3, h, w] in -1..1."""
         mean, log_variance = self.encoder(x).chunk(2, dim=1)
         return mean, log_variance.clamp(-20, 4)
+
+    def latent_size(self, size) -> tuple[int, ...]:
+        """Height and width of the latents of pictures of `size` (height, width)."""
+        shrink = self.decoder.stem * 2 ** len(self.decoder.ups)
+        return tuple(side // shrink for side in size)
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         return self.decoder(z)

@@ -22,7 +22,7 @@ from .scenes import Scene
 PARTS = ("face", "left eye", "right eye", "nose", "mouth")
 _IS_FACE = torch.tensor([label in (1, 2, 3, 4, 5, 6, 10, 11, 12, 13) for label in range(len(features.LABEL))])
 _PIVOT = 0.42j  # a head rolls about its neck
-_ZOOM, _RAISED = 1.08, 0.08  # at scale 1: how large heads are drawn, and how far above the middle
+_ZOOM, _RAISED = 1.36, 0.0  # at scale 1: how large heads are drawn, and how far above the middle
 
 
 @dataclass(frozen=True, eq=False)

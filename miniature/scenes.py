@@ -16,7 +16,7 @@ BACKGROUNDS = (
     *("beach", "forest", "city", "mountains", "desert", "snow", "meadow", "stars", "sunset"),
     *("library", "kitchen", "brick wall", "grey wall", "red curtain"),
 )
-YAW, ROLL, SHIFT, SCALE = 0.5, 0.22, 0.13, (1.0, 1.3)  # the farthest; radians, radians, half sides, times
+YAW, ROLL, SHIFT, SCALE = 0.5, 0.22, 0.1, (1.0, 1.25)  # the farthest; radians, radians, half sides, times
 
 
 @dataclass(frozen=True)

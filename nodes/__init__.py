@@ -19,6 +19,7 @@ from . import (  # noqa: E402
     interop,
     ip_adapter,
     masks,
+    miniature,
     refine,
     weights,
 )
@@ -40,5 +41,6 @@ class LikenessExtension(ComfyExtension):
             *ip_adapter.NODES,
             *infinite_id.NODES,
             *best_of.NODES,
+            *miniature.NODES,
             *weights.NODES,
         ]

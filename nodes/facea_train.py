@@ -83,7 +83,7 @@ def _cropping() -> list[io.Input]:
             default=512,
             min=64,
             max=2048,
-            step=64,
+            step=8,
             tooltip="Side of the crops in pixels: 512 for SD1.5. Smaller is quicker and needs less memory.",
         ),
         io.Combo.Input(

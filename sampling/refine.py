@@ -15,6 +15,7 @@ import torch
 
 from ..faces.crop import FaceCrop
 from ..faces.refine import EVERY_FACE, greyed
+from ..training.inpainting import check_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +60,10 @@ def paint(crop: FaceCrop, people: list[Person], vae, sampling: Sampling) -> torc
     """The crops [n, size, size, 3] painted anew within their masks, each as its own one of n `people`.
 
     The picture a crop is from picks its noise among those of the seed, as a place in a batch does in the host: a face
-    becomes the same, whether it is painted alone, or others are in whatever order.
+    becomes the same, whether it is painted alone, or others are in whatever order. Raises ValueError where the crops do
+    not divide into latents.
     """
+    check_size(crop.size, vae)
     images, masks = crop.images, crop.masks[:, None]
     latents = [(vae.encode(image[None]), vae.encode(greyed(image[None], mask))) for image, mask in zip(images, masks)]
     samples = [latent for latent, _ in latents]

@@ -38,6 +38,7 @@ NODE_IDS = {
     "LikenessAlignFace": ["faces", "size", "mask_background", "head_mask"],
     "LikenessLoadFaceParser": ["parser_name"],
     "LikenessFaceMasks": ["faces", "region", "shape", "expand", "feather", "unit", "per_face", "face_parser"],
+    "LikenessLoadMiniature": ["task"],
     "LikenessLoadFaceEncoder": ["encoder_name"],
     "LikenessEncodeIdentity": ["face_encoder", "faces", "mask_background", "head_mask", "face_id"],
     "LikenessSaveIdentity": ["face_id", "filename_prefix", "thumbnails", "note"],
@@ -204,6 +205,7 @@ OUTPUTS = {
     "LikenessFaceAPerson": ["FACE_PEOPLE"],
     "LikenessPrepareFaceCrop": ["FACE_CROP", "IMAGE", "MASK", "IMAGE", "IMAGE", "IMAGE", "IMAGE"],
     "LikenessPasteFaceBack": ["IMAGE"],
+    "LikenessLoadMiniature": ["MODEL", "CLIP", "VAE", "CLIP_VISION", "CLIP"],
     "LikenessWeights": ["STRING"],
 }
 

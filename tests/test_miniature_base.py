@@ -1,50 +1,22 @@
 """The miniature's base as the host's own objects, with drawn weights."""
 
-import comfy.model_detection
-import comfy.ops
-import comfy.utils
 import pytest
 import torch
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from comfy.sd1_clip import SD1ClipModel
 from likeness.attention_patches.calls import transformer_blocks
 from likeness.miniature import base
 from likeness.miniature.autoencoder import Autoencoder, AutoencoderSizes
+from likeness.tests.tiny_miniature import WORDS, drawn, prefixed, text, unet
 from safetensors.torch import save_file
 
 import nodes
 
-WORDS = torch.tensor([49406, 49407, 320, 786, 1611])  # start, end, a, man, ...
 
-
-def drawn(network) -> dict:
-    generator = torch.Generator().manual_seed(1)
-    return {
-        name: torch.randn(weight.shape, generator=generator) * weight[0].numel() ** -0.5
-        if weight.ndim > 1
-        else torch.ones_like(weight) * name.endswith("weight")
-        for name, weight in network.state_dict().items()
-        if weight.is_floating_point()
-    }
-
-
-def prefixed(prefix: str, weights: dict) -> dict:
-    return {prefix + name: weight.contiguous() for name, weight in weights.items()}
-
-
-@pytest.fixture(scope="module", params=[8, 17], ids=["text-to-image", "inpainting"])
+@pytest.fixture(scope="module", params=[16, 33], ids=["text-to-image", "inpainting"])
 def checkpoint(request, tmp_path_factory):
-    unet = UNetModel(**base.unet_layout(32, in_channels=request.param), operations=comfy.ops.manual_cast)
-    clip = SD1ClipModel(model_options={"clip_l_model_config": base.TEXT}).clip_l.transformer
-    text = drawn(clip)
-    text[base._EMBEDDING] = text[base._EMBEDDING][WORDS]
     path = tmp_path_factory.mktemp("base") / "miniature.safetensors"
-    parts = {base._UNET: drawn(unet), base._TEXT: text, base._PICTURE: drawn(Autoencoder(AutoencoderSizes()))}
-    save_file(
-        {name: weight for prefix, part in parts.items() for name, weight in prefixed(prefix, part).items()}
-        | {base._TOKENS: WORDS},
-        path,
-    )
+    picture = prefixed(base.PICTURE, drawn(Autoencoder(AutoencoderSizes())))
+    parts = unet(request.param) | prefixed(base.TEXT_ENCODER, text(2)) | picture
+    save_file({name: weight.contiguous() for name, weight in parts.items()} | {base.TOKENS: WORDS}, path)
     return path, request.param
 
 
@@ -56,13 +28,13 @@ def test_the_stock_nodes_make_a_picture(checkpoint):
     positive, negative = (nodes.CLIPTextEncode().encode(clip, text)[0] for text in ("a man", ""))
     assert positive[0][0].shape == (1, 77, base.TEXT["hidden_size"])
     latent = nodes.EmptyLatentImage().generate(96, 96)[0]
-    if channels == 17:
+    if channels == 33:
         pixels = torch.rand(1, 96, 96, 3, generator=torch.Generator().manual_seed(2))
         mask = torch.zeros(1, 96, 96)
         mask[:, 24:72, 24:72] = 1
         positive, negative, latent = nodes.InpaintModelConditioning().encode(positive, negative, pixels, vae, mask)
     (result,) = nodes.common_ksampler(model, 1, 2, 3.0, "ddim", "normal", positive, negative, latent)
-    assert result["samples"].shape == (1, base.CHANNELS, 12, 12) and result["samples"].isfinite().all()
+    assert result["samples"].shape == (1, base.CHANNELS, 8, 8) and result["samples"].isfinite().all()
     picture = vae.decode(result["samples"])
     assert picture.shape == (1, 96, 96, 3) and 0 <= picture.min() and picture.max() <= 1
 
@@ -77,5 +49,5 @@ def test_the_autoencoders_sizes_are_read_from_its_tensors():
     sizes = AutoencoderSizes(4, (16, 24), (32, 16))
     network = Autoencoder(sizes)
     assert AutoencoderSizes.of(network.state_dict()) == sizes
-    latents = network.encode(torch.zeros(1, 3, 32, 32))
-    assert latents.shape == (1, 4, 8, 8) and network.decode(latents).shape == (1, 3, 32, 32)
+    latents = network.encode(torch.zeros(1, 3, 48, 48))
+    assert latents.shape == (1, 4, 8, 8) and network.decode(latents).shape == (1, 3, 48, 48)

@@ -65,8 +65,8 @@ def test_labels_are_numbered_as_the_parser_numbers_them():
     [
         ("background", scenes.BACKGROUNDS, 0.02),
         ("hat", (None, *scenes.HATS), 0.005),
-        ("clothes", scenes.CLOTHES, 0.005),
-        ("clothes_colour", scenes.COLOURS, 0.005),
+        ("clothes", scenes.CLOTHES, 0.002),
+        ("clothes_colour", scenes.COLOURS, 0.004),
         ("expression", EXPRESSIONS, 0.001),
         ("style", STYLES, 0.01),
         ("glasses", (False, True), 0.003),
@@ -215,7 +215,7 @@ def test_a_head_rolls_clockwise():
 
 def test_glasses_make_no_face_larger():
     bare, worn = of(bald(), PLAIN, replace(PLAIN, glasses=True)).masks
-    assert torch.equal(bare, worn)
+    assert (bare != worn).sum() <= 2  # of each arm one pixel may lie before an ear
 
 
 def test_scale_and_shift_move_the_face():

@@ -61,6 +61,18 @@ def test_single_bright_pixels_do_not_set_the_factor():
     assert difference.getpixel((0, 0)) == (255, 255, 255)
 
 
+def test_rows_have_their_pictures_titles_and_labels():
+    blue = (30, 60, 200)
+    cells = [("0.50\na label of several words that has to be cut in two", Image.new("RGB", (96, 96), blue))] * 3
+    page = sheet.draw_rows("Title", [("First", cells), ("Second", cells[:1])], "A note.")
+    assert page.width == 2 * sheet.MARGIN + 3 * sheet.CELL + 2 * sheet.GAP
+    assert (np.asarray(page) == blue).all(axis=-1).sum() == 4 * sheet.CELL**2
+    left, top = sheet.MARGIN, sheet.HEADER + sheet.ROW_TITLE + sheet.CELL + sheet.CELL_LINE // 4
+    inks = [line.convert("L").getextrema()[0] for line in (page.crop((left, y, left + sheet.CELL, y + sheet.CELL_LINE))
+            for y in range(top, top + 4 * sheet.CELL_LINE, sheet.CELL_LINE))]  # fmt: skip
+    assert max(inks[:3]) < 180 and inks[3] > 240, "the score, two lines of label, and nothing"
+
+
 def graph() -> dict[str, dict]:
     return {
         "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd15.safetensors"}},
@@ -71,26 +83,19 @@ def graph() -> dict[str, dict]:
     }
 
 
-def test_published_files_are_used_when_all_are_there():
+def test_what_is_missing_of_the_published_files():
+    present = {"sd15.safetensors", "encoder.pt", "fact.pt", "face.safetensors", "miniature_fact.safetensors"}
+    assert demo.missing_weights(graph(), present) == []
+    assert demo.missing_weights(graph(), present - {"fact.pt"}) == ["fact.pt"]
+    rewritten = present - {"encoder.pt", "fact.pt"} | {"encoder.safetensors", "fact.safetensors"}
+    assert demo.missing_weights(graph(), rewritten) == [], "what was fetched may have been rewritten"
+
+
+def test_a_missing_detector_is_replaced_alone():
     prompt = graph()
-    present = {"sd15.safetensors", "encoder.pt", "fact.pt", "face.safetensors", "likeness_builtin_sd15.ckpt"}
-    assert not demo.use_if_missing(demo.BUILT_IN_WEIGHTS, prompt, present)
-    assert not demo.use_if_missing(demo.BUILT_IN_DETECTOR, prompt, present)
+    demo.use_free_detector(prompt, {"face.safetensors"})
     assert prompt == graph()
-
-
-def test_one_missing_file_brings_in_all_three_built_in_ones():
-    prompt = graph()
-    assert demo.use_if_missing(demo.BUILT_IN_WEIGHTS, prompt, {"sd15.safetensors", "fact.pt"})
-    assert prompt["1"]["inputs"] == {"ckpt_name": "likeness_builtin_sd15.ckpt"}
-    assert prompt["2"]["inputs"] == {"encoder_name": "likeness_builtin_transface.pt"}
-    assert prompt["3"]["inputs"] == {"adapter_name": "likeness_builtin_fact.ckpt"}
-    assert (prompt["4"], prompt["5"]) == (graph()["4"], graph()["5"])
-
-
-def test_missing_detector_is_replaced_alone():
-    prompt = graph()
-    assert demo.use_if_missing(demo.BUILT_IN_DETECTOR, prompt, {"sd15.safetensors", "encoder.pt", "fact.pt"})
+    demo.use_free_detector(prompt, {"sd15.safetensors", "encoder.pt", "fact.pt"})
     assert prompt.pop("5")["inputs"] == {"detector": "opencv: haar cascade"}
     assert prompt == {key: graph()[key] for key in "1234"}
 

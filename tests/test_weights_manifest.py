@@ -27,6 +27,7 @@ PUBLISHED = """
 def model_folders(monkeypatch, tmp_path):
     """The host's kinds with a models folder of our own; all of it is put back after the test."""
     monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
+    monkeypatch.setattr(folders, "_SHIPPED", tmp_path / "pack")
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", dict(folder_paths.folder_names_and_paths))
     for kind in ("facechain_fact", "insightface"):
@@ -217,11 +218,11 @@ def test_register_keeps_the_users_paths_and_is_idempotent(model_folders, tmp_pat
     for _ in range(2):
         folders.register()
         assert folder_paths.folder_names_and_paths["facechain_fact"] == (
-            [users, str(model_folders / "facechain_fact")],
+            [users, str(model_folders / "facechain_fact"), str(tmp_path / "pack" / "facechain_fact")],
             {".safetensors", ".pt", ".ckpt", ".pth", ".bin"},
         )
         paths, extensions = folder_paths.folder_names_and_paths["insightface"]
-        assert paths == [users, str(model_folders / "insightface")]
+        assert paths == [users, str(model_folders / "insightface"), str(tmp_path / "pack" / "insightface")]
         assert extensions == folder_paths.supported_pt_extensions | {".onnx"}
     assert ".onnx" not in folder_paths.supported_pt_extensions
 
@@ -236,12 +237,13 @@ def test_names_and_path(model_folders):
     assert folders.path("insightface", "models/buffalo_l/det_10g.onnx") == str(pack)
 
 
-def test_path_of_a_missing_file_says_how_to_get_it(model_folders):
+def test_path_of_a_missing_file_says_how_to_get_it(model_folders, tmp_path):
     folders.register()
     put(model_folders / "facechain_fact" / "other.pt")
     with pytest.raises(FileNotFoundError) as error:
         folders.path("facechain_fact", "ms1mv2_model_TransFace_S.pt")
-    assert f"looked in {model_folders / 'facechain_fact'}, found other.pt." in str(error.value)
+    looked = f"{model_folders / 'facechain_fact'} and {tmp_path / 'pack' / 'facechain_fact'}"
+    assert f"looked in {looked}, found other.pt." in str(error.value)
     assert "modelscope.cn/models/yucheng1996/FaceChain-FACT" in str(error.value)
 
 

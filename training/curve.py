@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 _SIZE, _LEFT, _TOP, _RIGHT, _BOTTOM = (640, 360), 70, 36, 20, 40  # pixels of the picture and its margins
 _PAPER, _INK, _GRID, _EACH, _SMOOTH = (250, 249, 246), (34, 34, 34), (222, 220, 214), (190, 208, 226), (40, 92, 150)
 _TICKS = 4
+_WIDTH, _HEIGHT = _SIZE[0] - _LEFT - _RIGHT, _SIZE[1] - _TOP - _BOTTOM  # of the field between the margins
 
 
 def smoothed(losses: list[float]) -> np.ndarray:
@@ -25,25 +26,38 @@ def summary(losses: list[float]) -> str:
     return f"loss {first:.4f} at first, {last:.4f} at the end (means of {width} step{'s' * (width > 1)})"
 
 
+def outline(values: np.ndarray, stretches: int) -> np.ndarray:
+    """Indices of what a picture shows of many values [n]: the first, the last, and every stretch's lowest and highest.
+
+    All of them, where they are few: up to twice the number of stretches.
+    """
+    every = np.arange(len(values))
+    if len(every) <= 2 * stretches:
+        return every
+    parts = np.array_split(every, stretches)
+    lowest, highest = ([part[best(values[part])] for part in parts] for best in (np.argmin, np.argmax))
+    return np.unique([0, *lowest, *highest, len(every) - 1])
+
+
 def draw(losses: list[float], steps: int) -> Image.Image:
     """The losses of the steps so far of `steps`: each one pale, their running mean dark."""
+    losses = np.asarray(losses)
     canvas = Image.new("RGB", _SIZE, _PAPER)
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
     running = smoothed(losses)
     top = float(np.quantile(losses, 0.98)) * 1.05 or 1.0  # a few steps at small noise are far above the others
-    width, height = _SIZE[0] - _LEFT - _RIGHT, _SIZE[1] - _TOP - _BOTTOM
 
     def place(step: float, loss: float) -> tuple[float, float]:
-        return _LEFT + width * step / max(steps, 1), _TOP + height * (1 - min(loss / top, 1))
+        return _LEFT + _WIDTH * step / max(steps, 1), _TOP + _HEIGHT * (1 - min(loss / top, 1))
 
     for tick in range(_TICKS + 1):
         loss, step = top * tick / _TICKS, steps * tick // _TICKS
         (x, y), (across, _) = place(0, loss), place(step, 0)
-        pen.line((x, y, x + width, y), fill=_GRID)
+        pen.line((x, y, x + _WIDTH, y), fill=_GRID)
         pen.text((x - 8, y), f"{loss:.3g}", fill=_INK, font=font, anchor="rm")
-        pen.text((across, _TOP + height + 8), str(step), fill=_INK, font=font, anchor="mt")
+        pen.text((across, _TOP + _HEIGHT + 8), str(step), fill=_INK, font=font, anchor="mt")
     for values, colour, thick in ((losses, _EACH, 1), (running, _SMOOTH, 3)):
-        pen.line([place(step, loss) for step, loss in enumerate(values, 1)], fill=colour, width=thick)
+        pen.line([place(step + 1, values[step]) for step in outline(values, _WIDTH)], fill=colour, width=thick)
     x, y = place(len(losses), running[-1])
     pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=_SMOOTH)
     words = f"step {len(losses)} of {steps}, loss {running[-1]:.4f} (mean of {max(1, len(losses) // 10)})"

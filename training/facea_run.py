@@ -35,6 +35,8 @@ ROWS = {"man": 3, "woman": 4}  # learned features of a prompt, as published
 STEPS, FEWER_STEPS, TRANSFER_STEPS = 1000, 600, 100
 _PREVIEW_STEPS, _PREVIEW_SCALE = 20, 3.0
 _NOT_LEARNED = ("steps", "checkpoint_seconds")  # settings that change nothing of what a step learns
+# Younger settings: left alone they must not change the keys of older checkpoints.
+_ADDED = {"warmup": 0, "cosine": False, "ema": 0.0, "attribute_loss": True, "learned_rows": True}
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Settings(loop.Settings):
 
     batch: photos drawn for a step, with replacement. rank: of the LoRA, whose alpha is the same. features: learned rows
     of each prompt, 0 for `ROWS`. level: one of LEVELS. checkpointing: less memory, a third more time.
+    attribute_loss, learned_rows: False for the ablations of the paper's Table 2: no local terms, and rows that stay.
     """
 
     batch: int = 4
@@ -52,6 +55,8 @@ class Settings(loop.Settings):
     lr_lora: float = 1.2e-4
     lr_features: float = 2e-3
     checkpointing: bool = False
+    attribute_loss: bool = True
+    learned_rows: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,11 +176,12 @@ class _Run:
         layers = self.learned.lora.items()
         lora = {f"{layer}.{name}": part for layer, branch in layers for name, part in branch.named_parameters()}
         features = {region: self.learned.features[region] for region in self.task.regions}
-        return [loop.Group(lora, self.settings.lr_lora), loop.Group(features, self.settings.lr_features)]
+        groups = [loop.Group(lora, self.settings.lr_lora), loop.Group(features, self.settings.lr_features)]
+        return groups if self.settings.learned_rows else groups[:1]
 
     def loss(self, generator: torch.Generator) -> torch.Tensor:
         attribute, batch = self.task.attribute, self.settings.batch
-        attributes = (attribute,) if attribute else ATTRIBUTES
+        attributes = (attribute,) if attribute else ATTRIBUTES if self.settings.attribute_loss else ()
         return step_loss(self.model, self.learned, self.data, generator, batch, attributes, attribute is None)
 
     @torch.no_grad()
@@ -246,7 +252,10 @@ def _last_word(clip, text: str) -> torch.Tensor:
 
 def _key(base: Base, photos: Photos, task: Task, settings: Settings) -> str:
     """64 hex digits that stand for everything that decides what is learned until a step."""
-    decisive = {name: value for name, value in asdict(settings).items() if name not in _NOT_LEARNED}
+    values = asdict(settings).items()
+    decisive = {name: value for name, value in values if name not in _NOT_LEARNED and value != _ADDED.get(name)}
+    if settings.cosine:  # how many steps there are decides how quickly the rates fall
+        decisive["steps"] = settings.steps
     digest = hashlib.sha256(repr((decisive, task.word, task.attribute)).encode())
     digest.update((photos.digest() + fingerprint(base.model)).encode())
     if task.start:

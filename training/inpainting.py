@@ -1,6 +1,6 @@
 """Photos of a face as an inpainting model is trained on them: everything that does not change from step to step.
 
-The nine channels are put together as the host's sampler puts them together behind InpaintModelConditioning, by the
+The UNet's input is put together as the host's sampler puts it together behind InpaintModelConditioning, by the
 host's own functions, so that the UNet sees in training what it will see when it paints.
 """
 
@@ -13,8 +13,15 @@ import torch
 from ..faces.refine import CropStyle, area_in_crop, greyed, outline
 from ..faces.types import Face, Faces
 from ..faces.window import cut, resize, window_around
+from ..miniature.base import MiniatureLatents
 
-CHANNELS = 9  # noisy latent 4, mask 1, latent of the masked picture 4
+
+def input_channels(latents: type[comfy.latent_formats.LatentFormat]) -> int:
+    """What an inpainting UNet takes: a noisy latent, a mask, and the latent of the masked picture."""
+    return 2 * latents.latent_channels + 1
+
+
+CHANNELS = input_channels(comfy.latent_formats.SD15)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +47,8 @@ class Photos:
 class Inpainting:
     """What the UNet is trained on, as it receives it.
 
-    latents: [n, 4, h, w]. conditions: region -> [n, 5, h, w], mask and latent of the picture without what is masked.
+    latents: [n, c, h, w]. conditions: region -> [n, 1 + c, h, w], mask and latent of the picture without what is
+    masked.
     """
 
     latents: torch.Tensor
@@ -75,9 +83,11 @@ def cut_photos(
 def encode(model, vae, photos: Photos) -> Inpainting:
     """The photos as the host's `model`, a model patcher of an inpainting UNet, receives them. On the CPU.
 
-    Raises ValueError where the model is none that inpaints, or a mask is too small to be seen in the latents.
+    Raises ValueError where the model is none that inpaints, the crops do not divide into latents, or a mask is too
+    small to be seen in these.
     """
     check_inpainting(model)
+    check_size(photos.crops.shape[1], vae)
     latents = model.model.process_latent_in(vae.encode(photos.crops))
     conditions = {}
     for region, mask in photos.masks.items():
@@ -87,7 +97,7 @@ def encode(model, vae, photos: Photos) -> Inpainting:
 
 
 def condition(model, vae, pictures: torch.Tensor, masks: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-    """Mask and masked latent [n, 5, h, w] for pictures [n, S, S, 3] and masks [n, S, S], 1 where it is to paint."""
+    """Mask and masked latent [n, 1 + c, h, w] for pictures [n, S, S, 3] and masks [n, S, S], 1 where it is to paint."""
     return model.model.concat_cond(
         noise=latents,
         device=latents.device,
@@ -97,13 +107,27 @@ def condition(model, vae, pictures: torch.Tensor, masks: torch.Tensor, latents: 
 
 
 def check_inpainting(model) -> None:
-    """Raise ValueError unless `model` is an SD UNet that inpaints: one with nine input channels."""
+    """Raise ValueError unless `model` is a UNet that inpaints, of SD 1.x, 2.x or the miniature."""
+    latents = model.model.latent_format
     channels = model.model.model_config.unet_config.get("in_channels")
-    if channels != CHANNELS or not isinstance(model.model.latent_format, comfy.latent_formats.SD15):
+    known = isinstance(latents, (comfy.latent_formats.SD15, MiniatureLatents))
+    if not known or channels != input_channels(type(latents)):
         raise ValueError(
             f"FaceA learns with an SD 1.x or 2.x inpainting model, whose UNet has {CHANNELS} input channels; the "
             f"connected {type(model.model.model_config).__name__} has {channels}. Load an inpainting checkpoint, such "
-            "as sd-v1-5-inpainting.ckpt."
+            "as sd-v1-5-inpainting.ckpt; in Load Miniature set task to inpainting."
+        )
+
+
+def check_size(side: int, vae) -> None:
+    """Raise ValueError unless crops of `side` pixels divide into the latents of the host's `vae`."""
+    cell = vae.spacial_compression_encode()
+    if side % cell:
+        below = side // cell * cell
+        sizes = " or ".join(str(size) for size in (below, below + cell) if size)
+        raise ValueError(
+            f"Crops of {side} x {side} pixels do not divide into this VAE's latents, each of which stands for {cell} x "
+            f"{cell} of them: set size to {sizes}."
         )
 
 

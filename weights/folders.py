@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 
 import folder_paths
 
@@ -20,6 +21,9 @@ _KINDS = {
     "instantid": (("instantid",), _TENSORS),
     "pulid": (("pulid",), _TENSORS),
 }
+# What comes with the pack, a sub-folder for each of these kinds: the drawn world's own small networks.
+_SHIPPED = Path(__file__).parents[1] / "miniature" / "weights"
+_SHIPPED_KINDS = ("facechain_fact", "face2diffusion", "insightface", "ipadapter", "facea")
 # Files that no combo of ours offers: beside InsightFace's recognisers lie its detectors, landmarks and ages, and face
 # swappers for other nodes. Told by name, because looking into every file whenever a menu is drawn would take seconds; a
 # file with another name is offered, and loading it looks inside.
@@ -30,7 +34,8 @@ def register() -> None:
     """Make our model folders known to the host; calling it again changes nothing.
 
     Paths that extra_model_paths.yaml or another extension gave stay, and stay first. Their file extensions stay too:
-    "insightface" is a kind that several extensions register. Identities are also found where they are saved.
+    "insightface" is a kind that several extensions register. Identities are also found where they are saved, and what
+    comes with the pack is found last.
     """
     for kind, (sub_folders, extensions) in _KINDS.items():
         for sub_folder in sub_folders:
@@ -39,17 +44,20 @@ def register() -> None:
         folder_paths.folder_names_and_paths[kind] = (paths, set(known) | extensions)
     for kind in ("face_id", "facea"):
         folder_paths.add_model_folder_path(kind, os.path.join(folder_paths.get_output_directory(), kind))
+    for kind in _SHIPPED_KINDS:
+        folder_paths.add_model_folder_path(kind, str(_SHIPPED / kind))
 
 
 def names(kind: str) -> list[str]:
-    """The weight files present in the folders of a kind, sorted, each relative to its folder."""
+    """The weight files present in the folders of a kind, each relative to its folder: sorted, the pack's own last."""
     strangers = _NOT_OFFERED.get(kind)
     try:
         present = folder_paths.get_filename_list(kind)
     except FileNotFoundError:  # a folder of the host's cached listing, such as output/facea, was removed since
         folder_paths.filename_list_cache.pop(kind, None)
         present = folder_paths.get_filename_list(kind)
-    return [name for name in present if not (strangers and strangers.match(os.path.basename(name)))]
+    offered = [name for name in present if not (strangers and strangers.match(os.path.basename(name)))]
+    return sorted(offered, key=lambda name: _is_shipped(kind, name))
 
 
 def find(kind: str, name: str) -> str | None:
@@ -72,8 +80,14 @@ def path(kind: str, name: str) -> str:
 
 
 def published_or_present(kind: str, published: tuple[str, ...]) -> list[str]:
-    """What a combo offers: the files present, or, when there is none, the published names.
+    """What a combo offers: the files present; where none are but the pack's own, the published names before those.
 
     So a combo is never empty, and choosing a published name leads to the error that tells how to get the file.
     """
-    return names(kind) or list(published)
+    present = names(kind)
+    shipped = [name for name in present if _is_shipped(kind, name)]
+    return present if len(present) > len(shipped) else [*published, *shipped]
+
+
+def _is_shipped(kind: str, name: str) -> bool:
+    return kind in _SHIPPED_KINDS and (_SHIPPED / kind / name).is_file()

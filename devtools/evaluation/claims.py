@@ -1,0 +1,50 @@
+"""The papers' orderings, each as a comparison of two rows of the report."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`better` shall exceed `worse` in `score`, or the other way round where `less`."""
+
+    text: str
+    better: str
+    worse: str
+    score: str
+    less: bool = False
+
+
+_F2D, _INF = "Face2Diffusion", "Infinite-ID"
+_DEEP, _MULTI = "ArcFace, deepest layer", "ArcFace, multi-scale"
+CLAIMS = (
+    Claim("FACT: FAIR keeps the background (1.8)", "FACT", "FACT without FAIR", "background", less=True),
+    Claim("FACT: shuffle brings diversity of expressions", "FACT", "FACT without shuffle", "expression_diversity"),
+    Claim("FACT: shuffle brings diversity of poses", "FACT", "FACT without shuffle", "pose_diversity"),
+    Claim("Table 3: multi-scale features carry more identity", _MULTI, _DEEP, "identity"),
+    Claim("Table 3: MSID's harmonic mean above ArcFace's", _F2D, _DEEP, "harmonic"),
+    Claim("Table 3: MSID follows the text better than multi-scale ArcFace", _F2D, _MULTI, "text"),
+    Claim("Table 4: expression guidance helps the text", _F2D, "without expression guidance", "text"),
+    Claim("Table 5: CGDR follows the text better than reconstruction", _F2D, "reconstruction", "text"),
+    Claim("Table 5: CGDR follows the text better than masked reconstruction", _F2D, "masked reconstruction", "text"),
+    Claim("Table 5: CGDR's harmonic mean above reconstruction with DSC", _F2D, "reconstruction with DSC", "harmonic"),
+    Claim("identity-enhanced training carries more identity", _INF, "identity training with text", "identity"),
+    Claim("without mixed attention the text suffers", _INF, "without mixed attention", "text"),
+    Claim("mutual attention loses identity", _INF, "mutual attention", "identity"),
+    Claim("AdaIN-mean keeps more identity than AdaIN", "drawings, AdaIN-mean", "drawings, AdaIN", "identity"),
+    Claim("FaceA: learned rows carry identity (Table 2)", "FaceA", "FaceA without learned rows", "identity"),
+    Claim("FaceA: the attribute loss does", "FaceA without learned rows", "FaceA, decoupling only", "identity"),
+    Claim("AdaIN-mean brings more style than none", "drawings, AdaIN-mean", "drawings, no AdaIN", "text"),
+)
+
+
+def verdict(claim: Claim, rows: dict[str, dict]) -> tuple[str, str]:
+    """What was measured for a claim, and whether it is reproduced: by more than twice the deviation of the seeds."""
+    if claim.better not in rows or claim.worse not in rows:
+        return "", "not measured"
+    first, second = rows[claim.better][claim.score], rows[claim.worse][claim.score]
+    gain = (second - first) if claim.less else (first - second)
+    noise = max(rows[name].get(f"{claim.score}_deviation") or 0.0 for name in (claim.better, claim.worse))
+    measured = f"{claim.score} {first:.3f} against {second:.3f}"
+    if abs(gain) <= 2 * noise:
+        return measured, "no difference"
+    return measured, "reproduced" if gain > 0 else "not reproduced"

@@ -1,0 +1,93 @@
+"""`likeness.py evaluate`: draw and score every method of the miniature, and write its report."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from . import facea, measure, results
+from .methods import FACEA, FEW, METHODS, Method
+from .people import held_out
+from .report import file_name, write
+from .world import Sampling, load, newest
+
+OUTPUT = Path(__file__).parents[2] / "output" / "evaluate"
+
+
+def main(arguments: list[str]) -> int:
+    """Measure the methods whose files are there, and write miniature/REPORT.md with its pictures."""
+    options = _parse(arguments)
+    torch.set_flush_denormal(True)
+    plan = measure.Plan(options.people, options.prompts, options.seeds)
+    world = load()
+    people = held_out(plan.people)
+    present = [method for method in METHODS if not method.adapter or method.adapter in world.adapters]
+    chosen = [method for method in present if not options.only or method.name in options.only]
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    drawn = {method.name: _drawn(world, method, people, plan) for method in chosen}
+    _measure(world, drawn, people, plan)
+    if options.facea:
+        _measure_facea(world, drawn["base"], people[: options.facea], plan)
+    if not options.no_report:
+        write(OUTPUT)
+    return 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="likeness.py evaluate", description=__doc__)
+    for name, value, text in (
+        ("people", 100, "held-out people"),
+        ("prompts", 1, "prompts of each"),
+        ("seeds", 3, "pictures of each prompt"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=value, help=f"{text} (default: {value})")
+    parser.add_argument("--only", action="append", help="a method's name as in the report; may be given several times")
+    parser.add_argument("--facea", type=int, default=0, help="people to learn by FaceA, minutes each")
+    parser.add_argument("--no-report", action="store_true", help="only draw and score")
+    return parser.parse_args(arguments)
+
+
+def _drawn(world, method: Method, people, plan: measure.Plan) -> measure.Drawn:
+    """A method's pictures, from an earlier run where the weights and the plan are the same."""
+    path = OUTPUT / f"{file_name(method.name)}.pt"
+    if path.is_file() and path.stat().st_mtime > newest():
+        saved = torch.load(path, weights_only=True)
+        if saved["plan"] == [plan.people, plan.prompts, plan.seeds]:
+            return measure.Drawn(saved["pictures"], saved["texts"])
+    begin = time.monotonic()
+    drawn = measure.pictures(world, method, people, plan, Sampling())
+    plan_ = [plan.people, plan.prompts, plan.seeds]
+    torch.save({"pictures": drawn.pictures, "texts": drawn.texts, "plan": plan_}, path)
+    print(f"{method.name}: {len(drawn.texts) * plan.seeds} pictures in {time.monotonic() - begin:.0f} s", flush=True)
+    return drawn
+
+
+def _measure(world, drawn: dict[str, measure.Drawn], people, plan: measure.Plan) -> None:
+    """Score what was drawn, and keep the numbers beside the pictures."""
+    real = world.seen(torch.cat([held.others.images for held in people]))
+    (OUTPUT / "limits.json").write_text(json.dumps(results.limits(world, people), indent=1))
+    for name, each in drawn.items():
+        _score(world, name, each, drawn.get("base"), people, plan, real)
+
+
+def _score(world, name: str, drawn: measure.Drawn, base, people, plan: measure.Plan, real: torch.Tensor) -> None:
+    scores = measure.scores(world, drawn, people, plan)
+    comparable = base is not None and base.texts == drawn.texts
+    summary = results.summary(scores, measure.background(drawn, base, world) if comparable else None, real)
+    (OUTPUT / f"{file_name(name)}.json").write_text(json.dumps({"name": name, **summary}, indent=1))
+    print(f"{name}: identity {summary['identity']:.3f}, text {summary['text']:.3f}", flush=True)
+
+
+def _measure_facea(world, base: measure.Drawn, people, plan: measure.Plan) -> None:
+    """FaceA and its ablations, on the first people only: each is a training of its own."""
+    few = len(people) * plan.prompts
+    base = measure.Drawn(base.pictures[:, :few], base.texts[:few])
+    real = world.seen(torch.cat([held.others.images for held in people]))
+    _score(world, FEW, base, base, people, plan, real)
+    for name in FACEA:
+        drawn = facea.pictures(world, name, people, base, plan)
+        plan_ = [plan.people, plan.prompts, plan.seeds]
+        torch.save({"pictures": drawn.pictures, "texts": drawn.texts, "plan": plan_}, OUTPUT / f"{file_name(name)}.pt")
+        _score(world, name, drawn, base, people, plan, real)

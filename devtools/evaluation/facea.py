@@ -1,0 +1,46 @@
+"""FaceA-Net in the miniature: people are learned from three photos each, then other people's faces become theirs."""
+
+from collections.abc import Sequence
+
+import torch
+
+from ...adapters.facea_prompt import apply, encode_prompt
+from ...faces.refine import EVERY_FACE, CropStyle, greyed, outline
+from ...miniature import base
+from ...sampling.refine import Person, Sampling, sample
+from ..recipes.facea import learned, word
+from .measure import Drawn, Plan
+from .methods import FACEA
+from .people import Held
+from .world import WEIGHTS, World
+
+_SAMPLING = Sampling(seed=0, steps=10, cfg=3.0, sampler_name="ddim", scheduler="ddim_uniform", denoise=1.0)
+_STYLE = CropStyle(shape="hull", size=96, expand=3.0)
+
+
+def pictures(world: World, name: str, people: Sequence[Held], drawn: Drawn, plan: Plan) -> Drawn:
+    """The base model's pictures `drawn` for people, the faces in them repainted as the people they were drawn for."""
+    model, clip, vae = base.load_miniature(WEIGHTS, inpainting=True)
+    made = []
+    for number, held in enumerate(people):
+        identity = learned(held.who.number, **FACEA[name])
+        own = range(number * plan.prompts, (number + 1) * plan.prompts)
+        patched, _ = apply(model, identity, 1.0)
+        conditionings = encode_prompt(clip, identity, f"a {word(held.who.number)} face", "", True)
+        person = Person(patched, *conditionings, EVERY_FACE)
+        shown = drawn.pictures[:, own].flatten(0, 1).float() / 255
+        painted = torch.stack([_repainted(world, picture, person, vae) for picture in shown])
+        made.append((painted * 255).round().to(torch.uint8).unflatten(0, (plan.seeds, plan.prompts)))
+    return Drawn(torch.cat(made, dim=1), drawn.texts[: len(people) * plan.prompts])
+
+
+@torch.inference_mode()
+def _repainted(world: World, picture: torch.Tensor, person: Person, vae) -> torch.Tensor:
+    """A picture [h, w, 3] with its face painted anew; as it is where none is found."""
+    (found,) = world.faces(picture[None]).found
+    if not found:
+        return picture
+    mask = outline(picture, found[0], "face", _STYLE).float()[None]
+    latents = vae.encode(picture[None]), vae.encode(greyed(picture[None], mask))
+    painted = vae.decode(sample(person, *latents, mask[None], 0, _SAMPLING))[0]
+    return torch.lerp(picture, painted, mask[0, ..., None])

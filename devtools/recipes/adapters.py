@@ -1,0 +1,62 @@
+"""The adapters, and what the papers compare them with."""
+
+import torch
+
+from ...adapters.ip_adapter import INFINITE_ID_METADATA
+from ...miniature import base as miniature
+from ...training import face2diffusion, fact, infinite_id, world
+from ...training.frozen import Frozen, frozen
+from ...training.portraits import Portraits
+from .common import LONG, OUTPUT, keep, keep_curve, kept, pictures, shown
+
+SHARED = {"batch": 32, "lr": 1e-3, "warmup": 50, "ema": 0.995, **LONG}
+FACT = {"gate": 1.0, "queries": 16, "dim": 128, "depth": 2, "fair": 0.05, "outside": 0.3, "shuffle": (0.5, 1.0)}
+FACTS = {"fact": {}, "fact_no_fair": {"fair": 0.0}, "fact_no_shuffle": {"shuffle": (0.0, 0.0)}}
+F2DS = {
+    "face2diffusion": {},
+    "f2d_reconstruction": {"mode": "reconstruction"},
+    "f2d_masked": {"mode": "masked"},
+    "f2d_no_expression": {"keep_expression": 0.0},
+    "f2d_arcface": {},
+    "f2d_arcface_multi": {},
+}
+_ENCODERS = {"f2d_arcface": "msid_deep", "f2d_arcface_multi": "msid_twin"}
+INFINITE = {"infinite_id": {}, "infinite_id_text": {"text_off": False}}
+METHODS = ("fact", "face2diffusion", "infinite_id")  # the others are ablations
+
+
+def train(name: str, steps: int) -> None:
+    """Train one of FACTS, F2DS and INFINITE on the base, and keep its running average in float16."""
+    base = _base()
+    if name in FACTS:
+        settings = fact.Settings(steps=steps, **(SHARED | FACT | FACTS[name]))
+        adapter, progress = fact.train(base, portraits("transface"), settings, OUTPUT / f"{name}.pt", shown())
+    elif name in F2DS:
+        settings = face2diffusion.Settings(steps=steps, hidden=(256, 256), **(SHARED | F2DS[name]))
+        seen = portraits(_ENCODERS.get(name, "msid"), "expression", photos=True)
+        seen.features["msid"] = seen.features.pop(_ENCODERS.get(name, "msid"))
+        adapter, progress = face2diffusion.train(base, seen, settings, OUTPUT / f"{name}.pt", shown())
+    else:
+        settings = infinite_id.Settings(steps=steps, queries=12, dim=128, depth=2, **(SHARED | INFINITE[name]))
+        nothing = kept("clip_nothing")["nothing"]
+        seen = portraits("clip", "arcface")
+        adapter, progress = infinite_id.train(base, seen, nothing, settings, OUTPUT / f"{name}.pt", shown())
+    adapter.load_state_dict(progress.average)
+    state = adapter.state() if hasattr(adapter, "state") else adapter.state_dict()
+    metadata = INFINITE_ID_METADATA if name in INFINITE else None
+    place = name if name in METHODS else f"ablations/{name}"
+    keep(place, {key: each.half() for key, each in state.items()}, metadata)
+    keep_curve(name, progress)
+
+
+def _base() -> Frozen:
+    model, clip, _ = miniature.load_base(str(OUTPUT / "base.safetensors"))
+    return frozen(model, clip, "bfloat16")
+
+
+def portraits(*features: str, photos: bool = False) -> Portraits:
+    """The training people with the features of some encoders; photos: without sketches and cartoons."""
+    drawn = pictures("train")
+    chosen = [index for index, told in enumerate(drawn.captions) if not photos or told.startswith("a photo")]
+    seen = {name: kept(f"feat_{name}")[name] for name in features}
+    return world.portraits(drawn, kept("latents")["latents"], seen, torch.tensor(chosen))

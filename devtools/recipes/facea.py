@@ -1,0 +1,51 @@
+"""One learned person for FaceA-Net, from three drawn photos."""
+
+import torch
+from torch.nn.functional import max_pool2d
+
+from ...adapters.facea import REGIONS
+from ...adapters.facea_file import save_facea
+from ...miniature import base as miniature
+from ...miniature.draw import draw
+from ...miniature.people import person
+from ...miniature.scenes import scene
+from ...training import facea_run
+from ...training.inpainting import Photos
+from .common import OUTPUT, SIZE, WEIGHTS
+
+PERSON = 150_011  # held out; whom the demo shows
+_PHOTOS = 3
+_WIDER = 6  # pixels by which the parts of a face are widened
+SETTINGS = {"steps": 200, "batch": 4, "rank": 8, "lr_lora": 1e-3, "lr_features": 1e-2}
+
+
+def photos(number: int, count: int = _PHOTOS, seed: int = 5) -> Photos:
+    """Photos of a person with the masks they were drawn with."""
+    who = person(number)
+    drawn = draw([who] * count, [scene(number, picture, seed, (1.0, 0.0, 0.0)) for picture in range(count)], SIZE)
+    masks = {region: _seen(drawn.masks[:, place].float(), region) for place, region in enumerate(REGIONS)}
+    return Photos(drawn.pictures, masks)
+
+
+def _seen(mask: torch.Tensor, region: str) -> torch.Tensor:
+    """A part of a face so large that it fills a cell of the latents, which an eye does not."""
+    if region == "face":
+        return mask
+    return max_pool2d(mask[:, None], 2 * _WIDER + 1, stride=1, padding=_WIDER)[:, 0]
+
+
+def word(number: int) -> str:
+    """The word by which a prompt calls a person."""
+    return "woman" if person(number).woman else "man"
+
+
+def learned(number: int, **settings):
+    """The FaceA identity learned of a person's photos on the miniature's inpainting base."""
+    base = facea_run.Base(*miniature.load_miniature(WEIGHTS, inpainting=True))
+    settings = facea_run.Settings(**(SETTINGS | settings))
+    return facea_run.learn(base, photos(number), facea_run.Task(word(number)), settings).identity
+
+
+def demo_person() -> None:
+    """The person of the demo."""
+    save_facea(OUTPUT / "facea_person.safetensors", learned(PERSON), "miniature")

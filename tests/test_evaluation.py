@@ -1,0 +1,94 @@
+"""The miniature's report: what is measured of whom, the verdicts, and a small evaluation from end to end."""
+
+import json
+
+import pytest
+import torch
+from likeness.devtools.evaluation import command, measure, prompts, report
+from likeness.devtools.evaluation.claims import Claim, verdict
+from likeness.devtools.evaluation.methods import METHODS, ROWS
+from likeness.devtools.evaluation.people import held_out
+from likeness.devtools.evaluation.world import WEIGHTS, noise
+from likeness.miniature import captions
+from likeness.miniature.people import SPLITS
+
+ROW = {
+    "identity": 0.5, "identity_deviation": 0.01, "undetected": 0.1, "text": 0.6, "text_deviation": 0.02,
+    "direction": 0.3, "harmonic": 0.55, "background": 0.04, "expression_diversity": 0.5, "pose_diversity": 3.0,
+    "distance": 0.2, "best_of": {"1": 0.5, "2": 0.6},
+}  # fmt: skip
+LIMITS = {"same": 0.8, "different": 0.01, "auc": 0.999, "text": 0.7}
+
+
+def test_held_out_people_are_strangers_with_one_reference_and_four_others():
+    people = held_out(3)
+    assert all(held.who.number in SPLITS["test"] for held in people)
+    assert people[0].reference.images.shape == (1, 96, 96, 3) and people[0].others.images.shape == (4, 96, 96, 3)
+    assert not (people[0].reference.images == people[0].others.images[:1]).all()
+
+
+@pytest.mark.parametrize("text", [*prompts.PHOTOS, *prompts.STYLES])
+def test_prompts_are_of_the_worlds_language(text):
+    captions.parse(text.format(who="a woman"))
+
+
+def test_every_person_has_prompts_and_over_people_all_come_in_turn():
+    asked = [text for number in range(6) for text in prompts.of_person(number, prompts.PHOTOS, 2)]
+    assert sorted(asked) == sorted(prompts.PHOTOS)
+
+
+def test_noise_is_each_pictures_own_and_the_same_in_every_batch():
+    together = noise([(0, 0, 0), (0, 0, 1), (1, 0, 0)], 8)
+    assert torch.equal(together[2:], noise([(1, 0, 0)], 8))
+    assert not torch.equal(together[0], together[1])
+
+
+@pytest.mark.parametrize(
+    ("other", "deviation", "less", "expected"),
+    [
+        (0.4, 0.01, False, "reproduced"),
+        (0.6, 0.01, False, "not reproduced"),
+        (0.49, 0.01, False, "no difference"),
+        (0.6, 0.01, True, "reproduced"),
+        (0.6, 0.06, True, "no difference"),
+    ],
+)
+def test_a_verdict_needs_more_than_twice_the_seeds_deviation(other, deviation, less, expected):
+    rows = {"a": ROW, "b": ROW | {"identity": other, "identity_deviation": deviation}}
+    measured, told = verdict(Claim("", "a", "b", "identity", less), rows)
+    assert told == expected and f"0.500 against {other:.3f}" in measured
+
+
+def test_what_was_not_measured_is_said():
+    assert verdict(Claim("", "a", "b", "identity"), {"a": ROW}) == ("", "not measured")
+
+
+def test_a_report_has_every_row_and_survives_missing_ones(tmp_path):
+    (tmp_path / "limits.json").write_text(json.dumps(LIMITS))
+    for name in ("base", "FACT"):
+        (tmp_path / f"{report.file_name(name)}.json").write_text(json.dumps({"name": name, **ROW}))
+    text = report.write(tmp_path, tmp_path / "out").read_text()
+    assert "| FACT | 0.500 ± 0.010 | 62% | 10.0% | 0.600 ± 0.020 |" in text
+    assert "Face2Diffusion |" not in text and "not measured" in text and "N = 2" in text
+
+
+def test_rows_have_names_of_their_own():
+    assert len({report.file_name(name) for name in ROWS}) == len(ROWS) and len(METHODS) < len(ROWS)
+
+
+@pytest.mark.slow
+def test_the_shipped_weights_are_measured_from_end_to_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "OUTPUT", tmp_path)
+    monkeypatch.setattr(report, "MINIATURE", tmp_path)
+    few = ["--people", "3", "--prompts", "1", "--seeds", "2", "--no-report"]
+    for name in ("base", "FACT", "Face2Diffusion", "Infinite-ID"):
+        few += ["--only", name]
+    assert command.main(few) == 0
+    rows = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert rows["base"]["text"] > 0.3 and rows["limits"]["auc"] > 0.95
+    assert rows["FACT"]["identity_all"] > rows["base"]["identity_all"]
+    again = torch.load(tmp_path / "FACT.pt", weights_only=True)["pictures"]
+    (tmp_path / "FACT.pt").unlink()
+    assert command.main(few) == 0
+    assert torch.equal(again, torch.load(tmp_path / "FACT.pt", weights_only=True)["pictures"])
+    assert WEIGHTS.is_dir() and measure.Plan().people >= 100

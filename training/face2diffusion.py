@@ -1,0 +1,114 @@
+"""Face2Diffusion's training (papers' §2.6): two words of a face, by class-guided denoising regularisation (Eq. 5-7)."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ..adapters.face2diffusion import MappingNetwork, MappingSizes
+from ..adapters.face_prompt import FIRST
+from . import loop
+from .frozen import Frozen, Noised, draw_noise, masked_mean, prediction_error
+from .language import NAME
+from .portraits import Portraits
+
+MODES = ("cgdr", "reconstruction", "masked")
+
+
+@dataclass(frozen=True)
+class Settings(loop.Settings):
+    """hidden: widths of both networks. prompt, class_words: the words around the face, and in its place.
+
+    keep_expression: how often the expression is told; else it is the learned unconditional one.
+    mode: "cgdr", or the ablations "reconstruction" and "masked" (the plain loss, and that inside the face only).
+    """
+
+    batch: int = 32
+    lr: float = 1e-5
+    hidden: tuple[int, ...] = (1536, 1536)
+    keep_expression: float = 0.8
+    mode: str = MODES[0]
+    prompt: str = "a photo of"
+    class_words: str = "a person"
+
+
+def cgdr_target(z_0: torch.Tensor, class_denoised: torch.Tensor, face: torch.Tensor) -> torch.Tensor:
+    """Eq. 6: the picture inside the face, what the class prompt makes of the noise outside: z_0 M + z_c (1 - M).
+
+    z_0, class_denoised: [b, c, h, w]; face: M, [b, h, w] in 0..1. Written in clean latents, it is the paper's target
+    eps M + eps_c (1 - M) up to the factor that `prediction_error` has.
+    """
+    return torch.lerp(class_denoised, z_0, face[:, None])
+
+
+def with_words(embeddings: torch.Tensor, tokens: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    """Word embeddings with positions [b, n, d] of tokens [b, n], the two words [b, 2, d] in the place of "f l".
+
+    As published, the words have no position.
+    """
+    people, slots = (tokens == FIRST).nonzero(as_tuple=True)
+    for word, place in enumerate((slots, slots + 1)):
+        embeddings = embeddings.index_put((people, place), words[people, word].to(embeddings))
+    return embeddings
+
+
+def mapping(portraits: Portraits, word: int, settings: Settings) -> MappingNetwork:
+    """A fresh mapping network for the portraits' features, with words as wide as `word`."""
+    identity, expression = (portraits.features[name].flatten(1).shape[1] for name in ("msid", "expression"))
+    network = MappingNetwork(MappingSizes(identity, expression, settings.hidden, word))
+    torch.nn.init.zeros_(network.null_exp)
+    return network
+
+
+def step_loss(
+    base: Frozen,
+    network: MappingNetwork,
+    portraits: Portraits,
+    prompts: torch.Tensor,
+    settings: Settings,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Eq. 5-7 of a drawn batch; prompts: tokens [2, 77] with the two words, and with the class in their place."""
+    drawn = torch.randint(len(portraits), (settings.batch,), generator=generator)
+    identity, expression = (
+        portraits.features[name][drawn].flatten(1).to(base.device, torch.float32) for name in ("msid", "expression")
+    )
+    told = (torch.rand(settings.batch, 1, generator=generator) < settings.keep_expression).to(identity)
+    words = network(identity, expression, told)
+    batch = draw_noise(base, portraits.latents[drawn], generator)
+    named, of_class = prompts.expand(settings.batch, -1, -1).unbind(1)
+    context = base.context(with_words(base.embeddings(named), named, words))
+    denoised = base.denoised(batch.z_t, batch.sigma, context, {})
+    face = portraits.faces[drawn].to(denoised)
+    target = batch.z_0 if settings.mode != "cgdr" else cgdr_target(batch.z_0, _class(base, batch, of_class), face)
+    square = prediction_error(base, denoised, target, batch.sigma).square()
+    return masked_mean(square, face) if settings.mode == "masked" else square.mean()
+
+
+@torch.no_grad()
+def _class(base: Frozen, batch: Noised, tokens: torch.Tensor) -> torch.Tensor:
+    """What the class prompt makes of the same noise; no gradient goes through it."""
+    context = base.context(base.embeddings(tokens[:1]))  # all rows say the same
+    return base.denoised(batch.z_t, batch.sigma, context.expand(len(tokens), -1, -1), {})
+
+
+def train(base: Frozen, portraits: Portraits, settings: Settings, checkpoint, after_step):
+    """(mapping network, progress) for `base`, of portraits with "msid" [n, 1, d] and "expression" [n, e] features.
+
+    after_step: called with the progress. Raises ValueError for an unknown mode, and what `loop.train` does.
+    """
+    if settings.mode not in MODES:
+        modes = ", ".join(MODES)
+        raise ValueError(f"'{settings.mode}' is no mode of Face2Diffusion's training; choose one of {modes}.")
+    torch.manual_seed(settings.seed)
+    width = base.text.embeddings.token_embedding.weight.shape[1]
+    network = mapping(portraits, width, settings).to(base.device)
+    prompts = base.tokens([f"{settings.prompt} {words}" for words in (NAME, settings.class_words)])
+    progress = loop.Progress()
+
+    def loss_of(generator: torch.Generator) -> torch.Tensor:
+        with base.computing():
+            return step_loss(base, network, portraits, prompts, settings, generator)
+
+    groups = [loop.Group(dict(network.named_parameters()), settings.lr)]
+    loop.train(groups, loss_of, settings, base.device, checkpoint, lambda: after_step(progress), progress)
+    return network, progress

@@ -1,0 +1,180 @@
+"""FACT's decoupled training (papers' §1.8): masked diffusion loss, FAIR, condition drop and same-identity shuffle."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+from torch.linalg import vector_norm
+from torch.nn.functional import interpolate
+
+from ..adapters.fact import PROJECTOR_PREFIX, SITES, GatedSelfAttention
+from ..adapters.resampler import Resampler, ResamplerSizes
+from ..attention_patches.calls import attend, transformer_blocks
+from ..attention_patches.sfags import gated_self_attention, project_face
+from . import loop
+from .frozen import Frozen, draw_noise, masked_mean, prediction_error
+from .portraits import Portraits, others
+
+DENOMINATORS = ("outside", "increment")  # of L_FAIR
+_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class Settings(loop.Settings):
+    """gate: where alpha begins: 0 as published, so that only the gates learn at first; else the layers behind the gates
+    begin at nothing, and all learn at once. gates: how many times as fast as the rest the gates learn.
+    queries, dim, depth: sizes of the projector.
+
+    drop: how often a face is replaced by none (zeros). caption_drop: how often the caption is left out.
+    shuffle: how often the face is of another photo of the same person, at the start and at the end of the curriculum.
+    fair: weight of L_FAIR. denominator: one of DENOMINATORS, see `fair`. outside: weight of the diffusion error outside
+    the face against that inside; 1 for the plain loss, 0 for the masked one.
+    """
+
+    batch: int = 32
+    lr: float = 5e-5
+    gate: float = 0.0
+    gates: float = 1.0
+    queries: int = 16
+    dim: int = 1024
+    depth: int = 4
+    drop: float = 0.1
+    caption_drop: float = 0.1
+    shuffle: tuple[float, float] = (0.2, 0.6)
+    fair: float = 0.01
+    denominator: str = DENOMINATORS[0]
+    outside: float = 0.0
+
+
+def fair(increment: torch.Tensor, x: torch.Tensor, face: torch.Tensor, denominator: str = "outside") -> torch.Tensor:
+    """L_FAIR = |GSA(x) (1 - M)| / |x (1 - M)| (papers' §1.8), the mean over the pictures that have a background.
+
+    increment, x: [b, n, d], what a site adds to the tokens, and the tokens; face: [b, n] in 0..1, M where over 0.5.
+    denominator: "outside" as the authors' page prints it; "increment" reads it as the share of the whole increment,
+    |GSA(x) (1 - M)| / |GSA(x)|.
+    """
+    outside = (face <= 0.5).to(x)[..., None]
+    below = x * outside if denominator == "outside" else increment
+    ratio = _norm(increment * outside) / (_norm(below) + _EPS)
+    seen = outside.flatten(1).any(dim=1)
+    return (ratio * seen).sum() / seen.sum().clamp(min=1)
+
+
+def _norm(x: torch.Tensor) -> torch.Tensor:
+    return vector_norm(x.float().flatten(1), dim=1)
+
+
+def shuffle_share(settings: Settings, step: int) -> float:
+    """How often the face is of another photo in a step: the curriculum rises evenly over the whole training."""
+    first, last = settings.shuffle
+    return first + (last - first) * step / settings.steps
+
+
+class Fact(nn.Module):
+    """Projector and sites in training, with the parameter names of `FactAdapter`'s."""
+
+    def __init__(self, base: Frozen, features: int, settings: Settings):
+        super().__init__()
+        blocks = transformer_blocks(base.model.diffusion_model)
+        widths = {place[:2]: block.norm2.normalized_shape[0] for place, block in blocks.items()}
+        width = base.text.embeddings.token_embedding.weight.shape[1]
+        inner = max(64, settings.dim * 3 // 4 // 64 * 64)
+        sizes = ResamplerSizes(settings.queries, settings.dim, settings.depth, inner, 4 * settings.dim, features, width)
+        self.projector = Resampler(sizes)
+        nn.init.normal_(self.projector.latents, std=settings.dim**-0.5)
+        self.sites = nn.ModuleList(GatedSelfAttention(widths[site.block], width) for site in SITES)
+        for site in self.sites:  # whichever way it begins, the base model is as it was
+            nn.init.constant_(site.alpha_attn, settings.gate)
+            nn.init.constant_(site.alpha_dense, settings.gate)
+            for last in (site.attn.to_out[0], site.ff.net[2]) if settings.gate else ():
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
+
+    @property
+    def places(self) -> dict[tuple[str, int], nn.Module]:
+        """The sites by the host's names of their blocks."""
+        return {site.block: module for site, module in zip(SITES, self.sites)}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The weights under the published names."""
+        own = {f"{PROJECTOR_PREFIX}{name}": each for name, each in self.projector.state_dict().items()}
+        for site, module in zip(SITES, self.sites):
+            own |= {f"{site.diffusers}{name}": each for name, each in module.state_dict().items()}
+        return own
+
+
+class Site:
+    """What the host calls at every site in a training step; it keeps what FAIR wants to know.
+
+    face: [b, m, d] tokens; masks: [b, h, w] of the face in the latents.
+    """
+
+    def __init__(self, sites: dict, face: torch.Tensor, masks: torch.Tensor, denominator: str):
+        self.sites, self.face, self.masks, self.denominator = sites, face, masks, denominator
+        self.fair: list[torch.Tensor] = []
+
+    def __call__(self, x: torch.Tensor, extra_options: dict) -> torch.Tensor:
+        site = self.sites[extra_options["block"]]
+        gates = torch.tanh(site.alpha_attn), torch.tanh(site.alpha_dense)
+        attention = partial(attend, extra_options=extra_options)
+        changed = gated_self_attention(x, *project_face(site, self.face), site, *gates, attention)
+        size = extra_options["activations_shape"][-2:]
+        mask = interpolate(self.masks[:, None], size=tuple(size), mode="area").flatten(1)
+        self.fair.append(fair(changed - x, x, mask, self.denominator))
+        return changed
+
+
+def step_loss(
+    base: Frozen,
+    adapter: Fact,
+    portraits: Portraits,
+    tokens: torch.Tensor,
+    settings: Settings,
+    step: int,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Masked diffusion loss + weight x L_FAIR, the mean over the sites, of a drawn batch."""
+    drawn = torch.randint(len(portraits), (settings.batch,), generator=generator)
+    shown = torch.where(
+        torch.rand(settings.batch, generator=generator) < shuffle_share(settings, step),
+        others(portraits, drawn, generator),
+        drawn,
+    )
+    features = portraits.features["transface"][shown].to(base.device, torch.float32)
+    features[torch.rand(settings.batch, generator=generator) < settings.drop] = 0
+    told = tokens[drawn].clone()
+    told[torch.rand(settings.batch, generator=generator) < settings.caption_drop] = tokens[-1]
+    batch = draw_noise(base, portraits.latents[drawn], generator)
+    masks = portraits.faces[drawn].to(base.device, torch.float32)
+    patch = Site(adapter.places, adapter.projector(features), masks, settings.denominator)
+    context = base.context(base.embeddings(told))
+    denoised = base.denoised(batch.z_t, batch.sigma, context, {"patches": {"middle_patch": [patch]}})
+    square = prediction_error(base, denoised, batch.z_0, batch.sigma).square()
+    weight = settings.outside + (1 - settings.outside) * masks
+    return masked_mean(square, weight) + settings.fair * torch.stack(patch.fair).mean()
+
+
+def train(base: Frozen, portraits: Portraits, settings: Settings, checkpoint, after_step) -> tuple[Fact, loop.Progress]:
+    """An adapter for `base`, trained on portraits with "transface" features [n, tokens, d]; and how it went.
+
+    after_step: called with the progress. Raises ValueError for an unknown denominator, and what `loop.train` does.
+    """
+    if settings.denominator not in DENOMINATORS:
+        raise ValueError(
+            f"'{settings.denominator}' is no denominator of FACT's L_FAIR; choose one of {', '.join(DENOMINATORS)}."
+        )
+    torch.manual_seed(settings.seed)
+    adapter = Fact(base, portraits.features["transface"].shape[-1], settings).to(base.device)
+    tokens = base.tokens([*portraits.captions, ""])
+    progress = loop.Progress()
+
+    def loss_of(generator: torch.Generator) -> torch.Tensor:
+        with base.computing():
+            return step_loss(base, adapter, portraits, tokens, settings, progress.step, generator)
+
+    gates = {name: each for name, each in adapter.named_parameters() if "alpha_" in name}
+    rest = {name: each for name, each in adapter.named_parameters() if name not in gates}
+    groups = [loop.Group(rest, settings.lr), loop.Group(gates, settings.gates * settings.lr)]
+    loop.train(groups, loss_of, settings, base.device, checkpoint, lambda: after_step(progress), progress)
+    return adapter, progress

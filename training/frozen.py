@@ -1,0 +1,97 @@
+"""A frozen base model in the training of adapters: noise in, the host's own prediction out, nothing of it learns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import comfy.model_base
+import torch
+
+from . import loop
+from .language import text_rows
+from .plain_attention import quick_on
+
+
+@dataclass(frozen=True, eq=False)
+class Frozen:
+    """model: the host's BaseModel, and text, the text model of CLIP-L in `clip`: both on the training's `device`."""
+
+    model: comfy.model_base.BaseModel
+    text: torch.nn.Module
+    clip: object
+    device: torch.device
+
+    def tokens(self, captions: Sequence[str]) -> torch.Tensor:
+        """int32 [n, 77]; of a caption that is longer, the first chunk."""
+        once = {text: [token for token, *_ in self.clip.tokenize(text)["l"][0]] for text in dict.fromkeys(captions)}
+        return torch.tensor([once[text] for text in captions], dtype=torch.int32)
+
+    def embeddings(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Word and position embeddings [b, 77, d] of tokens [b, 77]."""
+        words = self.text.embeddings.token_embedding.weight[tokens.to(self.device, torch.long)]
+        return words + self.text.embeddings.position_embedding.weight
+
+    def context(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """The rows [b, 77, d] that the UNet reads of word embeddings with positions [b, 77, d]; differentiable."""
+        return text_rows(self.text, embeddings)
+
+    def computing(self) -> torch.autocast:
+        """The context in which adapters, whose weights are float32, compute in the base's precision."""
+        dtype = self.model.get_dtype_inference()
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+
+    def denoised(self, z_t: torch.Tensor, sigma: torch.Tensor, context: torch.Tensor, options: dict) -> torch.Tensor:
+        """What the model takes z_t [b, c, h, w] at noise levels sigma [b] for without noise, float32."""
+        return self.model.apply_model(
+            z_t, sigma, c_crossattn=context, transformer_options=quick_on(self.device) | options
+        )
+
+
+def frozen(model, clip, precision: str) -> Frozen:
+    """The base of the host's model patcher and CLIP, which nobody else uses, computing in one of `loop.PRECISIONS`."""
+    device = model.load_device
+    inner, unet = model.model, model.model.diffusion_model
+    unet.dtype = loop.compute_dtype(precision, device)
+    inner.manual_cast_dtype = None
+    unet.to(device, unet.dtype).requires_grad_(False)
+    text = clip.cond_stage_model.clip_l.transformer.text_model.to(device, torch.float32).requires_grad_(False)
+    return Frozen(inner, text, clip, device)
+
+
+@dataclass(frozen=True, eq=False)
+class Noised:
+    """A batch in training: clean latents z_0 [b, c, h, w], the same with noise z_t, noise levels sigma [b]."""
+
+    z_0: torch.Tensor
+    z_t: torch.Tensor
+    sigma: torch.Tensor
+
+
+def draw_noise(base: Frozen, z_0: torch.Tensor, generator: torch.Generator) -> Noised:
+    """Noise of drawn levels, all steps of the schedule being equally likely, on latents [b, c, h, w]."""
+    sampling = base.model.model_sampling
+    t = torch.randint(len(sampling.sigmas), (len(z_0),), generator=generator)
+    eps = torch.randn(z_0.shape, generator=generator).to(base.device)
+    z_0, sigma = z_0.to(base.device, torch.float32), sampling.sigmas.float().cpu()[t].to(base.device)
+    return Noised(z_0, sampling.noise_scaling(sigma[:, None, None, None], eps, z_0), sigma)
+
+
+def error_scale(base: Frozen, sigma: torch.Tensor) -> torch.Tensor:
+    """What an error in the clean latents is multiplied by, [b, 1, 1, 1], to be one in what the model predicts.
+
+    With eps it is 1 / sigma; with v, sqrt(sigma^2 + 1) / sigma. So a mean square of the product is the papers' loss.
+    """
+    sigma = sigma[:, None, None, None]
+    if base.model.model_type == comfy.model_base.ModelType.V_PREDICTION:
+        return (sigma.square() + 1).sqrt() / sigma
+    return 1 / sigma
+
+
+def prediction_error(base: Frozen, denoised: torch.Tensor, target: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """The model's error [b, c, h, w] in eps or v, whichever it predicts, where it should see `target` without noise."""
+    return (target - denoised) * error_scale(base, sigma)
+
+
+def masked_mean(square: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """sum(square M) / (c sum(M)) of [b, c, h, w] and masks [b, h, w]: the masked diffusion loss."""
+    mask = mask[:, None].to(square)
+    return (square * mask).sum() / (square.shape[1] * mask.sum()).clamp(min=1e-6)

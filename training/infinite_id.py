@@ -1,0 +1,144 @@
+"""Infinite-ID's identity-enhanced training (papers' §3.1): the text is out, a face is learned from pairs of photos."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn.functional import normalize
+
+from ..adapters.ip_layout import PLACES
+from ..adapters.ip_projectors import InfiniteIdTokens
+from ..attention_patches.calls import attend, transformer_blocks
+from . import loop
+from .frozen import Frozen, draw_noise, prediction_error
+from .portraits import Portraits, others
+
+_BASE = "SD1.5"
+_PARTS = ("to_k", "to_v")
+
+
+@dataclass(frozen=True)
+class Settings(loop.Settings):
+    """queries, dim, depth: sizes of the mapper that reads CLIP; face_tokens: how many the face vector becomes.
+
+    drop: how often there is no face, which the unconditional branch needs. text_off: whether the cross-attention to
+    text is out in training; False is the paper's ablation.
+    """
+
+    batch: int = 32
+    lr: float = 1e-4
+    queries: int = 16
+    dim: int = 1280
+    depth: int = 4
+    face_tokens: int = 4
+    drop: float = 0.1
+    text_off: bool = True
+
+
+class InfiniteId(nn.Module):
+    """Mappers and image cross-attentions in training."""
+
+    def __init__(self, base: Frozen, clip_width: int, face_width: int, settings: Settings):
+        super().__init__()
+        blocks = transformer_blocks(base.model.diffusion_model)
+        self.width = width = base.text.embeddings.token_embedding.weight.shape[1]
+        self.mapper = InfiniteIdTokens(_shapes(width, clip_width, face_width, settings))
+        nn.init.normal_(self.mapper.clip_mapper.latents, std=settings.dim**-0.5)
+        own = {place: blocks[place].attn2 for place in PLACES[_BASE]}
+        self.attentions = nn.ModuleDict({_name(place): _like_text(attention) for place, attention in own.items()})
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The weights as Likeness's Infinite-ID files hold them."""
+        places = {name.replace("-", "."): each for name, each in self.attentions.state_dict().items()}
+        return self.mapper.state_dict() | {f"image_attention.{name}": each for name, each in places.items()}
+
+
+def _like_text(attention: nn.Module) -> nn.ModuleDict:
+    """Keys and values that begin as the base's own of text, as IP-Adapter's do: it knows what to make of those."""
+    parts = nn.ModuleDict()
+    for part in _PARTS:
+        weight = getattr(attention, part).weight.detach().float()
+        parts[part] = nn.Linear(*weight.shape[::-1], bias=False)
+        parts[part].weight.data.copy_(weight)
+    return parts
+
+
+def _name(place) -> str:
+    return "-".join(map(str, place))
+
+
+def _shapes(width: int, clip: int, face: int, settings: Settings) -> dict[str, torch.Tensor]:
+    """Tensors of the shapes from which `InfiniteIdTokens` reads its sizes."""
+    inner, dim = max(64, settings.dim // 64 * 64), settings.dim
+    shapes = {
+        "clip_mapper.latents": (1, settings.queries, dim),
+        "clip_mapper.proj_in.weight": (dim, clip),
+        "clip_mapper.proj_out.weight": (width, dim),
+        "face_mapper.proj.0.weight": (2 * face, face),
+        "face_mapper.proj.2.weight": (settings.face_tokens * width, 2 * face),
+        "face_mapper.norm.weight": (width,),
+    }
+    for layer in range(settings.depth):
+        shapes[f"clip_mapper.layers.{layer}.0.to_q.weight"] = (inner, dim)
+        shapes[f"clip_mapper.layers.{layer}.1.1.weight"] = (4 * dim, dim)
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+def attention_patches(base: Frozen, adapter: InfiniteId, tokens: torch.Tensor, text_off: bool) -> dict:
+    """The host's attn2 replacements in a training step: image attention over `tokens` [b, m, d], alone or with text."""
+
+    def at(place):
+        parts = adapter.attentions[_name(place)]
+        keys, values = (parts[part](tokens) for part in _PARTS)
+
+        def replaced(q, k, v, extra_options):
+            attention = partial(attend, extra_options=extra_options)
+            image = attention(q, keys, values)
+            return image if text_off else attention(q, k, v) + image
+
+        return replaced
+
+    return {"patches_replace": {"attn2": {place: at(place) for place in PLACES[_BASE]}}}
+
+
+def step_loss(base: Frozen, adapter: InfiniteId, data, settings: Settings, generator: torch.Generator) -> torch.Tensor:
+    """|eps - eps(z_t, t, c_id)|^2 of a drawn batch, c_id being of another photo of the same person.
+
+    data: (portraits, their captions' tokens [n, 77], what CLIP sees in an empty picture [m, d]).
+    """
+    portraits, tokens, nothing = data
+    drawn = torch.randint(len(portraits), (settings.batch,), generator=generator)
+    shown = others(portraits, drawn, generator)
+    clip, face = (portraits.features[name][shown].to(base.device, torch.float32) for name in ("clip", "arcface"))
+    gone = torch.rand(settings.batch, generator=generator) < settings.drop
+    face = normalize(face.flatten(1), dim=1)
+    clip[gone], face[gone] = nothing.to(clip), 0
+    context = clip.new_zeros(len(drawn), 1, adapter.width)  # for a cross-attention that is out one row is enough
+    if not settings.text_off:
+        context = base.context(base.embeddings(tokens[drawn]))
+    batch = draw_noise(base, portraits.latents[drawn], generator)
+    options = attention_patches(base, adapter, adapter.mapper(face, clip), settings.text_off)
+    denoised = base.denoised(batch.z_t, batch.sigma, context, options)
+    return prediction_error(base, denoised, batch.z_0, batch.sigma).square().mean()
+
+
+def train(base: Frozen, portraits: Portraits, nothing: torch.Tensor, settings: Settings, checkpoint, after_step):
+    """(adapter, progress) for `base`, of portraits with "clip" [n, m, d] and "arcface" [n, 1, d] features.
+
+    nothing: CLIP's features [m, d] of an empty picture. after_step: called with the progress. Raises what `loop.train`
+    does.
+    """
+    torch.manual_seed(settings.seed)
+    widths = (portraits.features[name].shape[-1] for name in ("clip", "arcface"))
+    adapter = InfiniteId(base, *widths, settings).to(base.device)
+    data = portraits, base.tokens(portraits.captions), nothing
+    progress = loop.Progress()
+
+    def loss_of(generator: torch.Generator) -> torch.Tensor:
+        with base.computing():
+            return step_loss(base, adapter, data, settings, generator)
+
+    groups = [loop.Group(dict(adapter.named_parameters()), settings.lr)]
+    loop.train(groups, loss_of, settings, base.device, checkpoint, lambda: after_step(progress), progress)
+    return adapter, progress

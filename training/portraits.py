@@ -1,0 +1,121 @@
+"""Pictures of people as the trainings of adapters draw from them: whatever never changes is worked out beforehand.
+
+One safetensors file holds a set: the tensors of `Portraits`, features as `features.<encoder>`, and in the metadata
+
+format, version   "likeness-portraits", "1"; a reader refuses every other version
+captions          JSON, a list
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+
+from ..weights import saving
+
+FORMAT, VERSION = "likeness-portraits", "1"
+_TENSORS = ("latents", "people", "faces")
+_FEATURES = "features."
+
+
+class Shelves(NamedTuple):
+    """n pictures in the order of their people: int64 each.
+
+    order: [n] pictures, person by person. person, place: [n] for every picture whose it is, from 0, and which of that
+    person's. starts, counts: [people] where in the order a person's pictures begin, and how many there are.
+    """
+
+    order: torch.Tensor
+    person: torch.Tensor
+    place: torch.Tensor
+    starts: torch.Tensor
+    counts: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Portraits:
+    """n pictures of people, all on the CPU.
+
+    latents: [n, c, h, w] float16, as the UNet knows them (after process_latent_in).
+    people: int64 [n], a number for each person, any numbers. captions: one a picture.
+    faces: [n, h, w] float16 in 0..1, the share of each latent's pixels that is face.
+    features: by name of the encoder ("transface", "msid", "arcface", "clip", "expression") [n, ...] float16.
+    Raises ValueError where these are not of as many pictures, or faces and latents differ in size.
+    """
+
+    latents: torch.Tensor
+    people: torch.Tensor
+    captions: list[str]
+    faces: torch.Tensor
+    features: dict[str, torch.Tensor]
+
+    def __post_init__(self):
+        counts = {"latents": len(self.latents), "people": len(self.people), "captions": len(self.captions)}
+        counts |= {"faces": len(self.faces)} | {f"{name} features": len(each) for name, each in self.features.items()}
+        if len(set(counts.values())) > 1:
+            told = ", ".join(f"{count} {name}" for name, count in counts.items())
+            raise ValueError(f"Portraits need as many of everything as there are pictures, not {told}.")
+        sizes = [list(each.shape[-2:]) for each in (self.faces, self.latents)]
+        if sizes[0] != sizes[1]:
+            raise ValueError(f"Portraits need faces of the size of their latents, {sizes[1]}, not {sizes[0]}.")
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    @cached_property
+    def shelves(self) -> Shelves:
+        """Where each person's pictures are."""
+        _, person, counts = self.people.unique(return_inverse=True, return_counts=True)
+        order, starts = person.argsort(stable=True), counts.cumsum(0) - counts
+        place = order.argsort() - starts[person]
+        return Shelves(order, person, place, starts, counts)
+
+
+def others(portraits: Portraits, indices: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """For each of `indices` [b] another picture of the same person, all equally likely: FACT's shuffle (papers.md 1.8).
+
+    Where a person has only one picture, it stands for itself. generator: the CPU's.
+    """
+    order, person, place, starts, counts = portraits.shelves
+    who = person[indices]
+    steps = 1 + torch.randint(1 << 62, indices.shape, generator=generator) % (counts[who] - 1).clamp(min=1)
+    return order[starts[who] + (place[indices] + steps) % counts[who]]
+
+
+def save(path: str | Path, portraits: Portraits) -> None:
+    """Write a set to `path`, which holds the whole file or what it held before. Raises OSError where it cannot."""
+    tensors = {name: getattr(portraits, name) for name in _TENSORS}
+    tensors |= {f"{_FEATURES}{name}": each for name, each in portraits.features.items()}
+    metadata = {"format": FORMAT, "version": VERSION, "captions": json.dumps(portraits.captions)}
+    data = safetensors.torch.save({name: each.contiguous() for name, each in tensors.items()}, metadata)
+    saving.write(path, data, "Portraits for training")
+
+
+def load(path: str | Path) -> Portraits:
+    """The set at `path`, bit for bit as it was saved.
+
+    Raises ValueError, naming file and fault, for a file that is none or a damaged one.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            captions = _captions(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if missing := [name for name in _TENSORS if name not in tensors]:
+            raise ValueError(f"'{missing[0]}' is missing")
+        features = {name.removeprefix(_FEATURES): tensors[name] for name in tensors if name.startswith(_FEATURES)}
+        return Portraits(captions=captions, features=features, **{name: tensors[name] for name in _TENSORS})
+    except (ValueError, safetensors.SafetensorError) as error:
+        raise ValueError(f"'{path}' cannot be loaded as portraits: {error}. Encode the photos again.") from error
+
+
+def _captions(metadata: dict[str, str]) -> list[str]:
+    if metadata.get("format") != FORMAT:
+        raise ValueError("it holds other tensors")
+    if metadata.get("version") != VERSION:
+        raise ValueError(f"its format has version {metadata.get('version')}, and only {VERSION} can be read")
+    return json.loads(metadata.get("captions", "[]"))
