@@ -98,7 +98,7 @@ def plain(text: str, who: str) -> Prompt:
 
 
 def fact(text: str, who: str) -> Prompt:
-    return with_prompt(published("miniature"), text.format(who=who))
+    return with_prompt(in_miniature("miniature"), text.format(who=who))
 
 
 def face2diffusion(text: str, who: str) -> Prompt:
