@@ -53,7 +53,6 @@ def parse(arguments: list) -> argparse.Namespace:
     commands.add_parser("evaluate", help="measure every method in the miniature, and write its report", add_help=False)
     bench = commands.add_parser("bench", help="measure speed and memory; the results are printed as markdown")
     bench.add_argument("name", choices=["sfags", "encoder", "startup", "image", "mixed", "f2d", "facea", "miniature"])
-    commands.add_parser("_checkpoints")
     commands.add_parser("_workflows")
     for command in (demo, host):
         command.add_argument("--port", type=int, help="port on 127.0.0.1 (default: a free one)")
@@ -166,12 +165,6 @@ def bench(options: argparse.Namespace, comfy: Path) -> int:
     return subprocess.call([sys.executable, script], env={**os.environ, "COMFYUI_PATH": str(comfy)})
 
 
-def checkpoints(options: argparse.Namespace, comfy: Path) -> int:
-    from likeness.devtools import checkpoints, environment
-
-    return checkpoints.main([environment.BASE / "models", comfy])
-
-
 def workflows(options: argparse.Namespace, comfy: Path) -> int:
     from likeness.devtools import editor_form
 
@@ -180,7 +173,7 @@ def workflows(options: argparse.Namespace, comfy: Path) -> int:
 
 COMMANDS = {
     "demo": demo, "test": test, "host": host, "weights": weights, "train": train, "miniature": miniature,
-    "evaluate": evaluate, "bench": bench, "_checkpoints": checkpoints, "_workflows": workflows,
+    "evaluate": evaluate, "bench": bench, "_workflows": workflows,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -46,8 +46,7 @@ def portraits() -> Portraits:
 
 def trainers(data: Portraits) -> dict:
     """By name what runs a training of given settings, and the settings."""
-    folder = miniature.__file__.rsplit("/", 1)[0] + "/weights"
-    model, clip, _ = miniature.load_base(f"{folder}/base.safetensors")
+    model, clip, _ = miniature.load_miniature(miniature.WEIGHTS)
     ground = frozen.frozen(model, clip, "bfloat16")
     shared = {**adapters.SHARED, "ema": 0.0, "steps": STEPS}
     small = {"dim": 128, "depth": 2}

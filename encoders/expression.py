@@ -31,15 +31,19 @@ class ExpressionEncoder:
 
     def encode(self, faces: Faces) -> Expression:
         """Read the expression of the one face in `faces`; raises ValueError where there is not just one."""
-        pairs = [(image, face) for image, found in zip(faces.images, faces.found) for face in found]
-        if len(pairs) != 1:
+        count = sum(map(len, faces.found))
+        if count != 1:
             raise ValueError(
-                f"Encode Expression reads one face, but {len(pairs)} came: connect one picture and choose 'largest' in "
+                f"Encode Expression reads one face, but {count} came: connect one picture and choose 'largest' in "
                 "Detect Faces."
             )
-        ((image, face),) = pairs
-        crop = aligned_crop(image, face.points)[None]
+        return self.read(faces)
+
+    def read(self, faces: Faces) -> Expression:
+        """The expressions of all n faces in `faces`, at least one: coefficients [n, 64], crop [n, 224, 224, 3]."""
+        pairs = [(image, face) for image, found in zip(faces.images, faces.found) for face in found]
+        crops = torch.stack([aligned_crop(image, face.points) for image, face in pairs])
         comfy.model_management.load_models_gpu([self.patcher])
-        coefficients = self.patcher.model(crop.movedim(-1, 1).to(self.patcher.load_device))
+        coefficients = self.patcher.model(crops.movedim(-1, 1).to(self.patcher.load_device))
         device = comfy.model_management.intermediate_device()
-        return Expression(coefficients[:, EXPRESSION].to(device), crop.to(device))
+        return Expression(coefficients[:, EXPRESSION].to(device), crops.to(device))

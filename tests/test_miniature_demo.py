@@ -110,7 +110,6 @@ def test_the_workflow_shows_a_held_out_person(root):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not demo.SCORER.is_file(), reason="the miniature is still to be trained")
 def test_the_demo_makes_a_sheet(server, tmp_path):
     """Also the shipped workflow, which is its first row."""
 

@@ -8,6 +8,7 @@ from torch.nn.functional import l1_loss
 from ..miniature.autoencoder import Autoencoder
 from ..miniature.dataset import PictureSet
 from . import loop
+from .crops import as_pixels
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,6 @@ def loss(network, pictures: torch.Tensor, settings: Settings, eps: torch.Tensor)
     z = mean + eps * (log_variance.exp() + settings.noise**2).sqrt()
     made = network("decode", z.to(pictures.dtype)).float()
     return picture_loss(made, pictures.float(), settings.edges) + settings.kl * divergence(mean, log_variance)
-
-
-def as_pixels(pictures: torch.Tensor) -> torch.Tensor:
-    """uint8 [b, h, w, 3] -> [b, 3, h, w] in -1..1."""
-    return pictures.movedim(-1, 1).float() / 127.5 - 1
 
 
 def parameters(network: Autoencoder, settings: Settings) -> dict[str, torch.nn.Parameter]:

@@ -23,8 +23,8 @@ from .plain_attention import quick_on
 @dataclass(frozen=True)
 class Settings(loop.Settings):
     """drop: how often the caption is left out. named, person: how often the caption calls the person by name, or a
-    person instead of a man or a woman. width: channels of the UNet's finest level. long: how often the text encoder
-    pads to all its rows, which costs time and is what the host does.
+    person instead of a man or a woman. long: how often the text encoder pads to all its rows, which costs time and is
+    what the host does.
     """
 
     batch: int = 64
@@ -33,7 +33,6 @@ class Settings(loop.Settings):
     named: float = 0.35
     person: float = 0.15
     long: float = 0.3
-    width: int = 64
 
 
 def noised(z_0: torch.Tensor, eps: torch.Tensor, alphas_bar: torch.Tensor) -> torch.Tensor:

@@ -78,7 +78,7 @@ def train(pair: ClipPair, pictures: PictureSet, captions: Captions, settings: Se
         shown = softened(pictures.pictures(indices.tolist()).movedim(-1, 1).float() / 255, settings.soft, generator)
         pixels = ((shown - _MEAN) / _STD).to(device)
         tokens = captions.draw(indices, {"person": settings.person}, 0.0, generator).to(device)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with loop.computing(dtype, device):
             return contrastive_loss(*pair(pixels, tokens, ends(tokens)), pair.temperature)
 
     progress = loop.Progress()

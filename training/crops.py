@@ -46,6 +46,6 @@ def _runs(count: int) -> Iterator[range]:
     return (range(start, min(start + _AT_ONCE, count)) for start in range(0, count, _AT_ONCE))
 
 
-def as_pixels(crops: np.ndarray) -> torch.Tensor:
-    """uint8 [b, h, w, 3] -> [b, 3, h, w] in -1..1, as the encoders read them."""
-    return torch.from_numpy(crops).movedim(-1, 1).float() / 127.5 - 1
+def as_pixels(pictures: torch.Tensor | np.ndarray) -> torch.Tensor:
+    """uint8 [b, h, w, 3] -> [b, 3, h, w] in -1..1, as the networks read them."""
+    return torch.as_tensor(pictures).movedim(-1, 1).float() / 127.5 - 1

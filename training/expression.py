@@ -70,7 +70,7 @@ def train(network: Regressor, crops: torch.Tensor, targets: torch.Tensor, settin
     def loss_of(generator: torch.Generator) -> torch.Tensor:
         drawn = torch.randint(len(targets), (settings.batch,), generator=generator)
         pixels = softened(crops[drawn].movedim(-1, 1).float() / 255, settings.soft, generator).to(device)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with loop.computing(dtype, device):
             told = network(pixels).float()
         target = targets[drawn].to(device)
         return mse_loss(told[:, used] * weight, target[:, used] * weight)

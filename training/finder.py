@@ -11,7 +11,7 @@ from torch.nn.functional import affine_grid, binary_cross_entropy_with_logits, g
 from ..miniature.dataset import PictureSet
 from ..miniature.finder import Finder, FinderSizes
 from . import loop
-from .autoencoder import as_pixels
+from .crops import as_pixels
 
 _BLOCKS = (8, 12, 16)  # pixels of a side of the blocks that are scrambled
 _ZOOM = (0.5, 1.2)

@@ -36,8 +36,7 @@ class Frozen:
 
     def computing(self) -> torch.autocast:
         """The context in which adapters, whose weights are float32, compute in the base's precision."""
-        dtype = self.model.get_dtype_inference()
-        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+        return loop.computing(self.model.get_dtype_inference(), self.device)
 
     def denoised(self, z_t: torch.Tensor, sigma: torch.Tensor, context: torch.Tensor, options: dict) -> torch.Tensor:
         """What the model takes z_t [b, c, h, w] at noise levels sigma [b] for without noise, float32."""

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import torch
+from comfy.ldm.modules.attention import optimized_attention_for_device
 from comfy.sd1_clip import SD1ClipModel, SD1Tokenizer
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
 
 from ..miniature.base import TEXT
 from ..miniature.people import VECTOR_NAMES
@@ -13,13 +13,15 @@ from ..miniature.people import VECTOR_NAMES
 ROWS, SHORT = 77, 32  # of the text encoder; of them, those that hold the longest caption
 NAME = "f l"  # the two words that stand for a person, as in Face2Diffusion's prompts
 _START, _END, _F, _L = 49406, 49407, 325, 331
+_HOSTS = ("encoder.", "final_layer_norm.")  # parts of TextEncoder that are the host's, under its names
 
 
 def layers_of(encoder: nn.Module, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """x [b, n, d] through the blocks of one of the host's CLIP encoders, which themselves add in place to what autograd
     keeps."""
+    attention = optimized_attention_for_device(x.device, mask=mask is not None, small_input=True)
     for layer in encoder.layers:
-        x = x + layer.self_attn(layer.layer_norm1(x), mask, _attention)
+        x = x + layer.self_attn(layer.layer_norm1(x), mask, attention)
         x = x + layer.mlp(layer.layer_norm2(x))
     return x
 
@@ -29,12 +31,6 @@ def text_rows(text: nn.Module, embeddings: torch.Tensor) -> torch.Tensor:
     n = embeddings.shape[1]
     causal = embeddings.new_full((n, n), -torch.finfo(embeddings.dtype).max).triu(1)
     return text.final_layer_norm(layers_of(text.encoder, embeddings, causal))
-
-
-def _attention(q, k, v, heads, mask):
-    batch, _, width = q.shape
-    q, k, v = (part.view(batch, -1, heads, width // heads).transpose(1, 2) for part in (q, k, v))
-    return scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)
 
 
 class Vocabulary:
@@ -135,7 +131,6 @@ class TextEncoder(nn.Module):
         embeddings = {"token_embedding": self.words.weight, "position_embedding": self.positions}
         return own | {f"text_model.embeddings.{name}.weight": each.detach() for name, each in embeddings.items()}
 
-
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
         """Go on from what `weights` gave."""
         own = {name.removeprefix("text_model."): each for name, each in weights.items()}
@@ -145,9 +140,6 @@ class TextEncoder(nn.Module):
             for name, parameter in self.named_parameters():
                 if name.startswith(_HOSTS):
                     parameter.copy_(own[name])
-
-
-_HOSTS = ("encoder.", "final_layer_norm.")
 
 
 def draw_weights(network: nn.Module) -> None:

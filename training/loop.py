@@ -129,6 +129,11 @@ def rate(settings: Settings, step: int) -> float:
     return risen * fallen
 
 
+def computing(dtype: torch.dtype, device: torch.device) -> torch.autocast:
+    """The context in which networks whose weights are float32 compute in `dtype`."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
 def lowered(network: torch.nn.Module, dtype: torch.dtype) -> Callable:
     """`network` computing in `dtype` while its parameters, and their gradients, stay as precise as they are."""
     if dtype == torch.float32:

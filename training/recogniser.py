@@ -83,7 +83,7 @@ def train(
         pixels = softened(as_pixels(crops[drawn.numpy()]) / 2 + 0.5, settings.soft, generator) * 2 - 1
         if settings.flip and torch.rand((), generator=generator) < 0.5:
             pixels = pixels.flip(3)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with loop.computing(dtype, device):
             embedding = embed(pixels.to(device)).float()
         margin = settings.margin * (progress.step >= settings.late * settings.steps)
         own = labels[drawn].to(device)

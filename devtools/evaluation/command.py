@@ -3,6 +3,8 @@
 import argparse
 import json
 import time
+from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 
 import torch
@@ -54,40 +56,51 @@ def _drawn(world, method: Method, people, plan: measure.Plan) -> measure.Drawn:
     path = OUTPUT / f"{file_name(method.name)}.pt"
     if path.is_file() and path.stat().st_mtime > newest():
         saved = torch.load(path, weights_only=True)
-        if saved["plan"] == [plan.people, plan.prompts, plan.seeds]:
+        if saved["plan"] == list(astuple(plan)):
             return measure.Drawn(saved["pictures"], saved["texts"])
     begin = time.monotonic()
     drawn = measure.pictures(world, method, people, plan, Sampling())
-    plan_ = [plan.people, plan.prompts, plan.seeds]
-    torch.save({"pictures": drawn.pictures, "texts": drawn.texts, "plan": plan_}, path)
+    _keep(method.name, drawn, plan)
     print(f"{method.name}: {len(drawn.texts) * plan.seeds} pictures in {time.monotonic() - begin:.0f} s", flush=True)
     return drawn
 
 
+def _keep(name: str, drawn: measure.Drawn, plan: measure.Plan) -> None:
+    torch.save({**vars(drawn), "plan": list(astuple(plan))}, OUTPUT / f"{file_name(name)}.pt")
+
+
 def _measure(world, drawn: dict[str, measure.Drawn], people, plan: measure.Plan) -> None:
     """Score what was drawn, and keep the numbers beside the pictures."""
-    real = world.seen(torch.cat([held.others.images for held in people]))
     (OUTPUT / "limits.json").write_text(json.dumps(results.limits(world, people), indent=1))
+    score = _scorer(world, people, plan, drawn.get("base"))
     for name, each in drawn.items():
-        _score(world, name, each, drawn.get("base"), people, plan, real)
+        score(name, each)
 
 
-def _score(world, name: str, drawn: measure.Drawn, base, people, plan: measure.Plan, real: torch.Tensor) -> None:
-    scores = measure.scores(world, drawn, people, plan)
-    comparable = base is not None and base.texts == drawn.texts
-    summary = results.summary(scores, measure.background(drawn, base, world) if comparable else None, real)
-    (OUTPUT / f"{file_name(name)}.json").write_text(json.dumps({"name": name, **summary}, indent=1))
-    print(f"{name}: identity {summary['identity']:.3f}, text {summary['text']:.3f}", flush=True)
+def _scorer(world, people, plan: measure.Plan, base: measure.Drawn | None) -> Callable[[str, measure.Drawn], None]:
+    """What scores a method's pictures and keeps the numbers; base: the base model's, where they are known."""
+    real = world.seen(torch.cat([held.others.images for held in people]))
+    known = measure.known(world, people)
+    base_faces = measure.faces_in(world, base) if base else None
+
+    def score(name: str, drawn: measure.Drawn) -> None:
+        faces = base_faces if drawn is base else measure.faces_in(world, drawn)
+        comparable = base is not None and base.texts == drawn.texts
+        background = measure.background(faces, base_faces, plan.seeds) if comparable else None
+        summary = results.summary(measure.scores(world, drawn, faces, known, plan), background, real)
+        (OUTPUT / f"{file_name(name)}.json").write_text(json.dumps({"name": name, **summary}, indent=1))
+        print(f"{name}: identity {summary['identity']:.3f}, text {summary['text']:.3f}", flush=True)
+
+    return score
 
 
 def _measure_facea(world, base: measure.Drawn, people, plan: measure.Plan) -> None:
     """FaceA and its ablations, on the first people only: each is a training of its own."""
     few = len(people) * plan.prompts
     base = measure.Drawn(base.pictures[:, :few], base.texts[:few])
-    real = world.seen(torch.cat([held.others.images for held in people]))
-    _score(world, FEW, base, base, people, plan, real)
+    score = _scorer(world, people, plan, base)
+    score(FEW, base)
     for name in FACEA:
         drawn = facea.pictures(world, name, people, base, plan)
-        plan_ = [plan.people, plan.prompts, plan.seeds]
-        torch.save({"pictures": drawn.pictures, "texts": drawn.texts, "plan": plan_}, OUTPUT / f"{file_name(name)}.pt")
-        _score(world, name, drawn, base, people, plan, real)
+        _keep(name, drawn, plan)
+        score(name, drawn)

@@ -8,7 +8,7 @@ from ...adapters.facea_prompt import apply, encode_prompt
 from ...faces.refine import EVERY_FACE, CropStyle, greyed, outline
 from ...miniature import base
 from ...sampling.refine import Person, Sampling, sample
-from ..recipes.facea import learned, word
+from ..recipes.facea import learned
 from .measure import Drawn, Plan
 from .methods import FACEA
 from .people import Held
@@ -26,7 +26,7 @@ def pictures(world: World, name: str, people: Sequence[Held], drawn: Drawn, plan
         identity = learned(held.who.number, **FACEA[name])
         own = range(number * plan.prompts, (number + 1) * plan.prompts)
         patched, _ = apply(model, identity, 1.0)
-        conditionings = encode_prompt(clip, identity, f"a {word(held.who.number)} face", "", True)
+        conditionings = encode_prompt(clip, identity, f"a {held.word} face", "", True)
         person = Person(patched, *conditionings, EVERY_FACE)
         shown = drawn.pictures[:, own].flatten(0, 1).float() / 255
         painted = torch.stack([_repainted(world, picture, person, vae) for picture in shown])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ...faces.types import Faces
 from ...metrics.differences import change
 from ...metrics.similarity import directional_similarity, identity_similarity, text_similarity
 from .methods import NAMELESS, Method
@@ -44,30 +45,47 @@ def pictures(world: World, method: Method, people: Sequence[Held], plan: Plan, s
     return Drawn(torch.cat(made, dim=1), texts)
 
 
-def scores(world: World, drawn: Drawn, people: Sequence[Held], plan: Plan) -> dict[str, torch.Tensor]:
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What every method is compared with: by the scorer k photos of each of p people [p, k, d], by CLIP one [p, d]."""
+
+    photos: torch.Tensor
+    references: torch.Tensor
+
+
+def known(world: World, people: Sequence[Held]) -> Known:
+    """The people as scorer and CLIP see them."""
+    photos = torch.stack([world.who(held.others) for held in people])
+    return Known(photos, world.seen(torch.cat([held.reference.images for held in people])))
+
+
+def faces_in(world: World, drawn: Drawn) -> Faces:
+    """The faces found in a method's pictures, seed by seed."""
+    return world.faces(drawn.pictures.flatten(0, 1).float() / 255)
+
+
+def scores(world: World, drawn: Drawn, faces: Faces, people: Known, plan: Plan) -> dict[str, torch.Tensor]:
     """By name the scores [seeds, n] (expressions and points with more dimensions) of a method's pictures.
 
+    faces: of `faces_in`.
     identity: NaN where no face was found. text, direction: CLIP-T and, against a plain photo of a person, dCLIP.
     """
     seeds, n = drawn.pictures.shape[:2]
-    flat = drawn.pictures.flatten(0, 1).float() / 255
-    faces = world.faces(flat)
     found = torch.tensor([len(each) > 0 for each in faces.found])
     owners = torch.arange(n).div(plan.prompts, rounding_mode="floor").repeat(seeds)
-    references = torch.stack([world.who(held.others) for held in people])
-    embeddings = torch.zeros(len(flat), references.shape[-1])
+    embeddings = torch.zeros(len(found), people.photos.shape[-1])
     embeddings[found] = world.who(faces)
-    seen, reference_seen = world.seen(flat), world.seen(torch.cat([held.reference.images for held in people]))[owners]
+    seen = world.seen(faces.images)
     told = world.told([text.format(who=NAMELESS) for text in drawn.texts]).repeat(seeds, 1)
     nameless = world.told([f"a photo of {NAMELESS}"]).expand_as(told)
-    points = torch.full((len(flat), 5, 2), torch.nan)
+    points = torch.full((len(found), 5, 2), torch.nan)
     points[found] = torch.tensor([face.points.tolist() for (face,) in filter(None, faces.found)]).reshape(-1, 5, 2)
-    expressions = torch.full((len(flat), 64), torch.nan)
+    expressions = torch.full((len(found), 64), torch.nan)
     expressions[found] = world.expressions(faces)
     result = {
-        "identity": identity_similarity(embeddings, references[owners], found),
+        "identity": identity_similarity(embeddings, people.photos[owners], found),
         "text": text_similarity(seen, told),
-        "direction": directional_similarity(seen, reference_seen, told, nameless),
+        "direction": directional_similarity(seen, people.references[owners], told, nameless),
         "points": points,
         "expression": expressions,
         "seen": seen,
@@ -75,13 +93,15 @@ def scores(world: World, drawn: Drawn, people: Sequence[Held], plan: Plan) -> di
     return {name: each.unflatten(0, (seeds, n)) for name, each in result.items()}
 
 
-def background(drawn: Drawn, base: Drawn, world: World) -> torch.Tensor:
-    """How much the picture outside the face differs from the base model's of the same noise, 0..1, [seeds, n]."""
-    first, second = (each.pictures.flatten(0, 1).float() / 255 for each in (base, drawn))
-    boxes = torch.zeros(first.shape[:3])
-    for faces in (world.faces(first), world.faces(second)):
-        for mask, found in zip(boxes, faces.found):
+def background(faces: Faces, base: Faces, seeds: int) -> torch.Tensor:
+    """How much the picture outside the face differs from the base model's of the same noise, 0..1, [seeds, n].
+
+    faces, base: of `faces_in`, with the pictures they were found in.
+    """
+    boxes = torch.zeros(faces.images.shape[:3])
+    for each in (base, faces):
+        for mask, found in zip(boxes, each.found):
             for face in found:
                 x0, y0, x1, y1 = (max(0, round(edge)) for edge in face.box)
                 mask[y0:y1, x0:x1] = 1
-    return change(first, second, boxes).outside.unflatten(0, drawn.pictures.shape[:2])
+    return change(base.images, faces.images, boxes).outside.unflatten(0, (seeds, -1))

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
 from ...adapters.loading import load_adapter
-from ...encoders.deep3d import EXPRESSION, aligned_crop
+from ...encoders.deep3d import EXPRESSION
 from ...encoders.loading import load_encoder, load_expression_encoder
 from ...faces.align import align_faces
 from ...faces.detector import detect_faces
@@ -19,10 +19,10 @@ from ...faces.headmask import head_masks
 from ...faces.types import Faces
 from ...metrics.scores import text_embedding
 from ...miniature import base
+from ...miniature.base import WEIGHTS
 from ...miniature.recogniser import Recogniser
 
-WEIGHTS = Path(base.__file__).parent / "weights"
-ABLATIONS = Path(base.__file__).parents[1] / "output" / "miniature" / "ablations"
+ABLATIONS = Path(__file__).parents[2] / "output" / "miniature" / "ablations"
 CROP = 112
 
 
@@ -69,11 +69,9 @@ class World:
     @torch.inference_mode()
     def expressions(self, faces: Faces) -> torch.Tensor:
         """The expression's coefficients [n, 64] of all faces."""
-        pairs = [(image, face) for image, found in zip(faces.images, faces.found) for face in found]
-        crops = [aligned_crop(image, face.points) for image, face in pairs]
-        if not crops:
+        if not any(faces.found):
             return torch.zeros(0, EXPRESSION.stop - EXPRESSION.start)
-        return self.expression.patcher.model(torch.stack(crops).movedim(-1, 1))[:, EXPRESSION].float()
+        return self.expression.read(faces).coefficients
 
     def identity(self, kind: str, faces: Faces):
         """The FaceId that the encoder of a kind makes of faces, as its method wants it."""

@@ -2,11 +2,11 @@
 
 import torch
 
-from ...adapters.ip_adapter import INFINITE_ID_METADATA
 from ...miniature import base as miniature
 from ...training import face2diffusion, fact, infinite_id, world
 from ...training.frozen import Frozen, frozen
 from ...training.portraits import Portraits
+from .. import train_adapter
 from .common import LONG, OUTPUT, keep, keep_curve, kept, pictures, shown
 
 SHARED = {"batch": 32, "lr": 1e-3, "warmup": 50, "ema": 0.995, **LONG}
@@ -29,23 +29,24 @@ def train(name: str, steps: int) -> None:
     """Train one of FACTS, F2DS and INFINITE on the base, and keep its running average in float16."""
     base = _base()
     if name in FACTS:
+        method = train_adapter.METHODS["fact"]
         settings = fact.Settings(steps=steps, **(SHARED | FACT | FACTS[name]))
         adapter, progress = fact.train(base, portraits("transface"), settings, OUTPUT / f"{name}.pt", shown())
     elif name in F2DS:
+        method = train_adapter.METHODS["face2diffusion"]
         settings = face2diffusion.Settings(steps=steps, hidden=(256, 256), **(SHARED | F2DS[name]))
         seen = portraits(_ENCODERS.get(name, "msid"), "expression", photos=True)
         seen.features["msid"] = seen.features.pop(_ENCODERS.get(name, "msid"))
         adapter, progress = face2diffusion.train(base, seen, settings, OUTPUT / f"{name}.pt", shown())
     else:
+        method = train_adapter.METHODS["infinite-id"]
         settings = infinite_id.Settings(steps=steps, queries=12, dim=128, depth=2, **(SHARED | INFINITE[name]))
         nothing = kept("clip_nothing")["nothing"]
         seen = portraits("clip", "arcface")
         adapter, progress = infinite_id.train(base, seen, nothing, settings, OUTPUT / f"{name}.pt", shown())
     adapter.load_state_dict(progress.average)
-    state = adapter.state() if hasattr(adapter, "state") else adapter.state_dict()
-    metadata = INFINITE_ID_METADATA if name in INFINITE else None
     place = name if name in METHODS else f"ablations/{name}"
-    keep(place, {key: each.half() for key, each in state.items()}, metadata)
+    keep(place, {key: each.half() for key, each in method.state(adapter).items()}, method.metadata)
     keep_curve(name, progress)
 
 

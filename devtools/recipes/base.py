@@ -7,6 +7,7 @@ from ...miniature import base as miniature
 from ...miniature.autoencoder import Autoencoder, AutoencoderSizes
 from ...training import autoencoder as pixels
 from ...training import base, inpainting, inpainting_lessons, language
+from ...training.crops import as_pixels
 from .common import LONG, OUTPUT, keep, keep_curve, kept, pictures, shown, traits, vocabulary
 
 _AT_ONCE = 128
@@ -27,7 +28,7 @@ def autoencoder() -> None:
         network.load_state_dict({key.removeprefix("network."): each for key, each in progress.average.items()})
         keep_curve(name, progress)
         with torch.no_grad():
-            pixels.unit_variance(network, pixels.as_pixels(pictures("train").pictures(range(0, 4800, 10))))
+            pixels.unit_variance(network, as_pixels(pictures("train").pictures(range(0, 4800, 10))))
     keep("autoencoder", network.state_dict())
 
 
@@ -39,7 +40,7 @@ def latents() -> None:
     drawn = pictures("train")
     parts = torch.arange(len(drawn)).split(_AT_ONCE)
     with torch.autocast("cpu", torch.bfloat16):
-        made = [network.encode(pixels.as_pixels(drawn.pictures(part.tolist()))).half() for part in parts]
+        made = [network.encode(as_pixels(drawn.pictures(part.tolist()))).half() for part in parts]
     keep("latents", {"latents": torch.cat(made)})
 
 
@@ -67,11 +68,7 @@ def _traits() -> torch.Tensor:
 
 def alphas_bar() -> torch.Tensor:
     """SD's noise schedule, [1000]."""
-
-    class Config:
-        sampling_settings = {}
-
-    sigmas = comfy.model_sampling.ModelSamplingDiscrete(Config()).sigmas
+    sigmas = comfy.model_sampling.ModelSamplingDiscrete().sigmas
     return 1 / (1 + sigmas.square())
 
 

@@ -14,7 +14,7 @@ from ...miniature import dataset, people
 from ...training import language, loop
 
 ROOT = Path(__file__).parents[2]
-DATA, OUTPUT, WEIGHTS = (ROOT / part for part in ("miniature/data", "output/miniature", "miniature/weights"))
+DATA, OUTPUT = ROOT / "miniature" / "data", ROOT / "output" / "miniature"
 SIZE = 96  # pixels of a picture's side
 SETS = {"train": (4000, 12), "score": (1500, 10), "test": (128, 8)}  # split -> people, pictures of each
 LONG = {"precision": "bfloat16", "cosine": True, "checkpoint_seconds": 120.0}

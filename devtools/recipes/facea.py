@@ -11,7 +11,7 @@ from ...miniature.people import person
 from ...miniature.scenes import scene
 from ...training import facea_run
 from ...training.inpainting import Photos
-from .common import OUTPUT, SIZE, WEIGHTS
+from .common import OUTPUT, SIZE
 
 PERSON = 150_011  # held out; whom the demo shows
 _PHOTOS = 3
@@ -41,7 +41,7 @@ def word(number: int) -> str:
 
 def learned(number: int, **settings):
     """The FaceA identity learned of a person's photos on the miniature's inpainting base."""
-    base = facea_run.Base(*miniature.load_miniature(WEIGHTS, inpainting=True))
+    base = facea_run.Base(*miniature.load_miniature(miniature.WEIGHTS, inpainting=True))
     settings = facea_run.Settings(**(SETTINGS | settings))
     return facea_run.learn(base, photos(number), facea_run.Task(word(number)), settings).identity
 

@@ -6,9 +6,10 @@ import torch
 from safetensors.torch import save_file
 
 from ...miniature import base
+from ...miniature.base import WEIGHTS
 from ...miniature.recogniser import Recogniser, in_bytes
 from ...weights.reading import read_metadata
-from .common import OUTPUT, WEIGHTS, keep, kept
+from .common import OUTPUT, keep, kept
 from .onnx_file import export as export_onnx
 
 # Where a file goes, by the name that its recipe left it under.

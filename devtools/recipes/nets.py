@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ...encoders.clip_vision import clip_features
 from ...encoders.deep3d import EXPRESSION, Regressor
 from ...encoders.msid import Msid, MsidSizes
 from ...encoders.transface import TransFace, TransFaceSizes
@@ -15,7 +16,7 @@ from ...metrics.similarity import pair_cosines
 from ...metrics.statistics import separation
 from ...miniature import base as miniature
 from ...miniature.recogniser import Recogniser
-from ...training import clip_pair, crops, expression, finder, language, recogniser
+from ...training import clip_pair, crops, expression, finder, language, photos, recogniser
 from ...training.degrade import softened
 from .common import LONG, MORE_WORDS, OUTPUT, keep, keep_curve, kept, pictures, shown, traits
 
@@ -179,13 +180,9 @@ def _seeing(name: str):
         taps = _seeing("msid_twin")
         return lambda indices: taps(indices)[:, -_WIDTH:]
     if name == "clip":
-        import comfy.clip_vision
-
-        vision = comfy.clip_vision.ClipVisionModel(miniature.VISION)
-        vision.load_sd({key.removeprefix("vision."): each for key, each in kept("clip").items() if "vision." in key})
-        empty = torch.tensor(vision.image_mean).expand(1, vision.image_size, vision.image_size, 3)
-        keep("clip_nothing", {"nothing": vision.encode_image(empty).last_hidden_state[0]})
-        return lambda indices: vision.encode_image(drawn.pictures(indices).float() / 255).last_hidden_state
+        _, vision = miniature.load_pair(OUTPUT)
+        keep("clip_nothing", {"nothing": photos.clip_of_nothing(vision)})
+        return lambda indices: clip_features(vision, drawn.pictures(indices).float() / 255, "last").features
     if name == "expression":
         network = Regressor(expression.SIZES)
         network.load_state_dict(kept(name))
