@@ -51,7 +51,7 @@ def trainers(data: Portraits) -> dict:
     shared = {**adapters.SHARED, "ema": 0.0, "steps": STEPS}
     small = {"dim": 128, "depth": 2}
     nothing = data.features["clip"][0]
-    words = language.Vocabulary(CAPTIONS)
+    words = language.Vocabulary([text for told in CAPTIONS for text in language.manners(told).values()])
     captions = language.Captions(data.captions, words)
     lessons = base.Lessons(data.latents, torch.zeros(len(data), len(VECTOR_NAMES)), captions)
 
@@ -60,10 +60,7 @@ def trainers(data: Portraits) -> dict:
         return base.train(network, lessons, recipe.alphas_bar(), settings, torch.device("cpu"), None, after)
 
     return {
-        "base": (
-            text_to_image,
-            base.Settings(steps=STEPS, precision="bfloat16"),
-        ),
+        "base": (text_to_image, base.Settings(steps=STEPS, **(recipe.BASE | {"ema": 0.0}))),
         "FACT": (
             lambda settings, after: fact.train(ground, data, settings, None, after),
             fact.Settings(**(shared | adapters.FACT)),

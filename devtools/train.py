@@ -18,7 +18,7 @@ def main(arguments: list[str], comfy: Path) -> int:
     Raises SetupError with a sentence where photos, checkpoint or settings do not serve.
     """
     if arguments[:1] == ["miniature"]:
-        open_host(comfy, cpu=True)
+        open_host(comfy, cpu="--cpu" in arguments)
         from .recipes import command
 
         return command.main(arguments[1:])

@@ -22,7 +22,7 @@ def trained(rank: int, checkpoint: Path | None = None, stop: int = 0) -> dict:
     line, progress = Line(), Progress()
     line.slope.data.fill_(rank)
     try:
-        train(line.groups, line.loss, TOGETHER, CPU, checkpoint, stop_at(stop, progress), progress)
+        train(line.groups, line.loss, TOGETHER, CPU, checkpoint, stop_at(stop), progress)
     except Killed:
         pass
     average = torch.cat(list(progress.average.values()))

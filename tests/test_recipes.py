@@ -10,6 +10,7 @@ from likeness.encoders import loading
 from likeness.encoders.arcface_onnx import load_arcface
 from likeness.encoders.deep3d import COEFFICIENTS, EXPRESSION
 from likeness.miniature import dataset
+from likeness.miniature.features import LABEL
 from likeness.miniature.people import person
 from likeness.miniature.recogniser import Recogniser
 from likeness.miniature.scenes import EXPRESSIONS, scene
@@ -88,11 +89,16 @@ def test_the_regressors_truth_has_every_expression_in_a_direction_of_its_own():
     assert EXPRESSIONS[expression.classes(told[None, EXPRESSION])] == seen.expression
 
 
-def test_portraits_of_the_world_have_the_share_of_face_in_every_cell(drawn):
+def test_portraits_of_the_world_have_the_share_of_head_in_every_cell(drawn):
     latents = torch.randn(len(drawn), 16, 8, 8).half()
     made = world.portraits(drawn, latents, {"msid": torch.randn(len(drawn), 4)}, [1, 5])
-    masks = drawn.masks([1, 5])[:, 0].float()
-    assert torch.equal(made.faces[0, 3, 4], masks[0, 36:48, 48:60].mean().half())
+    labels = drawn.labels([1, 5])
+    seen = (labels >= LABEL["skin"]) & (labels <= LABEL["right ear"]) | (labels == LABEL["hair"])
+    seen |= (labels >= LABEL["nose"]) & (labels <= LABEL["lower lip"])
+    assert torch.equal(made.faces[0, 3, 4], seen[0, 36:48, 48:60].float().mean().half())
+    assert made.faces[1, 1:7].max() == 1 and made.faces[:, 7].max() < 1
+    faces = world.faces(drawn, 8, torch.tensor([1, 5]))
+    assert torch.equal(faces[1, 3, 4], drawn.masks([5])[0, 0, 36:48, 48:60].float().mean().half())
     assert torch.equal(made.latents, latents[[1, 5]]) and made.captions == [drawn.captions[1], drawn.captions[5]]
 
 

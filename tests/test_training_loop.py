@@ -57,8 +57,8 @@ class Killed(BaseException):
     """What nobody catches."""
 
 
-def stop_at(step, progress, error=Killed):
-    def after_step():
+def stop_at(step, error=Killed):
+    def after_step(progress):
         if progress.step == step:
             raise error
 
@@ -133,8 +133,12 @@ def test_the_rates_rise_and_fall():
 
 
 def test_the_average_is_that_of_the_steps():
-    line, progress, states = Line(), Progress(), []
-    train(line.groups, line.loss, Settings(steps=30, ema=0.7), CPU, None, lambda: states.append(line.state()), progress)
+    line, states = Line(), []
+
+    def after_step(progress):
+        states.append(line.state())
+
+    progress = train(line.groups, line.loss, Settings(steps=30, ema=0.7), CPU, None, after_step)
     expected = torch.zeros(2, dtype=torch.float64)
     for step, state in enumerate(states):
         keep = min(0.7, (step + 1) / (step + 10))
@@ -159,9 +163,9 @@ def test_after_a_kill_it_goes_on_bit_for_bit(tmp_path, precision):
     options = Settings(steps=9, accumulate=2, precision=precision, warmup=2, cosine=True, ema=0.9)
     whole = Line()
     expected = train(whole.groups, whole.loss, options, CPU)
-    first, progress = Line(), Progress()
+    first = Line()
     with pytest.raises(Killed):
-        train(first.groups, first.loss, options, CPU, tmp_path / "c" / "a.pt", stop_at(4, progress), progress)
+        train(first.groups, first.loss, options, CPU, tmp_path / "c" / "a.pt", stop_at(4))
     second = Line()
     done = train(second.groups, second.loss, options, CPU, tmp_path / "c" / "a.pt")
     assert done.resumed_at == 4 and done.losses == expected.losses
@@ -172,15 +176,15 @@ def test_after_a_kill_it_goes_on_bit_for_bit(tmp_path, precision):
 
 def test_what_came_after_the_last_checkpoint_is_done_again(tmp_path):
     """As after a SIGKILL, which leaves the file of an earlier step."""
-    whole, killed, again, progress = Line(), Line(), Line(), Progress()
+    whole, killed, again = Line(), Line(), Line()
     options = Settings(steps=9, ema=0.9, warmup=2, checkpoint_seconds=0)
     expected = train(whole.groups, whole.loss, options, CPU)
 
-    def after_step():
+    def after_step(progress):
         if progress.step == 6:
             shutil.copy(tmp_path / "a.pt", tmp_path / "b.pt")
 
-    train(killed.groups, killed.loss, options, CPU, tmp_path / "a.pt", after_step, progress)
+    train(killed.groups, killed.loss, options, CPU, tmp_path / "a.pt", after_step)
     done = train(again.groups, again.loss, options, CPU, tmp_path / "b.pt")
     assert done.resumed_at == 5 and done.losses == expected.losses and torch.equal(again.state(), whole.state())
     assert all(torch.equal(done.average[name], each) for name, each in expected.average.items())
@@ -229,7 +233,7 @@ def test_a_checkpoint_is_written_now_and_then(tmp_path):
         Settings(steps=3, checkpoint_seconds=0),
         CPU,
         path,
-        lambda: seen.append(path.exists() and len(torch.load(path, weights_only=True)["losses"])),
+        lambda progress: seen.append(path.exists() and len(torch.load(path, weights_only=True)["losses"])),
     )
     assert seen == [False, 1, 2] and [file.name for file in tmp_path.iterdir()] == ["a.pt"]
 
@@ -272,13 +276,13 @@ def test_no_checkpoint_is_named_where_there_is_none(tmp_path, path):
 
 
 def test_a_gradient_too_large_for_half_precision_is_a_step_left_out():
-    line, progress, states = Line(), Progress(), []
+    line, states = Line(), []
 
-    def after_step():
+    def after_step(progress):
         states.append(line.state())
 
     options = Settings(steps=3, precision="float16")
-    train(line.groups, lambda g: line.loss(g).half().float(), options, CPU, None, after_step, progress)
+    progress = train(line.groups, lambda g: line.loss(g).half().float(), options, CPU, None, after_step)
     assert not states[0].any(), "the scale is 65536 at first, more than half precision can hold"
     assert states[1].all() and states[-1].isfinite().all() and all(map(math.isfinite, progress.losses))
 

@@ -236,6 +236,31 @@ def test_noise_and_velocity_are_a_turn():
     assert torch.allclose((1 - a).sqrt() * z_t + a.sqrt() * v, eps, atol=1e-6)
 
 
+def test_a_cell_counts_as_its_weight_says():
+    made, wanted = random(2, 3, 4, 4), random(2, 3, 4, 4, seed=2)
+    square = (made - wanted).square()
+    assert torch.allclose(base.weighted_loss(made, wanted, torch.full((2, 4, 4), 5.0)), square.mean())
+    weights = torch.ones(2, 4, 4)
+    weights[:, 0] = 4
+    expected = (4 * square[:, :, 0].sum() + square[:, :, 1:].sum()) / (3 * 2 * (4 * 4 + 12))
+    assert torch.allclose(base.weighted_loss(made, wanted, weights), expected)
+
+
+def test_what_is_in_focus_counts_more_in_the_loss_of_a_base(pictures, vocabulary):
+    faces = torch.zeros(6, 4, 4)
+    faces[:, :, :2] = 1
+    lessons = base.Lessons(random(6, miniature.CHANNELS, 4, 4), random(6, len(VECTOR_NAMES)),
+                           Captions(pictures.captions, vocabulary), focus=faces)  # fmt: skip
+    first = {}
+    for focus in (1.0, 3.0):
+        torch.manual_seed(1)
+        settings = base.Settings(steps=1, batch=4, long=0.0, precision="float32", focus=focus)
+        alphas_bar = torch.linspace(0.999, 0.01, 100)
+        network = base.Base(vocabulary, 32)
+        first[focus] = base.train(network, lessons, alphas_bar, settings, CPU, None, ignored).losses[0]
+    assert abs(first[3.0] - first[1.0]) > 1e-4
+
+
 def test_a_base_trains_and_goes_on(pictures, vocabulary, tmp_path):
     lessons = base.Lessons(
         random(6, miniature.CHANNELS, 4, 4), random(6, len(VECTOR_NAMES)), Captions(pictures.captions, vocabulary)

@@ -94,6 +94,5 @@ def train(network: Autoencoder, pictures: PictureSet, settings: Settings, device
         eps = torch.randn(size, generator=generator).to(device)
         return loss(loop.lowered(parts, dtype), x, settings, eps)
 
-    progress = loop.Progress()
     groups = [loop.Group(learned, settings.lr)]
-    return loop.train(groups, loss_of, settings, device, checkpoint, lambda: after_step(progress), progress)
+    return loop.train(groups, loss_of, settings, device, checkpoint, after_step)

@@ -81,6 +81,5 @@ def train(pair: ClipPair, pictures: PictureSet, captions: Captions, settings: Se
         with loop.computing(dtype, device):
             return contrastive_loss(*pair(pixels, tokens, ends(tokens)), pair.temperature)
 
-    progress = loop.Progress()
     groups = [loop.Group(dict(pair.named_parameters()), settings.lr)]
-    return loop.train(groups, loss_of, settings, device, checkpoint, lambda: after_step(progress), progress)
+    return loop.train(groups, loss_of, settings, device, checkpoint, after_step)

@@ -75,6 +75,5 @@ def train(network: Regressor, crops: torch.Tensor, targets: torch.Tensor, settin
         target = targets[drawn].to(device)
         return mse_loss(told[:, used] * weight, target[:, used] * weight)
 
-    progress = loop.Progress()
     groups = [loop.Group(dict(network.named_parameters()), settings.lr)]
-    return loop.train(groups, loss_of, settings, device, checkpoint, lambda: after_step(progress), progress)
+    return loop.train(groups, loss_of, settings, device, checkpoint, after_step)

@@ -103,12 +103,10 @@ def train(base: Frozen, portraits: Portraits, settings: Settings, checkpoint, af
     width = base.text.embeddings.token_embedding.weight.shape[1]
     network = mapping(portraits, width, settings).to(base.device)
     prompts = base.tokens([f"{settings.prompt} {words}" for words in (NAME, settings.class_words)])
-    progress = loop.Progress()
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
         with base.computing():
             return step_loss(base, network, portraits, prompts, settings, generator)
 
     groups = [loop.Group(dict(network.named_parameters()), settings.lr)]
-    loop.train(groups, loss_of, settings, base.device, checkpoint, lambda: after_step(progress), progress)
-    return network, progress
+    return network, loop.train(groups, loss_of, settings, base.device, checkpoint, after_step)

@@ -121,7 +121,7 @@ def learn(
         run = _Run(base, task, settings, data, rows)
         progress, latents = loop.Progress(), []
 
-        def look() -> None:
+        def look(progress: loop.Progress) -> None:
             if preview_every and progress.step % preview_every == 0:
                 latents.append(run.preview())
             after_step(progress)

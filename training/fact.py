@@ -176,5 +176,5 @@ def train(base: Frozen, portraits: Portraits, settings: Settings, checkpoint, af
     gates = {name: each for name, each in adapter.named_parameters() if "alpha_" in name}
     rest = {name: each for name, each in adapter.named_parameters() if name not in gates}
     groups = [loop.Group(rest, settings.lr), loop.Group(gates, settings.gates * settings.lr)]
-    loop.train(groups, loss_of, settings, base.device, checkpoint, lambda: after_step(progress), progress)
+    loop.train(groups, loss_of, settings, base.device, checkpoint, after_step, progress)
     return adapter, progress

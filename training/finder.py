@@ -132,9 +132,8 @@ def train(
         found, presence = loop.lowered(network, dtype)(x.to(dtype, memory_format=torch.channels_last))
         return loss(found, presence, points, present, settings.points)
 
-    progress = loop.Progress()
     groups = [loop.Group(dict(network.named_parameters()), settings.lr)]
-    return loop.train(groups, loss_of, settings, device, checkpoint, lambda: after_step(progress), progress)
+    return loop.train(groups, loss_of, settings, device, checkpoint, after_step)
 
 
 def made(

@@ -133,12 +133,10 @@ def train(base: Frozen, portraits: Portraits, nothing: torch.Tensor, settings: S
     widths = (portraits.features[name].shape[-1] for name in ("clip", "arcface"))
     adapter = InfiniteId(base, *widths, settings).to(base.device)
     data = portraits, base.tokens(portraits.captions), nothing
-    progress = loop.Progress()
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
         with base.computing():
             return step_loss(base, adapter, data, settings, generator)
 
     groups = [loop.Group(dict(adapter.named_parameters()), settings.lr)]
-    loop.train(groups, loss_of, settings, base.device, checkpoint, lambda: after_step(progress), progress)
-    return adapter, progress
+    return adapter, loop.train(groups, loss_of, settings, base.device, checkpoint, after_step)

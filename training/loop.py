@@ -172,14 +172,15 @@ def train(
     settings: Settings,
     device: torch.device,
     checkpoint: Path | None = None,
-    after_step: Callable[[], None] = lambda: None,
+    after_step: Callable[[Progress], None] = lambda progress: None,
     progress: Progress | None = None,
 ) -> Progress:
     """Run until `settings.steps` optimiser steps are done, and say how it went. The parameters are changed in place.
 
     loss_of: draws what it needs from the generator, which is the CPU's, so that a seed means the same on every device.
     checkpoint: a file from which to go on where there is one; written every `checkpoint_seconds`, when something stops
-    the training, and at the end. after_step: called after every step; what it raises stops the training.
+    the training, and at the end. after_step: called with the progress after every step; what it raises stops
+    the training.
     progress: kept up to date, also where something stops the training.
 
     Of several processes each calls this with the same parameters, and calls its own `after_step`; the losses are their
@@ -199,7 +200,7 @@ def train(
             state.progress.ends.append(time.perf_counter())
             state.progress.seconds = time.perf_counter() - begin
             state.progress.peak = _peak(device)
-            after_step()
+            after_step(state.progress)
             if time.perf_counter() - written > settings.checkpoint_seconds:
                 state.save()
                 written = time.perf_counter()

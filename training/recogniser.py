@@ -92,5 +92,4 @@ def train(
 
     learned = {f"{name}.{key}": each for name, part in (("network", network), ("class", group)) for key, each in
                part.named_parameters()}  # fmt: skip
-    return loop.train([loop.Group(learned, settings.lr)], loss_of, settings, device, checkpoint,
-                      lambda: after_step(progress), progress)  # fmt: skip
+    return loop.train([loop.Group(learned, settings.lr)], loss_of, settings, device, checkpoint, after_step, progress)

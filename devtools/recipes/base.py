@@ -6,12 +6,14 @@ import torch
 from ...miniature import base as miniature
 from ...miniature.autoencoder import Autoencoder, AutoencoderSizes
 from ...training import autoencoder as pixels
-from ...training import base, inpainting, inpainting_lessons, language
+from ...training import base, inpainting, inpainting_lessons, language, world
 from ...training.crops import as_pixels
-from .common import LONG, OUTPUT, keep, keep_curve, kept, pictures, shown, traits, vocabulary
+from .common import LONG, OUTPUT, device, keep, keep_curve, kept, pictures, shown, traits, vocabulary
 
 _AT_ONCE = 128
 _WIDTH = 64
+BASE = {"batch": 64, "lr": 1.5e-3, "warmup": 200, "ema": 0.9995, "named": 0.5, "person": 0.1, "focus": 3.0, **LONG}
+INPAINTING = {"batch": 32, "lr": 5e-4, "named": 0.0, "long": 1.0, "warmup": 100, "ema": 0.995, "focus": 8.0, **LONG}
 
 
 def autoencoder() -> None:
@@ -23,8 +25,8 @@ def autoencoder() -> None:
         "ae2": pixels.Settings(steps=1700, lr=1e-3, warmup=50, ema=0.99, **LONG),
     }
     for name, settings in phases.items():
-        cpu = torch.device("cpu")
-        progress = pixels.train(network, pictures("train"), settings, cpu, OUTPUT / f"{name}.pt", shown())
+        progress = pixels.train(network, pictures("train"), settings, device(), OUTPUT / f"{name}.pt", shown())
+        network.cpu()
         network.load_state_dict({key.removeprefix("network."): each for key, each in progress.average.items()})
         keep_curve(name, progress)
         with torch.no_grad():
@@ -51,9 +53,11 @@ def text_to_image(steps: int) -> None:
     if (OUTPUT / "base.safetensors").is_file():
         _start_from(model, kept("base"))
     captions = language.Captions(pictures("train").captions, vocabulary())
-    lessons = base.Lessons(kept("latents")["latents"], _traits(), captions)
-    settings = base.Settings(steps=steps, batch=64, lr=1e-3, warmup=200, ema=0.9995, **LONG)
-    progress = base.train(model, lessons, alphas_bar(), settings, torch.device("cpu"), OUTPUT / "base.pt", shown())
+    latent = kept("latents")["latents"]
+    faces = world.faces(pictures("train"), latent.shape[-1], torch.arange(len(latent)))
+    lessons = base.Lessons(latent, _traits(), captions, focus=faces)
+    settings = base.Settings(steps=steps, **BASE)
+    progress = base.train(model, lessons, alphas_bar(), settings, device(), OUTPUT / "base.pt", shown())
     model.load_state_dict(progress.average)
     keep_curve("base", progress)
     network = Autoencoder(AutoencoderSizes())
@@ -84,10 +88,11 @@ def inpainting_variant(steps: int) -> None:
     chances = torch.rand(len(chosen), generator=generator).tolist()
     told = map(inpainting_lessons.caption, (drawn.captions[index] for index in chosen), painted, chances)
     captions = language.Captions(list(told), vocabulary())
-    lessons = base.Lessons(latent, _traits()[chosen], captions, _conditions(weights, model, chosen, masks, latent))
-    settings = base.Settings(steps=steps, batch=32, lr=5e-4, named=0.0, long=1.0, warmup=100, ema=0.995, **LONG)
-    checkpoint, cpu = OUTPUT / "inpainting.pt", torch.device("cpu")
-    progress = base.train(model, lessons, alphas_bar(), settings, cpu, checkpoint, shown(), _learns)
+    conditions = _conditions(weights, model, chosen, masks, latent)
+    lessons = base.Lessons(latent, _traits()[chosen], captions, conditions, focus=conditions[:, 0])
+    settings = base.Settings(steps=steps, **INPAINTING)
+    checkpoint = OUTPUT / "inpainting.pt"
+    progress = base.train(model, lessons, alphas_bar(), settings, device(), checkpoint, shown(), _learns)
     keep_curve("inpainting", progress)
     own = {name.removeprefix("unet."): each for name, each in progress.average.items()}
     keep("inpainting", {f"{miniature.UNET}{name}": each.half() for name, each in own.items()})
@@ -116,5 +121,5 @@ def _conditions(weights, model: base.Base, chosen, masks, latent) -> torch.Tenso
     with torch.inference_mode():
         for rows in torch.arange(len(chosen)).split(_AT_ONCE):
             shown_ = pictures("train").pictures(chosen[rows].tolist()).float() / 255
-            parts.append(inpainting.condition(unet, vae, shown_, masks[rows], latent[rows].float()).half())
+            parts.append(inpainting.condition(unet, vae, shown_, masks[rows], latent[rows].float()).half().cpu())
     return torch.cat(parts).clone()

@@ -10,8 +10,8 @@ from .common import OUTPUT, SETS, pictures
 
 ADAPTERS = {**adapters.FACTS, **adapters.F2DS, **adapters.INFINITE}
 STEPS = {
-    **dict.fromkeys(adapters.FACTS, 800), **dict.fromkeys(adapters.F2DS, 500),
-    **dict.fromkeys(adapters.INFINITE, 1000), "base": 4400, "inpainting": 800,
+    **dict.fromkeys(adapters.FACTS, 2000), **dict.fromkeys(adapters.F2DS, 700),
+    **dict.fromkeys(adapters.INFINITE, 2200), "base": 12_000, "inpainting": 2600,
 }  # fmt: skip
 PARTS = {
     "pictures": lambda: [pictures(split) for split in SETS],
@@ -40,6 +40,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("part", nargs="*", choices=[[], *PARTS], help=f"in this order: {', '.join(PARTS)}")
     parser.add_argument("--steps", type=int, help="instead of the recipe's, for base, inpainting and the adapters")
     parser.add_argument("--threads", type=int, default=1, help="one process a core is quickest (default: 1)")
+    parser.add_argument("--cpu", action="store_true", help="do not use the GPU")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)

@@ -1,11 +1,13 @@
 """What the recipes share: where things lie, the drawn sets, progress on the terminal."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import comfy.model_management
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
@@ -23,6 +25,11 @@ MORE_WORDS = (
     *("a man face", "a woman face", "a man left eye", "a woman right eye", "a man nose", "a woman mouth", "a person"),
     "front face, portrait",
 )
+
+
+def device() -> torch.device:
+    """Where the host computes, and the recipes train."""
+    return comfy.model_management.get_torch_device()
 
 
 @cache
@@ -54,10 +61,12 @@ def kept(name: str) -> dict[str, torch.Tensor]:
 
 
 def keep(name: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Leave tensors for the parts to come."""
+    """Leave tensors for the parts to come; of several processes that trained together the first does."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     path = OUTPUT / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: each.detach().contiguous() for key, each in tensors.items()}, path, metadata)
+    save_file({key: each.detach().cpu().contiguous() for key, each in tensors.items()}, path, metadata)
 
 
 def keep_curve(name: str, progress: loop.Progress) -> None:

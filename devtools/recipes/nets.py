@@ -18,9 +18,8 @@ from ...miniature import base as miniature
 from ...miniature.recogniser import Recogniser
 from ...training import clip_pair, crops, expression, finder, language, photos, recogniser
 from ...training.degrade import softened
-from .common import LONG, MORE_WORDS, OUTPUT, keep, keep_curve, kept, pictures, shown, traits
+from .common import LONG, MORE_WORDS, OUTPUT, device, keep, keep_curve, kept, pictures, shown, traits
 
-_CPU = torch.device("cpu")
 _AT_ONCE = 256
 _TAPS = 4
 _WIDTH = 96  # of MSID
@@ -73,14 +72,13 @@ def train_recogniser(name: str) -> None:
     recipe = RECOGNISERS[name]
     torch.manual_seed(recipe.seed)
     network = recipe.make()
-    seen, (_, labels) = (
-        _crops(recipe.split, recipe.masked),
-        np.unique(pictures(recipe.split).people, return_inverse=True),
-    )
+    seen, who = _crops(recipe.split, recipe.masked), traits(recipe.split)
+    _, labels = np.unique(pictures(recipe.split).people, return_inverse=True)
     settings = recogniser.Settings(warmup=100, ema=0.995, weight_decay=0.05, **LONG, **recipe.settings)
     embed = partial(recipe.embed, network)
-    progress = recogniser.train(network, embed, seen, torch.from_numpy(labels), traits(recipe.split), settings, _CPU,
-                                OUTPUT / f"{name}.pt", shown(100))  # fmt: skip
+    checkpoint, labels = OUTPUT / f"{name}.pt", torch.from_numpy(labels)
+    progress = recogniser.train(network, embed, seen, labels, who, settings, device(), checkpoint, shown(100))
+    network.cpu()
     own = {key.removeprefix("network."): each for key, each in progress.average.items() if key.startswith("network.")}
     network.load_state_dict(network.state_dict() | own)
     settle(network, embed, seen, settings.soft)
@@ -141,7 +139,7 @@ def clip() -> None:
     pair = clip_pair.ClipPair(words)
     settings = clip_pair.Settings(steps=500, batch=128, lr=1e-3, warmup=100, ema=0.995, weight_decay=0.05, **LONG)
     captions = language.Captions(drawn.captions, words)
-    progress = clip_pair.train(pair, drawn, captions, settings, _CPU, OUTPUT / "clip.pt", shown())
+    progress = clip_pair.train(pair, drawn, captions, settings, device(), OUTPUT / "clip.pt", shown())
     pair.load_state_dict(progress.average)
     text = pair.text.weights() | {"text_projection.weight": pair.text_projection.weight, "tokens": words.tokens}
     vision = {f"vision.{name}": each for name, each in pair.vision.state_dict().items()}
@@ -159,7 +157,7 @@ def expressions() -> None:
     language.draw_weights(network)
     settings = expression.Settings(steps=600, warmup=50, **LONG)
     seen = expression.crops(drawn, chosen)
-    progress = expression.train(network, seen, targets, settings, _CPU, OUTPUT / "expression.pt", shown(100))
+    progress = expression.train(network, seen, targets, settings, device(), OUTPUT / "expression.pt", shown(100))
     keep("expression", network.state_dict())
     keep_curve("expression", progress)
 
