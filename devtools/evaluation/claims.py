@@ -38,7 +38,7 @@ CLAIMS = (
 
 
 def verdict(claim: Claim, rows: dict[str, dict]) -> tuple[str, str]:
-    """What was measured for a claim, and whether it is reproduced: by more than twice the deviation of the seeds."""
+    """What was measured for a claim, and whether it is reproduced: by more than twice its deviation."""
     if claim.better not in rows or claim.worse not in rows:
         return "", "not measured"
     first, second = rows[claim.better][claim.score], rows[claim.worse][claim.score]

@@ -37,6 +37,10 @@ in *text*. *harmonic*: mean of identity and text, picture by picture. *backgroun
 from the base model's picture of the same noise, 0 to 1. *expressions*, *roll*: how much they vary between the seeds
 of one prompt (entropy 0 to 1; degrees). *distance*: squared Frechet distance to real renders in CLIP's features.
 """
+_VERDICTS = (
+    "A difference counts where it is more than twice the larger of both deviations: between seeds or, of *expressions* "
+    "and *roll*, the standard error over people. How far two trainings of a method differ was not measured."
+)
 
 
 def write(output: Path, target: Path = MINIATURE) -> Path:
@@ -104,7 +108,7 @@ def _goals(rows: dict[str, dict], limits: dict) -> list[str]:
 
 
 def _claims(rows: dict[str, dict]) -> list[str]:
-    lines = ["## The papers' orderings", "", *_head(("claim", "measured", "verdict"))]
+    lines = ["## The papers' orderings", "", _VERDICTS, "", *_head(("claim", "measured", "verdict"))]
     return [*lines, *(_line((claim.text, *verdict(claim, rows))) for claim in CLAIMS), ""]
 
 

@@ -19,10 +19,13 @@ def summary(scores: dict[str, torch.Tensor], background: torch.Tensor | None, re
     """The numbers of one method.
 
     scores: of `measure.scores`; background: [seeds, n], or None; real: CLIP's vectors [m, d] of renders.
+    A deviation is that between seeds; of a diversity, which is of all seeds together, the standard error over people.
     """
     identity, text = scores["identity"], scores["text"]
     person, told = spread(identity), spread(text)
     both = harmonic_mean(identity.nan_to_num(), text)
+    outside = None if background is None else spread(background)
+    expressions, rolls = _expressions(scores["expression"]), _rolls(scores["points"])
     return {
         "identity": person.mean,
         "identity_deviation": person.deviation,
@@ -31,27 +34,35 @@ def summary(scores: dict[str, torch.Tensor], background: torch.Tensor | None, re
         "text": told.mean,
         "text_deviation": told.deviation,
         "direction": spread(scores["direction"]).mean,
-        "harmonic": float(both.mean()),
-        "background": math.nan if background is None else spread(background).mean,
-        "expression_diversity": _expressions(scores["expression"]),
-        "pose_diversity": _poses(scores["points"]),
+        "harmonic": spread(both).mean,
+        "harmonic_deviation": spread(both).deviation,
+        "background": outside.mean if outside else math.nan,
+        "background_deviation": outside.deviation if outside else math.nan,
+        "expression_diversity": float(expressions.mean()),
+        "expression_diversity_deviation": _error(expressions),
+        "pose_diversity": float(rolls.mean()),
+        "pose_diversity_deviation": _error(rolls),
         "distance": frechet_distance(scores["seen"].flatten(0, 1), real),
         "best_of": best_of_curve(both.T, both.T),
     }
 
 
-def _expressions(coefficients: torch.Tensor) -> float:
-    """How evenly the expressions of one person's and prompt's pictures spread, where all have a face."""
+def _error(values: torch.Tensor) -> float:
+    return float(values.std() / len(values) ** 0.5)
+
+
+def _expressions(coefficients: torch.Tensor) -> torch.Tensor:
+    """How evenly the expressions of one person's and prompt's pictures spread, of all whose pictures have a face."""
     told = classes(coefficients.nan_to_num().flatten(0, 1)).unflatten(0, coefficients.shape[:2]).T
     whole = ~coefficients.isnan().any(dim=2).any(dim=0)
-    return float(class_diversity(told[whole], len(EXPRESSIONS)).mean()) if whole.any() else math.nan
+    return class_diversity(told[whole], len(EXPRESSIONS))
 
 
-def _poses(points: torch.Tensor) -> float:
-    """The deviation of the roll in degrees over a person's pictures, where all have a face."""
+def _rolls(points: torch.Tensor) -> torch.Tensor:
+    """The deviation of the roll in degrees over a person's pictures, of all whose pictures have a face."""
     own = points.transpose(0, 1)
     whole = ~own.flatten(1).isnan().any(dim=1)
-    return float(pose_diversity(own[whole]).roll.mean()) if whole.any() else math.nan
+    return pose_diversity(own[whole]).roll
 
 
 def limits(world: World, people: list[Held]) -> dict[str, float]:
