@@ -11,14 +11,14 @@ from .lora import LoraBranch
 
 
 def noised(model, z_0: torch.Tensor, sigma: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
-    """z_t: latents [b, 4, h, w] with noise of the levels sigma [b], as the host's sampler scales it."""
+    """z_t: latents [b, c, h, w] with noise of the levels sigma [b], as the host's sampler scales it."""
     return model.model_sampling.noise_scaling(sigma[:, None, None, None], eps, z_0)
 
 
 def eps_theta(
     model, z_t: torch.Tensor, sigma: torch.Tensor, condition: torch.Tensor, context: torch.Tensor
 ) -> torch.Tensor:
-    """The noise that the host's `model` sees in z_t [b, 4, h, w], whether it predicts eps or v itself.
+    """The noise that the host's `model` sees in z_t [b, c, h, w], whether it predicts eps or v itself.
 
     condition: mask and masked latent [b, 5, h, w]; context: rows of the text encoder [b, 77, width].
     """
@@ -29,7 +29,7 @@ def eps_theta(
 def facea_loss(eps: torch.Tensor, *predicted: torch.Tensor) -> torch.Tensor:
     """Eq. 2: |eps - eps_theta(z_t, m_face, T_face)|^2 + |eps - eps_theta(z_t, m_v, T_v)|^2.
 
-    predicted: what was predicted for each term, [b, 4, h, w]. Both weigh the same; the mean is over the whole map, for
+    predicted: what was predicted for each term, [b, c, h, w]. Both weigh the same; the mean is over the whole map, for
     the paper puts no mask on the loss.
     """
     return sum(mse_loss(each, eps) for each in predicted)
@@ -95,7 +95,7 @@ def step_loss(
 
 
 def _predicted(model, learned, data, photos, regions, z_t, sigma) -> torch.Tensor:
-    """The noise seen in z_t [b, 4, h, w] for each of the terms, one after the other, in one call of the UNet."""
+    """The noise seen in z_t [b, c, h, w] for each of the terms, one after the other, in one call of the UNet."""
     terms = len(regions) // len(photos)
     condition = torch.stack([data.conditions[region][photo] for region, photo in zip(regions, photos * terms)])
     z_t, sigma = z_t.repeat(terms, 1, 1, 1), sigma.repeat(terms)

@@ -186,7 +186,7 @@ class _Run:
 
     @torch.no_grad()
     def preview(self) -> torch.Tensor:
-        """The latent [1, 4, h, w] of the first photo, its mask painted anew with what was learned so far."""
+        """The latent [1, c, h, w] of the first photo, its mask painted anew with what was learned so far."""
         region, model = self.task.regions[0], self.model
         sigmas = comfy.samplers.calculate_sigmas(model.model_sampling, "normal", _PREVIEW_STEPS).to(self.device)
         generator = torch.Generator().manual_seed(self.settings.seed)
