@@ -20,6 +20,7 @@ from ..miniature.people import person
 from ..miniature.recogniser import Recogniser
 from ..miniature.scenes import Scene
 from ..miniature.sheet import save
+from ..training.crops import CROP
 from ..weights.reading import read_state_dict
 from . import sheet
 from .client import Client, Prompt
@@ -29,7 +30,6 @@ API = ROOT / "workflows" / "api"
 SCORER = ROOT / "miniature" / "weights" / "scorer.safetensors"
 LEARNED = 150_000  # whom miniature_facea.safetensors was learned from
 REFERENCE_SIZE = 384
-CROP = 112  # pixels a side of what the recogniser sees
 MIN_SCORE = 0.5  # of the face finder
 # What the published workflows' nodes are given instead, by class.
 SETTINGS = {

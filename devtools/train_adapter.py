@@ -144,7 +144,7 @@ def _train(options: argparse.Namespace) -> None:
         module, progress = method.trainer.train(fixed, seen, *more, settings, checkpoint, _shown(settings))
     except KeyError as error:
         raise ValueError(f"{checkpoint} is of another training: it has no {error}.") from error
-    if _is_main():
+    if loop.is_main():
         _write(method, module, progress, settings.steps, options.output)
         checkpoint.unlink(missing_ok=True)
 
@@ -400,12 +400,8 @@ def _processes() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def _is_main() -> bool:
-    return int(os.environ.get("RANK", 0)) == 0
-
-
 def _say(text: str) -> None:
-    if _is_main():
+    if loop.is_main():
         print(text, flush=True)
 
 

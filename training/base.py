@@ -15,6 +15,7 @@ from torch import nn
 
 from ..miniature import base as miniature
 from . import loop
+from .frozen import masked_mean
 from .language import Captions, TextEncoder, Vocabulary, draw_weights
 from .plain_attention import quick_on
 
@@ -45,12 +46,6 @@ def velocity(z_0: torch.Tensor, eps: torch.Tensor, alphas_bar: torch.Tensor) -> 
     """v = sqrt(a) eps - sqrt(1 - a) z_0: what the model is to predict."""
     a = alphas_bar[:, None, None, None]
     return a.sqrt() * eps - (1 - a).sqrt() * z_0
-
-
-def weighted_loss(made: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Mean square of made - wanted [b, c, h, w], in which every cell has its weight [b, h, w]."""
-    square = (made - wanted).square().mean(dim=1)
-    return (weights * square).sum() / weights.sum()
 
 
 class Base(nn.Module):
@@ -117,7 +112,8 @@ def train(
         made = loop.lowered(base, dtype)(z_t, t.to(device), tokens, who, dict(options))
         focus = torch.zeros(z_0[:, 0].shape) if lessons.focus is None else lessons.focus[indices].float()
         weights = 1 + (settings.focus - 1) * focus.to(device)
-        return weighted_loss(made.float(), velocity(z_0, eps, alphas_bar[t]).to(device), weights)
+        error = made.float() - velocity(z_0, eps, alphas_bar[t]).to(device)
+        return masked_mean(error.square(), weights)
 
     learned = {name: each.requires_grad_(learns(name)) for name, each in base.named_parameters()}
     groups = [loop.Group({name: each for name, each in learned.items() if each.requires_grad}, settings.lr)]

@@ -91,6 +91,6 @@ def prediction_error(base: Frozen, denoised: torch.Tensor, target: torch.Tensor,
 
 
 def masked_mean(square: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """sum(square M) / (c sum(M)) of [b, c, h, w] and masks [b, h, w]: the masked diffusion loss."""
+    """sum(square M) / (c sum(M)) of [b, c, h, w] and masks, or weights, [b, h, w]: the masked diffusion loss."""
     mask = mask[:, None].to(square)
     return (square * mask).sum() / (square.shape[1] * mask.sum()).clamp(min=1e-6)

@@ -149,6 +149,11 @@ def stream(seed: int, rank: int = 0, step: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def is_main() -> bool:
+    """Whether this process is the first of those that were started to train together, or alone: the one that writes."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 @torch.no_grad()
 def share(accelerator: "Accelerator", parameters: list[torch.nn.Parameter], loss: float) -> float:
     """Give the parameters the mean of all processes' gradients, in one message, and return the mean of their losses.

@@ -8,8 +8,8 @@ from ...faces.types import Face, Faces
 from ...miniature.draw import draw
 from ...miniature.people import SPLITS, Person, person
 from ...miniature.scenes import scene
+from ..recipes.common import SIZE
 
-SIZE = 96  # pixels of a side
 _OTHERS = 4  # photos that pictures are compared with; the reference is not one of them
 PHOTOS = (1.0, 0.0, 0.0)  # shares of photo, sketch, cartoon
 

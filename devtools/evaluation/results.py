@@ -22,8 +22,8 @@ def summary(scores: dict[str, torch.Tensor], background: torch.Tensor | None, re
     A deviation is that between seeds; of a diversity, which is of all seeds together, the standard error over people.
     """
     identity, text = scores["identity"], scores["text"]
-    person, told = spread(identity), spread(text)
     both = harmonic_mean(identity.nan_to_num(), text)
+    person, told, harmonic = spread(identity), spread(text), spread(both)
     outside = None if background is None else spread(background)
     expressions, rolls = _expressions(scores["expression"]), _rolls(scores["points"])
     return {
@@ -34,8 +34,8 @@ def summary(scores: dict[str, torch.Tensor], background: torch.Tensor | None, re
         "text": told.mean,
         "text_deviation": told.deviation,
         "direction": spread(scores["direction"]).mean,
-        "harmonic": spread(both).mean,
-        "harmonic_deviation": spread(both).deviation,
+        "harmonic": harmonic.mean,
+        "harmonic_deviation": harmonic.deviation,
         "background": outside.mean if outside else math.nan,
         "background_deviation": outside.deviation if outside else math.nan,
         "expression_diversity": float(expressions.mean()),

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import comfy.sample
 import torch
@@ -21,9 +20,10 @@ from ...metrics.scores import text_embedding
 from ...miniature import base
 from ...miniature.base import WEIGHTS
 from ...miniature.recogniser import Recogniser
+from ...training.crops import CROP
+from ..recipes.common import OUTPUT
 
-ABLATIONS = Path(__file__).parents[2] / "output" / "miniature" / "ablations"
-CROP = 112
+ABLATIONS = OUTPUT / "ablations"
 
 
 @dataclass(frozen=True, eq=False)

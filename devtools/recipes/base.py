@@ -37,8 +37,7 @@ def autoencoder() -> None:
 @torch.no_grad()
 def latents() -> None:
     """The latents of all pictures."""
-    network = Autoencoder(AutoencoderSizes())
-    network.load_state_dict(kept("autoencoder"))
+    network = _autoencoder()
     drawn = pictures("train")
     parts = torch.arange(len(drawn)).split(_AT_ONCE)
     with torch.autocast("cpu", torch.bfloat16):
@@ -60,9 +59,13 @@ def text_to_image(steps: int) -> None:
     progress = base.train(model, lessons, alphas_bar(), settings, device(), OUTPUT / "base.pt", shown())
     model.load_state_dict(progress.average)
     keep_curve("base", progress)
+    keep("base", base.checkpoint_weights(model, _autoencoder(), vocabulary()))
+
+
+def _autoencoder() -> Autoencoder:
     network = Autoencoder(AutoencoderSizes())
     network.load_state_dict(kept("autoencoder"))
-    keep("base", base.checkpoint_weights(model, network, vocabulary()))
+    return network
 
 
 def _traits() -> torch.Tensor:

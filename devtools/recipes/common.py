@@ -1,7 +1,6 @@
 """What the recipes share: where things lie, the drawn sets, progress on the terminal."""
 
 import json
-import os
 import time
 from collections.abc import Callable
 from functools import cache
@@ -62,7 +61,7 @@ def kept(name: str) -> dict[str, torch.Tensor]:
 
 def keep(name: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Leave tensors for the parts to come; of several processes that trained together the first does."""
-    if os.environ.get("RANK", "0") != "0":
+    if not loop.is_main():
         return
     path = OUTPUT / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)

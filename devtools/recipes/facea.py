@@ -11,9 +11,9 @@ from ...miniature.people import person
 from ...miniature.scenes import scene
 from ...training import facea_run
 from ...training.inpainting import Photos
+from ..miniature_demo import LEARNED
 from .common import OUTPUT, SIZE
 
-PERSON = 150_000  # held out; whom the demo shows
 _PHOTOS = 3
 _WIDER = 6  # pixels by which the parts of a face are widened
 SETTINGS = {"steps": 200, "batch": 4, "rank": 8, "lr_lora": 1e-3, "lr_features": 1e-2}
@@ -48,4 +48,4 @@ def learned(number: int, **settings):
 
 def demo_person() -> None:
     """The person of the demo."""
-    save_facea(OUTPUT / "facea_person.safetensors", learned(PERSON), "miniature")
+    save_facea(OUTPUT / "facea_person.safetensors", learned(LEARNED), "miniature")
