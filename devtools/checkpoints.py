@@ -622,11 +622,3 @@ def ensure(models: Path, comfy: Path) -> list[Path]:
         part.write_bytes(FILES[name]())
         part.replace(path)
     return [models / name for name in missing]
-
-
-def main(argv: list[str]) -> int:
-    """Make the built-in files: MODELS_FOLDER COMFYUI_FOLDER."""
-    models, comfy = argv
-    for path in ensure(Path(models), Path(comfy)):
-        print(f"made {path} ({path.stat().st_size / 1e6:.2f} MB)")
-    return 0

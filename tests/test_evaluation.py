@@ -1,6 +1,7 @@
 """The miniature's report: what is measured of whom, the verdicts, and a small evaluation from end to end."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -51,6 +52,7 @@ def test_noise_is_each_pictures_own_and_the_same_in_every_batch():
         (0.49, 0.01, False, "no difference"),
         (0.6, 0.01, True, "reproduced"),
         (0.6, 0.06, True, "no difference"),
+        (0.4, math.nan, False, "no difference"),
     ],
 )
 def test_a_verdict_needs_more_than_twice_the_seeds_deviation(other, deviation, less, expected):

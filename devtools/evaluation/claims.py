@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -38,13 +40,16 @@ CLAIMS = (
 
 
 def verdict(claim: Claim, rows: dict[str, dict]) -> tuple[str, str]:
-    """What was measured for a claim, and whether it is reproduced: by more than twice its deviation."""
+    """What was measured for a claim, and whether it is reproduced: by more than twice its deviation.
+
+    One seed has no deviation (NaN), of which no difference can be said to be more.
+    """
     if claim.better not in rows or claim.worse not in rows:
         return "", "not measured"
     first, second = rows[claim.better][claim.score], rows[claim.worse][claim.score]
     gain = (second - first) if claim.less else (first - second)
-    noise = max(rows[name].get(f"{claim.score}_deviation") or 0.0 for name in (claim.better, claim.worse))
+    noise = np.max([rows[name].get(f"{claim.score}_deviation") or 0.0 for name in (claim.better, claim.worse)])
     measured = f"{claim.score} {first:.3f} against {second:.3f}"
-    if abs(gain) <= 2 * noise:
+    if not abs(gain) > 2 * noise:
         return measured, "no difference"
     return measured, "reproduced" if gain > 0 else "not reproduced"
