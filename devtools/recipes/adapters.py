@@ -35,7 +35,7 @@ def train(name: str, steps: int) -> None:
     elif name in F2DS:
         method = train_adapter.METHODS["face2diffusion"]
         settings = face2diffusion.Settings(steps=steps, hidden=(256, 256), **(SHARED | F2DS[name]))
-        seen = portraits(_ENCODERS.get(name, "msid"), "expression", photos=True)
+        seen = portraits(_ENCODERS.get(name, "msid"), "expression")
         seen.features["msid"] = seen.features.pop(_ENCODERS.get(name, "msid"))
         adapter, progress = face2diffusion.train(base, seen, settings, OUTPUT / f"{name}.pt", shown())
     else:
@@ -55,9 +55,9 @@ def _base() -> Frozen:
     return frozen(model, clip, "bfloat16")
 
 
-def portraits(*features: str, photos: bool = False) -> Portraits:
-    """The training people with the features of some encoders; photos: without sketches and cartoons."""
+def portraits(*features: str) -> Portraits:
+    """Photos of the training people, no sketches and cartoons, with the features of some encoders."""
     drawn = pictures("train")
-    chosen = [index for index, told in enumerate(drawn.captions) if not photos or told.startswith("a photo")]
+    chosen = [index for index, told in enumerate(drawn.captions) if told.startswith("a photo")]
     seen = {name: kept(f"feat_{name}")[name] for name in features}
     return world.portraits(drawn, kept("latents")["latents"], seen, torch.tensor(chosen))

@@ -69,8 +69,9 @@ def keep(name: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str] |
 
 
 def keep_curve(name: str, progress: loop.Progress) -> None:
-    """Leave the losses of a training."""
-    (OUTPUT / f"{name}.losses.json").write_text(json.dumps([round(loss, 5) for loss in progress.losses]))
+    """Leave the losses of a training; of several processes that trained together the first does."""
+    if loop.is_main():
+        (OUTPUT / f"{name}.losses.json").write_text(json.dumps([round(loss, 5) for loss in progress.losses]))
 
 
 def shown(every: int = 50) -> Callable[[loop.Progress], None]:
