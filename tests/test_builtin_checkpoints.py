@@ -47,14 +47,14 @@ def under(shapes, prefix):
     return {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
 
 
-def run_apart(models, after=""):
-    """Make the files in a fresh interpreter and return what it prints."""
+def run_apart(models, after):
+    """Make the files in a fresh interpreter and return what `after`, which knows of those `made`, prints."""
     start = (
         "import importlib.util, pathlib, sys\n"
         "spec = importlib.util.spec_from_file_location('checkpoints', sys.argv[1])\n"
         "checkpoints = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(checkpoints)\n"
-        "checkpoints.ensure(*map(pathlib.Path, sys.argv[2:]))\n"
+        "made = checkpoints.ensure(*map(pathlib.Path, sys.argv[2:]))\n"
     )
     command = [sys.executable, "-c", start + after, checkpoints.__file__, models, COMFY]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -158,12 +158,12 @@ def test_only_what_is_missing_is_made(models):
 
 
 def test_complete_folder_needs_no_torch(models):
-    assert run_apart(models, after="print('torch' in sys.modules)") == "False\n"
+    assert run_apart(models, after="print(len(made), 'torch' in sys.modules)") == "0 False\n"
 
 
 @pytest.mark.slow
 def test_another_process_makes_the_same_bytes(models, tmp_path):
-    run_apart(tmp_path)
+    assert run_apart(tmp_path, after="print(len(made))") == f"{len(NAMES)}\n"
     for name in NAMES:
         digests = {hashlib.sha256((folder / name).read_bytes()).hexdigest() for folder in (models, tmp_path)}
         assert len(digests) == 1, name
