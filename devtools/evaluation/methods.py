@@ -76,6 +76,7 @@ def infinite_id(adapter: str = "infinite_id", strength: float = 1.0, **mixing):
 
 
 _FACT, _F2D, _INF = "FACT", "Face2Diffusion", "Infinite-ID"
+AGAIN = "trained again"  # Face2Diffusion with another seed
 METHODS = (
     Method("base", "base", plain),
     Method("base, drawings", "base", plain, prompts=STYLES),
@@ -83,6 +84,7 @@ METHODS = (
     Method("FACT without FAIR", _FACT, fact("fact_no_fair"), "fact_no_fair"),
     Method("FACT without shuffle", _FACT, fact("fact_no_shuffle"), "fact_no_shuffle"),
     Method("Face2Diffusion", _F2D, face2diffusion(), "face2diffusion"),
+    Method(AGAIN, _F2D, face2diffusion("f2d_again"), "f2d_again"),
     Method("reconstruction", _F2D, face2diffusion("f2d_reconstruction"), "f2d_reconstruction"),
     Method("masked reconstruction", _F2D, face2diffusion("f2d_masked"), "f2d_masked"),
     Method("reconstruction with DSC", _F2D, face2diffusion("f2d_reconstruction", delayed=0.3), "f2d_reconstruction"),

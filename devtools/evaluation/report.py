@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from .claims import CLAIMS, verdict
-from .methods import MAIN, ROWS
+from .claims import CLAIMS, between_trainings, verdict
+from .methods import AGAIN, MAIN, ROWS
 from .people import held_out
 
 MINIATURE = Path(__file__).parents[2] / "miniature"
@@ -37,10 +37,9 @@ in *text*. *harmonic*: mean of identity and text, picture by picture. *backgroun
 from the base model's picture of the same noise, 0 to 1. *expressions*, *roll*: how much they vary between the seeds
 of one prompt (entropy 0 to 1; degrees). *distance*: squared Frechet distance to real renders in CLIP's features.
 """
-_VERDICTS = (
-    "A difference counts where it is more than twice the larger of both deviations: between seeds or, of *expressions* "
-    "and *roll*, the standard error over people. How far two trainings of a method differ was not measured."
-)
+_VERDICTS = """A difference counts where it is more than twice the larger of both deviations: between seeds or, of
+*expressions* and *roll*, the standard error over people; of rows that were trained apart, also that between two
+trainings of Face2Diffusion, """
 
 
 def write(output: Path, target: Path = MINIATURE) -> Path:
@@ -108,8 +107,16 @@ def _goals(rows: dict[str, dict], limits: dict) -> list[str]:
 
 
 def _claims(rows: dict[str, dict]) -> list[str]:
-    lines = ["## The papers' orderings", "", _VERDICTS, "", *_head(("claim", "measured", "verdict"))]
+    lines = ["## The papers' orderings", "", f"{_VERDICTS}{_apart(rows)}", "", *_head(("claim", "measured", "verdict"))]
     return [*lines, *(_line((claim.text, *verdict(claim, rows))) for claim in CLAIMS), ""]
+
+
+def _apart(rows: dict[str, dict]) -> str:
+    """How far two trainings of a method differ."""
+    if AGAIN not in rows:
+        return "which was trained only once."
+    told = (f"{score} {between_trainings(score, rows):.3f}" for score in ("identity", "text", "harmonic", "background"))
+    return f"the second with another seed: {', '.join(told)}."
 
 
 def _best_of(rows: dict[str, dict]) -> list[str]:

@@ -19,6 +19,7 @@ F2DS = {
     "f2d_no_expression": {"keep_expression": 0.0},
     "f2d_arcface": {},
     "f2d_arcface_multi": {},
+    "f2d_again": {"seed": 1},  # how far two trainings of one method differ
 }
 _ENCODERS = {"f2d_arcface": "msid_deep", "f2d_arcface_multi": "msid_twin"}
 INFINITE = {"infinite_id": {}, "infinite_id_text": {"text_off": False}}
