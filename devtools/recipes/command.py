@@ -10,7 +10,7 @@ from .common import OUTPUT, SETS, pictures
 
 ADAPTERS = {**adapters.FACTS, **adapters.F2DS, **adapters.INFINITE}
 STEPS = {
-    **dict.fromkeys(adapters.FACTS, 3600), **dict.fromkeys(adapters.F2DS, 1500),
+    **dict.fromkeys(adapters.FACTS, 3000), **dict.fromkeys(adapters.F2DS, 1500),
     **dict.fromkeys(adapters.INFINITE, 5200), "base": 24_000, "inpainting": 2000,
 }  # fmt: skip
 PARTS = {

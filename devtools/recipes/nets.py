@@ -54,10 +54,10 @@ def _msid() -> nn.Module:
 
 
 # A class token gathers what it needs only slowly: it is told more of what people look like, and longer.
-_SLOW = {"steps": 4000, "lr": 2e-3, "traits": 6.0, "late": 0.7}
+_SLOW = {"steps": 8000, "lr": 2e-3, "traits": 6.0, "late": 0.7}
 RECOGNISERS = {
     "transface": Recipe(_transface, 3, lambda network, pixels: network.identify(pixels)[1], masked=True,
-                        settings={"steps": 1100, "lr": 1e-3}),
+                        settings=_SLOW | {"steps": 4000, "lr": 1e-3, "late": 0.6}),
     "msid": Recipe(_msid, 3, settings=_SLOW),
     "msid_twin": Recipe(_msid, 3, lambda network, pixels: network(pixels)[:, -_WIDTH:],
                         settings=_SLOW),
