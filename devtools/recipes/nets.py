@@ -57,7 +57,7 @@ def _msid() -> nn.Module:
 _SLOW = {"steps": 8000, "lr": 2e-3, "traits": 6.0, "late": 0.7}
 RECOGNISERS = {
     "transface": Recipe(_transface, 3, lambda network, pixels: network.identify(pixels)[1], masked=True,
-                        settings=_SLOW | {"steps": 4000, "lr": 1e-3, "late": 0.6}),
+                        settings={"steps": 4000, "lr": 1e-3, "traits": 6.0}),
     "msid": Recipe(_msid, 3, settings=_SLOW),
     "msid_twin": Recipe(_msid, 3, lambda network, pixels: network(pixels)[:, -_WIDTH:],
                         settings=_SLOW),
