@@ -7,7 +7,7 @@ import pytest
 import torch
 from likeness.devtools.evaluation import command, measure, prompts, report
 from likeness.devtools.evaluation.claims import Claim, verdict
-from likeness.devtools.evaluation.methods import AGAIN, METHODS, ROWS
+from likeness.devtools.evaluation.methods import AGAIN, METHODS, ROWS, SHORT_F2D
 from likeness.devtools.evaluation.people import held_out
 from likeness.devtools.evaluation.world import WEIGHTS, noise
 from likeness.miniature import captions
@@ -63,15 +63,15 @@ def test_a_verdict_needs_more_than_twice_the_seeds_deviation(other, deviation, l
 
 @pytest.mark.parametrize("worse", ["reconstruction", "reconstruction with DSC"])
 def test_rows_that_were_trained_apart_must_differ_by_more_than_two_trainings_do(worse):
-    rows = {"Face2Diffusion": ROW, worse: ROW | {"identity": 0.4}}
-    claim = Claim("", "Face2Diffusion", worse, "identity")
+    rows = {SHORT_F2D: ROW, worse: ROW | {"identity": 0.4}}
+    claim = Claim("", SHORT_F2D, worse, "identity")
     assert verdict(claim, rows)[1] == "reproduced"
     assert verdict(claim, rows | {AGAIN: ROW | {"identity": 0.42}})[1] == "no difference"
 
 
 def test_rows_of_one_training_differ_by_their_seeds_alone():
     rows = {"Infinite-ID": ROW, "mutual attention": ROW | {"identity": 0.4}}
-    rows |= {"Face2Diffusion": ROW, AGAIN: ROW | {"identity": 0.42}}
+    rows |= {SHORT_F2D: ROW, AGAIN: ROW | {"identity": 0.42}}
     assert verdict(Claim("", "Infinite-ID", "mutual attention", "identity"), rows)[1] == "reproduced"
 
 
@@ -91,7 +91,7 @@ def test_a_report_has_every_row_and_survives_missing_ones(tmp_path):
 
 def test_a_report_tells_how_far_two_trainings_differ(tmp_path):
     (tmp_path / "limits.json").write_text(json.dumps(LIMITS))
-    for name, identity in (("Face2Diffusion", 0.5), (AGAIN, 0.52)):
+    for name, identity in ((SHORT_F2D, 0.5), (AGAIN, 0.52)):
         (tmp_path / f"{report.file_name(name)}.json").write_text(json.dumps({**ROW, "identity": identity}))
     assert "the second with another seed: identity 0.014, text 0.000" in report.write(tmp_path, tmp_path).read_text()
 

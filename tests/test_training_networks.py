@@ -262,6 +262,17 @@ def test_what_is_in_focus_counts_more_in_the_loss_of_a_base(pictures, vocabulary
     assert abs(first[3.0] - first[1.0]) > 1e-4
 
 
+@pytest.mark.parametrize(("power", "loss"), [(50.0, 1.0), (0.02, 9.0)])
+def test_a_time_power_chooses_between_little_noise_and_much(pictures, vocabulary, power, loss):
+    """A base that knows nothing says v = 0, which is wrong by eps^2 where there is no noise, else by z_0^2."""
+    latents = torch.full((6, miniature.CHANNELS, 4, 4), 3.0)
+    lessons = base.Lessons(latents, random(6, len(VECTOR_NAMES)), Captions(pictures.captions, vocabulary))
+    settings = base.Settings(steps=1, batch=4, long=0.0, precision="float32", time_power=power)
+    network = base.Base(vocabulary, 32)
+    progress = base.train(network, lessons, torch.tensor([1.0, 0.0]), settings, CPU, None, ignored)
+    assert progress.losses[0] == pytest.approx(loss, rel=0.1)
+
+
 def test_a_base_trains_and_goes_on(pictures, vocabulary, tmp_path):
     lessons = base.Lessons(
         random(6, miniature.CHANNELS, 4, 4), random(6, len(VECTOR_NAMES)), Captions(pictures.captions, vocabulary)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .methods import AGAIN, METHODS
+from .methods import AGAIN, METHODS, SHORT_F2D, SHORT_FACT
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,12 @@ class Claim:
     less: bool = False
 
 
-_F2D, _INF = "Face2Diffusion", "Infinite-ID"
+_FACT, _F2D, _INF = SHORT_FACT, SHORT_F2D, "Infinite-ID"
 _DEEP, _MULTI = "ArcFace, deepest layer", "ArcFace, multi-scale"
 CLAIMS = (
-    Claim("FACT: FAIR keeps the background (1.8)", "FACT", "FACT without FAIR", "background", less=True),
-    Claim("FACT: shuffle brings diversity of expressions", "FACT", "FACT without shuffle", "expression_diversity"),
-    Claim("FACT: shuffle brings diversity of poses", "FACT", "FACT without shuffle", "pose_diversity"),
+    Claim("FACT: FAIR keeps the background (1.8)", _FACT, "FACT without FAIR", "background", less=True),
+    Claim("FACT: shuffle brings diversity of expressions", _FACT, "FACT without shuffle", "expression_diversity"),
+    Claim("FACT: shuffle brings diversity of poses", _FACT, "FACT without shuffle", "pose_diversity"),
     Claim("Table 3: multi-scale features carry more identity", _MULTI, _DEEP, "identity"),
     Claim("Table 3: MSID's harmonic mean above ArcFace's", _F2D, _DEEP, "harmonic"),
     Claim("Table 3: MSID follows the text better than multi-scale ArcFace", _F2D, _MULTI, "text"),
@@ -60,7 +60,7 @@ def verdict(claim: Claim, rows: dict[str, dict]) -> tuple[str, str]:
 
 def between_trainings(score: str, rows: dict[str, dict]) -> float:
     """The deviation of a score between two trainings, by Face2Diffusion's; 0 where it was trained once only."""
-    again = [rows[name][score] for name in (_F2D, AGAIN) if name in rows]
+    again = [rows[name][score] for name in (SHORT_F2D, AGAIN) if name in rows]
     return float(np.std(again, ddof=1)) if len(again) > 1 else 0.0
 
 

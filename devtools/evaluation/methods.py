@@ -76,14 +76,17 @@ def infinite_id(adapter: str = "infinite_id", strength: float = 1.0, **mixing):
 
 
 _FACT, _F2D, _INF = "FACT", "Face2Diffusion", "Infinite-ID"
-AGAIN = "trained again"  # Face2Diffusion with another seed
+# Trained as short as the ablations, so that these can be compared with them; and the second of them with another seed.
+SHORT_FACT, SHORT_F2D, AGAIN = "FACT, short", "Face2Diffusion, short", "trained again"
 METHODS = (
     Method("base", "base", plain),
     Method("base, drawings", "base", plain, prompts=STYLES),
     Method("FACT", _FACT, fact(), "fact"),
+    Method(SHORT_FACT, _FACT, fact("fact_short"), "fact_short"),
     Method("FACT without FAIR", _FACT, fact("fact_no_fair"), "fact_no_fair"),
     Method("FACT without shuffle", _FACT, fact("fact_no_shuffle"), "fact_no_shuffle"),
     Method("Face2Diffusion", _F2D, face2diffusion(), "face2diffusion"),
+    Method(SHORT_F2D, _F2D, face2diffusion("f2d_short"), "f2d_short"),
     Method(AGAIN, _F2D, face2diffusion("f2d_again"), "f2d_again"),
     Method("reconstruction", _F2D, face2diffusion("f2d_reconstruction"), "f2d_reconstruction"),
     Method("masked reconstruction", _F2D, face2diffusion("f2d_masked"), "f2d_masked"),

@@ -12,7 +12,10 @@ from .common import LONG, OUTPUT, device, keep, keep_curve, kept, pictures, show
 
 _AT_ONCE = 128
 _WIDTH = 64
-BASE = {"batch": 64, "lr": 1.5e-3, "warmup": 200, "ema": 0.9995, "named": 0.75, "person": 0.05, "focus": 4.0, **LONG}
+BASE = {
+    "batch": 64, "lr": 1.5e-3, "warmup": 200, "ema": 0.998, "named": 0.75, "person": 0.05, "focus": 4.0,
+    "time_power": 1.4, **LONG,
+}  # fmt: skip
 INPAINTING = {"batch": 32, "lr": 5e-4, "named": 0.0, "long": 1.0, "warmup": 100, "ema": 0.995, "focus": 8.0, **LONG}
 
 
