@@ -36,7 +36,7 @@ SETTINGS = {
     "LikenessLoadFaceDetector": {"detector": "drawn: miniature"},
     "EmptyLatentImage": {"width": 96, "height": 96},
     "KSampler": {"seed": 5, "steps": 20, "cfg": 3.0, "sampler_name": "ddim", "scheduler": "ddim_uniform"},
-    # A drawn face fills seven tenths of its portrait: so the crop is about as the photos a person was learned from.
+    # A face fills two thirds of the base's pictures: a crop with less of it would reach beyond them.
     "LikenessRefineFaces": {
         "size": 96,
         "face_share": 0.7,

@@ -76,7 +76,7 @@ def infinite_id(adapter: str = "infinite_id", strength: float = 1.0, **mixing):
 
 
 _FACT, _F2D, _INF = "FACT", "Face2Diffusion", "Infinite-ID"
-# Trained as short as the ablations, so that these can be compared with them; and the second of them with another seed.
+# For as few steps as the ablations, which are compared with them; AGAIN is SHORT_F2D with another seed.
 SHORT_FACT, SHORT_F2D, AGAIN = "FACT, short", "Face2Diffusion, short", "trained again"
 METHODS = (
     Method("base", "base", plain),

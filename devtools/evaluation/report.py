@@ -36,10 +36,11 @@ renders*: identity against that of two real renders. *no face*: pictures in whic
 in *text*. *harmonic*: mean of identity and text, picture by picture. *background*: mean difference outside the face
 from the base model's picture of the same noise, 0 to 1. *expressions*, *roll*: how much they vary between the seeds
 of one prompt (entropy 0 to 1; degrees). *distance*: squared Frechet distance to real renders in CLIP's features.
+*short*: trained for as few steps as the ablations of the same table, which are compared with it.
 """
 _VERDICTS = """A difference counts where it is more than twice the larger of both deviations: between seeds or, of
 *expressions* and *roll*, the standard error over people; of rows that were trained apart, also that between two
-trainings of Face2Diffusion, """
+short trainings of Face2Diffusion, """
 
 
 def write(output: Path, target: Path = MINIATURE) -> Path:

@@ -13,7 +13,7 @@ SHARED = {"batch": 32, "lr": 1e-3, "warmup": 50, "ema": 0.995, **LONG}
 FACT = {"gate": 1.0, "queries": 16, "dim": 128, "depth": 2, "fair": 0.05, "outside": 0.3, "shuffle": (0.5, 1.0)}
 FACTS = {
     "fact": {},
-    "fact_short": {},  # as the ablations are
+    "fact_short": {},  # for as few steps as the ablations
     "fact_no_fair": {"fair": 0.0},
     "fact_no_shuffle": {"shuffle": (0.0, 0.0)},
 }
@@ -25,7 +25,7 @@ F2DS = {
     "f2d_no_expression": {"keep_expression": 0.0},
     "f2d_arcface": {},
     "f2d_arcface_multi": {},
-    "f2d_again": {"seed": 1},  # how far two trainings of one method differ
+    "f2d_again": {"seed": 1},  # how far it and f2d_short, two trainings of one method, differ
 }
 _ENCODERS = {"f2d_arcface": "msid_deep", "f2d_arcface_multi": "msid_twin"}
 INFINITE = {"infinite_id": {}, "infinite_id_text": {"text_off": False}}

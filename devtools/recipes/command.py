@@ -11,8 +11,8 @@ from .common import OUTPUT, SETS, pictures
 ADAPTERS = {**adapters.FACTS, **adapters.F2DS, **adapters.INFINITE}
 STEPS = {
     **dict.fromkeys(adapters.FACTS, 3000), **dict.fromkeys(adapters.F2DS, 1500),
-    **dict.fromkeys(adapters.INFINITE, 5200),
-    "fact": 7000, "face2diffusion": 5000, "infinite_id": 7200, "base": 29_400, "inpainting": 2000,
+    "fact": 7000, "face2diffusion": 5000, "infinite_id": 7200, "infinite_id_text": 5200, "base": 29_400,
+    "inpainting": 2000,
 }  # fmt: skip
 PARTS = {
     "pictures": lambda: [pictures(split) for split in SETS],
