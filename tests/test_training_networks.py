@@ -111,6 +111,43 @@ def test_an_autoencoder_trains_and_goes_on(pictures, tmp_path, decoder_only):
     assert parts == ({"decoder"} if decoder_only else {"encoder", "decoder"})
 
 
+def test_the_likeness_loss_is_the_angle_between_whom_is_seen(pictures):
+    """By hand with crops of bytes, as encoders learn from; and nothing for the pictures themselves."""
+    eyes, faces = tiny_recogniser().eval(), crops.known_faces(pictures, [0, 5])
+    eyes.requires_grad_(False)
+    original = faces.images.movedim(-1, 1) * 2 - 1
+    assert float(autoencoder.likeness_loss(eyes, original, faces)) == pytest.approx(0, abs=1e-5)
+    made = original.flip(0).requires_grad_()
+    loss = autoencoder.likeness_loss(eyes, made, faces)
+    loss.backward()
+    assert made.grad.abs().sum(dim=(1, 2, 3)).min() > 0  # both pictures' faces are told to be other
+    shown = replace(faces, images=faces.images.flip(0))
+    real, seen = (eyes(align_faces(each, 112).movedim(-1, 1) * 2 - 1) for each in (faces, shown))
+    cosines = (normalize(real, dim=1) * normalize(seen, dim=1)).sum(dim=1)
+    assert loss.item() == pytest.approx(1 - cosines.mean().item(), abs=1e-5) and loss > 0.01
+
+
+def test_a_decoder_learns_by_a_recognisers_eyes(pictures):
+    """With the likeness weighed so much that little else counts, it grows; neither the eyes nor the encoder change."""
+    settings = autoencoder.Settings(
+        batch=6, lr=5e-3, steps=20, decoder_only=True, likeness=1e3, noise=0.0, precision="float32"
+    )
+    network = tiny_autoencoder()
+    eyes = torch.nn.Sequential(torch.nn.AvgPool2d(16), torch.nn.Flatten(), torch.nn.Linear(3 * 49, 16, bias=False))
+    faces = crops.known_faces(pictures, range(len(pictures)))
+
+    @torch.no_grad()
+    def unlike() -> float:
+        made = network.decode(network.encode(faces.images.movedim(-1, 1) * 2 - 1))
+        return autoencoder.likeness_loss(eyes, made, faces).item()
+
+    first, frozen = unlike(), {**eyes.state_dict(prefix="eyes."), **network.encoder.state_dict()}
+    before = {name: each.clone() for name, each in frozen.items()}
+    autoencoder.train(network, pictures, settings, CPU, None, ignored, eyes)
+    assert all(torch.equal(each, before[name]) for name, each in frozen.items())
+    assert unlike() < 0.8 * first
+
+
 def test_arcface_by_hand():
     cosines, labels = torch.tensor([[0.5, 0.2], [0.1, -0.3]]), torch.tensor([0, 1])
 

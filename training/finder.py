@@ -30,7 +30,7 @@ class Settings(loop.Settings):
 
 
 # Of miniature/weights/finder.safetensors, on 4000 people of the split "train" in 12 scenes each, 96 pixels a side.
-RECIPE = Settings(steps=2600, batch=16, points=0.3, precision="bfloat16", warmup=50, cosine=True, ema=0.995)
+RECIPE = Settings(steps=16_000, batch=16, points=0.3, precision="bfloat16", warmup=50, cosine=True, ema=0.995)
 
 
 def loss(
@@ -137,12 +137,12 @@ def train(
 
 
 def made(
-    pictures: PictureSet, settings: Settings = RECIPE, after_step=lambda progress: None
+    pictures: PictureSet, settings: Settings = RECIPE, after_step=lambda progress: None, checkpoint=None
 ) -> dict[str, torch.Tensor]:
     """The float16 weights of a finder that is trained on `pictures` by the recipe, on the CPU."""
     torch.manual_seed(settings.seed)
     network = Finder(FinderSizes())
-    average = train(network, pictures, settings, torch.device("cpu"), after_step=after_step).average
+    average = train(network, pictures, settings, torch.device("cpu"), checkpoint, after_step).average
     return {name: weight.half().contiguous() for name, weight in average.items()}
 
 
