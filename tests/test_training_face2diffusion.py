@@ -65,6 +65,20 @@ def test_where_all_is_face_it_is_plain_reconstruction(base, portraits):
     assert len({round(loss, 4) for loss in half}) == 3
 
 
+def test_an_error_inside_the_face_counts_as_often_as_it_is_told(base, portraits):
+    """From the losses of the whole picture and of the face, which fills a quarter of it."""
+    network, faces = fresh(portraits), torch.zeros_like(portraits.faces)
+    faces[:, : faces.shape[1] // 2, : faces.shape[2] // 2] = 1
+    quarter = replace(portraits, faces=faces)
+    whole, inside, focused = (
+        loss_of(base, quarter, network, **settings).item()
+        for settings in ({"mode": "reconstruction"}, {"mode": "masked"}, {"mode": "reconstruction", "focus": 5.0})
+    )
+    outside = (whole - inside / 4) / 0.75
+    assert focused == pytest.approx((5 * inside / 4 + 0.75 * outside) / (5 / 4 + 0.75), rel=1e-4)
+    assert focused != pytest.approx(whole, rel=1e-3)
+
+
 def test_without_a_face_it_is_distillation_towards_the_class(base, portraits):
     """A prompt that is the class's own leaves nothing to learn."""
     network, bare = fresh(portraits), masked_everywhere(portraits, 0.0)

@@ -20,6 +20,7 @@ class Settings(loop.Settings):
 
     keep_expression: how often the expression is told; else it is the learned unconditional one.
     mode: "cgdr", or the ablations "reconstruction" and "masked" (the plain loss, and that inside the face only).
+    focus: how many times as much an error inside the face counts as one outside; 1 as published.
     """
 
     batch: int = 32
@@ -27,6 +28,7 @@ class Settings(loop.Settings):
     hidden: tuple[int, ...] = (1536, 1536)
     keep_expression: float = 0.8
     mode: str = MODES[0]
+    focus: float = 1.0
     prompt: str = "a photo of"
     class_words: str = "a person"
 
@@ -81,7 +83,7 @@ def step_loss(
     face = portraits.faces[drawn].to(denoised)
     target = batch.z_0 if settings.mode != "cgdr" else cgdr_target(batch.z_0, _class(base, batch, of_class), face)
     square = prediction_error(base, denoised, target, batch.sigma).square()
-    return masked_mean(square, face) if settings.mode == "masked" else square.mean()
+    return masked_mean(square, face if settings.mode == "masked" else 1 + (settings.focus - 1) * face)
 
 
 @torch.no_grad()
