@@ -41,7 +41,8 @@ def test_the_recogniser_as_onnx_says_what_it_says(tmp_path):
 def test_every_part_comes_after_what_it_needs():
     order = list(command.PARTS)
     for first, then in (
-        ("pictures", "autoencoder"), ("autoencoder", "latents"), ("latents", "base"), ("msid", "features-msid"),
+        ("pictures", "autoencoder"), ("autoencoder", "latents"), ("latents", "base"), ("arcface", "decoder"),
+        ("decoder", "base"), ("msid", "features-msid"),
         ("clip", "features-clip"), ("base", "inpainting"), ("features-expression", "face2diffusion"),
         ("base", "fact"), ("inpainting", "facea"), ("facea", "export"),
     ):  # fmt: skip

@@ -5,6 +5,7 @@ import torch
 
 from ...miniature import base as miniature
 from ...miniature.autoencoder import Autoencoder, AutoencoderSizes
+from ...miniature.recogniser import Recogniser
 from ...training import autoencoder as pixels
 from ...training import base, inpainting, inpainting_lessons, language, world
 from ...training.crops import as_pixels
@@ -16,6 +17,7 @@ BASE = {
     "batch": 64, "lr": 1.5e-3, "warmup": 200, "ema": 0.998, "named": 0.75, "person": 0.05, "focus": 4.0,
     "time_power": 1.4, **LONG,
 }  # fmt: skip
+DECODER = {"batch": 32, "lr": 1e-3, "decoder_only": True, "likeness": 0.5, "warmup": 50, "ema": 0.99, **LONG}
 INPAINTING = {"batch": 32, "lr": 5e-4, "named": 0.0, "long": 1.0, "warmup": 100, "ema": 0.995, "focus": 8.0, **LONG}
 
 
@@ -34,6 +36,19 @@ def autoencoder() -> None:
         keep_curve(name, progress)
         with torch.no_grad():
             pixels.unit_variance(network, as_pixels(pictures("train").pictures(range(0, 4800, 10))))
+    keep("autoencoder", network.state_dict())
+
+
+def decoder(steps: int) -> None:
+    """The autoencoder's decoder further, by ArcFace's eyes; the latents stay what they are."""
+    network = _autoencoder()
+    settings = pixels.Settings(steps=steps, **DECODER)
+    checkpoint, eyes = OUTPUT / "decoder.pt", Recogniser.of(kept("arcface"))
+    progress = pixels.train(network, pictures("train"), settings, device(), checkpoint, shown(), eyes)
+    network.cpu()
+    own = {key.removeprefix("network."): each for key, each in progress.average.items()}
+    network.load_state_dict(network.state_dict() | own)
+    keep_curve("decoder", progress)
     keep("autoencoder", network.state_dict())
 
 

@@ -11,8 +11,8 @@ from .common import OUTPUT, SETS, pictures
 ADAPTERS = {**adapters.FACTS, **adapters.F2DS, **adapters.INFINITE}
 STEPS = {
     **dict.fromkeys(adapters.FACTS, 3000), **dict.fromkeys(adapters.F2DS, 1500),
-    "fact": 7000, "face2diffusion": 5000, "infinite_id": 7200, "infinite_id_text": 5200, "base": 29_400,
-    "inpainting": 2000,
+    "fact": 15_000, "face2diffusion": 14_000, "infinite_id": 17_200, "infinite_id_text": 5200,
+    "decoder": 1500, "base": 29_400, "inpainting": 2000,
 }  # fmt: skip
 PARTS = {
     "pictures": lambda: [pictures(split) for split in SETS],
@@ -26,6 +26,7 @@ PARTS = {
         f"features-{name}": partial(nets.features, name)
         for name in ("transface", "msid", "msid_twin", "msid_deep", "arcface", "clip", "expression")
     },
+    "decoder": base.decoder,
     "base": base.text_to_image,
     "inpainting": base.inpainting_variant,
     **{name: partial(adapters.train, name) for name in ADAPTERS},
@@ -39,7 +40,9 @@ def main(arguments: list[str]) -> int:
     """Run the parts named, or all in their order; each says how far it is."""
     parser = argparse.ArgumentParser(prog="likeness.py train miniature", description=__doc__)
     parser.add_argument("part", nargs="*", choices=[[], *PARTS], help=f"in this order: {', '.join(PARTS)}")
-    parser.add_argument("--steps", type=int, help="instead of the recipe's, for base, inpainting and the adapters")
+    parser.add_argument(
+        "--steps", type=int, help="instead of the recipe's, for decoder, base, inpainting and the adapters"
+    )
     parser.add_argument("--threads", type=int, default=1, help="one process a core is quickest (default: 1)")
     parser.add_argument("--cpu", action="store_true", help="do not use the GPU")
     options = parser.parse_args(arguments)

@@ -126,7 +126,7 @@ def _rows(count: int) -> list[slice]:
 
 def find() -> None:
     """The finder of faces, which the detector "drawn: miniature" is."""
-    keep("finder", finder.made(pictures("train"), after_step=shown(100)))
+    keep("finder", finder.made(pictures("train"), after_step=shown(100), checkpoint=OUTPUT / "finder.pt"))
 
 
 def clip() -> None:
