@@ -180,9 +180,16 @@ def test_pictures_of_every_size_are_found_at_their_own_places(finder, portraits)
         assert np.linalg.norm(face.points - there, axis=1).mean() < 25  # of 384; eyes are 96 apart
 
 
-def test_min_score_is_kept(portraits, pixels):
-    assert detector.load("drawn: miniature", 1.0, 640).detect(as_bytes(pixels)[0]) == []
-    (face,) = detector.load("drawn: miniature", 0.0, 640).detect(np.zeros((50, 40, 3), np.uint8))
+def test_min_score_is_kept(pixels):
+    """By a face so blurred that the finder is in doubt: a detector finds it or not, as its score is."""
+    softer = torch.linspace(2, 6, 65)
+    blurred = as_bytes(training.blurred(pixels[:1].expand(len(softer), -1, -1, -1), softer))
+    every = detector.load("drawn: miniature", 0.0, 640)
+    picture, score = min(((each, every.detect(each)[0].score) for each in blurred), key=lambda pair: abs(pair[1] - 0.5))
+    assert 0.02 < score < 0.98
+    (face,) = detector.load("drawn: miniature", score - 0.01, 640).detect(picture)
+    assert face.score == score and detector.load("drawn: miniature", score + 0.01, 640).detect(picture) == []
+    (face,) = every.detect(np.zeros((50, 40, 3), np.uint8))
     assert face.score < 0.5
 
 

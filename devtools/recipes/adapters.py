@@ -12,7 +12,7 @@ from .common import LONG, OUTPUT, keep, keep_curve, kept, pictures, shown
 SHARED = {"batch": 32, "lr": 1e-3, "warmup": 50, "ema": 0.995, **LONG}
 FACT = {"gate": 1.0, "queries": 16, "dim": 128, "depth": 2, "fair": 0.05, "outside": 0.3, "shuffle": (0.5, 1.0)}
 FACTS = {
-    "fact": {"outside": 0.0},  # as published; with more steps than these it does well without the rest
+    "fact": {"outside": 0.0},  # as published; see miniature/RECIPE.md for how long
     "fact_short": {},  # for as few steps as the ablations
     "fact_no_fair": {"fair": 0.0},
     "fact_no_shuffle": {"shuffle": (0.0, 0.0)},
