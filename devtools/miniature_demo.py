@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
-from ..faces.align import align_faces
 from ..faces.drawn import MiniatureFinder
 from ..faces.types import Faces
 from ..metrics.similarity import identity_summary
@@ -20,7 +19,7 @@ from ..miniature.people import person
 from ..miniature.recogniser import Recogniser
 from ..miniature.scenes import Scene
 from ..miniature.sheet import save
-from ..training.crops import CROP
+from ..training.crops import aligned_pixels
 from ..weights.reading import read_state_dict
 from . import sheet
 from .client import Client, Prompt
@@ -211,8 +210,8 @@ def _vector(picture: Image.Image, scorer: Recogniser) -> torch.Tensor:
     found = MiniatureFinder(MIN_SCORE).detect(pixels)
     if not found:
         return torch.tensor(torch.nan)
-    crops = align_faces(Faces(torch.from_numpy(pixels)[None] / 255, (tuple(found),)), CROP)
-    return normalize(scorer(crops.movedim(-1, 1) * 2 - 1), dim=1)[0]
+    faces = Faces(torch.from_numpy(pixels)[None] / 255, (tuple(found),))
+    return normalize(scorer(aligned_pixels(faces)), dim=1)[0]
 
 
 async def _picture(client: Client, graph: Prompt) -> Image.Image:

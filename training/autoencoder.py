@@ -7,13 +7,12 @@ from functools import partial
 import torch
 from torch.nn.functional import cosine_similarity, l1_loss
 
-from ..faces.align import align_faces
 from ..faces.types import Faces
 from ..miniature.autoencoder import Autoencoder
 from ..miniature.dataset import PictureSet
 from ..miniature.recogniser import Recogniser
 from . import loop
-from .crops import CROP, as_pixels, known_faces
+from .crops import aligned_pixels, as_pixels, known_faces
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,8 @@ def likeness_loss(recogniser: Recogniser, made: torch.Tensor, faces: Faces) -> t
     """
     told = replace(faces, images=made.movedim(1, -1) / 2 + 0.5)
     with torch.no_grad():
-        real = recogniser(_crops(faces).to(made))
-    return 1 - cosine_similarity(recogniser(_crops(told)), real).mean()
-
-
-def _crops(faces: Faces) -> torch.Tensor:
-    return align_faces(faces, CROP).movedim(-1, 1) * 2 - 1
+        real = recogniser(aligned_pixels(faces).to(made))
+    return 1 - cosine_similarity(recogniser(aligned_pixels(told)), real).mean()
 
 
 def divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
@@ -133,8 +128,7 @@ def train(
         x = as_pixels(pictures.pictures(indices)).to(device, dtype).contiguous(memory_format=torch.channels_last)
         size = settings.batch, len(network.decoder.entry.weight[0]), *network.latent_size(x.shape[2:])
         eps = torch.randn(size, generator=generator).to(device)
-        faces = known_faces(pictures, indices)
-        unlike = partial(likeness_loss, recogniser, faces=faces) if recogniser else None
+        unlike = partial(likeness_loss, recogniser, faces=known_faces(pictures, indices)) if recogniser else None
         return loss(loop.lowered(parts, dtype), x, settings, eps, unlike)
 
     groups = [loop.Group(learned, settings.lr)]

@@ -23,6 +23,11 @@ def known_faces(pictures: PictureSet, indices: Sequence[int]) -> Faces:
     return Faces(images, found, "the drawn world")
 
 
+def aligned_pixels(faces: Faces) -> torch.Tensor:
+    """The aligned crops of all faces [n, 3, 112, 112] in -1..1, as recognisers read them; differentiable."""
+    return align_faces(faces, CROP).movedim(-1, 1) * 2 - 1
+
+
 def crops(pictures: PictureSet, indices: Sequence[int], masked: bool) -> torch.Tensor:
     """uint8 [n, 112, 112, 3]; masked: before black, as FACT wants them."""
     faces = known_faces(pictures, indices)

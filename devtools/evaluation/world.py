@@ -20,7 +20,7 @@ from ...metrics.scores import text_embedding
 from ...miniature import base
 from ...miniature.base import WEIGHTS
 from ...miniature.recogniser import Recogniser
-from ...training.crops import CROP
+from ...training.crops import CROP, aligned_pixels
 from ..recipes.common import OUTPUT
 
 ABLATIONS = OUTPUT / "ablations"
@@ -52,8 +52,7 @@ class World:
     @torch.inference_mode()
     def who(self, faces: Faces) -> torch.Tensor:
         """The scoring recogniser's unit vectors [n, d] of all faces."""
-        crops = align_faces(faces, CROP).movedim(-1, 1) * 2 - 1
-        return normalize(self.scorer(crops), dim=1)
+        return normalize(self.scorer(aligned_pixels(faces)), dim=1)
 
     @torch.inference_mode()
     def seen(self, pictures: torch.Tensor) -> torch.Tensor:

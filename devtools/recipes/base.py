@@ -30,10 +30,7 @@ def autoencoder() -> None:
         "ae2": pixels.Settings(steps=1700, lr=1e-3, warmup=50, ema=0.99, **LONG),
     }
     for name, settings in phases.items():
-        progress = pixels.train(network, pictures("train"), settings, device(), OUTPUT / f"{name}.pt", shown())
-        network.cpu()
-        network.load_state_dict({key.removeprefix("network."): each for key, each in progress.average.items()})
-        keep_curve(name, progress)
+        _learn(network, name, settings)
         with torch.no_grad():
             pixels.unit_variance(network, as_pixels(pictures("train").pictures(range(0, 4800, 10))))
     keep("autoencoder", network.state_dict())
@@ -42,14 +39,17 @@ def autoencoder() -> None:
 def decoder(steps: int) -> None:
     """The autoencoder's decoder further, by ArcFace's eyes; the latents stay what they are."""
     network = _autoencoder()
-    settings = pixels.Settings(steps=steps, **DECODER)
-    checkpoint, eyes = OUTPUT / "decoder.pt", Recogniser.of(kept("arcface"))
-    progress = pixels.train(network, pictures("train"), settings, device(), checkpoint, shown(), eyes)
+    _learn(network, "decoder", pixels.Settings(steps=steps, **DECODER), Recogniser.of(kept("arcface")))
+    keep("autoencoder", network.state_dict())
+
+
+def _learn(network: Autoencoder, name: str, settings: pixels.Settings, eyes: Recogniser | None = None) -> None:
+    """Train an autoencoder, or go on, and leave it with the running average of what it learned."""
+    progress = pixels.train(network, pictures("train"), settings, device(), OUTPUT / f"{name}.pt", shown(), eyes)
     network.cpu()
     own = {key.removeprefix("network."): each for key, each in progress.average.items()}
     network.load_state_dict(network.state_dict() | own)
-    keep_curve("decoder", progress)
-    keep("autoencoder", network.state_dict())
+    keep_curve(name, progress)
 
 
 @torch.no_grad()
