@@ -40,8 +40,8 @@ SETTINGS = {
         "size": 96,
         "face_share": 0.7,
         "shape": "hull",
-        "expand": 3,
-        "feather": 2,
+        "expand": 16,
+        "feather": 4,
         "steps": 20,
         "cfg": 3.0,
     },
@@ -129,9 +129,9 @@ def infinite_id(workflow: str) -> Callable[[str, str], Prompt]:
 
 
 def facea(text: str, who: str) -> Prompt:
-    """The base model's picture of anybody, its face made the learned one."""
+    """The base model's picture of anybody, its head made the learned one's, to the same words."""
     prompt = in_miniature("facea_refine", identity_name="miniature_facea.safetensors")
-    prompt["11"]["inputs"]["face_prompt"] = f"{who} face, front face"
+    prompt["11"]["inputs"]["face_prompt"] = text.format(who=who)
     return with_prompt(prompt, text.format(who=who))
 
 

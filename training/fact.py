@@ -71,6 +71,15 @@ def shuffle_share(settings: Settings, step: int) -> float:
     return first + (last - first) * step / settings.steps
 
 
+def fresh_projector(features: int, width: int, settings: Settings) -> Resampler:
+    """A projector that has learned nothing: [n, tokens, features] -> [n, queries, width]."""
+    inner = max(64, settings.dim * 3 // 4 // 64 * 64)
+    sizes = ResamplerSizes(settings.queries, settings.dim, settings.depth, inner, 4 * settings.dim, features, width)
+    projector = Resampler(sizes)
+    nn.init.normal_(projector.latents, std=settings.dim**-0.5)
+    return projector
+
+
 class Fact(nn.Module):
     """Projector and sites in training, with the parameter names of `FactAdapter`'s."""
 
@@ -79,10 +88,7 @@ class Fact(nn.Module):
         blocks = transformer_blocks(base.model.diffusion_model)
         widths = {place[:2]: block.norm2.normalized_shape[0] for place, block in blocks.items()}
         width = base.text.embeddings.token_embedding.weight.shape[1]
-        inner = max(64, settings.dim * 3 // 4 // 64 * 64)
-        sizes = ResamplerSizes(settings.queries, settings.dim, settings.depth, inner, 4 * settings.dim, features, width)
-        self.projector = Resampler(sizes)
-        nn.init.normal_(self.projector.latents, std=settings.dim**-0.5)
+        self.projector = fresh_projector(features, width, settings)
         self.sites = nn.ModuleList(GatedSelfAttention(widths[site.block], width) for site in SITES)
         for site in self.sites:  # whichever way it begins, the base model is as it was
             nn.init.constant_(site.alpha_attn, settings.gate)
@@ -155,10 +161,13 @@ def step_loss(
     return masked_mean(square, weight) + settings.fair * torch.stack(patch.fair).mean()
 
 
-def train(base: Frozen, portraits: Portraits, settings: Settings, checkpoint, after_step) -> tuple[Fact, loop.Progress]:
+def train(
+    base: Frozen, portraits: Portraits, settings: Settings, checkpoint, after_step, projector: dict | None = None
+) -> tuple[Fact, loop.Progress]:
     """An adapter for `base`, trained on portraits with "transface" features [n, tokens, d]; and how it went.
 
-    after_step: called with the progress. Raises ValueError for an unknown denominator, and what `loop.train` does.
+    after_step: called with the progress. projector: the weights that its projector begins with, see `fact_projector`.
+    Raises ValueError for an unknown denominator, and what `loop.train` does.
     """
     if settings.denominator not in DENOMINATORS:
         raise ValueError(
@@ -166,6 +175,8 @@ def train(base: Frozen, portraits: Portraits, settings: Settings, checkpoint, af
         )
     torch.manual_seed(settings.seed)
     adapter = Fact(base, portraits.features["transface"].shape[-1], settings).to(base.device)
+    if projector is not None:
+        adapter.projector.load_state_dict(projector)
     tokens = base.tokens([*portraits.captions, ""])
     progress = loop.Progress()
 

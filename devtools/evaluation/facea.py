@@ -1,10 +1,11 @@
-"""FaceA-Net in the miniature: people are learned from three photos each, then other people's faces become theirs."""
+"""FaceA-Net in the miniature: people are learned from three photos each, then other people's heads become theirs."""
 
 from collections.abc import Sequence
 
 import torch
 
 from ...adapters.facea_prompt import apply, encode_prompt
+from ...faces.paste import mask_weight
 from ...faces.refine import EVERY_FACE, CropStyle, greyed, outline
 from ...miniature import base
 from ...sampling.refine import Person, Sampling, sample
@@ -15,32 +16,36 @@ from .people import Held
 from .world import WEIGHTS, World
 
 _SAMPLING = Sampling(seed=0, steps=10, cfg=3.0, sampler_name="ddim", scheduler="ddim_uniform", denoise=1.0)
-_STYLE = CropStyle(shape="hull", size=96, expand=3.0)
+_STYLE = CropStyle(shape="hull", size=96, expand=16.0)  # hair and jaw too, without which nobody is who they are
+_FEATHER = 4
 
 
 def pictures(world: World, name: str, people: Sequence[Held], drawn: Drawn, plan: Plan) -> Drawn:
-    """The base model's pictures `drawn` for people, the faces in them repainted as the people they were drawn for."""
+    """The base model's pictures `drawn` for people, the heads in them repainted as the people they were drawn for, to
+    the words of the pictures.
+    """
     model, clip, vae = base.load_miniature(WEIGHTS, inpainting=True)
     made = []
     for number, held in enumerate(people):
         identity = learned(held.who.number, **FACEA[name])
         own = range(number * plan.prompts, (number + 1) * plan.prompts)
         patched, _ = apply(model, identity, 1.0)
-        conditionings = encode_prompt(clip, identity, f"a {held.word} face", "", True)
-        person = Person(patched, *conditionings, EVERY_FACE)
-        shown = drawn.pictures[:, own].flatten(0, 1).float() / 255
-        painted = torch.stack([_repainted(world, picture, person, vae) for picture in shown])
-        made.append((painted * 255).round().to(torch.uint8).unflatten(0, (plan.seeds, plan.prompts)))
-    return Drawn(torch.cat(made, dim=1), drawn.texts[: len(people) * plan.prompts])
+        for picture in own:
+            text = drawn.texts[picture].format(who=f"a {held.word}")
+            person = Person(patched, *encode_prompt(clip, identity, text, "", True), EVERY_FACE)
+            shown = drawn.pictures[:, picture].float() / 255
+            painted = torch.stack([_repainted(world, each, person, vae) for each in shown])
+            made.append((painted * 255).round().to(torch.uint8))
+    return Drawn(torch.stack(made, dim=1), drawn.texts[: len(people) * plan.prompts])
 
 
 @torch.inference_mode()
 def _repainted(world: World, picture: torch.Tensor, person: Person, vae) -> torch.Tensor:
-    """A picture [h, w, 3] with its face painted anew; as it is where none is found."""
+    """A picture [h, w, 3] with its head painted anew; as it is where no face is found."""
     (found,) = world.faces(picture[None]).found
     if not found:
         return picture
     mask = outline(picture, found[0], "face", _STYLE).float()[None]
     latents = vae.encode(picture[None]), vae.encode(greyed(picture[None], mask))
     painted = vae.decode(sample(person, *latents, mask[None], 0, _SAMPLING))[0]
-    return torch.lerp(picture, painted, mask[0, ..., None])
+    return torch.lerp(picture, painted, mask_weight(mask[0].numpy(), _FEATHER, _STYLE.size)[..., None])

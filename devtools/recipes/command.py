@@ -11,8 +11,8 @@ from .common import OUTPUT, SETS, pictures
 ADAPTERS = {**adapters.FACTS, **adapters.F2DS, **adapters.INFINITE}
 STEPS = {
     **dict.fromkeys(adapters.FACTS, 3000), **dict.fromkeys(adapters.F2DS, 1500),
-    "fact": 15_000, "face2diffusion": 14_000, "infinite_id": 17_200, "infinite_id_text": 5200,
-    "decoder": 1500, "base": 29_400, "inpainting": 2000,
+    "fact": 9000, "face2diffusion": 14_000, "infinite_id": 17_200, "infinite_id_text": 5200,
+    "fact_projector": 2000, "decoder": 1500, "base": 29_400, "inpainting": 2000,
 }  # fmt: skip
 PARTS = {
     "pictures": lambda: [pictures(split) for split in SETS],
@@ -29,6 +29,7 @@ PARTS = {
     "decoder": base.decoder,
     "base": base.text_to_image,
     "inpainting": base.inpainting_variant,
+    "fact_projector": adapters.projector,
     **{name: partial(adapters.train, name) for name in ADAPTERS},
     "facea": facea.demo_person,
     "export": files.export,

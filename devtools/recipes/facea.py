@@ -15,7 +15,8 @@ from ..miniature_demo import LEARNED
 from .common import OUTPUT, SIZE
 
 _PHOTOS = 3
-_WIDER = 6  # pixels by which the parts of a face are widened
+_HEAD = 8  # pixels by which the face's mask is widened, to most of the head
+_PART = 6  # and those of its parts, so that each fills a cell of the latents, which an eye does not
 SETTINGS = {"steps": 200, "batch": 4, "rank": 8, "lr_lora": 1e-3, "lr_features": 1e-2}
 
 
@@ -28,10 +29,9 @@ def photos(number: int, count: int = _PHOTOS, seed: int = 5) -> Photos:
 
 
 def _seen(mask: torch.Tensor, region: str) -> torch.Tensor:
-    """A part of a face so large that it fills a cell of the latents, which an eye does not."""
-    if region == "face":
-        return mask
-    return max_pool2d(mask[:, None], 2 * _WIDER + 1, stride=1, padding=_WIDER)[:, 0]
+    """What is learned to be painted: more than the part alone."""
+    wider = _HEAD if region == "face" else _PART
+    return max_pool2d(mask[:, None], 2 * wider + 1, stride=1, padding=wider)[:, 0]
 
 
 def word(number: int) -> str:
