@@ -44,7 +44,8 @@ def test_every_part_comes_after_what_it_needs():
         ("pictures", "autoencoder"), ("autoencoder", "latents"), ("latents", "base"), ("arcface", "decoder"),
         ("decoder", "base"), ("msid", "features-msid"),
         ("clip", "features-clip"), ("base", "inpainting"), ("features-expression", "face2diffusion"),
-        ("base", "fact"), ("inpainting", "facea"), ("facea", "export"),
+        ("features-transface", "fact_projector"), ("base", "fact_projector"), ("fact_projector", "fact"),
+        ("inpainting", "facea"), ("facea", "export"),
     ):  # fmt: skip
         assert order.index(first) < order.index(then), (first, then)
     assert set(command.STEPS) <= set(order)

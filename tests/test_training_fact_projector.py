@@ -48,6 +48,19 @@ def test_it_learns_to_tell_people_apart(portraits):
     assert sum(progress.losses[-3:]) / 3 < 0.3
 
 
+def test_the_projector_may_learn_more_slowly_and_a_checkpoint_keeps_its_order_otherwise():
+    base = tiny_frozen.frozen_base()
+    names = {}
+    for times in (1.0, 0.25):
+        settings = replace(SIZES, projector=times, gates=3.0)
+        groups = fact._groups(fact.Fact(base, 24, settings), settings)
+        names[times] = [{name.split(".")[0] for name in group.parameters} for group in groups]
+        assert groups[0].lr == settings.lr and groups[-1].lr == 3 * settings.lr
+        assert all("alpha_" in name for name in groups[-1].parameters)
+    assert names[1.0] == [{"projector", "sites"}, {"sites"}]
+    assert names[0.25] == [{"sites"}, {"projector"}, {"sites"}] and groups[1].lr == 0.25 * settings.lr
+
+
 def test_fact_begins_with_the_projector_it_is_given(portraits):
     base = tiny_frozen.frozen_base()
     width = base.text.embeddings.token_embedding.weight.shape[1]

@@ -23,7 +23,7 @@ _EPS = 1e-6
 @dataclass(frozen=True)
 class Settings(loop.Settings):
     """gate: where alpha begins: 0 as published, so that only the gates learn at first; else the layers behind the gates
-    begin at nothing, and all learn at once. gates: how many times as fast as the rest the gates learn.
+    begin at nothing, and all learn at once. gates, projector: how many times as fast as the rest these learn.
     queries, dim, depth: sizes of the projector.
 
     drop: how often a face is replaced by none (zeros). caption_drop: how often the caption is left out.
@@ -36,6 +36,7 @@ class Settings(loop.Settings):
     lr: float = 5e-5
     gate: float = 0.0
     gates: float = 1.0
+    projector: float = 1.0
     queries: int = 16
     dim: int = 1024
     depth: int = 4
@@ -184,8 +185,16 @@ def train(
         with base.computing():
             return step_loss(base, adapter, portraits, tokens, settings, progress.step, generator)
 
-    gates = {name: each for name, each in adapter.named_parameters() if "alpha_" in name}
-    rest = {name: each for name, each in adapter.named_parameters() if name not in gates}
-    groups = [loop.Group(rest, settings.lr), loop.Group(gates, settings.gates * settings.lr)]
-    loop.train(groups, loss_of, settings, base.device, checkpoint, after_step, progress)
+    loop.train(_groups(adapter, settings), loss_of, settings, base.device, checkpoint, after_step, progress)
     return adapter, progress
+
+
+def _groups(adapter: Fact, settings: Settings) -> list[loop.Group]:
+    """What learns, and how quickly, in the order of checkpoints, which have the projector among the rest if it can be."""
+    named = dict(adapter.named_parameters())
+    gates = {name: each for name, each in named.items() if "alpha_" in name}
+    apart = settings.projector != 1
+    projector = {name: each for name, each in named.items() if apart and name.startswith("projector.")}
+    rest = {name: each for name, each in named.items() if name not in gates | projector}
+    groups = ((rest, 1.0), (projector, settings.projector), (gates, settings.gates))
+    return [loop.Group(parameters, settings.lr * times) for parameters, times in groups if parameters]

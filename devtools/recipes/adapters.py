@@ -10,10 +10,10 @@ from .. import train_adapter
 from .common import LONG, OUTPUT, device, keep, keep_curve, kept, pictures, shown
 
 SHARED = {"batch": 32, "lr": 1e-3, "warmup": 50, "ema": 0.995, **LONG}
-FACT = {"gate": 1.0, "queries": 16, "dim": 128, "depth": 2, "fair": 0.002}
+FACT = {"gate": 1.0, "queries": 16, "dim": 128, "depth": 2, "projector": 0.02}
 FACTS = {
-    "fact": {},
-    "fact_short": {},  # for as few steps as the ablations
+    "fact": {"outside": 0.3, "fair": 0.002},
+    "fact_short": {},  # as published, for as few steps as the ablations
     "fact_no_fair": {"fair": 0.0},
     "fact_no_shuffle": {"shuffle": (0.0, 0.0)},
 }
