@@ -190,7 +190,7 @@ def train(
 
 
 def _groups(adapter: Fact, settings: Settings) -> list[loop.Group]:
-    """What learns, and how quickly, in the order of checkpoints, which have the projector among the rest if it can be."""
+    """What learns, and how quickly, in the order of checkpoints; the projector is among the rest if it can be."""
     named = dict(adapter.named_parameters())
     gates = {name: each for name, each in named.items() if "alpha_" in name}
     apart = settings.projector != 1
