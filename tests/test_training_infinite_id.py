@@ -64,6 +64,17 @@ def test_everything_of_the_adapter_learns_and_nothing_of_the_base(base, portrait
     assert all(each.grad is None for each in base.model.diffusion_model.parameters())
 
 
+def test_an_error_inside_the_face_counts_as_often_as_it_is_told(base, portraits):
+    """From the losses of the whole picture and of nearly nothing but the face, which fills a quarter of it."""
+    adapter, faces = fresh(base), torch.zeros_like(portraits.faces)
+    faces[:, : faces.shape[1] // 2, : faces.shape[2] // 2] = 1
+    quarter = replace(portraits, faces=faces)
+    whole, inside, focused = (loss_of(base, adapter, quarter, focus=times).item() for times in (1.0, 1e6, 5.0))
+    outside = (whole - inside / 4) / 0.75
+    assert focused == pytest.approx((5 * inside / 4 + 0.75 * outside) / (5 / 4 + 0.75), rel=1e-4)
+    assert focused != pytest.approx(whole, rel=1e-3)
+
+
 def test_what_is_shown_is_another_photo_of_the_same_person(base, portraits):
     adapter = fresh(base)
     seen = looked_at(adapter)

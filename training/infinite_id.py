@@ -11,7 +11,7 @@ from ..adapters.ip_layout import PLACES
 from ..adapters.ip_projectors import InfiniteIdTokens
 from ..attention_patches.calls import attend, transformer_blocks
 from . import loop
-from .frozen import Frozen, draw_noise, prediction_error
+from .frozen import Frozen, draw_noise, masked_mean, prediction_error
 from .portraits import Portraits, others
 
 _BASE = "SD1.5"
@@ -23,7 +23,8 @@ class Settings(loop.Settings):
     """queries, dim, depth: sizes of the mapper that reads CLIP; face_tokens: how many the face vector becomes.
 
     drop: how often there is no face, which the unconditional branch needs. text_off: whether the cross-attention to
-    text is out in training; False is the paper's ablation.
+    text is out in training; False is the paper's ablation. focus: how many times as much an error inside the face
+    counts as one outside; 1 as published.
     """
 
     batch: int = 32
@@ -34,6 +35,7 @@ class Settings(loop.Settings):
     face_tokens: int = 4
     drop: float = 0.1
     text_off: bool = True
+    focus: float = 1.0
 
 
 class InfiniteId(nn.Module):
@@ -103,7 +105,7 @@ def attention_patches(base: Frozen, adapter: InfiniteId, tokens: torch.Tensor, t
 
 
 def step_loss(base: Frozen, adapter: InfiniteId, data, settings: Settings, generator: torch.Generator) -> torch.Tensor:
-    """|eps - eps(z_t, t, c_id)|^2 of a drawn batch, c_id being of another photo of the same person.
+    """|eps - eps(z_t, t, c_id)|^2 of a drawn batch, c_id of another photo of the same person, weighted by `focus`.
 
     data: (portraits, their captions' tokens [n, 77], what CLIP sees in an empty picture [m, d]).
     """
@@ -120,7 +122,9 @@ def step_loss(base: Frozen, adapter: InfiniteId, data, settings: Settings, gener
     batch = draw_noise(base, portraits.latents[drawn], generator)
     options = attention_patches(base, adapter, adapter.mapper(face, clip), settings.text_off)
     denoised = base.denoised(batch.z_t, batch.sigma, context, options)
-    return prediction_error(base, denoised, batch.z_0, batch.sigma).square().mean()
+    square = prediction_error(base, denoised, batch.z_0, batch.sigma).square()
+    face = portraits.faces[drawn].to(base.device, torch.float32)
+    return masked_mean(square, 1 + (settings.focus - 1) * face)
 
 
 def train(base: Frozen, portraits: Portraits, nothing: torch.Tensor, settings: Settings, checkpoint, after_step):
