@@ -27,7 +27,7 @@ from .environment import ROOT
 
 API = ROOT / "workflows" / "api"
 SCORER = ROOT / "miniature" / "weights" / "scorer.safetensors"
-LEARNED = 150_000  # whom miniature_facea.safetensors was learned from
+LEARNED = 150_004  # whom miniature_facea.safetensors was learned from
 REFERENCE_SIZE = 384
 MIN_SCORE = 0.5  # of the face finder
 # What the published workflows' nodes are given instead, by class.
