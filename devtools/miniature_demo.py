@@ -130,9 +130,9 @@ def infinite_id(workflow: str) -> Callable[[str, str], Prompt]:
 
 def facea(text: str, who: str) -> Prompt:
     """The base model's picture of anybody, its head made the learned one's, to the same words."""
-    prompt = in_miniature("facea_refine", identity_name="miniature_facea.safetensors")
-    prompt["11"]["inputs"]["face_prompt"] = text.format(who=who)
-    return with_prompt(prompt, text.format(who=who))
+    prompt, told = in_miniature("facea_refine", identity_name="miniature_facea.safetensors"), text.format(who=who)
+    prompt["11"]["inputs"]["face_prompt"] = told
+    return with_prompt(prompt, told)
 
 
 ROWS = (

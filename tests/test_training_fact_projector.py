@@ -12,19 +12,24 @@ SIZES = fact.Settings(queries=3, dim=64, depth=1, gate=1.0, steps=1, batch=2, pr
 
 
 @pytest.fixture(scope="module")
+def base():
+    return tiny_frozen.frozen_base()
+
+
+@pytest.fixture(scope="module")
 def portraits():
     """Four people in eight pictures each, who differ in a few of the numbers that an encoder sees, and noise."""
     generator = torch.Generator().manual_seed(0)
-    base = tiny_frozen.portraits(transface=(9, 24))
-    rows, people = torch.arange(32) % len(base), torch.arange(32) % 4 + 10
+    few = tiny_frozen.portraits(transface=(9, 24))
+    rows, people = torch.arange(32) % len(few), torch.arange(32) % 4 + 10
     own = torch.randn(4, 9, 24, generator=generator)[people - 10]
     seen = (own + torch.randn(32, 9, 24, generator=generator)).half()
     return replace(
-        base,
-        latents=base.latents[rows],
+        few,
+        latents=few.latents[rows],
         people=people,
-        captions=[base.captions[row] for row in rows],
-        faces=base.faces[rows],
+        captions=[few.captions[row] for row in rows],
+        faces=few.faces[rows],
         features={"transface": seen},
     )
 
@@ -48,8 +53,7 @@ def test_it_learns_to_tell_people_apart(portraits):
     assert sum(progress.losses[-3:]) / 3 < 0.3
 
 
-def test_the_projector_may_learn_more_slowly_and_a_checkpoint_keeps_its_order_otherwise():
-    base = tiny_frozen.frozen_base()
+def test_the_projector_may_learn_more_slowly_and_a_checkpoint_keeps_its_order_otherwise(base):
     names = {}
     for times in (1.0, 0.25):
         settings = replace(SIZES, projector=times, gates=3.0)
@@ -61,8 +65,7 @@ def test_the_projector_may_learn_more_slowly_and_a_checkpoint_keeps_its_order_ot
     assert names[0.25] == [{"sites"}, {"projector"}, {"sites"}] and groups[1].lr == 0.25 * settings.lr
 
 
-def test_fact_begins_with_the_projector_it_is_given(portraits):
-    base = tiny_frozen.frozen_base()
+def test_fact_begins_with_the_projector_it_is_given(base, portraits):
     width = base.text.embeddings.token_embedding.weight.shape[1]
     given = fact.fresh_projector(24, width, SIZES).state_dict()
     still = replace(SIZES, lr=0.0, weight_decay=0.0)

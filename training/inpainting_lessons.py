@@ -24,11 +24,16 @@ def drawn_masks(pictures: PictureSet, indices: Sequence[int], generator: torch.G
     return torch.stack(masks), painted
 
 
+def widened(masks: torch.Tensor, pixels: int) -> torch.Tensor:
+    """Masks [n, h, w] grown by so many pixels to every side."""
+    return max_pool2d(masks[:, None], 2 * pixels + 1, stride=1, padding=pixels)[:, 0]
+
+
 def _mask(part: torch.Tensor, kind: int, generator: torch.Generator) -> torch.Tensor:
     size = len(part)
     if kind < 2 and part.any():
         wider = int(torch.randint(_WIDER + 1, (), generator=generator))
-        return max_pool2d(part[None, None], 2 * wider + 1, stride=1, padding=wider)[0, 0]
+        return widened(part[None], wider)[0]
     mask = torch.ones_like(part)
     if kind == 2:
         top, left, bottom, right = torch.randint(size // 2, (4,), generator=generator).tolist()

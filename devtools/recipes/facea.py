@@ -1,7 +1,6 @@
 """One learned person for FaceA-Net, from three drawn photos."""
 
 import torch
-from torch.nn.functional import max_pool2d
 
 from ...adapters.facea import REGIONS
 from ...adapters.facea_file import save_facea
@@ -11,6 +10,7 @@ from ...miniature.people import person
 from ...miniature.scenes import scene
 from ...training import facea_run
 from ...training.inpainting import Photos
+from ...training.inpainting_lessons import widened
 from ..miniature_demo import LEARNED
 from .common import OUTPUT, SIZE
 
@@ -30,8 +30,7 @@ def photos(number: int, count: int = _PHOTOS, seed: int = 5) -> Photos:
 
 def _seen(mask: torch.Tensor, region: str) -> torch.Tensor:
     """What is learned to be painted: more than the part alone."""
-    wider = _HEAD if region == "face" else _PART
-    return max_pool2d(mask[:, None], 2 * wider + 1, stride=1, padding=wider)[:, 0]
+    return widened(mask, _HEAD if region == "face" else _PART)
 
 
 def word(number: int) -> str:
