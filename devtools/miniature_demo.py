@@ -35,6 +35,7 @@ SETTINGS = {
     "LikenessLoadFaceDetector": {"detector": "drawn: miniature"},
     "EmptyLatentImage": {"width": 96, "height": 96},
     "KSampler": {"seed": 5, "steps": 20, "cfg": 3.0, "sampler_name": "ddim", "scheduler": "ddim_uniform"},
+    "LikenessFaceAPerson": {"strength": 1.1},
     # A face fills two thirds of the base's pictures: a crop with less of it would reach beyond them.
     "LikenessRefineFaces": {
         "size": 96,
@@ -43,7 +44,7 @@ SETTINGS = {
         "expand": 16,
         "feather": 4,
         "steps": 20,
-        "cfg": 3.0,
+        "cfg": 2.0,
     },
 }
 PHOTOS = (

@@ -10,6 +10,7 @@ from likeness.devtools.evaluation.claims import Claim, verdict
 from likeness.devtools.evaluation.methods import AGAIN, METHODS, ROWS, SHORT_F2D
 from likeness.devtools.evaluation.people import held_out
 from likeness.devtools.evaluation.world import WEIGHTS, noise
+from likeness.devtools.recipes import facea
 from likeness.miniature import captions
 from likeness.miniature.people import SPLITS
 
@@ -100,17 +101,39 @@ def test_rows_have_names_of_their_own():
     assert len({report.file_name(name) for name in ROWS}) == len(ROWS) and len(METHODS) < len(ROWS)
 
 
+def test_facea_goes_on_after_the_last_person_that_was_learned(tmp_path, monkeypatch):
+    plan, learned = measure.Plan(4, 2, 1), []
+
+    def repainted(world, name, held, drawn):
+        learned.append(held)
+        return measure.Drawn(drawn.pictures + 1, drawn.texts)
+
+    monkeypatch.setattr(command, "OUTPUT", tmp_path)
+    monkeypatch.setattr(command.facea, "pictures", repainted)
+    base = measure.Drawn(torch.arange(8).view(1, 8, 1, 1, 1), [f"prompt {number}" for number in range(8)])
+    for people in ("AB", "ABCD", "ABC"):
+        drawn = command._repainted(None, "FaceA", people, base, plan)
+        assert drawn.pictures.flatten().tolist() == list(range(1, 2 * len(people) + 1))
+        assert drawn.texts == base.texts[: 2 * len(people)]
+    assert learned == ["A", "B", "C", "D"]
+    command._repainted(None, "FaceA", "AB", base, measure.Plan(4, 1, 1))
+    assert learned == ["A", "B", "C", "D", "A", "B"]
+
+
 @pytest.mark.slow
 def test_the_shipped_weights_are_measured_from_end_to_end(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "OUTPUT", tmp_path)
     monkeypatch.setattr(report, "MINIATURE", tmp_path)
-    few = ["--people", "3", "--prompts", "1", "--seeds", "2", "--no-report"]
+    monkeypatch.setitem(facea.SETTINGS, "steps", 2)
+    few = ["--people", "3", "--prompts", "1", "--seeds", "2", "--facea", "2", "--no-report"]
     for name in ("base", "FACT", "Face2Diffusion", "Infinite-ID"):
         few += ["--only", name]
     assert command.main(few) == 0
     rows = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
     assert rows["base"]["text"] > 0.3 and rows["limits"]["auc"] > 0.95
     assert rows["FACT"]["identity_all"] > rows["base"]["identity_all"]
+    assert rows["FaceA"]["undetected"] < 1 and rows["FaceA"]["background"] > 0
+    assert rows["base__of_FaceA_s_people"]["identity"] != rows["base"]["identity"]
     again = torch.load(tmp_path / "FACT.pt", weights_only=True)["pictures"]
     (tmp_path / "FACT.pt").unlink()
     assert command.main(few) == 0

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .methods import AGAIN, METHODS, SHORT_F2D, SHORT_FACT
+from .methods import AGAIN, FEWER, METHODS, SHORT_F2D, SHORT_FACT, SHORT_INF
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ CLAIMS = (
     Claim("Table 5: CGDR follows the text better than reconstruction", _F2D, "reconstruction", "text"),
     Claim("Table 5: CGDR follows the text better than masked reconstruction", _F2D, "masked reconstruction", "text"),
     Claim("Table 5: CGDR's harmonic mean above reconstruction with DSC", _F2D, "reconstruction with DSC", "harmonic"),
-    Claim("identity-enhanced training carries more identity", _INF, "identity training with text", "identity"),
+    Claim("identity-enhanced training carries more identity", SHORT_INF, "identity training with text", "identity"),
     Claim("without mixed attention the text suffers", _INF, "without mixed attention", "text"),
     Claim("mutual attention loses identity", _INF, "mutual attention", "identity"),
     Claim("AdaIN-mean keeps more identity than AdaIN", "drawings, AdaIN-mean", "drawings, AdaIN", "identity"),
-    Claim("FaceA: learned rows carry identity (Table 2)", "FaceA", "FaceA without learned rows", "identity"),
+    Claim("FaceA: learned rows carry identity (Table 2)", FEWER, "FaceA without learned rows", "identity"),
     Claim("FaceA: the attribute loss does", "FaceA without learned rows", "FaceA, decoupling only", "identity"),
     Claim("AdaIN-mean brings more style than none", "drawings, AdaIN-mean", "drawings, no AdaIN", "text"),
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from . import facea, measure, results
-from .methods import FACEA, FEW, METHODS, Method
+from .methods import COMPARED, FACEA, FEW, FEWER, METHODS, Method
 from .people import held_out
 from .report import file_name, write
 from .world import Sampling, load, newest
@@ -53,11 +53,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def _drawn(world, method: Method, people, plan: measure.Plan) -> measure.Drawn:
     """A method's pictures, from an earlier run where the weights and the plan are the same."""
-    path = OUTPUT / f"{file_name(method.name)}.pt"
-    if path.is_file() and path.stat().st_mtime > newest():
-        saved = torch.load(path, weights_only=True)
-        if saved["plan"] == list(astuple(plan)):
-            return measure.Drawn(saved["pictures"], saved["texts"])
+    if kept := _kept(method.name, plan):
+        return kept
     begin = time.monotonic()
     drawn = measure.pictures(world, method, people, plan, Sampling())
     _keep(method.name, drawn, plan)
@@ -65,8 +62,20 @@ def _drawn(world, method: Method, people, plan: measure.Plan) -> measure.Drawn:
     return drawn
 
 
+def _kept(name: str, plan: measure.Plan) -> measure.Drawn | None:
+    """What an earlier run drew by this plan, unless weights are younger."""
+    path = OUTPUT / f"{file_name(name)}.pt"
+    if not path.is_file() or path.stat().st_mtime <= newest():
+        return None
+    saved = torch.load(path, weights_only=True)
+    return measure.Drawn(saved["pictures"], saved["texts"]) if saved["plan"] == list(astuple(plan)) else None
+
+
 def _keep(name: str, drawn: measure.Drawn, plan: measure.Plan) -> None:
-    torch.save({**vars(drawn), "plan": list(astuple(plan))}, OUTPUT / f"{file_name(name)}.pt")
+    path = OUTPUT / f"{file_name(name)}.pt"
+    part = path.with_suffix(".part")
+    torch.save({**vars(drawn), "plan": list(astuple(plan))}, part)
+    part.replace(path)
 
 
 def _measure(world, drawn: dict[str, measure.Drawn], people, plan: measure.Plan) -> None:
@@ -95,12 +104,28 @@ def _scorer(world, people, plan: measure.Plan, base: measure.Drawn | None) -> Ca
 
 
 def _measure_facea(world, base: measure.Drawn, people, plan: measure.Plan) -> None:
-    """FaceA and its ablations, on the first people only: each is a training of its own."""
-    few = len(people) * plan.prompts
-    base = measure.Drawn(base.pictures[:, :few], base.texts[:few])
+    """FaceA on the first people only, and its ablations on fewer: each person is a training of its own."""
+    base = base.of_people(0, len(people), plan)
     score = _scorer(world, people, plan, base)
     score(FEW, base)
-    for name in FACEA:
-        drawn = facea.pictures(world, name, people, base, plan)
-        _keep(name, drawn, plan)
-        score(name, drawn)
+    method, *ablations = FACEA
+    drawn = _repainted(world, method, people, base, plan)
+    score(method, drawn)
+    people = people[:COMPARED]
+    base, drawn = (each.of_people(0, len(people), plan) for each in (base, drawn))
+    score = _scorer(world, people, plan, base)
+    score(FEWER, drawn)
+    for name in ablations:
+        score(name, _repainted(world, name, people, base, plan))
+
+
+def _repainted(world, name: str, people, base: measure.Drawn, plan: measure.Plan) -> measure.Drawn:
+    """A row of FaceA's pictures, kept after every person, so that one that was stopped or shorter goes on."""
+    kept = _kept(name, plan)
+    done = len(kept.texts) // plan.prompts if kept else 0
+    for number in range(done, len(people)):
+        own = facea.pictures(world, name, people[number], base.of_people(number, number + 1, plan))
+        kept = kept.with_more(own) if kept else own
+        _keep(name, kept, plan)
+        print(f"{name}: {number + 1} of {len(people)} people", flush=True)
+    return kept.of_people(0, len(people), plan)

@@ -1,6 +1,4 @@
-"""FaceA-Net in the miniature: people are learned from three photos each, then other people's heads become theirs."""
-
-from collections.abc import Sequence
+"""FaceA-Net in the miniature: a person is learned from three photos, then other people's heads become theirs."""
 
 import torch
 
@@ -10,33 +8,29 @@ from ...faces.refine import EVERY_FACE, CropStyle, greyed, outline
 from ...miniature import base
 from ...sampling.refine import Person, Sampling, sample
 from ..recipes.facea import learned
-from .measure import Drawn, Plan
+from .measure import Drawn
 from .methods import FACEA
 from .people import Held
 from .world import WEIGHTS, World
 
-_SAMPLING = Sampling(seed=0, steps=10, cfg=3.0, sampler_name="ddim", scheduler="ddim_uniform", denoise=1.0)
+_SAMPLING = Sampling(seed=0, steps=10, cfg=2.0, sampler_name="ddim", scheduler="ddim_uniform", denoise=1.0)
 _STYLE = CropStyle(shape="hull", size=96, expand=16.0)  # hair and jaw too, without which nobody is who they are
 _FEATHER = 4
+_STRENGTH = 1.1
 
 
-def pictures(world: World, name: str, people: Sequence[Held], drawn: Drawn, plan: Plan) -> Drawn:
-    """The base model's pictures `drawn` for people, the heads in them repainted as the people they were drawn for, to
-    the words of the pictures.
-    """
+def pictures(world: World, name: str, held: Held, drawn: Drawn) -> Drawn:
+    """The base model's pictures `drawn` for a person, the heads in them repainted as the person, to their own words."""
     model, clip, vae = base.load_miniature(WEIGHTS, inpainting=True)
+    identity = learned(held.who.number, **FACEA[name])
+    patched, _ = apply(model, identity, _STRENGTH)
     made = []
-    for number, held in enumerate(people):
-        identity = learned(held.who.number, **FACEA[name])
-        own = range(number * plan.prompts, (number + 1) * plan.prompts)
-        patched, _ = apply(model, identity, 1.0)
-        for picture in own:
-            text = drawn.texts[picture].format(who=f"a {held.word}")
-            person = Person(patched, *encode_prompt(clip, identity, text, "", True), EVERY_FACE)
-            shown = drawn.pictures[:, picture].float() / 255
-            painted = torch.stack([_repainted(world, each, person, vae) for each in shown])
-            made.append((painted * 255).round().to(torch.uint8))
-    return Drawn(torch.stack(made, dim=1), drawn.texts[: len(people) * plan.prompts])
+    for text, shown in zip(drawn.texts, drawn.pictures.unbind(1), strict=True):
+        prompt = encode_prompt(clip, identity, text.format(who=f"a {held.word}"), "", True)
+        person = Person(patched, *prompt, EVERY_FACE)
+        painted = torch.stack([_repainted(world, each, person, vae) for each in shown.float() / 255])
+        made.append((painted * 255).round().to(torch.uint8))
+    return Drawn(torch.stack(made, dim=1), drawn.texts)
 
 
 @torch.inference_mode()

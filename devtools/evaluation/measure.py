@@ -30,6 +30,15 @@ class Drawn:
     pictures: torch.Tensor
     texts: list[str]
 
+    def of_people(self, start: int, stop: int, plan: Plan) -> "Drawn":
+        """What of this was drawn for the people from number `start` to before `stop`."""
+        own = slice(start * plan.prompts, stop * plan.prompts)
+        return Drawn(self.pictures[:, own], self.texts[own])
+
+    def with_more(self, more: "Drawn") -> "Drawn":
+        """This and, after it, what was drawn for further people."""
+        return Drawn(torch.cat([self.pictures, more.pictures], dim=1), [*self.texts, *more.texts])
+
 
 def pictures(world: World, method: Method, people: Sequence[Held], plan: Plan, sampling: Sampling) -> Drawn:
     """Draw every person with every one of their prompts and seeds."""

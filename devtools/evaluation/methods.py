@@ -78,6 +78,7 @@ def infinite_id(adapter: str = "infinite_id", strength: float = 1.0, **mixing):
 _FACT, _F2D, _INF = "FACT", "Face2Diffusion", "Infinite-ID"
 # For as few steps as the ablations, which are compared with them; AGAIN is SHORT_F2D with another seed.
 SHORT_FACT, SHORT_F2D, AGAIN = "FACT, short", "Face2Diffusion, short", "trained again"
+SHORT_INF = "Infinite-ID, short"
 METHODS = (
     Method("base", "base", plain),
     Method("base, drawings", "base", plain, prompts=STYLES),
@@ -95,6 +96,7 @@ METHODS = (
     Method("ArcFace, deepest layer", _F2D, face2diffusion("f2d_arcface", "msid_deep"), "f2d_arcface"),
     Method("ArcFace, multi-scale", _F2D, face2diffusion("f2d_arcface_multi", "msid_twin"), "f2d_arcface_multi"),
     Method("Infinite-ID", _INF, infinite_id(mixing="mixed"), "infinite_id"),
+    Method(SHORT_INF, _INF, infinite_id("infinite_id_short", mixing="mixed"), "infinite_id_short"),
     Method("identity training with text", _INF, infinite_id("infinite_id_text", mixing="mixed"), "infinite_id_text"),
     Method("without mixed attention", _INF, infinite_id(), "infinite_id"),
     Method("mutual attention", _INF, infinite_id(mixing="mutual"), "infinite_id"),
@@ -104,10 +106,11 @@ METHODS = (
 )
 
 MAIN = ("FACT", "Face2Diffusion", "Infinite-ID", "FaceA")
-FEW = "base, of FaceA's people"
+# FaceA's people have a base row of their own; its ablations, trainings too, have only the first COMPARED of them.
+FEW, COMPARED, FEWER = "base, of FaceA's people", 40, "FaceA, as few people as below"
 FACEA = {
     "FaceA": {},
     "FaceA without learned rows": {"learned_rows": False},
     "FaceA, decoupling only": {"learned_rows": False, "attribute_loss": False},
 }  # settings of the training
-ROWS = {method.name: method.table for method in METHODS} | dict.fromkeys((FEW, *FACEA), "FaceA-Net")
+ROWS = {method.name: method.table for method in METHODS} | dict.fromkeys((FEW, "FaceA", FEWER, *FACEA), "FaceA-Net")

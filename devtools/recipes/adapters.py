@@ -29,7 +29,11 @@ F2DS = {
     "f2d_again": {"seed": 1},  # how far it and f2d_short, two trainings of one method, differ
 }
 _ENCODERS = {"f2d_arcface": "msid_deep", "f2d_arcface_multi": "msid_twin"}
-INFINITE = {"infinite_id": {"focus": 8.0}, "infinite_id_text": {"text_off": False}}
+INFINITE = {
+    "infinite_id": {"focus": 8.0},
+    "infinite_id_short": {},
+    "infinite_id_text": {"text_off": False},
+}
 METHODS = ("fact", "face2diffusion", "infinite_id")  # the others are ablations
 
 

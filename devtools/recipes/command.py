@@ -11,7 +11,8 @@ from .common import OUTPUT, SETS, pictures
 ADAPTERS = {**adapters.FACTS, **adapters.F2DS, **adapters.INFINITE}
 STEPS = {
     **dict.fromkeys(adapters.FACTS, 1000), **dict.fromkeys(adapters.F2DS, 1500),
-    "fact": 5000, "face2diffusion": 14_000, "infinite_id": 32_700, "infinite_id_text": 5200,
+    **dict.fromkeys(adapters.INFINITE, 3000),
+    "fact": 5000, "face2diffusion": 14_000, "infinite_id": 32_700,
     "fact_projector": 2000, "decoder": 1500, "base": 29_400, "inpainting": 2000,
 }  # fmt: skip
 PARTS = {

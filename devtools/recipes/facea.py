@@ -15,7 +15,7 @@ from ..miniature_demo import LEARNED
 from .common import OUTPUT, SIZE
 
 _PHOTOS = 3
-_HEAD = 8  # pixels by which the face's mask is widened, to most of the head
+_HEAD = 16  # pixels by which the face's mask is widened, to all of the head with its hair
 _PART = 6  # and those of its parts, so that each fills a cell of the latents, which an eye does not
 SETTINGS = {"steps": 200, "batch": 4, "rank": 8, "lr_lora": 1e-3, "lr_features": 1e-2}
 
