@@ -35,7 +35,6 @@ SETTINGS = {
     "LikenessLoadFaceDetector": {"detector": "drawn: miniature"},
     "EmptyLatentImage": {"width": 96, "height": 96},
     "KSampler": {"seed": 5, "steps": 20, "cfg": 3.0, "sampler_name": "ddim", "scheduler": "ddim_uniform"},
-    "LikenessFaceAPerson": {"strength": 1.1},
     # A face fills two thirds of the base's pictures: a crop with less of it would reach beyond them.
     "LikenessRefineFaces": {
         "size": 96,

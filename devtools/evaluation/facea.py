@@ -16,14 +16,13 @@ from .world import WEIGHTS, World
 _SAMPLING = Sampling(seed=0, steps=10, cfg=2.0, sampler_name="ddim", scheduler="ddim_uniform", denoise=1.0)
 _STYLE = CropStyle(shape="hull", size=96, expand=16.0)  # hair and jaw too, without which nobody is who they are
 _FEATHER = 4
-_STRENGTH = 1.1
 
 
 def pictures(world: World, name: str, held: Held, drawn: Drawn) -> Drawn:
     """The base model's pictures `drawn` for a person, the heads in them repainted as the person, to their own words."""
     model, clip, vae = base.load_miniature(WEIGHTS, inpainting=True)
     identity = learned(held.who.number, **FACEA[name])
-    patched, _ = apply(model, identity, _STRENGTH)
+    patched, _ = apply(model, identity, 1.0)
     made = []
     for text, shown in zip(drawn.texts, drawn.pictures.unbind(1), strict=True):
         prompt = encode_prompt(clip, identity, text.format(who=f"a {held.word}"), "", True)

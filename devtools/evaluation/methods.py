@@ -107,7 +107,7 @@ METHODS = (
 
 MAIN = ("FACT", "Face2Diffusion", "Infinite-ID", "FaceA")
 # FaceA's people have a base row of their own; its ablations, trainings too, have only the first COMPARED of them.
-FEW, COMPARED, FEWER = "base, of FaceA's people", 40, "FaceA, as few people as below"
+FEW, COMPARED, FEWER = "base, of FaceA's people", 30, "FaceA, as few people as below"
 FACEA = {
     "FaceA": {},
     "FaceA without learned rows": {"learned_rows": False},
