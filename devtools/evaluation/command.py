@@ -1,6 +1,7 @@
 """`likeness.py evaluate`: draw and score every method of the miniature, and write its report."""
 
 import argparse
+import io
 import json
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from ...weights import saving
 from . import facea, measure, results
 from .methods import COMPARED, FACEA, FEW, FEWER, METHODS, Method
 from .people import held_out
@@ -72,10 +74,9 @@ def _kept(name: str, plan: measure.Plan) -> measure.Drawn | None:
 
 
 def _keep(name: str, drawn: measure.Drawn, plan: measure.Plan) -> None:
-    path = OUTPUT / f"{file_name(name)}.pt"
-    part = path.with_suffix(".part")
-    torch.save({**vars(drawn), "plan": list(astuple(plan))}, part)
-    part.replace(path)
+    content = io.BytesIO()
+    torch.save({**vars(drawn), "plan": list(astuple(plan))}, content)
+    saving.write(OUTPUT / f"{file_name(name)}.pt", content.getvalue(), "What was drawn")
 
 
 def _measure(world, drawn: dict[str, measure.Drawn], people, plan: measure.Plan) -> None:
