@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from likeness.devtools.evaluation import command, measure, prompts, report
@@ -13,6 +14,7 @@ from likeness.devtools.evaluation.world import WEIGHTS, noise
 from likeness.devtools.recipes import facea
 from likeness.miniature import captions
 from likeness.miniature.people import SPLITS
+from PIL import Image
 
 ROW = {
     "identity": 0.5, "identity_deviation": 0.01, "undetected": 0.1, "text": 0.6, "text_deviation": 0.02,
@@ -88,6 +90,26 @@ def test_a_report_has_every_row_and_survives_missing_ones(tmp_path):
     assert "| FACT | 0.500 ± 0.010 | 62% | 10.0% | 0.600 ± 0.020 |" in text
     assert "Face2Diffusion |" not in text and "not measured" in text and "N = 2" in text
     assert "which was trained only once" in text
+    for plot in ("scores", "orderings"):
+        assert f"](report/{plot}.png)" in text
+        assert np.ptp(Image.open(tmp_path / "out" / "report" / f"{plot}.png").convert("L")) > 150
+
+
+def test_what_is_not_measured_again_stays_as_in_the_last_report(tmp_path):
+    (tmp_path / "limits.json").write_text(json.dumps(LIMITS))
+    base, fact = (tmp_path / f"{name}.json" for name in ("base", "FACT"))
+    base.write_text(json.dumps(ROW))
+    fact.write_text(json.dumps(ROW | {"background": math.nan}))
+    drawn = {"pictures": torch.zeros(2, 8, 96, 96, 3, dtype=torch.uint8), "plan": [8, 1, 2]}
+    torch.save(drawn, tmp_path / "FACT.pt")
+    first = report.write(tmp_path, tmp_path / "out").read_text()
+    assert "![FACT](report/FACT.jpg)" in first and (tmp_path / "out" / "report" / "FACT.jpg").is_file()
+    for path in (fact, tmp_path / "FACT.pt"):
+        path.unlink()
+    assert report.write(tmp_path, tmp_path / "out").read_text() == first
+    base.write_text(json.dumps(ROW | {"text": 0.3}))
+    again = report.write(tmp_path, tmp_path / "out").read_text()
+    assert "| base | 0.500 ± 0.010 | 62% | 10.0% | 0.300 ± 0.020 |" in again and "| FACT | 0.500 ± 0.010 |" in again
 
 
 def test_a_report_tells_how_far_two_trainings_differ(tmp_path):

@@ -12,7 +12,7 @@ import torch
 
 from ...weights import saving
 from . import facea, measure, results
-from .methods import COMPARED, FACEA, FEW, FEWER, METHODS, Method
+from .methods import FACEA, FEW, METHODS, Method
 from .people import held_out
 from .report import file_name, write
 from .world import Sampling, load, newest
@@ -105,18 +105,11 @@ def _scorer(world, people, plan: measure.Plan, base: measure.Drawn | None) -> Ca
 
 
 def _measure_facea(world, base: measure.Drawn, people, plan: measure.Plan) -> None:
-    """FaceA on the first people only, and its ablations on fewer: each person is a training of its own."""
+    """FaceA and its ablations on the first people only: each person is a training of its own."""
     base = base.of_people(0, len(people), plan)
     score = _scorer(world, people, plan, base)
     score(FEW, base)
-    method, *ablations = FACEA
-    drawn = _repainted(world, method, people, base, plan)
-    score(method, drawn)
-    people = people[:COMPARED]
-    base, drawn = (each.of_people(0, len(people), plan) for each in (base, drawn))
-    score = _scorer(world, people, plan, base)
-    score(FEWER, drawn)
-    for name in ablations:
+    for name in FACEA:
         score(name, _repainted(world, name, people, base, plan))
 
 

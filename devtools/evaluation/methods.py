@@ -106,11 +106,10 @@ METHODS = (
 )
 
 MAIN = ("FACT", "Face2Diffusion", "Infinite-ID", "FaceA")
-# FaceA's people have a base row of their own; its ablations, trainings too, have only the first COMPARED of them.
-FEW, COMPARED, FEWER = "base, of FaceA's people", 30, "FaceA, as few people as below"
+FEW = "base, of FaceA's people"
 FACEA = {
     "FaceA": {},
     "FaceA without learned rows": {"learned_rows": False},
     "FaceA, decoupling only": {"learned_rows": False, "attribute_loss": False},
 }  # settings of the training
-ROWS = {method.name: method.table for method in METHODS} | dict.fromkeys((FEW, "FaceA", FEWER, *FACEA), "FaceA-Net")
+ROWS = {method.name: method.table for method in METHODS} | dict.fromkeys((FEW, *FACEA), "FaceA-Net")

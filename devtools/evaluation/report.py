@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from . import plots
 from .claims import CLAIMS, between_trainings, verdict
 from .methods import AGAIN, MAIN, ROWS
 from .people import held_out
@@ -36,20 +37,40 @@ renders*: identity against that of two real renders. *no face*: pictures in whic
 in *text*. *harmonic*: mean of identity and text, picture by picture. *background*: mean difference outside the face
 from the base model's picture of the same noise, 0 to 1. *expressions*, *roll*: how much they vary between the seeds
 of one prompt (entropy 0 to 1; degrees). *distance*: squared Frechet distance to real renders in CLIP's features.
-*short*: trained for as few steps as the ablations of the same table, which are compared with it.
+*short*: trained for as few steps as the ablations of the same table, which are compared with it. Rows whose weights are
+not there any more, such as those of ablations, stay as they were measured last.
 """
+_GLANCE = """## At a glance
+
+Large: the methods; small: what they are compared with in the tables below; crosses: deviations between seeds.
+
+![identity against text](report/scores.png)
+
+Each ordering of the papers: to the right what came out as there, to the left what came out the other way round.
+
+![the orderings](report/orderings.png)
+"""
+_IDENTITY, _TEXT = 0.6, 0.9  # the goals: of two renders' identity, and of the base's text
 _VERDICTS = """A difference counts where it is more than twice the larger of both deviations: between seeds or, of
 *expressions* and *roll*, the standard error over people; of rows that were trained apart, also that between two
 short trainings of Face2Diffusion, """
 
 
 def write(output: Path, target: Path = MINIATURE) -> Path:
-    """Write REPORT.md and its pictures below `target` from what `evaluate` left in `output`."""
+    """Write REPORT.md, its pictures and its numbers below `target` from what `evaluate` left in `output`.
+
+    A row that was not measured there stays as the last report in `target` has it.
+    """
+    (target / "report").mkdir(parents=True, exist_ok=True)
     limits = json.loads((output / "limits.json").read_text())
-    rows = {name: row for name in ROWS if (row := _row(output, name))}
+    numbers = target / "report" / "numbers.json"
+    last = json.loads(numbers.read_text()) if numbers.is_file() else {}
+    rows = {name: row for name in ROWS if (row := _row(output, name) or last.get(name))}
+    numbers.write_text(f"{json.dumps(rows, indent=1)}\n")
     for row in rows.values():
         row["share"] = row["identity"] / limits["same"]
-    tables = [*_tables(rows), *_goals(rows, limits), *_claims(rows), *_best_of(rows)]
+    glance = _glance(rows, limits, target) if "base" in rows else []
+    tables = [*glance, *_tables(rows), *_goals(rows, limits), *_claims(rows), *_best_of(rows)]
     parts = [_HEAD.format(**limits), *tables, *_sheets(output, rows, target)]
     recipe = target / "RECIPE.md"
     text = "\n".join([*parts, recipe.read_text() if recipe.is_file() else ""])
@@ -66,6 +87,14 @@ def file_name(name: str) -> str:
 def _row(output: Path, name: str) -> dict | None:
     path = output / f"{file_name(name)}.json"
     return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _glance(rows: dict[str, dict], limits: dict[str, float], target: Path) -> list[str]:
+    renders = limits["same"], limits["text"]
+    goal = _IDENTITY * limits["same"], _TEXT * rows["base"]["text"]
+    plots.scores(rows, renders, goal, target / "report" / "scores.png")
+    plots.orderings(rows, target / "report" / "orderings.png")
+    return [_GLANCE]
 
 
 def _tables(rows: dict[str, dict]) -> list[str]:
@@ -101,8 +130,8 @@ def _goals(rows: dict[str, dict], limits: dict) -> list[str]:
     told = rows["base"]["text"]
     goals = [("base: text within 10 % of real renders'", told / limits["text"], 0.9)]
     for name in (name for name in MAIN if name in rows):
-        goals.append((f"{name}: identity at least 60 % of two renders'", rows[name]["share"], 0.6))
-        goals.append((f"{name}: at least 90 % of the base's text", rows[name]["text"] / told, 0.9))
+        goals.append((f"{name}: identity at least 60 % of two renders'", rows[name]["share"], _IDENTITY))
+        goals.append((f"{name}: at least 90 % of the base's text", rows[name]["text"] / told, _TEXT))
     lines = (_line((goal, f"{share:.0%}", "yes" if share >= least else "**no**")) for goal, share, least in goals)
     return ["## Goals", "", *_head(("goal", "measured", "reached")), *lines, ""]
 
@@ -131,21 +160,23 @@ def _best_of(rows: dict[str, dict]) -> list[str]:
 
 
 def _sheets(output: Path, rows: dict[str, dict], target: Path, people: int = 8) -> list[str]:
-    """For every method a sheet: a column a person, the reference on top, below it their first prompt with two seeds."""
-    (target / "report").mkdir(parents=True, exist_ok=True)
+    """Every row's sheet: made of what was drawn, or else that of the last report."""
     references = [held.reference.images[0] for held in held_out(people)]
     lines = ["## Pictures", "", "On top of each column the reference; below it, two pictures of one prompt.", ""]
     for name in rows:
-        path = output / f"{file_name(name)}.pt"
-        if not path.is_file():
-            continue
-        saved = torch.load(path, weights_only=True)
-        prompts = saved["plan"][1]
-        shown = saved["pictures"][:2, ::prompts].float() / 255
-        columns = [torch.cat([who, *each]) for who, each in zip(references, shown.transpose(0, 1))]
-        _image(torch.cat(columns, dim=1)).save(target / "report" / f"{file_name(name)}.jpg", quality=85)
-        lines += [f"**{name}**", "", f"![{name}](report/{file_name(name)}.jpg)", ""]
+        drawn, sheet = output / f"{file_name(name)}.pt", target / "report" / f"{file_name(name)}.jpg"
+        if drawn.is_file():
+            _image(_sheet(torch.load(drawn, weights_only=True), references)).save(sheet, quality=85)
+        if sheet.is_file():
+            lines += [f"**{name}**", "", f"![{name}](report/{file_name(name)}.jpg)", ""]
     return lines
+
+
+def _sheet(saved: dict, references: Sequence[torch.Tensor]) -> torch.Tensor:
+    """A column a person [h, w, 3]: the reference on top, below it their first prompt with two seeds."""
+    shown = saved["pictures"][:2, :: saved["plan"][1]].float() / 255
+    columns = [torch.cat([who, *each]) for who, each in zip(references, shown.transpose(0, 1))]
+    return torch.cat(columns, dim=1)
 
 
 def _image(picture: torch.Tensor) -> Image.Image:
