@@ -46,13 +46,18 @@ def verdict(claim: Claim, rows: dict[str, dict]) -> tuple[str, str]:
 
     rows: of the report, by name. One seed has no deviation (NaN), of which no difference can be said to be more.
     """
-    if claim.better not in rows or claim.worse not in rows:
+    if not measured(claim, rows):
         return "", "not measured"
     gain, least = difference(claim, rows)
-    measured = "{} {:.3f} against {:.3f}".format(claim.score, *_compared(claim, rows))
+    told = "{} {:.3f} against {:.3f}".format(claim.score, *_compared(claim, rows))
     if not abs(gain) > least:
-        return measured, "no difference"
-    return measured, "reproduced" if gain > 0 else "not reproduced"
+        return told, "no difference"
+    return told, "reproduced" if gain > 0 else "not reproduced"
+
+
+def measured(claim: Claim, rows: dict[str, dict]) -> bool:
+    """Whether both rows of a claim are there."""
+    return {claim.better, claim.worse} <= rows.keys()
 
 
 def difference(claim: Claim, rows: dict[str, dict]) -> tuple[float, float]:

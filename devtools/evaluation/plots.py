@@ -5,13 +5,20 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .claims import CLAIMS, Claim, difference, verdict
+from ..sheet import PAPER
+from .claims import CLAIMS, Claim, difference, measured, verdict
 from .methods import FEW, MAIN, METHODS, ROWS
 from .prompts import PHOTOS
 
-_COLOURS = {"base": "#444444", "FACT": "#b5442e", "Face2Diffusion": "#28709b", "Infinite-ID": "#5c8a3a"}
-_COLOURS |= {"FaceA-Net": "#8a5a9e"}
+_COLOURS = {
+    "base": "#444444",
+    "FACT": "#b5442e",
+    "Face2Diffusion": "#28709b",
+    "Infinite-ID": "#5c8a3a",
+    "FaceA-Net": "#8a5a9e",
+}
 _VERDICTS = {"reproduced": "#5c8a3a", "not reproduced": "#b5442e", "no difference": "#a8a59c"}
+_PAPER = [value / 255 for value in PAPER]
 _MOST = 6.0  # times of what counts, beyond which a bar says nothing more
 
 
@@ -55,13 +62,13 @@ def orderings(rows: dict[str, dict], target: Path) -> None:
 
 
 def _comparable(claim: Claim, rows: dict[str, dict]) -> bool:
-    return {claim.better, claim.worse} <= rows.keys() and difference(claim, rows)[1] > 0
+    return measured(claim, rows) and difference(claim, rows)[1] > 0
 
 
 def _figure(width: float, height: float, across: str, up: str) -> tuple[Figure, Axes]:
-    figure = Figure((width, height), layout="constrained", facecolor="#faf9f6")
+    figure = Figure((width, height), layout="constrained", facecolor=_PAPER)
     axes = figure.subplots()
-    axes.set(xlabel=across, ylabel=up, facecolor="#faf9f6")
+    axes.set(xlabel=across, ylabel=up, facecolor=_PAPER)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#dedcd6", linewidth=0.6)
     axes.set_axisbelow(True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from ...weights import saving
 from . import plots
 from .claims import CLAIMS, between_trainings, verdict
 from .methods import AGAIN, MAIN, ROWS
@@ -63,15 +64,11 @@ def write(output: Path, target: Path = MINIATURE) -> Path:
     """
     (target / "report").mkdir(parents=True, exist_ok=True)
     limits = json.loads((output / "limits.json").read_text())
-    numbers = target / "report" / "numbers.json"
-    last = json.loads(numbers.read_text()) if numbers.is_file() else {}
-    rows = {name: row for name in ROWS if (row := _row(output, name) or last.get(name))}
-    numbers.write_text(f"{json.dumps(rows, indent=1)}\n")
+    rows = _rows(output, target / "report" / "numbers.json")
     for row in rows.values():
         row["share"] = row["identity"] / limits["same"]
-    glance = _glance(rows, limits, target) if "base" in rows else []
-    tables = [*glance, *_tables(rows), *_goals(rows, limits), *_claims(rows), *_best_of(rows)]
-    parts = [_HEAD.format(**limits), *tables, *_sheets(output, rows, target)]
+    tables = [*_tables(rows), *_goals(rows, limits), *_claims(rows), *_best_of(rows)]
+    parts = [_HEAD.format(**limits), *_glance(rows, limits, target), *tables, *_sheets(output, rows, target)]
     recipe = target / "RECIPE.md"
     text = "\n".join([*parts, recipe.read_text() if recipe.is_file() else ""])
     report = target / "REPORT.md"
@@ -84,12 +81,23 @@ def file_name(name: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in name)
 
 
+def _rows(output: Path, numbers: Path) -> dict[str, dict]:
+    """All rows by name as measured in `output`, or else as `numbers`, which keeps them, has them."""
+    last = json.loads(numbers.read_text()) if numbers.is_file() else {}
+    rows = {name: row for name in ROWS if (row := _row(output, name) or last.get(name))}
+    saving.write(numbers, f"{json.dumps(rows, indent=1)}\n".encode(), "The report's numbers")
+    return rows
+
+
 def _row(output: Path, name: str) -> dict | None:
     path = output / f"{file_name(name)}.json"
     return json.loads(path.read_text()) if path.is_file() else None
 
 
 def _glance(rows: dict[str, dict], limits: dict[str, float], target: Path) -> list[str]:
+    """The plots, where there is a base to compare with."""
+    if "base" not in rows:
+        return []
     renders = limits["same"], limits["text"]
     goal = _IDENTITY * limits["same"], _TEXT * rows["base"]["text"]
     plots.scores(rows, renders, goal, target / "report" / "scores.png")
