@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 COMFY = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".host" / "ComfyUI")
 BASE = ROOT / ".host" / "test"
+DEVICE = [] if os.environ.get("LIKENESS_TEST_DEVICE") == "cuda" else ["--cpu"]
 
 
 def _load_package() -> None:
@@ -31,7 +32,7 @@ def _start_comfy() -> None:
     sys.path.insert(0, str(COMFY))
     arguments, sys.argv = (
         sys.argv,
-        ["main.py", "--cpu", "--disable-api-nodes", "--use-pytorch-cross-attention", "--base-directory", str(BASE)],
+        ["main.py", *DEVICE, "--disable-api-nodes", "--use-pytorch-cross-attention", "--base-directory", str(BASE)],
     )
     import comfy.options
 
