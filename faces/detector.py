@@ -4,7 +4,8 @@ import folder_paths
 import numpy as np
 import torch
 
-from . import drawn, insightface, mediapipe, opencv
+from ..miniature import detector as drawn
+from . import insightface, mediapipe, opencv
 from .choose import left_to_right
 from .search import FaceDetector, find, in_words
 from .types import Faces

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from ..patcher import managed
 from ..weights.building import built
-from ..weights.managed import managed
 from ..weights.reading import read_state_dict
 from .align import in_template_order, warp
 from .bisenet import UNUSED_KEYS, BiSeNet, BiSeNetSizes

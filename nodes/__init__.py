@@ -6,7 +6,8 @@ from ..weights import folders
 
 folders.register()  # before any schema asks what a folder holds
 
-from . import (  # noqa: E402
+from ..miniature import nodes
+from . import (
     best_of,
     face2diffusion,
     facea,
@@ -19,7 +20,6 @@ from . import (  # noqa: E402
     interop,
     ip_adapter,
     masks,
-    miniature,
     refine,
     weights,
 )
@@ -41,6 +41,6 @@ class LikenessExtension(ComfyExtension):
             *ip_adapter.NODES,
             *infinite_id.NODES,
             *best_of.NODES,
-            *miniature.NODES,
+            *nodes.NODES,
             *weights.NODES,
         ]

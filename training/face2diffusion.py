@@ -6,9 +6,9 @@ import torch
 
 from ..adapters.face2diffusion import MappingNetwork, MappingSizes
 from ..adapters.face_prompt import FIRST
+from ..miniature.models.language import NAME
 from . import loop
 from .frozen import Frozen, Noised, draw_noise, masked_mean, prediction_error
-from .language import NAME
 from .portraits import Portraits
 
 MODES = ("cgdr", "reconstruction", "masked")

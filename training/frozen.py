@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import comfy.model_base
 import torch
 
+from ..miniature.models.language import text_rows
 from . import loop
-from .language import text_rows
 from .plain_attention import quick_on
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import comfy.latent_formats
 import torch
 
-from ..faces.refine import CropStyle, area_in_crop, greyed, outline
 from ..faces.types import Face, Faces
-from ..faces.window import cut, resize, window_around
-from ..miniature.base import MiniatureLatents
+from ..inpaint.crop import cut, resize, window_around
+from ..inpaint.refine import CropStyle, area_in_crop, greyed, outline
+from ..miniature.models.base_model import MiniatureLatents
 
 
 def input_channels(latents: type[comfy.latent_formats.LatentFormat]) -> int:
