@@ -140,7 +140,7 @@ def identities(options: argparse.Namespace) -> int:
 
 
 def train(options: argparse.Namespace, comfy: Path) -> int:
-    from likeness.training import command as train
+    from likeness.launcher import train
 
     return train.main(options.rest, comfy)
 
@@ -152,9 +152,9 @@ def miniature(options: argparse.Namespace, comfy: Path) -> int:
 
 
 def evaluate(options: argparse.Namespace, comfy: Path) -> int:
-    from likeness.training import command as train
+    from likeness import host_process
 
-    train.open_host(comfy, cpu=False)
+    host_process.open_host(comfy, cpu=False)
     from likeness.miniature.evaluation import command
 
     return command.main(options.rest)

@@ -10,7 +10,7 @@ from torch.nn.functional import leaky_relu
 
 from ..encoders.identity import FaceId
 from ..patcher import managed
-from ..weights.building import numbered
+from ..weights.reading import numbered
 
 MAPPING_KEY = "i2t_first.fc_out.weight"  # no other adapter has it
 

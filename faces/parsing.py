@@ -18,12 +18,11 @@ import torch
 from scipy import ndimage
 
 from ..patcher import managed
-from ..weights.building import built
-from ..weights.reading import read_state_dict
+from ..weights.reading import built, read_state_dict
 from .align import in_template_order, warp
 from .bisenet import UNUSED_KEYS, BiSeNet, BiSeNetSizes
+from .geometry import Window
 from .headmask import head_of_labels
-from .regions import Window
 from .types import Face
 
 LABELS = (

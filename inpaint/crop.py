@@ -4,10 +4,14 @@ Where a window reaches beyond the picture, the picture's outermost pixels are re
 to an edge detector and a thing to paint to a model.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy import ndimage
+
+from ..faces.types import Face
 
 
 class Window(NamedTuple):
@@ -78,6 +82,43 @@ def box_area(box: tuple[float, ...], window: Window, size: int) -> np.ndarray:
     (x0, y0), (x1, y1) = in_crop(np.reshape(box, (2, 2)) + [[-0.5], [0.5]], window, size)
     pixels = np.arange(size)
     return ((y0 <= pixels) & (pixels <= y1))[:, None] & (x0 <= pixels) & (pixels <= x1)
+
+
+@dataclass(frozen=True, eq=False)
+class FaceCrop:
+    """n faces of B pictures, each ready to be inpainted; what travels on a FACE_CROP socket.
+
+    pictures: [B, H, W, 3], whole. owners: which picture, from 0, each face is in. faces, windows: the faces, and where
+    they were cut from. limits: bool [side, side], the pixels of each window that may change.
+    images: [n, size, size, 3], the crops, other faces black. others: bool [n, size, size], where those are.
+    areas: bool [n, size, size], the face. masks: float 0 or 1 [n, size, size], what is to be painted over.
+    """
+
+    pictures: torch.Tensor
+    owners: tuple[int, ...]
+    faces: tuple[Face, ...]
+    windows: tuple[Window, ...]
+    limits: tuple[torch.Tensor, ...]
+    images: torch.Tensor
+    others: np.ndarray
+    areas: np.ndarray
+    masks: torch.Tensor
+
+    @property
+    def size(self) -> int:
+        return self.images.shape[1]
+
+
+def dilate(area: np.ndarray, part: float) -> np.ndarray:
+    """`area`, bool [h, w], grown by a square kernel whose side is a part of the square root of what it covers.
+
+    FACT's dilations are all stated so; each edge moves by half of that.
+    """
+    return grow(area, max(int(part * np.sqrt(np.count_nonzero(area))), 1))
+
+
+def grow(area: np.ndarray, side: int) -> np.ndarray:
+    return ndimage.maximum_filter(area.astype(np.uint8), side, mode="constant") > 0
 
 
 def _visible(start: int, side: int, length: int) -> tuple[slice, slice]:

@@ -3,19 +3,17 @@
 Masks and edges are made in the prepared crop of `size` x `size` pixels, as FACT's are, and not in the picture.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
-from scipy import ndimage
-from scipy.spatial import ConvexHull
 
-from ..faces.align import similarity, template, warp
+from ..faces.align import template, warp
 from ..faces.choose import choose
 from ..faces.detector import as_bytes, as_rgb
+from ..faces.geometry import convex_hull, ellipse, fill_convex, move, similarity
+from ..faces.regions import dense
 from ..faces.types import Face, Faces
 from .canny import canny
-from .crop import Window, box_area, cut, in_crop, resize, window_around
+from .crop import FaceCrop, Window, box_area, cut, dilate, grow, in_crop, resize, window_around
 
 # FACT's dilations: sides of square kernels as parts of the square root of the dilated area.
 _PAINTED, _JAW, _UNDRAWN = 0.04, 0.1, 0.05
@@ -23,31 +21,6 @@ _POSE_REACH = 7  # side in pixels of the kernel that takes the face out of a pos
 _DONOR_SHARE = 1.5  # of the donor's face box is shown to the pose detector
 # Centre and half-axes of a face from hairline to chin, in pixels of the 112 template, and the height of its eyes.
 _FACE_CENTRE, _FACE_RADII, _EYE_LINE = np.array([56.0, 72.0]), np.array([40.0, 47.0]), 51.6
-
-
-@dataclass(frozen=True, eq=False)
-class FaceCrop:
-    """n faces of B pictures, each ready to be inpainted; what travels on a FACE_CROP socket.
-
-    pictures: [B, H, W, 3], whole. owners: which picture, from 0, each face is in. faces, windows: the faces, and where
-    they were cut from. limits: bool [side, side], the pixels of each window that may change.
-    images: [n, size, size, 3], the crops, other faces black. others: bool [n, size, size], where those are.
-    areas: bool [n, size, size], the face. masks: float 0 or 1 [n, size, size], what is to be painted over.
-    """
-
-    pictures: torch.Tensor
-    owners: tuple[int, ...]
-    faces: tuple[Face, ...]
-    windows: tuple[Window, ...]
-    limits: tuple[torch.Tensor, ...]
-    images: torch.Tensor
-    others: np.ndarray
-    areas: np.ndarray
-    masks: torch.Tensor
-
-    @property
-    def size(self) -> int:
-        return self.images.shape[1]
 
 
 def prepare(
@@ -96,7 +69,7 @@ def chosen(faces: Faces, picture: int, index: int) -> Face:
 
 def face_area(face: Face, window: Window, size: int) -> np.ndarray:
     """Where `face` is in its crop, from hairline to chin: bool [size, size]."""
-    return fill(in_crop(face_outline(face), window, size), size)
+    return _fill(in_crop(face_outline(face), window, size), size)
 
 
 def face_outline(face: Face) -> np.ndarray:
@@ -105,21 +78,12 @@ def face_outline(face: Face) -> np.ndarray:
     Dense landmarks, with the upper half of an average face's oval for a forehead that they may not reach; without
     them the whole oval. The five points' similarity places it.
     """
-    angles = np.linspace(0, 2 * np.pi, 72, endpoint=False)
-    oval = _FACE_CENTRE + _FACE_RADII * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    oval = ellipse(_FACE_CENTRE, _FACE_RADII)
     to_picture = similarity(template(112), face.points)
-    if face.landmarks is None or not np.isfinite(face.landmarks).all():
-        return _move(oval, to_picture)
-    return np.concatenate([_move(oval[oval[:, 1] < _EYE_LINE], to_picture), face.landmarks])
-
-
-def fill(points: np.ndarray, size: int) -> np.ndarray:
-    """Which pixels of a crop have their centre in the convex hull of `points` [n, 2] of the crop: bool [size, size]."""
-    rows, columns = np.mgrid[:size, :size]
-    inside = np.ones((size, size), dtype=bool)
-    for a, b, c in ConvexHull(points).equations:
-        inside &= a * columns + b * rows + c <= 1e-9
-    return inside
+    landmarks = dense(face)
+    if landmarks is None:
+        return move(oval, to_picture)
+    return np.concatenate([move(oval[oval[:, 1] < _EYE_LINE], to_picture), landmarks])
 
 
 def below_eyes(face: Face, window: Window, size: int) -> np.ndarray:
@@ -172,18 +136,6 @@ def without_face(crop: FaceCrop, control: torch.Tensor) -> torch.Tensor:
     return control * torch.from_numpy(faceless)[..., None].to(control)
 
 
-def dilate(area: np.ndarray, part: float) -> np.ndarray:
-    """`area`, bool [h, w], grown by a square kernel whose side is a part of the square root of what it covers.
-
-    FACT's dilations are all stated so; each edge moves by half of that.
-    """
-    return grow(area, max(int(part * np.sqrt(np.count_nonzero(area))), 1))
-
-
-def grow(area: np.ndarray, side: int) -> np.ndarray:
-    return ndimage.maximum_filter(area.astype(np.uint8), side, mode="constant") > 0
-
-
 def _others(found: tuple[Face, ...], face: Face, window: Window, size: int) -> np.ndarray:
     """Where the boxes of the other faces lie in the crop, and not the chosen one's: bool [size, size]."""
     others = np.zeros((size, size), dtype=bool)
@@ -216,9 +168,9 @@ def _with_donor(
         picture, found = (held[i % len(donor.found)] for held in (donor.images, donor.found))
         (other,) = choose(found, "largest", 0, picture.shape[:2])
         matrix = similarity(other.points, in_crop(face.points, window, size))
-        shown = torch.from_numpy(fill(_move(_wider_box(other.box, picture.shape), matrix), size))[..., None]
+        shown = torch.from_numpy(_fill(move(_wider_box(other.box, picture.shape), matrix), size))[..., None]
         composites.append(torch.where(shown.to(image.device), warp(picture.to(image), matrix, size), image))
-        areas.append(fill(_move(face_outline(other), matrix), size))
+        areas.append(_fill(move(face_outline(other), matrix), size))
     return torch.stack(composites), np.stack(areas)
 
 
@@ -253,5 +205,6 @@ def _check_areas(areas: np.ndarray, index: int) -> None:
             )
 
 
-def _move(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    return points @ matrix[:, :2].T + matrix[:, 2]
+def _fill(points: np.ndarray, size: int) -> np.ndarray:
+    """Which pixels of a crop have their centre in the convex hull of `points` [n, 2] of the crop: bool [size, size]."""
+    return fill_convex(convex_hull(points), (0, 0, size, size))

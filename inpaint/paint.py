@@ -13,8 +13,7 @@ import latent_preview
 import node_helpers
 import torch
 
-from ..training.inpainting import check_size
-from .fact_crop import FaceCrop
+from .crop import FaceCrop
 from .refine import EVERY_FACE, greyed
 
 
@@ -71,6 +70,18 @@ def paint(crop: FaceCrop, people: list[Person], vae, sampling: Sampling) -> torc
         for i in (i for i, wanted in enumerate(people) if wanted is person):
             samples[i] = sample(person, *latents[i], masks[i : i + 1], crop.owners[i], sampling)
     return torch.cat([vae.decode(latent) for latent in samples])
+
+
+def check_size(side: int, vae) -> None:
+    """Raise ValueError unless crops of `side` pixels divide into the latents of the host's `vae`."""
+    cell = vae.spacial_compression_encode()
+    if side % cell:
+        below = side // cell * cell
+        sizes = " or ".join(str(size) for size in (below, below + cell) if size)
+        raise ValueError(
+            f"Crops of {side} x {side} pixels do not divide into this VAE's latents, each of which stands for {cell} x "
+            f"{cell} of them: set size to {sizes}."
+        )
 
 
 def sample(

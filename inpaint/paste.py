@@ -10,8 +10,7 @@ from scipy import ndimage
 
 from ..faces.detector import as_rgb
 from ..faces.types import Face
-from .crop import Window, box_area, kernel_reach, nearest, put, resize
-from .fact_crop import FaceCrop, dilate, grow
+from .crop import FaceCrop, Window, box_area, dilate, grow, kernel_reach, nearest, put, resize
 
 BLENDS = ("mask", "whole crop")
 

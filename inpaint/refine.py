@@ -14,8 +14,7 @@ import torch
 from ..faces.detector import as_rgb
 from ..faces.masks import MaskStyle, face_masks
 from ..faces.types import Face, Faces
-from .crop import Window, cut, resize, window_around
-from .fact_crop import FaceCrop
+from .crop import FaceCrop, Window, cut, resize, window_around
 
 EVERY_FACE = -1  # where a face's number is asked for
 

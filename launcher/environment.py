@@ -18,11 +18,11 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from ..host_process import BASE, ROOT, SetupError, extra_models_file
+
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 HOST = ROOT / ".host"
-BASE = HOST / "base"
 INSTALL_LOG = HOST / "install.log"
 
 # Newer builds of torch are made for CUDA 13.2, for which no torchaudio exists: the host then stops while importing it.
@@ -60,13 +60,6 @@ NETWORK_REMEDY = (
     "The first set-up needs the network, and room on the disk (3 GB; 8 GB with CUDA). Behind a proxy or with a mirror, "
     "tell pip of it ('pip config set global.proxy ...' or 'global.index-url ...'). Then run the same command again."
 )
-
-
-class SetupError(Exception):
-    """A step of the set-up failed; the text says what failed and what to do next."""
-
-    def __init__(self, failed: str, remedy: str):
-        super().__init__(f"{failed}\n{remedy}")
 
 
 def prepare() -> Path:
@@ -180,7 +173,7 @@ def install(python: Path, wanted: list[str], log: Path) -> None:
     with _step(f"installing {INSIGHTFACE}"):
         _pip(python, ["install", "--no-deps", INSIGHTFACE], log)
     with _step("checking torch, torchvision and torchaudio"):
-        if _run([python, ROOT / "devtools" / "cpu_torch.py"], log):
+        if _run([python, ROOT / "launcher" / "cpu_torch.py"], log):
             raise SetupError(
                 f"The installed torch, torchvision and torchaudio do not work together (details: {log}).",
                 "Delete the folder .venv and run this again; if it stays so, please report it with that file.",
@@ -274,11 +267,6 @@ def _is_link(path: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def extra_models_file(base: Path) -> Path:
-    """Where `write_extra_models` leaves the host's list of further model folders."""
-    return base / "extra_models.yaml"
 
 
 def write_extra_models(base: Path, comfy: Path) -> None:

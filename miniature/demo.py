@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,8 +14,7 @@ from torch.nn.functional import normalize
 
 from .. import graphics
 from ..faces.types import Faces
-from ..launcher.client import Client, Prompt
-from ..launcher.environment import ROOT
+from ..host_process import ROOT
 from ..metrics.similarity import identity_summary
 from ..weights.reading import read_state_dict
 from .detector import MiniatureFinder
@@ -24,6 +24,8 @@ from .world.draw import draw
 from .world.people import person
 from .world.scenes import Scene
 from .world.sheet import save
+
+Prompt = dict[str, dict]  # API form: node id -> {"class_type", "inputs", "_meta"}
 
 API = ROOT / "workflows" / "api"
 SCORER = ROOT / "miniature" / "weights" / "scorer.safetensors"
@@ -63,6 +65,14 @@ NOTE = (
     "pack on this machine. Below each: the cosine of its face to the reference's by a recogniser that nothing else "
     "uses, 1 at most and about 0 for a stranger. A picture without a face counts as 0 in the mean."
 )
+
+
+class Server(Protocol):
+    """What is asked of a running ComfyUI: to take a picture, giving its name there, and to run a graph."""
+
+    async def upload_image(self, path: Path) -> str: ...
+
+    async def run(self, prompt: Prompt): ...
 
 
 @dataclass(frozen=True)
@@ -144,7 +154,7 @@ ROWS = (
 )
 
 
-async def make(client: Client, folder: Path) -> list[Path]:
+async def make(client: Server, folder: Path) -> list[Path]:
     """Have the server make all rows, write their sheet into `folder` and return the file.
 
     Raises GraphError where a graph fails.
@@ -214,7 +224,7 @@ def _vector(picture: Image.Image, scorer: Recogniser) -> torch.Tensor:
     return normalize(scorer(aligned_pixels(faces)), dim=1)[0]
 
 
-async def _picture(client: Client, graph: Prompt) -> Image.Image:
+async def _picture(client: Server, graph: Prompt) -> Image.Image:
     result = await client.run(graph)
     (saved,) = (key for key, node in graph.items() if node["class_type"] == "SaveImage")
     return Image.open(io.BytesIO(result.images[saved][0].data))

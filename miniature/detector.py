@@ -11,7 +11,7 @@ from ..weights.reading import read_state_dict
 from .models.finder import SIZE, Finder, FinderSizes
 
 LABEL = "drawn: miniature"
-WEIGHTS = Path(__file__).parents[1] / "miniature" / "weights" / "finder.safetensors"
+WEIGHTS = Path(__file__).parent / "weights" / "finder.safetensors"
 
 _BOX = 2.4  # sides of a face's box in extents of its points, from the brow to the chin
 
@@ -62,7 +62,7 @@ def _load(path: Path) -> Finder:
     if not path.is_file():
         raise FileNotFoundError(
             f"The miniature's face finder should be in {path}, but there is no such file: install ComfyUI-Likeness "
-            "anew, or train it with training.finder.made."
+            "anew, or train it with miniature.training.finder.made."
         )
     weights = {name: weight.float() for name, weight in read_state_dict(path).items()}
     network = Finder(FinderSizes.of(weights))

@@ -2,12 +2,14 @@
 
 from comfy_api.latest import ComfyExtension
 
+from ..miniature import nodes as miniature
+from ..miniature import registration
 from ..weights import folders
 
 folders.register()  # before any schema asks what a folder holds
+registration.register()
 
-from ..miniature import nodes
-from . import (
+from . import (  # noqa: E402
     best_of,
     face2diffusion,
     facea,
@@ -41,6 +43,6 @@ class LikenessExtension(ComfyExtension):
             *ip_adapter.NODES,
             *infinite_id.NODES,
             *best_of.NODES,
-            *nodes.NODES,
+            *miniature.NODES,
             *weights.NODES,
         ]

@@ -5,11 +5,10 @@ import contextlib
 import glob
 import hashlib
 import json
-import os
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from pathlib import Path
@@ -28,15 +27,13 @@ from ..adapters.ip_adapter import INFINITE_ID_METADATA
 from ..encoders.face_encoder import FaceEncoder
 from ..encoders.loading import load_encoder, load_expression_encoder
 from ..faces import detector
-from ..launcher.environment import SetupError
-from ..miniature import detector as drawn
-from ..miniature.models import base_model
+from ..host_process import SetupError
 from ..weights import folders, saving
 from . import face2diffusion, fact, infinite_id, loop, photos, portraits
-from .command import first_detector
+from .bases import BUILT_IN, BuiltInBase
+from .distributed import count_processes, is_main, main_first
 from .frozen import frozen
 
-MINIATURE = "miniature"
 _SILENT = 5.0  # seconds between two lines of progress
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
@@ -51,11 +48,10 @@ class Method(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Where the file of a network is looked for: the kind of folder and the published name, and the miniature's own."""
+    """Where the file of a network is looked for: the kind of folder and the published name."""
 
     kind: str
     published: str
-    drawn: str
 
 
 METHODS = {
@@ -64,13 +60,11 @@ METHODS = {
     "infinite-id": Method(infinite_id, ("arcface", "clip_vision"), infinite_id.InfiniteId.state, INFINITE_ID_METADATA),
 }
 SOURCES = {
-    "transface": Source(
-        "facechain_fact", "ms1mv2_model_TransFace_S.pt", "facechain_fact/miniature_transface.safetensors"
-    ),
-    "msid": Source("face2diffusion", "msid.pt", "face2diffusion/miniature_msid.safetensors"),
-    "expression": Source("face2diffusion", "epoch_20.pth", "face2diffusion/miniature_expression.safetensors"),
-    "arcface": Source("insightface", "models/buffalo_l/w600k_r50.onnx", "insightface/miniature_arcface.onnx"),
-    "clip_vision": Source("clip_vision", "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors", base_model.PAIR),
+    "transface": Source("facechain_fact", "ms1mv2_model_TransFace_S.pt"),
+    "msid": Source("face2diffusion", "msid.pt"),
+    "expression": Source("face2diffusion", "epoch_20.pth"),
+    "arcface": Source("insightface", "models/buffalo_l/w600k_r50.onnx"),
+    "clip_vision": Source("clip_vision", "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"),
 }
 _FACE_ENCODERS = ("transface", "msid", "arcface")
 
@@ -85,12 +79,13 @@ class Data:
 
 
 class Host(NamedTuple):
-    """The host's MODEL, CLIP and VAE of one checkpoint, and the file they are from."""
+    """The host's MODEL, CLIP and VAE of one checkpoint, the file they are from, and what it is where it is built in."""
 
     model: object
     clip: object
     vae: object
     file: str
+    built_in: BuiltInBase | None = None
 
 
 def main(arguments: list[str]) -> int:
@@ -99,7 +94,6 @@ def main(arguments: list[str]) -> int:
     Raises SetupError with a sentence where photos, checkpoint, settings or the output's folder do not serve.
     """
     options = _parse(arguments)
-    folders.register()
     try:
         _train(options)
     except (ValueError, RuntimeError, OSError) as error:
@@ -111,7 +105,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="likeness.py train", description=__doc__)
     parser.add_argument("method", choices=METHODS, help="what to train")
     parser.add_argument("photos", type=Path, help="folder with a sub-folder of photos for each person")
-    parser.add_argument("checkpoint", help=f"SD1.x checkpoint, or the word {MINIATURE} for the drawn world's base")
+    words = "".join(f", or the word {name} for {base.what}" for name, base in BUILT_IN.items())
+    parser.add_argument("checkpoint", help=f"SD1.x checkpoint{words}")
     parser.add_argument("output", type=Path, help="the safetensors file to write")
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings by name, and a table [data]")
     text = "over the config, e.g. --set steps=600 --set data.size=256"
@@ -130,14 +125,16 @@ def _what_is_left(output: Path) -> str:
 
 
 def _train(options: argparse.Namespace) -> None:
-    method, drawn_world = METHODS[options.method], options.checkpoint == MINIATURE
+    method, built_in = METHODS[options.method], BUILT_IN.get(options.checkpoint)
     values, about_data = read_config(options.config, options.set)
     settings = settings_of(method.trainer.Settings, values)
     _check_places(options.photos, options.checkpoint, options.output)
-    data = data_of(method.networks, about_data, drawn_world)
+    data = data_of(method.networks, about_data, built_in)
     host = load_host(options.checkpoint)
     seen = _portraits(options, data, host)
-    more = [photos.clip_of_nothing(_clip_vision(data.files["clip_vision"]))] if "clip_vision" in data.files else []
+    more = []
+    if file := data.files.get("clip_vision"):
+        more = [photos.clip_of_nothing(_clip_vision(file, built_in))]
     comfy.model_management.unload_all_models()  # the base needs the room
     fixed = frozen(host.model, host.clip, settings.precision)
     checkpoint = _training(options.output)
@@ -145,7 +142,7 @@ def _train(options: argparse.Namespace) -> None:
         module, progress = method.trainer.train(fixed, seen, *more, settings, checkpoint, _shown(settings))
     except KeyError as error:
         raise ValueError(f"{checkpoint} is of another training: it has no {error}.") from error
-    if loop.is_main():
+    if is_main():
         _write(method, module, progress, settings.steps, options.output)
         checkpoint.unlink(missing_ok=True)
 
@@ -224,8 +221,9 @@ def _check_places(folder: Path, checkpoint: str, output: Path) -> None:
     """Raise ValueError or OSError where photos or checkpoint are not there, or the output cannot be written."""
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder} with photos.")
-    if checkpoint != MINIATURE and not Path(checkpoint).is_file():
-        raise ValueError(f"There is no checkpoint {checkpoint}: name an SD1.x checkpoint file, or {MINIATURE}.")
+    if checkpoint not in BUILT_IN and not Path(checkpoint).is_file():
+        names = ", or ".join(["name an SD1.x checkpoint file", *BUILT_IN])
+        raise ValueError(f"There is no checkpoint {checkpoint}: {names}.")
     if output.suffix != ".safetensors":
         raise ValueError(f"The file to write must be called something.safetensors, not {output.name}.")
     try:
@@ -236,34 +234,33 @@ def _check_places(folder: Path, checkpoint: str, output: Path) -> None:
         raise OSError(f"Nothing can be written into {output.parent} ({why}): make it, or name another.") from error
 
 
-def data_of(networks: tuple[str, ...], given: dict, drawn_world: bool) -> Data:
+def data_of(networks: tuple[str, ...], given: dict, built_in: BuiltInBase | None) -> Data:
     """What [data] says, completed: photos of 512 pixels, the first detector that is ready, the published networks.
 
-    For the drawn world they are its own. Raises ValueError with a sentence for an unknown entry or a wrong value,
+    For a built-in base they are its own. Raises ValueError with a sentence for an unknown entry or a wrong value,
     FileNotFoundError, which tells how to get it, where the file of a network is missing.
     """
     known = {"size": int, "detector": str, **dict.fromkeys(networks, str)}
     if strange := [name for name in given if name not in known]:
         raise ValueError(f"There is no entry '{strange[0]}' in [data]; there are {', '.join(known)}.")
     given = {name: fitting(name, value, known[name]) for name, value in given.items()}
-    size = given.get("size", base_model.VISION["image_size"] if drawn_world else 512)
+    size = given.get("size", built_in.size if built_in else 512)
     _check_positive("size", size)
-    files = {name: _file(SOURCES[name], given.get(name), drawn_world) for name in networks}
-    return Data(size, given.get("detector") or (drawn.LABEL if drawn_world else first_detector()), files)
+    files = {name: _file(name, given.get(name), built_in) for name in networks}
+    return Data(size, given.get("detector") or (built_in.detector if built_in else detector.first_detector()), files)
 
 
-def _file(source: Source, name: str | None, drawn_world: bool) -> str:
-    if name is None and drawn_world:
-        return base_model.weight_file(base_model.WEIGHTS, source.drawn)
+def _file(network: str, name: str | None, built_in: BuiltInBase | None) -> str:
+    if name is None and built_in:
+        return built_in.path(network)
+    source = SOURCES[network]
     return folders.path(source.kind, name or source.published)
 
 
 def load_host(checkpoint: str) -> Host:
     """The base to train for; raises ValueError with a sentence where it is no SD1.x."""
-    if checkpoint == MINIATURE:
-        return Host(
-            *base_model.load_miniature(base_model.WEIGHTS), base_model.weight_file(base_model.WEIGHTS, base_model.BASE)
-        )
+    if built_in := BUILT_IN.get(checkpoint):
+        return Host(*built_in.load(), built_in.path("base"), built_in)
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(checkpoint)
     config = model.model.model_config
     plain = config.unet_config["in_channels"] == config.latent_format.latent_channels
@@ -276,7 +273,7 @@ def _portraits(options: argparse.Namespace, data: Data, host: Host) -> portraits
     """What is drawn from in training, encoded once and kept beside the output."""
     key = fingerprint(options.photos, data, host.file)
     file = options.output.with_suffix(f".portraits-{key}.safetensors")
-    with _main_first():
+    with main_first():
         if not file.is_file():
             portraits.save(file, _encoded(options.photos, data, host))
             _remove_others(file, f"{glob.escape(options.output.stem)}.portraits-*.safetensors")
@@ -318,7 +315,7 @@ def _encoded(folder: Path, data: Data, host: Host) -> portraits.Portraits:
     if file := data.files.get("expression"):
         more["expression"] = photos.expressions(album, load_expression_encoder(file))
     if file := data.files.get("clip_vision"):
-        more["clip"] = photos.clip_states(album, _clip_vision(file))
+        more["clip"] = photos.clip_states(album, _clip_vision(file, host.built_in))
     return replace(encoded, features=encoded.features | more)
 
 
@@ -329,9 +326,9 @@ def _face_encoder(kind: str, file: str) -> FaceEncoder:
     return encoder
 
 
-def _clip_vision(file: str) -> comfy.clip_vision.ClipVisionModel:
-    if Path(file) == base_model.WEIGHTS / base_model.PAIR:
-        return base_model.load_pair(base_model.WEIGHTS)[1]
+def _clip_vision(file: str, built_in: BuiltInBase | None) -> comfy.clip_vision.ClipVisionModel:
+    if built_in and file == built_in.path("clip_vision"):
+        return built_in.load_clip_vision()
     loaded = comfy.clip_vision.load(file)
     if loaded is None:
         raise ValueError(f"{file} is no CLIP vision model that ComfyUI knows: name another in [data].")
@@ -367,7 +364,7 @@ def _shown(settings: loop.Settings) -> Callable[[loop.Progress], None]:
         if progress.step == progress.resumed_at + 1 and progress.resumed_at:
             _say(f"went on after step {progress.resumed_at}")
         if progress.step == settings.steps or due():
-            _say(progress_line(progress, settings, _processes()))
+            _say(progress_line(progress, settings, count_processes()))
 
     return show
 
@@ -386,25 +383,8 @@ def _due() -> Callable[[], bool]:
     return due
 
 
-@contextlib.contextmanager
-def _main_first() -> Iterator[None]:
-    """Of several processes the main one goes first, however long it takes, and the others when it is done."""
-    if _processes() == 1:
-        yield
-        return
-    from accelerate import PartialState
-
-    cpu = comfy.model_management.get_torch_device().type == "cpu"
-    with PartialState(cpu=cpu, timeout=timedelta(days=7)).main_process_first():
-        yield
-
-
-def _processes() -> int:
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
 def _say(text: str) -> None:
-    if loop.is_main():
+    if is_main():
         print(text, flush=True)
 
 

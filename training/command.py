@@ -1,61 +1,38 @@
 """Train a FaceA identity from a folder of photos, without a server."""
 
 import argparse
-import os
-import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-from ..launcher.environment import BASE, SetupError, extra_models_file
+from ..host_process import SetupError
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-ADAPTERS = ("fact", "face2diffusion", "infinite-id")
 
 
-def main(arguments: list[str], comfy: Path) -> int:
-    """Train what the first argument names; stopped with Ctrl-C it keeps what was learned, run again it goes on.
+def main(arguments: list[str], open_host: Callable[[bool], None], others: tuple[str, ...]) -> int:
+    """Train a person; stopped with Ctrl-C it keeps what was learned, run again it goes on.
 
+    open_host: makes the host importable, told whether to leave the GPU alone. others: what else can be trained.
     Raises SetupError with a sentence where photos, checkpoint or settings do not serve.
     """
-    if arguments[:1] == ["miniature"]:
-        open_host(comfy, cpu="--cpu" in arguments)
-        from ..miniature.recipes import command
-
-        return command.main(arguments[1:])
-    if arguments and arguments[0] in ADAPTERS:
-        return _adapter(arguments, comfy)
-    return _facea(arguments, comfy)
-
-
-def _adapter(arguments: list[str], comfy: Path) -> int:
-    open_host(comfy, cpu=False)
-    if extra_models_file(BASE).is_file():
-        from utils.extra_config import load_extra_path_config  # the host's
-
-        load_extra_path_config(str(extra_models_file(BASE)))
-    from . import adapter_command
-
-    return adapter_command.main(arguments)
-
-
-def _facea(arguments: list[str], comfy: Path) -> int:
-    options = _parse(arguments)
+    options = _parse(arguments, others)
     if not options.photos.is_dir():
         raise SetupError(f"There is no folder {options.photos} with photos.", "Name the folder that holds them.")
     if not options.checkpoint.is_file():
         raise SetupError(f"There is no checkpoint {options.checkpoint}.", "Name an SD inpainting checkpoint.")
-    open_host(comfy, options.cpu)
+    open_host(options.cpu)
     try:
         return _train(options)
     except (ValueError, RuntimeError, OSError) as error:
         raise SetupError(str(error), f"{options.output} was not written.") from error
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
-    others = " and ".join(f"'train {name} -h'" for name in (*ADAPTERS, "miniature"))
-    epilog = f"This is about facea; {others} tell how the others are trained."
+def _parse(arguments: list[str], others: tuple[str, ...]) -> argparse.Namespace:
+    helps = " and ".join(f"'train {name} -h'" for name in others)
+    epilog = f"This is about facea; {helps} tell how the others are trained."
     parser = argparse.ArgumentParser(prog="likeness.py train", description=__doc__, epilog=epilog)
-    parser.add_argument("what", choices=["facea", *ADAPTERS, "miniature"], help="what to train")
+    parser.add_argument("what", choices=["facea", *others], help="what to train")
     parser.add_argument("photos", type=Path, help="folder with photos of one person, one face in each")
     parser.add_argument("checkpoint", type=Path, help="SD1.x or 2.x inpainting checkpoint")
     parser.add_argument("output", type=Path, help="the safetensors file to write")
@@ -67,21 +44,6 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a training setting, e.g. --set steps=600"
     )
     return parser.parse_args(arguments)
-
-
-def open_host(comfy: Path, cpu: bool) -> None:
-    """Make the ComfyUI at `comfy` importable; of several processes that train together each takes a GPU of its own."""
-    sys.path.insert(0, str(comfy))
-    import torch
-
-    cpu = cpu or not torch.cuda.is_available()
-    if not cpu:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    sys.argv = ["main.py", "--use-pytorch-cross-attention", "--base-directory", str(BASE), *(["--cpu"] if cpu else [])]
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
-    import comfy.cli_args  # noqa: F401
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -130,23 +92,10 @@ def _photos(options: argparse.Namespace) -> list:
     from ..faces.choose import apply_policy
 
     files = sorted(file for file in options.photos.iterdir() if file.suffix.lower() in PICTURES)
-    finder = detector.load(options.detector or first_detector(), 0.5, 640)
+    finder = detector.load(options.detector or detector.first_detector(), 0.5, 640)
     found = []
     for file in files:
         picture = np.asarray(ImageOps.exif_transpose(Image.open(file)).convert("RGB"), dtype=np.float32) / 255
         faces = detector.detect_faces(finder, torch.from_numpy(picture)[None])
         found.append(apply_policy(faces, "largest", 0, "whole picture"))
     return found
-
-
-def first_detector() -> str:
-    """The label of the first face detector that is ready; raises ValueError where none is."""
-    from ..faces import detector
-
-    for label in detector.available():
-        try:
-            detector.load(label, 0.5, 640)
-        except (ValueError, OSError):
-            continue
-        return label
-    raise ValueError("No face detector is ready: fetch one with 'python3 likeness.py weights'.")

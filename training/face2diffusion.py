@@ -6,10 +6,10 @@ import torch
 
 from ..adapters.face2diffusion import MappingNetwork, MappingSizes
 from ..adapters.face_prompt import FIRST
-from ..miniature.models.language import NAME
 from . import loop
 from .frozen import Frozen, Noised, draw_noise, masked_mean, prediction_error
 from .portraits import Portraits
+from .text_model import NAME
 
 MODES = ("cgdr", "reconstruction", "masked")
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import comfy.model_base
 import torch
 
-from ..miniature.models.language import text_rows
 from . import loop
 from .plain_attention import quick_on
+from .text_model import text_rows
 
 
 @dataclass(frozen=True, eq=False)

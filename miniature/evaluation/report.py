@@ -14,7 +14,7 @@ from .claims import CLAIMS, between_trainings, verdict
 from .methods import AGAIN, MAIN, ROWS
 from .people import held_out
 
-MINIATURE = Path(__file__).parents[2] / "miniature"
+MINIATURE = Path(__file__).parents[1]
 _COLUMNS = (
     ("identity", "identity", "{:.3f}"),
     ("share", "of two renders", "{:.0%}"),

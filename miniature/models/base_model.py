@@ -24,7 +24,7 @@ from ...patcher import managed
 from ...weights.reading import read_state_dict
 from .autoencoder import SHRINK, Autoencoder, AutoencoderSizes
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parents[1] / "weights"
 BASE, INPAINTING, PAIR = "base.safetensors", "inpainting.safetensors", "clip.safetensors"
 CHANNELS = 16  # of a latent, which stands for 12 x 12 pixels
 HEAD = 32  # channels of an attention head

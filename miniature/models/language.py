@@ -3,34 +3,16 @@
 from collections.abc import Sequence
 
 import torch
-from comfy.ldm.modules.attention import optimized_attention_for_device
 from comfy.sd1_clip import SD1ClipModel, SD1Tokenizer
 from torch import nn
 
+from ...training.text_model import NAME, text_rows
 from ..world.people import VECTOR_NAMES
 from .base_model import TEXT
 
 ROWS, SHORT = 77, 32  # of the text encoder; of them, those that hold the longest caption
-NAME = "f l"  # the two words that stand for a person, as in Face2Diffusion's prompts
 _START, _END, _F, _L = 49406, 49407, 325, 331
 _HOSTS = ("encoder.", "final_layer_norm.")  # parts of TextEncoder that are the host's, under its names
-
-
-def layers_of(encoder: nn.Module, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """x [b, n, d] through the blocks of one of the host's CLIP encoders, which themselves add in place to what autograd
-    keeps."""
-    attention = optimized_attention_for_device(x.device, mask=mask is not None, small_input=True)
-    for layer in encoder.layers:
-        x = x + layer.self_attn(layer.layer_norm1(x), mask, attention)
-        x = x + layer.mlp(layer.layer_norm2(x))
-    return x
-
-
-def text_rows(text: nn.Module, embeddings: torch.Tensor) -> torch.Tensor:
-    """The rows [b, n, d] of the host's CLIP text model for word embeddings with positions [b, n, d]."""
-    n = embeddings.shape[1]
-    causal = embeddings.new_full((n, n), -torch.finfo(embeddings.dtype).max).triu(1)
-    return text.final_layer_norm(layers_of(text.encoder, embeddings, causal))
 
 
 class Vocabulary:

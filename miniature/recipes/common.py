@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ...training import loop
+from ...training.distributed import is_main
 from ..models import language
 from ..world import dataset, people
 
@@ -62,7 +63,7 @@ def kept(name: str) -> dict[str, torch.Tensor]:
 
 def keep(name: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Leave tensors for the parts to come; of several processes that trained together the first does."""
-    if not loop.is_main():
+    if not is_main():
         return
     path = OUTPUT / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +72,7 @@ def keep(name: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str] |
 
 def keep_curve(name: str, progress: loop.Progress) -> None:
     """Leave the losses of a training; of several processes that trained together the first does."""
-    if loop.is_main():
+    if is_main():
         (OUTPUT / f"{name}.losses.json").write_text(json.dumps([round(loss, 5) for loss in progress.losses]))
 
 

@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
 from ...training import loop
+from ...training.text_model import layers_of
 from ..models.base_model import TEXT, VISION
-from ..models.language import Captions, TextEncoder, Vocabulary, draw_weights, layers_of
+from ..models.language import Captions, TextEncoder, Vocabulary, draw_weights
 from ..world.dataset import PictureSet
 from .degrade import softened
 

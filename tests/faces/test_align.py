@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from likeness.faces.align import ARCFACE_112, align_faces, in_template_order, similarity, template, warp
+from likeness.faces.align import ARCFACE_112, align_faces, in_template_order, template, warp
+from likeness.faces.geometry import similarity
 from likeness.faces.types import Face, Faces
 from PIL import Image
 

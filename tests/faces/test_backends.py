@@ -14,7 +14,8 @@ import pytest
 import torch
 from comfy_extras.nodes_mediapipe import FaceLandmarkerModel
 from likeness.faces import detector
-from likeness.faces.align import align_faces, similarity, template
+from likeness.faces.align import align_faces, template
+from likeness.faces.geometry import similarity
 from likeness.faces.types import Face, Faces
 from likeness.tests.support import mediapipe_file, onnx_packs
 from likeness.weights import folders

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from likeness.faces.align import align_faces, similarity, template
+from likeness.faces.align import align_faces, template
 from likeness.faces.choose import apply_policy, choose, whole_picture
+from likeness.faces.geometry import similarity
 from likeness.faces.types import Face, Faces
 
 SIZE = (100, 200)

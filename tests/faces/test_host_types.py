@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from likeness.faces import host_types
-from likeness.faces.align import similarity, template
+from likeness.faces.align import template
 from likeness.faces.choose import whole_picture
+from likeness.faces.geometry import similarity
 from likeness.faces.types import Face, Faces
 
 SIZE = (120, 200)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from likeness.faces import detector, opencv
-from likeness.faces.align import similarity, template
+from likeness.faces.align import template
 from likeness.faces.choose import apply_policy
+from likeness.faces.geometry import similarity
 from likeness.tests.support import onnx_packs
 from likeness.weights import folders
 from PIL import Image

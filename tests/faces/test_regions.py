@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 from likeness.faces.align import template
+from likeness.faces.geometry import convex_hull, fill_convex
 from likeness.faces.headmask import head_mask
 from likeness.faces.masks import REGIONS, MaskStyle, described, face_masks, per_picture, shown
-from likeness.faces.regions import convex_hull, fill_convex
 from likeness.faces.types import Face, Faces
 from scipy import ndimage
 
 SIZE = 512
-LANDMARKS = json.loads((Path(__file__).parent / "golden" / "astronaut_landmarks.json").read_text())
+LANDMARKS = json.loads((Path(__file__).parents[1] / "golden" / "astronaut_landmarks.json").read_text())
 FIVE = [468, 473, 1, 61, 291]
 # Spots read off the photo: inside each part, and one outside of all but the face.
 SPOTS = {

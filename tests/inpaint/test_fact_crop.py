@@ -9,16 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from likeness.faces.types import Faces
 from likeness.inpaint.canny import canny
-from likeness.inpaint.crop import Window, box_area, cut, in_crop, put, resize, window_around
-from likeness.inpaint.fact_crop import (
-    below_eyes,
-    canny_without_face,
-    cut_control,
-    dilate,
-    inpaint_mask,
-    prepare,
-    without_face,
-)
+from likeness.inpaint.crop import Window, box_area, cut, dilate, in_crop, put, resize, window_around
+from likeness.inpaint.fact_crop import below_eyes, canny_without_face, cut_control, inpaint_mask, prepare, without_face
 from likeness.tests.support.face_at import face_at, faces_in, noise
 from PIL import Image
 

@@ -70,7 +70,8 @@ def test_rows_have_their_pictures_titles_and_labels():
     assert page.width == 2 * graphics.MARGIN + 3 * graphics.CELL + 2 * graphics.GAP
     assert (np.asarray(page) == blue).all(axis=-1).sum() == 4 * graphics.CELL**2
     left, top = graphics.MARGIN, graphics.HEADER + graphics.ROW_TITLE + graphics.CELL + graphics.CELL_LINE // 4
-    inks = [line.convert("L").getextrema()[0] for line in (page.crop((left, y, left + graphics.CELL, y + graphics.CELL_LINE))
+    right = left + graphics.CELL
+    inks = [line.convert("L").getextrema()[0] for line in (page.crop((left, y, right, y + graphics.CELL_LINE))
             for y in range(top, top + 4 * graphics.CELL_LINE, graphics.CELL_LINE))]  # fmt: skip
     assert max(inks[:3]) < 180 and inks[3] > 240, "the score, two lines of label, and nothing"
 

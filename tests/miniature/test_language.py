@@ -6,11 +6,12 @@ import pytest
 import torch
 from comfy.sd1_clip import SD1Tokenizer
 from likeness.miniature.models import base_model
-from likeness.miniature.models.language import NAME, ROWS, SHORT, Captions, TextEncoder, Vocabulary, manners, text_rows
+from likeness.miniature.models.language import ROWS, SHORT, Captions, TextEncoder, Vocabulary, manners
 from likeness.miniature.world.captions import LONGEST, WORDS, caption
 from likeness.miniature.world.people import VECTOR_NAMES, person
 from likeness.miniature.world.scenes import scene
 from likeness.tests.support import tiny_frozen
+from likeness.training.text_model import NAME, text_rows
 
 MAN, WOMAN = "a photo of a man smiling, at the beach", "a drawing of a woman wearing glasses"
 

@@ -7,7 +7,8 @@ import comfy.clip_vision
 import numpy as np
 import pytest
 import torch
-from likeness.faces.align import align_faces, similarity, template, warp
+from likeness.faces.align import align_faces, template, warp
+from likeness.faces.geometry import similarity
 from likeness.faces.headmask import head_masks, mask_background
 from likeness.metrics.scores import text_embedding
 from likeness.miniature.models import base_model as miniature

@@ -7,7 +7,7 @@ import safetensors
 import torch
 from likeness.tests.support.golden_recipe import draw, state_dict
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 TOLERANCE = 2e-5  # of float32 arithmetic in another order
 
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows" / "api"
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows" / "api"
 BUILT_IN = {
     "ckpt_name": "likeness_builtin_sd15.ckpt",
     "encoder_name": "likeness_builtin_transface.pt",

@@ -10,7 +10,7 @@ import torch
 
 def load_bench() -> None:
     """Import the pack and the host as the tests do."""
-    spec = importlib.util.spec_from_file_location("conftest", Path(__file__).with_name("conftest.py"))
+    spec = importlib.util.spec_from_file_location("conftest", Path(__file__).parents[1] / "conftest.py")
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
@@ -38,7 +38,7 @@ def trained(rank: int, checkpoint: Path | None = None, stop: int = 0) -> dict:
 def shared(rank: int) -> dict:
     """Gradients and losses that are shared: of parameters that both use, that one uses, that nobody uses."""
     from accelerate import Accelerator
-    from likeness.training.loop import share
+    from likeness.training.distributed import share
 
     both, one, nobody = (torch.nn.Parameter(torch.ones(2, 3, 2, 2)) for _ in range(3))
     both.data = both.data.to(memory_format=torch.channels_last)

@@ -384,7 +384,7 @@ def processes(tmp_path_factory):
     # With --cpu there would be one process: accelerate leaves the others to mpirun.
     options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
     command = [sys.executable, "-m", "accelerate.commands.launch", *options.split(), "--main_process_port", "0"]
-    script = Path(__file__).with_name("loop_processes.py")
+    script = Path(__file__).parents[1] / "support" / "loop_processes.py"
     done = subprocess.run(
         [*command, script, folder],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

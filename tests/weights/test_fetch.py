@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 from likeness.tests.support import file_server
 from likeness.tests.support.file_server import file, in_turn, status, trickle
-from likeness.weights import archives, command, disk, download, lockfile, manifest
+from likeness.weights import checking, command, download, errors, fetch, manifest
 from likeness.weights.errors import FetchError
 from likeness.weights.fetch import Net
 from likeness.weights.reading import read_state_dict
@@ -285,7 +285,7 @@ def test_a_full_disk_is_seen_before_and_named_while(here, server, monkeypatch):
     server.answers["/thing.onnx"] = file(BODY)
     usage = type("Usage", (), {"free": 64_000_100})
     with monkeypatch.context() as patch:
-        patch.setattr(disk.shutil, "disk_usage", lambda _: usage)
+        patch.setattr(errors.shutil, "disk_usage", lambda _: usage)
         assert here.fetch() == 1
     assert "the disk is too full: 0.5 MB are needed" in here.text
     assert here.left() == []
@@ -303,9 +303,9 @@ def test_a_disk_too_full_for_the_last_step_keeps_the_download(here, server, monk
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(lockfile.os, "replace", full)
+        patch.setattr(checking.os, "replace", full)
         patch.setattr(safetensors.torch, "save_file", full)
-        patch.setattr(archives.shutil, "copyfileobj", full)
+        patch.setattr(fetch.shutil, "copyfileobj", full)
         assert here.fetch() == 1
     assert "the disk is full" in here.text
     assert here.left() == [f"{folder}/{name}.part", f"{folder}/{name}.part.json"]
@@ -412,14 +412,14 @@ def test_an_unpublished_hash_is_recorded_and_checked_ever_after(here, server):
     here.knows()
     server.answers["/thing.onnx"] = file(BODY)
     assert here.fetch() == 0 and "recorded in likeness-weights.lock.json" in here.text
-    assert lockfile.read(here.models)[THING].sha256 == sha(BODY)
+    assert checking.read(here.models)[THING].sha256 == sha(BODY)
     assert here.run("verify") == 0 and here.text.splitlines()[-1].startswith("recorded")
     (here.models / THING).unlink()
     server.answers["/thing.onnx"] = file(WRONG)
     assert here.fetch() == 1 and f"the first time it was {sha(BODY)}" in here.text
     assert "delete every line with detection/thing.onnx" in here.text
     assert here.left() == []
-    lock = here.models / lockfile.NAME
+    lock = here.models / checking.NAME
     lock.write_text("\n".join(line for line in lock.read_text().splitlines() if THING not in line))
     assert here.fetch() == 0 and here.content(THING) == WRONG
 
@@ -457,25 +457,25 @@ def test_verify_says_what_is_wrong(here):
 
 
 def test_the_lock_file_is_json_and_any_line_may_go(here):
-    records = {name: lockfile.Record(sha(name.encode()), 1, "u") for name in ("a", "b", "c")}
-    lockfile.add(here.models, records)
-    lines = (here.models / lockfile.NAME).read_text().splitlines()
+    records = {name: checking.Record(sha(name.encode()), 1, "u") for name in ("a", "b", "c")}
+    checking.add(here.models, records)
+    lines = (here.models / checking.NAME).read_text().splitlines()
     assert json.loads("\n".join(lines))["b"]["bytes"] == 1
     for number, name in enumerate("abc", 1):
-        (here.models / lockfile.NAME).write_text("\n".join(lines[:number] + lines[number + 1 :]))
-        assert lockfile.read(here.models).keys() == records.keys() - {name}
+        (here.models / checking.NAME).write_text("\n".join(lines[:number] + lines[number + 1 :]))
+        assert checking.read(here.models).keys() == records.keys() - {name}
     for content in ("", "[]", "{}", '{"format": 2}', '{"format": 1, "a": 3}', '{"format": 1, "a": {"sha256": ""}}'):
-        (here.models / lockfile.NAME).write_text(content)
+        (here.models / checking.NAME).write_text(content)
         with pytest.raises(FetchError, match="likeness-weights.lock.json cannot be read"):
-            lockfile.read(here.models)
+            checking.read(here.models)
     here.knows()
     assert here.fetch() == 1 and "cannot be read" in here.text
 
 
 def test_records_made_at_once_are_all_kept(here):
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda n: lockfile.add(here.models, {str(n): lockfile.Record("0", n, "")}), range(40)))
-    assert lockfile.read(here.models).keys() == set(map(str, range(40)))
+        list(pool.map(lambda n: checking.add(here.models, {str(n): checking.Record("0", n, "")}), range(40)))
+    assert checking.read(here.models).keys() == set(map(str, range(40)))
 
 
 def test_a_licence_is_accepted_by_the_name_of_the_file(here, server):
@@ -554,7 +554,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(here, server, tmp_path, known
         server.answers["/thing.pt"] = file(content)
         assert here.fetch() == 1 and "was not loaded" in here.text or "could not be rewritten" in here.text
         assert here.left() == [] and not marker.exists()
-        assert lockfile.read(here.models) == {}
+        assert checking.read(here.models) == {}
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -581,7 +581,7 @@ def test_a_pickle_of_ours_becomes_safetensors_that_name_their_origin(here, serve
     }  # fmt: skip
     assert torch.equal(tensors["image_proj.b"], shared) and torch.equal(tensors["image_proj.half"], shared[1])
     assert torch.equal(tensors["ip_adapter.1.to_k_ip.weight"], shared.t())
-    record = lockfile.read(here.models)[place]
+    record = checking.read(here.models)[place]
     assert record.sha256 == sha(here.content(place)) and record.origin.sha256 == sha(content)
     assert here.fetch() == 0 and "is there already" in here.text and len(server.seen) == 1
     assert here.run("verify", "thing") == 0 and here.said[-1].startswith("ok" if known else "recorded")
@@ -716,7 +716,7 @@ def test_a_member_that_leads_out_of_the_folder_is_refused(tmp_path, member):
         archive.writestr("first.onnx", b"harmless")
         archive.writestr(member, b"../../outside")
     with pytest.raises(FetchError, match="could reach outside its folder: nothing was kept|holds '"):
-        archives.unpack(tmp_path / "a.zip", None, tmp_path / "deep" / "er" / "folder")
+        fetch.unpack(tmp_path / "a.zip", None, tmp_path / "deep" / "er" / "folder")
     assert [path.name for path in tmp_path.rglob("*")] == ["a.zip"]
 
 
@@ -747,7 +747,7 @@ def lying(content: bytes, size: int) -> bytes:
 def test_archives_that_lie_are_refused(tmp_path, content, said):
     (tmp_path / "a.zip").write_bytes(content)
     with pytest.raises(FetchError, match=said):
-        archives.unpack(tmp_path / "a.zip", None, tmp_path / "folder")
+        fetch.unpack(tmp_path / "a.zip", None, tmp_path / "folder")
     assert sum(path.stat().st_size for path in tmp_path.rglob("folder/*")) <= 50_000
 
 

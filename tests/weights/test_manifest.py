@@ -8,7 +8,7 @@ from pathlib import Path
 import folder_paths
 import jsonschema
 import pytest
-from likeness.weights import command, folders, listing, manifest, places, roots
+from likeness.weights import command, folders, manifest, places
 from likeness.weights.errors import FetchError
 
 PIPELINES = ["fact", "face2diffusion", "infinite-id", "facea-net", "faces", "metrics"]
@@ -160,7 +160,7 @@ def test_missing_message_of_a_known_file():
 
 
 def test_the_command_in_a_message_fits_the_file_and_the_folder():
-    known = str(roots.default_roots()[0] / "ipadapter")
+    known = str(manifest.default_roots()[0] / "ipadapter")
     message = manifest.missing_message("ipadapter", "ip-adapter-faceid_sd15.bin", [known], [])
     assert "'python3 likeness.py weights fetch faceid-sd15 --accept-licence faceid-sd15' in the folder" in message
     message = manifest.missing_message("ipadapter", "ip-adapter-faceid_sd15.bin", ["/elsewhere"], [])
@@ -295,7 +295,7 @@ def test_list_shows_what_is_present(tmp_path):
     put(second / "checkpoints" / "sd_xl_base_1.0.safetensors")
     for name in ("scrfd_10g_bnkps.onnx", "glintr100.onnx"):
         put(second / "insightface" / "models" / "antelopev2" / "antelopev2" / name)
-    lines = listing.table([first, second])
+    lines = command.table([first, second])
     found = {line.split()[0]: " ".join(line.split()[1:]) for line in lines if "/" in line}
     assert found["facechain_fact/ms1mv2_model_TransFace_S.pt"] == "[1]", "rewritten"
     assert found["insightface/models/buffalo_l/genderage.onnx"] == "[2]"
@@ -319,7 +319,7 @@ def test_list_with_names_shows_the_full_records(tmp_path):
     assert "none: by hand only, because which of the files there is meant is not published" in said[0]
     said.clear()
     assert command.main(["list"], said.append) == 0
-    assert said[0].splitlines() == listing.table(roots.default_roots())
+    assert said[0].splitlines() == command.table(manifest.default_roots())
 
 
 @pytest.mark.parametrize(
@@ -334,10 +334,10 @@ def test_the_command_line_refuses(arguments, complaint, capsys):
 
 def test_default_roots(monkeypatch, tmp_path):
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
-    monkeypatch.setattr(roots, "__file__", str(tmp_path / "anywhere" / "weights" / "roots.py"))
+    monkeypatch.setattr(manifest, "__file__", str(tmp_path / "anywhere" / "weights" / "manifest.py"))
     own = tmp_path / "anywhere" / ".host" / "base" / "models"
-    assert roots.default_roots() == [own]
+    assert manifest.default_roots() == [own]
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "comfy"))
-    assert roots.default_roots() == [tmp_path / "comfy" / "models", own]
-    monkeypatch.setattr(roots, "__file__", str(tmp_path / "host" / "custom_nodes" / "x" / "weights" / "roots.py"))
-    assert roots.default_roots()[:2] == [tmp_path / "host" / "models", tmp_path / "comfy" / "models"]
+    assert manifest.default_roots() == [tmp_path / "comfy" / "models", own]
+    monkeypatch.setattr(manifest, "__file__", str(tmp_path / "host" / "custom_nodes" / "x" / "weights" / "manifest.py"))
+    assert manifest.default_roots()[:2] == [tmp_path / "host" / "models", tmp_path / "comfy" / "models"]
