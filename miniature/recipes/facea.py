@@ -5,7 +5,7 @@ import torch
 from ...adapters.facea import REGIONS
 from ...adapters.facea_file import save_facea
 from ...training import facea_run
-from ...training.inpainting import Photos
+from ...training.inpainting import Photos, register_latents
 from ..demo import LEARNED
 from ..models import base_model as miniature
 from ..training.inpainting_lessons import widened
@@ -40,6 +40,7 @@ def word(number: int) -> str:
 
 def learned(number: int, **settings):
     """The FaceA identity learned of a person's photos on the miniature's inpainting base."""
+    register_latents(miniature.MiniatureLatents)
     base = facea_run.Base(*miniature.load_miniature(miniature.WEIGHTS, inpainting=True))
     settings = facea_run.Settings(**(SETTINGS | settings))
     return facea_run.learn(base, photos(number), facea_run.Task(word(number)), settings).identity
