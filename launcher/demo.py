@@ -11,11 +11,11 @@ from pathlib import Path
 from PIL import Image
 
 from .. import graphics
+from ..host_process import BASE, ROOT, SetupError
 from ..miniature import demo
 from ..weights import places
 from . import hosting
 from .client import Client, GraphError, Progress, Prompt, Result
-from .environment import BASE, ROOT, SetupError
 
 WORKFLOW = ROOT / "workflows" / "api" / "fact_text_to_image.json"
 REFERENCE = ROOT / "workflows" / "assets" / "astronaut.png"

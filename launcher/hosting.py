@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .environment import SetupError, extra_models_file
+from ..host_process import SetupError, extra_models_file
 
 START_LIMIT = 300  # seconds; a first start compiles all of the host's Python, which a slow disk can make long
 STOP_LIMIT = 10  # seconds

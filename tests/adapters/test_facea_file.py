@@ -14,8 +14,8 @@ import torch
 from likeness.adapters import facea, facea_list
 from likeness.adapters.facea import REGIONS, FaceaIdentity, apply_lora, base_warning, fingerprint
 from likeness.adapters.facea_file import description, find_facea, load_facea, new_path, save_facea
+from likeness.host_process import SetupError
 from likeness.launcher import train
-from likeness.launcher.environment import SetupError
 from likeness.tests.support import tiny, tiny_clip
 from likeness.training.lora import fresh_lora
 

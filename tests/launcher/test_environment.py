@@ -12,8 +12,8 @@ from pathlib import Path
 
 import folder_paths
 import pytest
+from likeness.host_process import SetupError
 from likeness.launcher import environment, hosting
-from likeness.launcher.environment import SetupError
 from utils.extra_config import load_extra_path_config
 
 CPU_TAG = f"cp{sys.version_info.major}{sys.version_info.minor}"
@@ -179,8 +179,8 @@ def test_command_line_hands_arguments_on(root):
     spec = importlib.util.spec_from_file_location("likeness_command_line", root / "likeness.py")
     command_line = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(command_line)
-    assert command_line.parse(["test", "-k", "face", "tests/test_sheet.py", "-x"]).rest == [
-        "-k", "face", "tests/test_sheet.py", "-x",
+    assert command_line.parse(["test", "-k", "face", "tests/launcher/test_demo.py", "-x"]).rest == [
+        "-k", "face", "tests/launcher/test_demo.py", "-x",
     ]  # fmt: skip
     options = command_line.parse(["host", "--port", "8200", "--lowvram"])
     assert (options.port, options.rest) == (8200, ["--lowvram"])

@@ -10,8 +10,8 @@ from likeness.adapters.face2diffusion import Face2DiffusionAdapter
 from likeness.adapters.fact import FactAdapter
 from likeness.adapters.ip_adapter import IpAdapter
 from likeness.adapters.loading import load_adapter
+from likeness.host_process import SetupError
 from likeness.launcher import train
-from likeness.launcher.environment import SetupError
 from likeness.miniature import registration
 from likeness.miniature.models import base_model
 from likeness.miniature.world.dataset import Recipe

@@ -254,6 +254,7 @@ def test_names_and_path(model_folders):
 
 def test_path_of_a_missing_file_says_how_to_get_it(model_folders, tmp_path):
     folders.register()
+    folders.register_shipped(tmp_path / "pack", ("facechain_fact",))
     put(model_folders / "facechain_fact" / "other.pt")
     with pytest.raises(FileNotFoundError) as error:
         folders.path("facechain_fact", "ms1mv2_model_TransFace_S.pt")
