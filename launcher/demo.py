@@ -12,7 +12,7 @@ from PIL import Image
 
 from .. import graphics
 from ..host_process import BASE, ROOT, SetupError
-from ..miniature import demo
+from ..miniature import demo as miniature_demo
 from ..weights import places
 from . import hosting
 from .client import Client, GraphError, Progress, Prompt, Result
@@ -57,7 +57,7 @@ async def _made(url: str) -> list[Path]:
         present = {name for folder in MODEL_FOLDERS for name in await client.models(folder)}
         if missing := missing_weights(prompt, present):
             print(f"missing: {', '.join(missing)}\n{IN_MINIATURE}")
-            return await demo.make(client, OUTPUT)
+            return await miniature_demo.make(client, OUTPUT)
         use_free_detector(prompt, present)
         set_inputs(prompt, "LoadImage", image=await client.upload_image(REFERENCE))
         results = {}
