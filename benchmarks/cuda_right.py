@@ -35,24 +35,24 @@ from likeness.adapters.resampler import Resampler, ResamplerSizes
 from likeness.attention_patches.fact import FactPatch, apply_fact
 from likeness.attention_patches.infinite_id import MixedSelfAttention, apply_infinite_id
 from likeness.attention_patches.ip_adapter import ImageAttentionPatch, apply_ip_adapter, layer_strengths
-from likeness.devtools import checkpoints, environment, hosting
-from likeness.devtools.client import Client
-from likeness.devtools.client import GraphError as HostError
 from likeness.encoders.msid import USED_KEYS, Msid, MsidSizes
 from likeness.encoders.transface import TransFace, TransFaceSizes
 from likeness.faces.bisenet import UNUSED_KEYS, BiSeNet, BiSeNetSizes
-from likeness.tests import mediapipe_file, tiny, tiny_ip
-from likeness.tests.golden_cases import Case
-from likeness.tests.graphs import only, workflow
-from likeness.weights.managed import managed
+from likeness.launcher import environment, hosting
+from likeness.launcher.client import Client
+from likeness.launcher.client import GraphError as HostError
+from likeness.patcher import managed
+from likeness.tests.support import checkpoints, mediapipe_file, tiny, tiny_ip
+from likeness.tests.support.golden_cases import Case
+from likeness.tests.support.graphs import only, workflow
 from PIL import Image
 
 TOLERANCE = 1e-4  # of float32 on a GPU against the authors' float32 on a CPU; TF32 alone would give 1e-3
 PHOTO = ROOT / "workflows" / "assets" / "astronaut.png"
 TEST_FILES = (
-    "test_fact_in_host.py", "test_ip_in_host.py", "test_infinite_id.py", "test_infinite_id_adapter.py",
-    "test_inpaint_in_host.py", "test_facea_refine_in_host.py", "test_facea_train_loss.py", "test_training_fact.py",
-    "test_training_face2diffusion.py", "test_training_infinite_id.py",
+    *(f"attention_patches/test_{name}.py" for name in ("fact_in_host", "ip_in_host", "infinite_id")),
+    "attention_patches/test_infinite_id_adapter.py", "inpaint/test_fact_in_host.py", "inpaint/test_paint_in_host.py",
+    *(f"training/test_{name}.py" for name in ("facea_loss", "fact", "face2diffusion", "infinite_id")),
 )  # fmt: skip
 
 OFF = {

@@ -22,7 +22,9 @@ from comfy.ldm.modules.attention import optimized_attention
 from likeness.adapters.face2diffusion import Face2DiffusionAdapter
 from likeness.adapters.fact import FactAdapter
 from likeness.attention_patches.infinite_id import MixedSelfAttention
-from likeness.devtools.checkpoints import (
+from likeness.encoders.face_encoder import FaceEncoder
+from likeness.encoders.loading import msid, transface
+from likeness.tests.support.checkpoints import (
     bisenet_shapes,
     drawn,
     fact_shapes,
@@ -30,8 +32,6 @@ from likeness.devtools.checkpoints import (
     msid_shapes,
     transface_shapes,
 )
-from likeness.encoders.face_encoder import FaceEncoder
-from likeness.encoders.loading import msid, transface
 from likeness.training import face2diffusion, fact, frozen, infinite_id
 from likeness.training.portraits import Portraits
 from torch.profiler import ProfilerActivity, profile
@@ -64,7 +64,7 @@ class Scale:
         """Return sizes with which every stage ends in seconds on a CPU."""
         return cls(
             sd15=32, sdxl=64, pixels=(64, 64), batches=(1,), photos=(1,), rounds=(1, 1), steps=2, promised_steps=2,
-            dtypes=(torch.bfloat16,), matrix=256, graphs=("fact_text_to_image",), test_files=("test_sfags.py",),
+            dtypes=(torch.bfloat16,), matrix=256, graphs=("fact_text_to_image",), test_files=("attention_patches/test_sfags.py",),
         )  # fmt: skip
 
 
