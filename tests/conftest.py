@@ -54,7 +54,8 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def base() -> Path:
     """The host's base directory, with the pack linked, the built-in checkpoints and the reference photo in it."""
-    from likeness.devtools import checkpoints, environment
+    from likeness.launcher import environment
+    from likeness.tests.support import checkpoints
 
     environment.make_base(BASE)
     checkpoints.ensure(BASE / "models", COMFY)
@@ -66,7 +67,7 @@ def base() -> Path:
 @pytest.fixture(scope="session")
 def executor(base):
     """The host's graph executor in this process, with the pack loaded as the host loads it."""
-    from likeness.tests.executor import Executor
+    from likeness.tests.support.executor import Executor
 
     return Executor(base / "custom_nodes" / "ComfyUI-Likeness")
 
@@ -74,7 +75,7 @@ def executor(base):
 @pytest.fixture(scope="session")
 def server(base):
     """The URL of a real server in a process of its own."""
-    from likeness.devtools import hosting
+    from likeness.launcher import hosting
 
     with hosting.start(base, COMFY) as host:
         yield host.url
