@@ -9,6 +9,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
+# Folders that the registry leaves out (.comfyignore), by the command that needs them.
+CLONE_ONLY = {
+    "test": "tests", "bench": "benchmarks", "evaluate": "miniature/evaluation", "train miniature": "miniature/recipes",
+}  # fmt: skip
 
 
 def main(arguments: list) -> int:
@@ -16,6 +20,10 @@ def main(arguments: list) -> int:
     options = parse(arguments)
     if sys.version_info < (3, 11):
         print(f"ComfyUI-Likeness needs Python 3.11 or newer; this is {sys.version.split()[0]}.", file=sys.stderr)
+        return 1
+    command = " ".join([options.command, *options.rest[:1]])
+    if not (ROOT / CLONE_ONLY.get(command, CLONE_ONLY.get(options.command, ""))).is_dir():
+        print(f"'{command}' needs what only a clone has: get one with 'git clone --depth 1'.", file=sys.stderr)
         return 1
     load_package()
     from likeness.launcher import environment

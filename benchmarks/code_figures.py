@@ -6,6 +6,7 @@ standard library's `code` from pdb, which torch imports; hence this file's name.
 """
 
 import ast
+import os
 import re
 import statistics
 import sys
@@ -31,8 +32,11 @@ NO_PARTICIPLES = set(
 
 def list_files(root: Path) -> list[Path]:
     """Return the Python files below `root`, relative to it, without those in folders that begin with a dot."""
-    paths = sorted(path.relative_to(root) for path in root.rglob("*.py"))
-    return [path for path in paths if not any(part.startswith(".") for part in path.parts)]
+    paths = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths += [Path(folder, name).relative_to(root) for name in names if name.endswith(".py")]
+    return sorted(paths)
 
 
 def list_functions(tree: ast.AST) -> list:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from likeness.benchmarks import code_figures
 
 TREE = {
@@ -107,6 +108,7 @@ def test_figures_of_a_tiny_tree(tmp_path):
     assert cases["module names given twice"] == ["reading.py 2"]
 
 
+@pytest.mark.slow
 def test_the_command_needs_no_host(tmp_path):
     command = [sys.executable, code_figures.ROOT / "likeness.py", "bench", "code"]
     output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
