@@ -14,9 +14,9 @@ import torch
 from likeness.adapters import facea, facea_list
 from likeness.adapters.facea import REGIONS, FaceaIdentity, apply_lora, base_warning, fingerprint
 from likeness.adapters.facea_file import description, find_facea, load_facea, new_path, save_facea
+from likeness.launcher import train
 from likeness.launcher.environment import SetupError
 from likeness.tests.support import tiny, tiny_clip
-from likeness.training import command
 from likeness.training.lora import fresh_lora
 
 
@@ -219,6 +219,6 @@ def test_the_command_line_lists_it_without_a_host(tmp_path):
 
 def test_the_script_names_what_is_not_there(tmp_path):
     with pytest.raises(SetupError, match="There is no folder .*photos with photos"):
-        command.main(["facea", str(tmp_path / "photos"), "base.ckpt", "out.safetensors"], tmp_path)
+        train.main(["facea", str(tmp_path / "photos"), "base.ckpt", "out.safetensors"], tmp_path)
     with pytest.raises(SetupError, match="There is no checkpoint .*base.ckpt"):
-        command.main(["facea", str(tmp_path), str(tmp_path / "base.ckpt"), "out.safetensors"], tmp_path)
+        train.main(["facea", str(tmp_path), str(tmp_path / "base.ckpt"), "out.safetensors"], tmp_path)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from likeness.faces import detector
 from likeness.miniature import detector as drawn
+from likeness.miniature import registration
 from likeness.miniature.models.finder import SIZE, Finder, FinderSizes, centres
 from likeness.miniature.training import finder as training
 from likeness.miniature.world.dataset import Recipe, read, write
@@ -12,6 +13,7 @@ from likeness.miniature.world.draw import draw
 from likeness.weights import folders
 
 folders.register()
+registration.register()
 STYLES = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 CPU = torch.device("cpu")
 

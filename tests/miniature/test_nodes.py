@@ -7,6 +7,7 @@ from likeness.attention_patches.calls import transformer_blocks
 from likeness.inpaint.paint import EVERY_FACE, Person, Sampling, paint
 from likeness.inpaint.refine import CropStyle, refine_crops
 from likeness.metrics.scores import text_scores
+from likeness.miniature import registration
 from likeness.miniature.models import base_model
 from likeness.miniature.nodes import LoadMiniature
 from likeness.nodes import facea_train, fact, identity
@@ -36,12 +37,14 @@ def loaded(weights, monkeypatch):
 @pytest.fixture
 def shipped(weights, monkeypatch, tmp_path):
     """The host's folders, empty but for what comes with the pack; gives the models folder."""
-    monkeypatch.setattr(folders, "_SHIPPED", weights)
+    monkeypatch.setattr(folders, "_SHIPPED", {})
+    monkeypatch.setattr(base_model, "WEIGHTS", weights)
     monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", {})
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path / "output"))
     folders.register()
+    registration.register()
     return tmp_path / "models"
 
 
@@ -96,7 +99,7 @@ def test_a_missing_file_is_told_before_anything_runs(missing, monkeypatch, tmp_p
 
 
 def test_each_file_is_in_the_menu_it_belongs_to(shipped):
-    mine = {kind: [name for name in folders.names(kind)] for kind in folders._SHIPPED_KINDS}
+    mine = {kind: [name for name in folders.names(kind)] for kind in registration.KINDS}
     assert mine == {
         "facechain_fact": ["miniature_fact.safetensors", "miniature_transface.safetensors"],
         "face2diffusion": [f"miniature_{name}.safetensors" for name in ("expression", "face2diffusion", "msid")],

@@ -10,13 +10,14 @@ from likeness.adapters.face2diffusion import Face2DiffusionAdapter
 from likeness.adapters.fact import FactAdapter
 from likeness.adapters.ip_adapter import IpAdapter
 from likeness.adapters.loading import load_adapter
+from likeness.launcher import train
 from likeness.launcher.environment import SetupError
+from likeness.miniature import registration
 from likeness.miniature.models import base_model
 from likeness.miniature.world.dataset import Recipe
 from likeness.miniature.world.draw import draw
 from likeness.tests.support import checkpoints, tiny_miniature
-from likeness.training import adapter_command, face2diffusion, fact, loop, photos, portraits
-from likeness.training import command as train
+from likeness.training import adapter_command, bases, face2diffusion, fact, loop, photos, portraits
 from likeness.weights.reading import read_metadata
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -57,8 +58,11 @@ def weights(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def in_this_process(weights, monkeypatch):
     """With drawn weights, and on the host that the tests have."""
+    registration.register()
+    registration.register_base()
     monkeypatch.setattr(base_model, "WEIGHTS", weights)
-    monkeypatch.setattr(train, "open_host", lambda comfy, cpu: None)
+    for opened in ("open_host", "open_registered"):
+        monkeypatch.setattr(train, opened, lambda comfy, cpu: None)
 
 
 def run(method, people, output, *more) -> int:
@@ -124,12 +128,12 @@ def test_stopped_it_goes_on_to_the_same_file(people, tmp_path, monkeypatch, caps
 def test_portraits_are_made_anew_when_photos_or_crops_change(people, tmp_path):
     mine, output = tmp_path / "people", tmp_path / "out.safetensors"
     shutil.copytree(people, mine)
-    data = adapter_command.data_of(("msid", "expression"), {"size": 48}, True)
+    data = adapter_command.data_of(("msid", "expression"), {"size": 48}, bases.BUILT_IN["miniature"])
     keys = [adapter_command.fingerprint(mine, data, __file__)]
     assert adapter_command.fingerprint(mine, data, __file__) == keys[0]
     (mine / "person0" / "caption.txt").write_text("a man")
     keys.append(adapter_command.fingerprint(mine, data, __file__))
-    data = adapter_command.data_of(("msid", "expression"), {"size": 96}, True)
+    data = adapter_command.data_of(("msid", "expression"), {"size": 96}, bases.BUILT_IN["miniature"])
     keys.append(adapter_command.fingerprint(mine, data, __file__))
     assert len(set(keys)) == 3
     run("face2diffusion", mine, output, "--set", "steps=1")

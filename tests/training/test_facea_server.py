@@ -50,7 +50,7 @@ root, comfy, *arguments = sys.argv[1:]
 spec = importlib.util.spec_from_file_location("likeness", f"{root}/__init__.py", submodule_search_locations=[root])
 sys.modules["likeness"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["likeness"])
-from likeness.devtools import train
+from likeness.launcher import train
 sys.exit(train.main(arguments, Path(comfy)))
 """
 OPTIONS = ["--detector", "opencv: haar cascade", "--size", "256", "--cpu"]

@@ -27,7 +27,7 @@ PUBLISHED = """
 def model_folders(monkeypatch, tmp_path):
     """The host's kinds with a models folder of our own; all of it is put back after the test."""
     monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
-    monkeypatch.setattr(folders, "_SHIPPED", tmp_path / "pack")
+    monkeypatch.setattr(folders, "_SHIPPED", {})
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", dict(folder_paths.folder_names_and_paths))
     for kind in ("facechain_fact", "insightface"):
@@ -231,6 +231,7 @@ def test_register_keeps_the_users_paths_and_is_idempotent(model_folders, tmp_pat
     folder_paths.folder_names_and_paths["insightface"] = ([users], folder_paths.supported_pt_extensions)
     for _ in range(2):
         folders.register()
+        folders.register_shipped(tmp_path / "pack", ("facechain_fact", "insightface"))
         assert folder_paths.folder_names_and_paths["facechain_fact"] == (
             [users, str(model_folders / "facechain_fact"), str(tmp_path / "pack" / "facechain_fact")],
             {".safetensors", ".pt", ".ckpt", ".pth", ".bin"},
