@@ -64,7 +64,8 @@ class Scale:
         """Return sizes with which every stage ends in seconds on a CPU."""
         return cls(
             sd15=32, sdxl=64, pixels=(64, 64), batches=(1,), photos=(1,), rounds=(1, 1), steps=2, promised_steps=2,
-            dtypes=(torch.bfloat16,), matrix=256, graphs=("fact_text_to_image",), test_files=("attention_patches/test_sfags.py",),
+            dtypes=(torch.bfloat16,), matrix=256, graphs=("fact_text_to_image",),
+            test_files=("attention_patches/test_sfags.py",),
         )  # fmt: skip
 
 
