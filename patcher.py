@@ -5,10 +5,10 @@ import comfy.model_patcher
 import torch
 
 
-def managed(
+def manage(
     network: torch.nn.Module, weights: dict, offload_device: torch.device, load_device: torch.device | None = None
 ) -> comfy.model_patcher.ModelPatcher:
-    """`network` with its weights, in evaluation mode, owned by a model patcher.
+    """Load `weights` into `network`, in evaluation mode, and return the host's model patcher that owns it.
 
     load_device: where it computes; None: where the host has text encoders compute.
     Raises RuntimeError where the weights do not fit the network.

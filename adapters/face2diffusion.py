@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.functional import leaky_relu
 
 from ..encoders.identity import FaceId
-from ..patcher import managed
-from ..weights.reading import numbered
+from ..patcher import manage
+from ..weights.reading import count_modules
 
 MAPPING_KEY = "i2t_first.fc_out.weight"  # no other adapter has it
 
@@ -27,7 +27,7 @@ class MappingSizes:
     @classmethod
     def of(cls, state_dict: dict) -> "MappingSizes":
         """Read the sizes from a published state dict."""
-        layers = numbered(state_dict, "i2t_first.layers.")
+        layers = count_modules(state_dict, "i2t_first.layers.")
         expression = state_dict["null_exp"].shape[0]
         return cls(
             identity=state_dict["i2t_first.layers.0.0.weight"].shape[1] - expression,
@@ -95,7 +95,7 @@ class Face2DiffusionAdapter:
         offload_device = comfy.model_management.text_encoder_offload_device()
         network = MappingNetwork(self.sizes, comfy.ops.manual_cast, torch.float32, offload_device)
         weights = {key: value.float() for key, value in state_dict.items()}
-        self.mapping = managed(network, weights, offload_device)
+        self.mapping = manage(network, weights, offload_device)
 
     def words(self, face_id: FaceId, expression: torch.Tensor | None = None, strength: float = 1.0) -> torch.Tensor:
         """The two words [2, word] of one person; several photos are averaged before the mapping.

@@ -12,7 +12,7 @@ import comfy.utils
 import torch
 from torch import nn
 
-from ..patcher import managed
+from ..patcher import manage
 from .resampler import Resampler, ResamplerSizes
 
 PROJECTOR_PREFIX = "local_fac_prj."
@@ -145,7 +145,7 @@ def _managed(module: nn.Module, state_dict: dict, dtype: torch.dtype):
     """Fill `module` and hand it to the host's memory management."""
     weights = {key: value.to(dtype) for key, value in state_dict.items()}
     devices = comfy.model_management.unet_offload_device(), comfy.model_management.get_torch_device()
-    return managed(module, weights, *devices)
+    return manage(module, weights, *devices)
 
 
 class FactAdapter:

@@ -21,7 +21,7 @@ from torch import nn
 
 from ..encoders.clip_vision import ClipFeatures, clip_features
 from ..encoders.identity import FaceId
-from ..patcher import managed
+from ..patcher import manage
 from . import ip_projectors
 from .ip_layout import PLACES, Place, image_numbers, lora_targets
 
@@ -316,4 +316,4 @@ def _managed(build, weights: dict):
     """A model patcher of the network `build` makes, with its weights in the file's own precision."""
     offload_device = comfy.model_management.unet_offload_device()
     network = build(operations=comfy.ops.manual_cast, dtype=comfy.utils.weight_dtype(weights), device=offload_device)
-    return managed(network, weights, offload_device, comfy.model_management.get_torch_device())
+    return manage(network, weights, offload_device, comfy.model_management.get_torch_device())

@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from ..weights.reading import built, read_metadata, read_state_dict
+from ..weights.reading import build_network, read_metadata, read_state_dict
 from .face2diffusion import MAPPING_KEY, Face2DiffusionAdapter
 from .fact import PROJECTOR_PREFIX, FactAdapter
 from .ip_adapter import BY_NAME, IpAdapter, is_ip_adapter
@@ -30,4 +30,4 @@ def load_adapter(path: str, variant: str = BY_NAME) -> FactAdapter | Face2Diffus
             "(Face2Diffusion) and no '*.to_k_ip.weight' (IP-Adapter, FaceID, InstantID), its first tensor is "
             f"'{next(iter(state_dict))}'. Choose another file in Load Face Adapter."
         )
-    return built(f"{name} is not {family} this pack can load", adapter, state_dict, name)
+    return build_network(f"{name} is not {family} this pack can load", adapter, state_dict, name)

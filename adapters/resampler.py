@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from ..weights.reading import numbered
+from ..weights.reading import count_modules
 
 DIM_HEAD = 64  # in every published file
 
@@ -30,7 +30,7 @@ class ResamplerSizes:
         return cls(
             queries=queries,
             dim=dim,
-            depth=numbered(state_dict, "layers."),
+            depth=count_modules(state_dict, "layers."),
             inner=state_dict["layers.0.0.to_q.weight"].shape[0],
             ff=state_dict["layers.0.1.1.weight"].shape[0],
             embedding=state_dict["proj_in.weight"].shape[1],

@@ -41,7 +41,7 @@ from likeness.faces.bisenet import UNUSED_KEYS, BiSeNet, BiSeNetSizes
 from likeness.launcher import environment, hosting
 from likeness.launcher.client import Client
 from likeness.launcher.client import GraphError as HostError
-from likeness.patcher import managed
+from likeness.patcher import manage
 from likeness.tests.support import checkpoints, mediapipe_file, tiny, tiny_ip
 from likeness.tests.support.golden_cases import Case
 from likeness.tests.support.graphs import only, workflow
@@ -380,7 +380,7 @@ async def _picture(url: str, name: str, steps: int) -> np.ndarray:
 def photo_works(shapes: dict, device) -> dict:
     """Return by name what reads one photo: face parsing, MediaPipe's networks, CLIP-H, in test weights of true size."""
     weights = {key: part for key, part in checkpoints.drawn(shapes, 1).items() if not key.startswith(UNUSED_KEYS)}
-    parser = managed(BiSeNet(BiSeNetSizes.of(weights)), weights, torch.device("cpu"), device)
+    parser = manage(BiSeNet(BiSeNetSizes.of(weights)), weights, torch.device("cpu"), device)
     photo = torch.rand(1, 512, 512, 3)
     pixels = photo.movedim(-1, 1).to(device)
     detector = face_landmarker.FaceLandmarker(detector_variant="full").to(device).eval()

@@ -93,7 +93,7 @@ def _lowest(values: torch.Tensor, count: int, most: int) -> list[int]:
     return [*range(count)] if count <= most else sorted(values.argsort(stable=True)[:most].tolist())
 
 
-def disagreeing(comparison: Comparison) -> list[int]:
+def find_disagreeing(comparison: Comparison) -> list[int]:
     """The rows, from 0, whose photo disagrees."""
     return (comparison.overall < comparison.threshold).nonzero().flatten().tolist()
 
@@ -111,7 +111,7 @@ def verdict(comparison: Comparison) -> str:
         return f"The two identities {relation}: {digits(comparison.whole)} as a whole, {threshold} is asked."
     if not len(comparison.overall):
         return "One photo: there is nothing to compare it with."
-    rows = disagreeing(comparison)
+    rows = find_disagreeing(comparison)
     if len(comparison.rows) == 2:
         relation = "disagree" if rows else "agree"
         return f"The two photos {relation}: {digits(comparison.overall[0])}, {threshold} is asked."
@@ -128,7 +128,7 @@ def table(comparison: Comparison) -> str:
     part = least_agreeing(comparison)
     last = "others" if comparison.whole is None else "all"
     lines = ["photo " + "".join(f"{column + 1:>7}" for column in part.columns) + f"{last:>9}"]
-    marked = disagreeing(part)
+    marked = find_disagreeing(part)
     for row, number in enumerate(part.rows):
         overall = f"{digits(part.overall[row]):>9}" if len(part.overall) else f"{'-':>9}"
         values = "".join(f"{digits(value):>7}" for value in part.cosines[row].tolist())

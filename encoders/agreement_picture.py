@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from .agreement import Comparison, digits, disagreeing, least_agreeing, verdict
+from .agreement import Comparison, digits, find_disagreeing, least_agreeing, verdict
 
 Colour = tuple[int, int, int]
 
@@ -45,7 +45,7 @@ def draw(comparison: Comparison, row_crops: torch.Tensor, column_crops: torch.Te
 def _is_alarm(comparison: Comparison) -> bool:
     if comparison.whole is not None:
         return comparison.whole < comparison.threshold
-    return bool(disagreeing(comparison))
+    return bool(find_disagreeing(comparison))
 
 
 def _right(part: Comparison, cell: int) -> int:
@@ -60,7 +60,7 @@ def _left(cell: int) -> int:
 def _draw_sides(canvas: Image.Image, pen: ImageDraw.ImageDraw, part: Comparison, crops, top: int, cell: int) -> None:
     """Numbers and thumbnails to the left of the rows and above the columns."""
     rows, columns = crops
-    marked = {part.rows[row] for row in disagreeing(part)}
+    marked = {part.rows[row] for row in find_disagreeing(part)}
     font = ImageFont.load_default(16)
     for place, number in enumerate(part.rows):
         x, y = _MARGIN + _NUMBER, top + _NUMBER + cell + _GAP + place * cell
@@ -90,7 +90,7 @@ def _draw_thumbnail(canvas: Image.Image, pen: ImageDraw.ImageDraw, crop, corner,
 
 
 def _draw_cells(pen: ImageDraw.ImageDraw, part: Comparison, top: int, cell: int) -> None:
-    marked = disagreeing(part)
+    marked = find_disagreeing(part)
     font = ImageFont.load_default(max(15, cell // 4))
     for row, values in enumerate(part.cosines.tolist()):
         y = top + _NUMBER + cell + _GAP + row * cell

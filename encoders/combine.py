@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import normalize
 
 from .agreement import agreement, digits
-from .identity import FaceId, joined
+from .identity import FaceId, join
 
 METHODS = ("concatenate", "mean", "median", "drop outliers", "interpolate")
 
@@ -21,7 +21,7 @@ def combine(identities: list[FaceId], method: str, slider: float, min_agreement:
     """
     if method == "interpolate":
         return _interpolated(identities, slider)
-    whole = reduce(joined, identities)
+    whole = reduce(join, identities)
     photos = len(whole.features)
     if method == "concatenate":
         return whole, f"{_photos(photos)} side by side, of {_counted(len(identities), 'identity', 'identities')}."
@@ -48,7 +48,7 @@ def _median(values: torch.Tensor) -> torch.Tensor:
 def interpolate(first: FaceId, second: FaceId, slider: float) -> FaceId:
     """One photo: (1 - slider) mean(first) + slider mean(second); at 0 and 1 exactly one of the means."""
     means = mean(first), mean(second)
-    both = joined(*means)
+    both = join(*means)
     if slider in (0, 1):
         return means[int(slider)]
     return _pooled(both, lambda values: ((1 - slider) * values[0] + slider * values[1]).unsqueeze(0))

@@ -1,7 +1,7 @@
 """Deep3DFaceRecon: the coefficients of a 3D face model from one picture, with its expression (docs/papers.md 3.3).
 
 A ResNet-50 with seven linear heads: identity 80, expression 64, texture 80, angle 3, light 27, shift 2, depth 1. It was
-trained on crops aligned in its own way, which `aligned_crop` repeats; the face model itself is not needed.
+trained on crops aligned in its own way, which `cut_aligned` repeats; the face model itself is not needed.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ..weights.reading import numbered
+from ..weights.reading import count_modules
 
 CROP = 224
 LARGEST = 50_000_000  # pixels of a resized picture that is made as a whole
@@ -43,7 +43,7 @@ def weak_perspective(points: np.ndarray) -> tuple[float, np.ndarray]:
     return float(np.linalg.norm(solution[:3], axis=0).mean()), solution[3]
 
 
-def aligned_crop(image: torch.Tensor, points: np.ndarray) -> torch.Tensor:
+def cut_aligned(image: torch.Tensor, points: np.ndarray) -> torch.Tensor:
     """The crop [224, 224, 3] in 0..1 that the regressor expects of the face with five `points` [5, 2] in `image`.
 
     image: [H, W, 3] in 0..1. It is resized (bicubic, without turning it) until the standard face is `FACE_SCALE` large,
@@ -92,11 +92,14 @@ class RegressorSizes:
     @classmethod
     def of(cls, state_dict: dict) -> "RegressorSizes":
         """Read the sizes from a published state dict."""
-        heads = numbered(state_dict, "final_layers.")
+        heads = count_modules(state_dict, "final_layers.")
         return cls(
             stem=state_dict["backbone.conv1.weight"].shape[0],
             stages=tuple(
-                (numbered(state_dict, f"backbone.layer{i}."), state_dict[f"backbone.layer{i}.0.conv1.weight"].shape[0])
+                (
+                    count_modules(state_dict, f"backbone.layer{i}."),
+                    state_dict[f"backbone.layer{i}.0.conv1.weight"].shape[0],
+                )
                 for i in takewhile(lambda i: f"backbone.layer{i}.0.conv1.weight" in state_dict, count(1))
             ),
             heads=tuple(state_dict[f"final_layers.{i}.weight"].shape[0] for i in range(heads)),

@@ -27,7 +27,7 @@ class FaceId:
     masked: bool
 
 
-def joined(first: FaceId, second: FaceId) -> FaceId:
+def join(first: FaceId, second: FaceId) -> FaceId:
     """The photos of both identities as those of one person, `first`'s before `second`'s.
 
     Raises ValueError where they come from different encoders, whose features have nothing in common.

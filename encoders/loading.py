@@ -6,9 +6,9 @@ import comfy.model_management
 import comfy.ops
 import torch
 
-from ..patcher import managed
+from ..patcher import manage
 from ..weights.files import file_sha256
-from ..weights.reading import built, read_state_dict
+from ..weights.reading import build_network, read_state_dict
 from .arcface_onnx import load_arcface
 from .deep3d import COEFFICIENTS, Regressor, RegressorSizes
 from .expression import ExpressionEncoder
@@ -80,14 +80,14 @@ def regressor(state_dict: dict):
 
 
 def _built(name: str, family: str, build, state_dict: dict):
-    return built(f"{name} looks like {family} but its tensors do not fit together", build, state_dict)
+    return build_network(f"{name} looks like {family} but its tensors do not fit together", build, state_dict)
 
 
 def _network(network, sizes, weights: dict):
     """The patcher of `network`. It computes in float32: encoders are small, and what they say steers the picture."""
     offload_device = comfy.model_management.text_encoder_offload_device()
     module = network(sizes, comfy.ops.manual_cast, torch.float32, offload_device)
-    return managed(module, {key: value.float() for key, value in weights.items()}, offload_device)
+    return manage(module, {key: value.float() for key, value in weights.items()}, offload_device)
 
 
 def _is_msid(state_dict: dict) -> bool:

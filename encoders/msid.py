@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-from ..weights.reading import numbered
+from ..weights.reading import count_modules
 
 HEAD_WIDTH = 32  # of the published 12 heads of 384; no tensor tells
 USED_KEYS = ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norms.")  # besides a final norm and maybe a head
@@ -40,7 +40,7 @@ class MsidSizes:
         return cls(
             tokens=state_dict["pos_embed"].shape[1] - 1,
             dim=dim,
-            depth=numbered(state_dict, "blocks."),
+            depth=count_modules(state_dict, "blocks."),
             mlp=state_dict["blocks.0.mlp.fc1.weight"].shape[0],
             patch=patch,
             taps=tuple(sorted({_tap(key) for key in state_dict if key.startswith("norms.")})),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from ..weights.reading import numbered
+from ..weights.reading import count_modules
 
 HEADS = 8  # the same in TransFace-S, -B and -L, and the one size that no tensor tells
 UNUSED_KEYS = ("mask_token",)  # training only
@@ -34,7 +34,7 @@ class TransFaceSizes:
         return cls(
             tokens=state_dict["pos_embed"].shape[1],
             dim=dim,
-            depth=numbered(state_dict, "blocks."),
+            depth=count_modules(state_dict, "blocks."),
             mlp=state_dict["blocks.0.mlp.fc1.weight"].shape[0],
             patch=patch,
             embedding=state_dict["feature.2.weight"].shape[0] if "feature.2.weight" in state_dict else None,

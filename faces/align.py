@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import torch
 
-from .geometry import similarity
+from .geometry import invert, similarity
 from .types import Faces
 
 ARCFACE_112 = np.array(
@@ -14,7 +14,7 @@ ARCFACE_112 = np.array(
 
 
 def template(size: int) -> np.ndarray:
-    """Five template points [5, 2] for a `size` x `size` crop.
+    """Return the five template points [5, 2] for a `size` x `size` crop.
 
     A size divisible by 128 but not by 112 scales by size/128 and shifts x by 8 * size/128, as insightface crops do;
     every other size scales by size/112. Raises ValueError for a size below 1.
@@ -27,24 +27,24 @@ def template(size: int) -> np.ndarray:
 
 
 def in_template_order(points: np.ndarray) -> np.ndarray:
-    """Five points [5, 2], with both eyes and both mouth corners swapped where they run the wrong way round.
+    """Return five points [5, 2] with both eyes and both mouth corners swapped where they run the wrong way round.
 
-    A face in a picture, at any roll, has its mouth to the right-hand side of the way from the template's first eye to
-    its second. Points named after the subject of a mirrored picture run the other way, and no similarity fits those.
+    A face in an image, at any roll, has its mouth to the right-hand side of the way from the template's first eye to
+    its second. Points named after the subject of a mirrored image run the other way, and no similarity fits those.
     """
     across, down = points[1] - points[0], points[3:].mean(axis=0) - points[:2].mean(axis=0)
     return points if across[0] * down[1] >= across[1] * down[0] else points[[1, 0, 2, 4, 3]]
 
 
 def warp(image: torch.Tensor, matrix: np.ndarray, size: int) -> torch.Tensor:
-    """Cut the crop that `matrix` [2, 3] (picture -> crop) describes out of `image` [H, W, C].
+    """Cut the crop that `matrix` [2, 3] (image -> crop) describes out of `image` [H, W, C].
 
-    Returns [size, size, C] on the image's device: bilinear, black outside the picture. A crop much smaller than the
+    Returns [size, size, C] on the image's device: bilinear, black outside the image. A crop much smaller than the
     face aliases, and stays so on purpose: the published networks were trained on plain bilinear crops.
     """
     height, width, channels = image.shape
     # Coordinates are worked out on the CPU in double precision, which some accelerators lack, then only gathered.
-    inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))
+    inverse = invert(matrix)
     rows, columns = np.mgrid[:size, :size].astype(np.float64)
     x, y = (inverse[i, 0] * columns + inverse[i, 1] * rows + inverse[i, 2] for i in range(2))
     crop = image.new_zeros(size, size, channels)
@@ -59,12 +59,12 @@ def warp(image: torch.Tensor, matrix: np.ndarray, size: int) -> torch.Tensor:
 
 
 def align_faces(faces: Faces, size: int, background: torch.Tensor | None = None) -> torch.Tensor:
-    """The aligned crops of all faces, picture by picture: [n, size, size, 3] in 0..1.
+    """Cut the aligned crops of all faces, image by image: [n, size, size, 3] in 0..1.
 
     background: masks [n, H, W], one per face in the same order (1 keeps, 0 blackens, as FACT's input wants), or None
-    to leave the pictures whole. Raises ValueError where the masks do not fit the faces.
+    to leave the images whole. Raises ValueError where the masks do not fit the faces.
     """
-    pairs = [(image, face) for image, found in zip(faces.images, faces.found) for face in found]
+    pairs = faces.pairs
     if background is not None and background.shape != (len(pairs), *faces.images.shape[1:3]):
         raise ValueError(
             f"Expected one mask per face, {[len(pairs), *faces.images.shape[1:3]]} (faces, height, width), "

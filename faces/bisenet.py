@@ -1,6 +1,6 @@
 """BiSeNet: the face parsing network of zllrunning/face-parsing.PyTorch (Yu et al. 2018, without its spatial path).
 
-A ResNet reads the picture down to a thirty-second; two attention refinements bring the coarse features back to an
+A ResNet reads the image down to a thirty-second; two attention refinements bring the coarse features back to an
 eighth, where they meet the ResNet's own features of that scale. Published parameter names throughout. The two
 auxiliary heads `conv_out16` and `conv_out32` serve training only and are left out.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from ..weights.reading import numbered
+from ..weights.reading import count_modules
 
 UNUSED_KEYS = ("conv_out16.", "conv_out32.", "cp.resnet.fc.")  # training's heads; the classifier of the ResNet
 
@@ -37,7 +37,7 @@ class BiSeNetSizes:
             return state_dict[f"{key}.weight"].shape[0]
 
         return cls(
-            blocks=tuple(numbered(state_dict, f"cp.resnet.layer{layer}.") for layer in range(1, 5)),
+            blocks=tuple(count_modules(state_dict, f"cp.resnet.layer{layer}.") for layer in range(1, 5)),
             widths=tuple(width(f"cp.resnet.layer{layer}.0.conv1") for layer in range(1, 5)),
             context=width("cp.arm16.conv.conv"),
             fused=width("ffm.convblk.conv"),
@@ -80,7 +80,7 @@ class ResNet(nn.Module):
             inputs = width
 
     def forward(self, x):
-        """The features at an eighth, a sixteenth and a thirty-second of the picture's size."""
+        """Return the features at an eighth, a sixteenth and a thirty-second of the image's size."""
         x = self.layer1(self.maxpool(self.bn1(self.conv1(x)).relu()))
         eighth = self.layer2(x)
         sixteenth = self.layer3(eighth)
@@ -98,7 +98,7 @@ class ConvBnRelu(nn.Module):
 
 
 class AttentionRefinement(nn.Module):
-    """A convolution whose channels are weighted by what the whole picture says about them."""
+    """A convolution whose channels are weighted by what the whole image says about them."""
 
     def __init__(self, inputs: int, outputs: int, operations, **factory):
         super().__init__()
@@ -123,7 +123,7 @@ class ContextPath(nn.Module):
         self.conv_avg = ConvBnRelu(sizes.widths[3], context, 1, operations, **factory)
 
     def forward(self, x):
-        """The ResNet's features and the context's, both at an eighth of the picture's size."""
+        """Return the ResNet's features and the context's, both at an eighth of the image's size."""
         eighth, sixteenth, thirty_second = self.resnet(x)
         coarse = self.arm32(thirty_second) + self.conv_avg(adaptive_avg_pool2d(thirty_second, 1))
         coarse = self.conv_head32(interpolate(coarse, sixteenth.shape[2:]))
@@ -143,7 +143,7 @@ class FeatureFusion(nn.Module):
         return x + x * self.conv2(self.conv1(adaptive_avg_pool2d(x, 1)).relu()).sigmoid()
 
 
-class Head(nn.Module):
+class ClassHead(nn.Module):
     def __init__(self, sizes: BiSeNetSizes, operations, **factory):
         super().__init__()
         self.conv = ConvBnRelu(sizes.fused, sizes.head, 3, operations, **factory)
@@ -164,9 +164,9 @@ class BiSeNet(nn.Module):
         factory = {"dtype": dtype, "device": device}
         self.cp = ContextPath(sizes, operations, **factory)
         self.ffm = FeatureFusion(sizes, operations, **factory)
-        self.conv_out = Head(sizes, operations, **factory)
+        self.conv_out = ClassHead(sizes, operations, **factory)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Logits of every class at every pixel: [n, 3, H, W] normalised RGB -> [n, classes, H, W], any H and W."""
+        """Return each class's logits at each pixel: [n, 3, H, W] normalised RGB -> [n, classes, H, W], any H and W."""
         logits = self.conv_out(self.ffm(*self.cp(pixels)))
         return interpolate(logits, pixels.shape[2:], mode="bilinear", align_corners=True)

@@ -1,6 +1,7 @@
-"""Which of the found faces to keep, and what to do with a picture that shows none."""
+"""Which of the found faces to keep, and what to do with an image that shows none."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,81 +15,89 @@ RULES = ("largest", "most central", "left to right", "all")
 IF_NO_FACE = ("error", "whole picture", "skip", "nearest frame")
 
 _LOOK_BETTER = "Lower min_score, raise det_size for small faces, choose another detector, use a clearer photo"
-_MOST_NAMED = 8  # pictures that a message lists before it counts them
+_MOST_NAMED = 8  # images that a message lists before it counts them
 
 
-def left_to_right(found: tuple[Face, ...]) -> tuple[Face, ...]:
-    """The faces ordered by the horizontal centre of their boxes; equal centres keep their order."""
-    return tuple(sorted(found, key=lambda face: face.box[0] + face.box[2]))
+def left_to_right(faces: Sequence[Face]) -> tuple[Face, ...]:
+    """Return the faces ordered by the horizontal centre of their boxes; equal centres keep their order."""
+    return tuple(sorted(faces, key=lambda face: face.box[0] + face.box[2]))
 
 
-def choose(found: tuple[Face, ...], rule: str, index: int, image_size: tuple[int, int]) -> tuple[Face, ...]:
-    """Keep the faces that `rule` (one of RULES) asks for; nothing found stays nothing.
+def choose(faces: tuple[Face, ...], rule: str, index: int, image_size: tuple[int, int]) -> tuple[Face, ...]:
+    """Return the faces that `rule` (one of RULES) asks for; of no faces none.
 
     index: which face "left to right" keeps, counted from 0; the other rules ignore it. image_size: (H, W).
-    Raises ValueError where `index` is beyond the faces found.
+    Raises ValueError where `index` is beyond the faces.
     """
-    found = left_to_right(found)
-    if rule == "all" or not found:
-        return found
+    faces = left_to_right(faces)
+    if rule == "all" or not faces:
+        return faces
     if rule == "left to right":
-        return (_at(found, index),)
-    return (max(found, key=_box_area if rule == "largest" else _centrality(image_size)),)
+        if not 0 <= index < len(faces):
+            raise ValueError(
+                f"Face {index} from the left was asked for, but there {_how_many(len(faces))}: lower the index."
+            )
+        return (faces[index],)
+    if rule == "largest":
+        return (max(faces, key=lambda face: math.prod(face.sides)),)
+    height, width = image_size
+    middle = np.array([width - 1, height - 1]) / 2
+    return (min(faces, key=lambda face: np.hypot(*(face.centre - middle))),)
 
 
 def follow(
-    found: tuple[tuple[Face, ...], ...], rule: str, index: int, image_size: tuple[int, int]
+    per_frame: tuple[tuple[Face, ...], ...], rule: str, index: int, image_size: tuple[int, int]
 ) -> tuple[tuple[Face, ...], ...]:
     """Choose once for all frames of a video and keep that person: `rule` is decided in the first frame with faces.
 
     index: the person's number (see `frames.number_faces`) for "left to right". "all" keeps everybody, ordered by
     number. A frame in which the person is not seen has no faces. Raises ValueError where nobody has the number.
     """
-    numbered = number_faces(found)
-    if rule == "all" or not any(numbered):
-        return numbered
+    per_frame = number_faces(per_frame)
+    if rule == "all" or not any(per_frame):
+        return per_frame
     if rule == "left to right":
-        persons = 1 + max(face.number for faces in numbered for face in faces)
+        persons = 1 + max(face.number for faces in per_frame for face in faces)
         if not 0 <= index < persons:
             raise ValueError(
                 f"Face {index} of the video was asked for, but there {_how_many(persons)} in all its frames: lower "
                 "the index."
             )
-        wanted = index
+        number = index
     else:
-        wanted = choose(next(filter(None, numbered)), rule, index, image_size)[0].number
-    return tuple(tuple(face for face in faces if face.number == wanted) for faces in numbered)
+        number = choose(next(filter(None, per_frame)), rule, index, image_size)[0].number
+    return tuple(tuple(face for face in faces if face.number == number) for faces in per_frame)
 
 
 def apply_policy(
     faces: Faces, rule: str, index: int, if_no_face: str, video: bool = False, remedy: str = _LOOK_BETTER
 ) -> Faces:
-    """Choose in every picture, and treat pictures without a face as `if_no_face` (one of IF_NO_FACE) says.
+    """Choose in every image, and treat images without a face as `if_no_face` (one of IF_NO_FACE) says.
 
-    "whole picture" stands in a face whose crop is the centred square of the picture; "skip" drops the picture;
-    "nearest frame" takes over the faces, score and all, of the nearest picture that has them, of two equally near ones
-    the earlier's. video: the pictures are frames in order, and faces are followed through them, see `follow`.
-    remedy: what to do about missing faces, for the message. Raises ValueError where "error" meets a picture without a
-    face, where "skip" or "nearest frame" finds none in any picture, or from `choose` and `follow`.
+    "whole picture" stands in a face whose crop is the centred square of the image; "skip" drops the image;
+    "nearest frame" takes over the faces, score and all, of the nearest image that has them, of two equally near ones
+    the earlier's. video: the images are frames in order, and faces are followed through them, see `follow`.
+    remedy: what to do about missing faces, for the message. Raises ValueError where "error" meets an image without a
+    face, where "skip" or "nearest frame" finds none in any image, or from `choose` and `follow`.
     """
     size = tuple(faces.images.shape[1:3])
     if video:
-        chosen = follow(faces.found, rule, index, size)
+        choices = follow(faces.per_image, rule, index, size)
     else:
-        chosen = tuple(_choose_in(i, faces, rule, index, size) for i in range(len(faces.found)))
-    missing = [i for i, kept in enumerate(chosen) if not kept]
-    if missing and (if_no_face == "error" or if_no_face != "whole picture" and len(missing) == len(chosen)):
-        raise ValueError(_no_face_message(faces, chosen, missing, remedy))
+        choices = _choose_in_each(faces, rule, index, size)
+    missing = [i for i, choice in enumerate(choices) if not choice]
+    if missing and (if_no_face == "error" or if_no_face != "whole picture" and len(missing) == len(choices)):
+        raise ValueError(_report_missing(faces, choices, missing, remedy))
     if if_no_face == "skip":
-        kept = [i for i in range(len(chosen)) if i not in missing]
-        return replace(faces, images=faces.images[torch.tensor(kept)], found=tuple(chosen[i] for i in kept))
+        rest = [i for i in range(len(choices)) if i not in missing]
+        return replace(faces, images=faces.images[torch.tensor(rest)], per_image=tuple(choices[i] for i in rest))
     if missing and if_no_face == "nearest frame":
-        return replace(faces, found=fill_from_nearest(chosen))
-    return replace(faces, found=tuple(kept or (whole_picture(size),) for kept in chosen))
+        return replace(faces, per_image=fill_from_nearest(choices))
+    return replace(faces, per_image=tuple(choice or (whole_image(size),) for choice in choices))
 
 
-def whole_picture(image_size: tuple[int, int]) -> Face:
-    """A stand-in face (score 0) whose crop is the centred square of a picture of `image_size` (H, W)."""
+def whole_image(image_size: tuple[int, int]) -> Face:
+    """Return a stand-in face (score 0) whose crop is the centred square of an image of `image_size` (H, W)."""
     height, width = image_size
     side = min(height, width)
     left, top = (width - side) / 2, (height - side) / 2
@@ -97,43 +106,29 @@ def whole_picture(image_size: tuple[int, int]) -> Face:
     return Face(points.astype(np.float32), (left, top, left + side - 1, top + side - 1), 0.0)
 
 
-def _box_area(face: Face) -> float:
-    x0, y0, x1, y1 = face.box
-    return (x1 - x0) * (y1 - y0)
-
-
-def _centrality(image_size: tuple[int, int]) -> Callable[[Face], float]:
-    height, width = image_size
-    return lambda face: -np.hypot(face.box[0] + face.box[2] - width + 1, face.box[1] + face.box[3] - height + 1)
-
-
-def _at(found: tuple[Face, ...], index: int) -> Face:
-    if not 0 <= index < len(found):
-        raise ValueError(
-            f"Face {index} from the left was asked for, but there {_how_many(len(found))}: lower the index."
-        )
-    return found[index]
-
-
 def _how_many(count: int) -> str:
     return "is only 1 face (index 0)" if count == 1 else f"are only {count} faces (index 0 to {count - 1})"
 
 
-def _choose_in(i: int, faces: Faces, rule: str, index: int, size: tuple[int, int]) -> tuple[Face, ...]:
-    try:
-        return choose(faces.found[i], rule, index, size)
-    except ValueError as error:
-        raise ValueError(f"Picture {i + 1} of {len(faces.found)}: {error}") from error
+def _choose_in_each(faces: Faces, rule: str, index: int, size: tuple[int, int]) -> tuple[tuple[Face, ...], ...]:
+    choices = []
+    for i, candidates in enumerate(faces.per_image):
+        try:
+            choices.append(choose(candidates, rule, index, size))
+        except ValueError as error:
+            raise ValueError(f"Picture {i + 1} of {len(faces.per_image)}: {error}") from error
+    return tuple(choices)
 
 
-def _no_face_message(faces: Faces, chosen: tuple[tuple[Face, ...], ...], missing: list[int], remedy: str) -> str:
-    who = "No face was"
-    if any(faces.found[i] for i in missing):  # others are there, not the one followed
-        number = next(face.number for kept in chosen for face in kept)
-        who = f"Face {number}, as the video numbers them, was not"
+def _report_missing(faces: Faces, choices: tuple[tuple[Face, ...], ...], missing: list[int], remedy: str) -> str:
+    subject = "No face was"
+    if any(faces.per_image[i] for i in missing):  # others are there, not the one followed
+        number = next(face.number for choice in choices for face in choice)
+        subject = f"Face {number}, as the video numbers them, was not"
     where = ", ".join(str(i + 1) for i in missing[:_MOST_NAMED])
     where += " and more" if len(missing) > _MOST_NAMED else ""
     return (
-        f"{who} found in picture {where} of {len(faces.found)} (searched with {faces.tried or 'the chosen detector'}). "
+        f"{subject} found in picture {where} of {len(faces.per_image)} (searched with "
+        f"{faces.tried or 'the chosen detector'}). "
         f'{remedy}, or set if_no_face to "whole picture", "skip" or "nearest frame".'
     )

@@ -1,4 +1,4 @@
-"""One protocol for every face detector, and the way from a batch of pictures to `Faces`."""
+"""One protocol for every face detector, and the way from a batch of images to `Faces`."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ def register(label: str, make: Callable[[float], FaceDetector]) -> None:
 
 
 def available() -> list[str]:
-    """Labels for a combo; a detector whose files are missing is listed too, and `load` then says how to get them."""
+    """Return labels for a combo; one whose files are missing is among them, and `load` says how to get them."""
     landmarkers = [name for name in folder_paths.get_filename_list("detection") if name.endswith(".safetensors")]
     packs = dict.fromkeys([*insightface.PUBLISHED_PACKS, *sorted(insightface.packs())])
     return [
@@ -34,9 +34,9 @@ def available() -> list[str]:
 
 
 def load(label: str, min_score: float, det_size: int) -> FaceDetector:
-    """The detector of a label from `available`.
+    """Make the detector of a label from `available`.
 
-    min_score: 0..1, faces below it are dropped. det_size: pixels of the picture's longest side at detection, a
+    min_score: 0..1, faces below it are dropped. det_size: pixels of the image's longest side at detection, a
     multiple of 32; MediaPipe and registered detectors have sizes of their own and ignore it. Raises
     FileNotFoundError where weights are missing, ValueError where a package is missing, a file is not what it should
     be, or the label or det_size is not valid.
@@ -58,7 +58,7 @@ def load(label: str, min_score: float, det_size: int) -> FaceDetector:
 
 
 def first_detector() -> str:
-    """The label of the first face detector that is ready; raises ValueError where none is."""
+    """Return the label of the first face detector that is ready; raises ValueError where none is."""
     for label in available():
         try:
             load(label, 0.5, 640)
@@ -69,26 +69,30 @@ def first_detector() -> str:
 
 
 def detect_faces(detector: FaceDetector, images: torch.Tensor, search: str = "thorough", min_size: float = 0) -> Faces:
-    """Find the faces in every picture of `images` [B, H, W, C], float 0..1 (clamped); grey becomes RGB, alpha goes.
+    """Find the faces in every image of `images` [B, H, W, C], float 0..1 (clamped); grey becomes RGB, alpha goes.
 
     search, min_size: see `search.find`. Faces come left to right. Points may lie outside the picture, so that a face
     cut by the border still aligns; boxes are clipped to it; faces with points that are not finite are dropped. Raises
-    ValueError for an empty batch, pictures under 2 pixels a side, channels other than grey, RGB or RGBA, and NaN or
+    ValueError for an empty batch, images under 2 pixels a side, channels other than grey, RGB or RGBA, and NaN or
     infinite pixels.
     """
     images = as_rgb(images)
-    found = [left_to_right(tuple(find(detector, picture, search, min_size))) for picture in as_bytes(images)]
-    mesh = getattr(detector, "connection_sets", None), getattr(detector, "canonical", None)
-    return Faces(images, tuple(found), in_words(detector, search, min_size), *mesh)
+    per_image = tuple(left_to_right(find(detector, image, search, min_size)) for image in as_bytes(images))
+    return Faces(images, per_image, in_words(detector, search, min_size), *get_mesh(detector))
+
+
+def get_mesh(detector: FaceDetector) -> tuple[dict | None, dict | None]:
+    """Return the mesh topology and the reference face that MediaPipe's detectors have: `Faces` takes them last."""
+    return getattr(detector, "connection_sets", None), getattr(detector, "canonical", None)
 
 
 def as_bytes(images: torch.Tensor) -> np.ndarray:
-    """Pictures [B, H, W, 3] of 0..1 as the detectors read them: [B, H, W, 3] uint8."""
+    """Return images [B, H, W, 3] of 0..1 as the detectors read them: [B, H, W, 3] uint8."""
     return (images * 255).round().to(torch.uint8).cpu().numpy()
 
 
 def as_rgb(images: torch.Tensor) -> torch.Tensor:
-    """Pictures [B, H, W, C] checked as `detect_faces` says, as [B, H, W, 3] float 0..1."""
+    """Check images [B, H, W, C] as `detect_faces` says, and return them as [B, H, W, 3] float 0..1."""
     if images.ndim != 4 or images.shape[0] == 0:
         raise ValueError(f"Expected at least one picture, [batch, height, width, channels], not {list(images.shape)}.")
     batch, height, width, channels = images.shape

@@ -1,10 +1,10 @@
-"""Show what was found: boxes, points, score and number drawn into the pictures."""
+"""Show what was found: boxes, points, score and number drawn into the images."""
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from .types import Face, Faces
+from .types import Face, Faces, list_numbers
 
 _FRAME = (255, 196, 0)
 _INK = (24, 24, 24)
@@ -12,18 +12,17 @@ _POINTS = ((64, 200, 255), (64, 200, 255), (120, 255, 120), (255, 96, 160), (255
 
 
 def overlay(faces: Faces) -> torch.Tensor:
-    """The pictures [B, H, W, 3] with every face's box, five points, number and score.
+    """Return the images [B, H, W, 3] with every face's box, five points, number and score.
 
-    The number is the person's in a followed video, else the place among the kept faces, from 0, left to right.
+    The number is the person's in a followed video, else the index among the chosen faces, from 0, left to right.
     """
-    drawn = []
-    for image, found in zip(faces.images, faces.found):
+    overlays = []
+    for image, present in zip(faces.images, faces.per_image):
         canvas = Image.fromarray((image[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
-        for place, face in enumerate(found):
-            number = place if face.number is None else face.number
+        for number, face in zip(list_numbers(present), present):
             _draw_face(ImageDraw.Draw(canvas), face, number, canvas.size)
-        drawn.append(torch.from_numpy(np.array(canvas, dtype=np.float32) / 255))
-    return torch.stack(drawn).to(faces.images)
+        overlays.append(torch.from_numpy(np.array(canvas, dtype=np.float32) / 255))
+    return torch.stack(overlays).to(faces.images)
 
 
 def _draw_face(pen: ImageDraw.ImageDraw, face: Face, number: int, size: tuple[int, int]) -> None:
@@ -31,16 +30,14 @@ def _draw_face(pen: ImageDraw.ImageDraw, face: Face, number: int, size: tuple[in
     pen.rectangle(face.box, outline=_FRAME, width=width)
     for (x, y), colour in zip(face.points.tolist(), _POINTS):
         pen.ellipse((x - width, y - width, x + width, y + width), fill=colour, outline=_INK)
-    _draw_label(pen, f"{number}  {face.score:.2f}", face.box, size)
-
-
-def _draw_label(pen: ImageDraw.ImageDraw, text: str, box: tuple[float, ...], size: tuple[int, int]) -> None:
+    text = f"{number}  {face.score:.2f}"
     font = ImageFont.load_default(max(8, round(max(size) / 32)))
     left, top, right, bottom = font.getbbox(text)
     pad = (bottom - top) // 4 + 1
     label = right - left + 2 * pad, bottom - top + 2 * pad
-    # Above the box where there is room, else inside it; never beyond the picture's right edge.
-    x = max(0, min(round(box[0]), size[0] - label[0]))
-    y = round(box[1]) - label[1] if box[1] >= label[1] else max(0, round(box[1]))
+    # Above the box where there is room, else inside it; never beyond the image's right edge.
+    x = max(0, min(round(face.box[0]), size[0] - label[0]))
+    edge = round(face.box[1])
+    y = edge - label[1] if face.box[1] >= label[1] else max(0, edge)
     pen.rectangle((x, y, x + label[0] - 1, y + label[1] - 1), fill=_FRAME)
     pen.text((x + pad - left, y + pad - top), text, fill=_INK, font=font)

@@ -1,15 +1,15 @@
 """Plane geometry of faces: similarities, ellipses, convex hulls, and which pixels lie inside.
 
-Coordinates are a picture's pixels (x, y), pixel centres at integers, y pointing down.
+Coordinates are an image's pixels (x, y), pixel centres at integers, y pointing down.
 """
 
 import numpy as np
 
-Window = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, the last two exclusive; may reach beyond the picture
+PixelBox = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, the last two exclusive; may reach beyond the image
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The similarity (scale, rotation, shift) that brings `source` nearest to `target` in least squares.
+    """Return the similarity (scale, rotation, shift) that brings `source` nearest to `target` in least squares.
 
     source, target: [n, 2] points. Returns [2, 3] float64, to be applied as M @ (x, y, 1). This is Umeyama's solution;
     in the plane, with points as complex numbers, it is ordinary least squares for t = a s + b and cannot reflect.
@@ -28,18 +28,34 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def move(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Points [n, 2] where the affine `matrix` [2, 3] brings them."""
+    """Return points [n, 2] where the affine `matrix` [2, 3] brings them."""
     return points @ matrix[:, :2].T + matrix[:, 2]
 
 
+def invert(matrix: np.ndarray) -> np.ndarray:
+    """Return the affine matrix [2, 3] that undoes `matrix` [2, 3]."""
+    return np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2]
+
+
+def clip_box(box: PixelBox, size: tuple[int, int]) -> PixelBox:
+    """Return the part of `box` inside an image of `size` (H, W), at its edge and empty where they do not meet."""
+    (height, width), (x0, y0, x1, y1) = size, box
+    return min(max(x0, 0), width), min(max(y0, 0), height), min(max(x1, 0), width), min(max(y1, 0), height)
+
+
+def box_corners(x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
+    """Return the corners [4, 2] of an upright box, in order."""
+    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+
+
 def ellipse(centre, radii, corners: int = 72) -> np.ndarray:
-    """The corners [n, 2] of an ellipse, from the left along its upper half (y points down) and back along the lower."""
+    """Return the corners [n, 2] of an ellipse, from the left over its upper half (y points down) to the lower."""
     angles = np.pi * (1 + np.arange(corners) * 2 / corners)
     return np.asarray(centre) + np.asarray(radii) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def convex_hull(points: np.ndarray) -> np.ndarray:
-    """The corners [k, 2] of the convex hull of `points` [n, 2], n > 1, in order; points in a line give its two ends.
+    """Return the corners [k, 2] of the convex hull of `points` [n, 2], n > 1; points in a line give two.
 
     Andrew's monotone chain: unlike Qhull it takes coinciding and collinear points as they come.
     """
@@ -56,12 +72,12 @@ def convex_hull(points: np.ndarray) -> np.ndarray:
     return np.array(chain(ordered) + chain(ordered[::-1]))
 
 
-def fill_convex(corners: np.ndarray, window: Window) -> np.ndarray:
-    """Which pixels of `window` have their centre in or on the convex polygon `corners` [k, 2]: bool [h, w].
+def fill_convex(corners: np.ndarray, box: PixelBox) -> np.ndarray:
+    """Return which pixels of `box` have their centre in or on the convex polygon `corners` [k, 2]: bool [h, w].
 
     A polygon too small to hold any pixel's centre fills the one nearest to it, so that a tiny eye is never lost.
     """
-    x0, y0, x1, y1 = window
+    x0, y0, x1, y1 = box
     rows, columns = np.arange(y0, y1)[:, None], np.arange(x0, x1)
     start, end = corners, np.roll(corners, -1, axis=0)
     run = end - start
@@ -78,5 +94,5 @@ def fill_convex(corners: np.ndarray, window: Window) -> np.ndarray:
 
 
 def turn(a, b, c) -> float:
-    """Positive where the way a, b, c turns to the right-hand side, as seen with y pointing down."""
+    """Return a number, positive where the way a, b, c turns to the right-hand side as seen with y pointing down."""
     return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])

@@ -9,46 +9,39 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from .align import in_template_order, template
-from .geometry import convex_hull, ellipse, fill_convex, move, similarity
-from .regions import dense
+from .geometry import convex_hull, fill_convex
+from .regions import lay_oval
 from .types import Face, Faces
 
 # Centre and half-axes of a head with hair and ears, in pixels of the 112 template: from above the hair to the chin.
 _HEAD_CENTRE = np.array([56.0, 43.0])
 _HEAD_RADII = np.array([62.0, 76.0])
-_EYE_LINE = 51.6
 
 
 def head_outline(face: Face) -> np.ndarray:
-    """The estimated head of `face` as convex corners [k, 2] in the picture, which it may leave.
+    """Return the estimated head of `face` as convex corners [k, 2] in the image, which it may leave.
 
     With dense landmarks: their convex hull, joined with the upper half of the head ellipse for hair, which landmarks
-    never cover. Without: the whole ellipse. The five points' similarity places the ellipse.
+    never cover. Without: the whole ellipse.
     """
-    head = ellipse(_HEAD_CENTRE, _HEAD_RADII)
-    to_picture = similarity(template(112), in_template_order(face.points))
-    landmarks = dense(face)
-    if landmarks is None:
-        return move(head, to_picture)
-    return convex_hull(np.concatenate([move(head[head[:, 1] < _EYE_LINE], to_picture), landmarks]))
+    return convex_hull(lay_oval(face, _HEAD_CENTRE, _HEAD_RADII))
 
 
 def head_mask(face: Face, image_size: tuple[int, int]) -> torch.Tensor:
-    """The estimated head of `face` in a picture of `image_size` (H, W) as a mask [H, W] of 0 and 1."""
+    """Return the estimated head of `face` in an image of `image_size` (H, W) as a mask [H, W] of 0 and 1."""
     height, width = image_size
     return torch.from_numpy(fill_convex(head_outline(face), (0, 0, width, height)).astype(np.float32))
 
 
 def head_masks(faces: Faces) -> torch.Tensor:
-    """One head mask per face, picture by picture: [n, H, W], as `align_faces` takes them."""
+    """Return one head mask per face, image by image: [n, H, W], as `align_faces` takes them."""
     height, width = faces.images.shape[1:3]
-    masks = [head_mask(face, (height, width)) for found in faces.found for face in found]
+    masks = [head_mask(face, (height, width)) for _, face in faces.pairs]
     return torch.stack([torch.zeros(height, width), *masks])[1:]
 
 
 def head_of_labels(face: np.ndarray, hair: np.ndarray) -> np.ndarray:
-    """FACT's head: bool [h, w] from where the parsing saw face and hair, bool [h, w] each (docs/papers.md 2.2).
+    """Return FACT's head, bool [h, w], of parsed face and hair, bool [h, w] each (docs/papers.md 2.2).
 
     Face and hair together, dilated by a square of side sqrt(face area)/20 that closes the gaps between labels; of
     that the one piece with the largest outline, its holes filled; and the face, wherever it lies.
@@ -59,15 +52,15 @@ def head_of_labels(face: np.ndarray, hair: np.ndarray) -> np.ndarray:
 
 
 def largest_piece(mask: np.ndarray) -> np.ndarray:
-    """Of the 8-connected pieces of `mask`, bool [h, w], the one whose outer contour encloses most, holes filled.
+    """Return that 8-connected piece of `mask`, bool [h, w], whose outer contour encloses most, with its holes filled.
 
     The contour runs through pixel centres, so of every square between four of them it encloses all, half (where one
     corner is missing) or nothing: a line of single pixels encloses nothing, however long.
     """
-    filled = ndimage.binary_fill_holes(mask)
-    pieces, count = ndimage.label(filled, structure=np.ones((3, 3)))
+    whole = ndimage.binary_fill_holes(mask)
+    pieces, count = ndimage.label(whole, structure=np.ones((3, 3)))
     if count < 2:
-        return filled
+        return whole
     corners = np.stack([pieces[:-1, :-1], pieces[:-1, 1:], pieces[1:, :-1], pieces[1:, 1:]])
     enclosed = np.maximum(np.count_nonzero(corners, axis=0) - 2, 0) / 2
     areas = np.bincount(corners.max(axis=0).ravel(), enclosed.ravel(), minlength=count + 1)
@@ -75,10 +68,10 @@ def largest_piece(mask: np.ndarray) -> np.ndarray:
 
 
 def masks_per_face(faces: Faces, masks: torch.Tensor) -> torch.Tensor:
-    """Masks of the pictures, repeated for each of their faces: [n, H, W], as `align_faces` takes them.
+    """Repeat masks of the images for each of their faces: [n, H, W], as `align_faces` takes them.
 
-    masks: [m, H, W] (or [H, W]), m = 1 for one that serves all pictures, or the number of pictures, or of faces.
-    Raises ValueError where the masks are not of these pictures.
+    masks: [m, H, W] (or [H, W]), m = 1 for one that serves all images, or the number of images, or of faces.
+    Raises ValueError where the masks are not of these images.
     """
     batch, height, width = faces.images.shape[:3]
     masks = masks.reshape(-1, *masks.shape[-2:])
@@ -87,7 +80,7 @@ def masks_per_face(faces: Faces, masks: torch.Tensor) -> torch.Tensor:
             f"The head mask is {masks.shape[2]} x {masks.shape[1]} pixels, the photos are {width} x {height}: make it "
             "from the very pictures that went into Detect Faces, or scale it to their size."
         )
-    counts = [len(found) for found in faces.found]
+    counts = [len(present) for present in faces.per_image]
     if masks.shape[0] in (1, batch):
         masks = masks.expand(batch, height, width)
         return torch.cat([mask.expand(count, -1, -1) for mask, count in zip(masks, counts)])
@@ -100,5 +93,5 @@ def masks_per_face(faces: Faces, masks: torch.Tensor) -> torch.Tensor:
 
 
 def mask_background(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Blacken what the masks [B, H, W] leave out of the pictures [B, H, W, C]; values between 0 and 1 dim."""
+    """Blacken what the masks [B, H, W] leave out of the images [B, H, W, C]; values between 0 and 1 dim."""
     return images * masks[..., None].to(images)

@@ -1,6 +1,6 @@
 """Masks of faces and their parts, from landmarks or from face parsing, as box or hull, grown and feathered.
 
-Everything is worked out in the small window of the picture that the part can reach, so that large pictures stay quick.
+Everything is worked out in the small box of the image that the part can reach, so that large images stay quick.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from .geometry import Window, fill_convex
+from .geometry import PixelBox, box_corners, clip_box, fill_convex
 from .headmask import head_outline
 from .parsing import FaceParser
 from .regions import PAIRS, dense, outline
@@ -33,7 +33,7 @@ class MaskStyle:
     """How a mask is finished.
 
     shape: one of SHAPES; "box" is the upright box around the part, as a detector of boxes would give it, cut to the
-        picture afterwards; parsing, which sees nothing beyond the picture, gives the box around what is in it.
+        image afterwards; parsing, which sees nothing beyond the image, gives the box around what is in it.
     expand: how far the edge moves outwards; a negative number moves it inwards.
     feather: how far the soft edge reaches to either side of the hard one: a Gaussian of half that standard deviation.
     unit: of the two, one of UNITS; the face measures as the longer side of its box.
@@ -45,25 +45,24 @@ class MaskStyle:
     unit: str = "pixels"
 
     def in_pixels(self, face: Face) -> tuple[float, float]:
-        """expand and feather in pixels of the picture."""
-        x0, y0, x1, y1 = face.box
-        scale = 1.0 if self.unit == "pixels" else max(x1 - x0, y1 - y0) / 100
+        """Return expand and feather in pixels of the image."""
+        scale = 1.0 if self.unit == "pixels" else max(face.sides) / 100
         return self.expand * scale, self.feather * scale
 
 
 @dataclass(frozen=True)
 class _Area:
-    """A part before it is drawn: its bounds [k, 2] in the picture, what fills a window with it, and its origin."""
+    """A part before it is a mask: its bounds [k, 2] in the image, what fills a box with it, and its origin in words."""
 
     bounds: np.ndarray | None
-    fill: Callable[[Window], np.ndarray]
+    fill: Callable[[PixelBox], np.ndarray]
     source: str
 
 
 def face_masks(
     faces: Faces, region: str, style: MaskStyle, parser: FaceParser | None = None
 ) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """One mask per face, picture by picture: [n, H, W] in 0..1; and for each, in words, what it was made from.
+    """Return one mask per face, image by image, [n, H, W] in 0..1, and for each, in words, what it was made from.
 
     region: one of REGIONS. With a parser everything comes from parsing, otherwise from landmarks or, in their place,
     the five points. Without feather the masks hold 0 and 1 only. Raises ValueError for hair without a parser.
@@ -75,92 +74,89 @@ def face_masks(
         )
     height, width = faces.images.shape[1:3]
     masks, sources = [torch.zeros(0, height, width)], []
-    for image, found in zip(faces.images, faces.found):
-        for face in found:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            areas = _areas(image, face, region, parser, style.shape == "box")
-            drawn = np.max([_draw(area, face, style, (height, width)) for area in areas], axis=0)
-            masks.append(torch.from_numpy(drawn)[None])
-            sources.append(areas[0].source)
+    for image, face in faces.pairs:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        areas = _find_areas(image, face, region, parser, style.shape == "box")
+        mask = np.max([_finish(area, face, style, (height, width)) for area in areas], axis=0)
+        masks.append(torch.from_numpy(mask)[None])
+        sources.append(areas[0].source)
     return torch.cat(masks).to(faces.images.device), tuple(sources)
 
 
-def per_picture(faces: Faces, masks: torch.Tensor) -> torch.Tensor:
-    """The masks [n, H, W] of the faces joined to one per picture: [B, H, W], empty where there is no face."""
+def join_per_image(faces: Faces, masks: torch.Tensor) -> torch.Tensor:
+    """Join the masks [n, H, W] of the faces to one per image: [B, H, W], empty where there is no face."""
     joined = masks.new_zeros(faces.images.shape[:3])
-    owners = [i for i, found in enumerate(faces.found) for _ in found]
+    owners = [i for i, present in enumerate(faces.per_image) for _ in present]
     for owner, mask in zip(owners, masks):
         joined[owner] = torch.maximum(joined[owner], mask)
     return joined
 
 
-def described(region: str, masks: torch.Tensor, sources: tuple[str, ...]) -> str:
-    """In words what the masks [n, H, W] of `region` were made from, and whether some of them are empty."""
+def describe(region: str, masks: torch.Tensor, sources: tuple[str, ...]) -> str:
+    """Say what the masks [n, H, W] of `region` were made from, and whether some of them are empty."""
     empty = int((masks.flatten(1).amax(dim=1) == 0).sum())
     remark = f"; {empty} of {len(masks)} masks empty" if empty else ""
     return f"{region}: {', '.join(dict.fromkeys(sources)) or 'no face'}{remark}"
 
 
-def shown(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """The pictures [B, H, W, 3] with what the masks [B, H, W] hold tinted and the rest dimmed."""
+def tint(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Return the images [B, H, W, 3] with what the masks [B, H, W] hold tinted and the rest dimmed."""
     weight = masks[..., None].to(images)
     tint = images.new_tensor([1.0, 0.35, 0.25])
     return images * 0.55 * (1 - weight) + (images * 0.6 + tint * 0.4) * weight
 
 
-def _areas(image: torch.Tensor, face: Face, region: str, parser: FaceParser | None, box: bool) -> list[_Area]:
+def _find_areas(image: torch.Tensor, face: Face, region: str, parser: FaceParser | None, box: bool) -> list[_Area]:
     parts = PAIRS.get(region, (region,))
     if parser is not None:
-        parsed, source = parser.parse(image, face), f"BiSeNet face parsing ({parser.name})"
-        fills = [_continued(partial(parsed.fill, part), image.shape[:2]) for part in parts]
-        return [_Area(parsed.bounds(part), fill, source) for part, fill in zip(parts, fills)]
+        parsing, source = parser.parse(image, face), f"BiSeNet face parsing ({parser.name})"
+        fills = [_extend(partial(parsing.fill, part), image.shape[:2]) for part in parts]
+        return [_Area(parsing.bounds(part), fill, source) for part, fill in zip(parts, fills)]
     if region == "head":
         points = "five points" if dense(face) is None else "landmarks"
-        return [_polygon(head_outline(face), f"head estimated from {points}", box)]
-    return [_polygon(*outline(face, part), box) for part in parts]
+        return [_bound_polygon(head_outline(face), f"head estimated from {points}", box)]
+    return [_bound_polygon(*outline(face, part), box) for part in parts]
 
 
-def _continued(fill: Callable[[Window], np.ndarray], size: tuple[int, int]) -> Callable[[Window], np.ndarray]:
-    """`fill` for a source that knows nothing beyond the picture of `size` (H, W): its border pixels go on there.
+def _extend(fill: Callable[[PixelBox], np.ndarray], size: tuple[int, int]) -> Callable[[PixelBox], np.ndarray]:
+    """Make `fill`, of a source that knows nothing beyond the image of `size` (H, W), repeat the border pixels there.
 
-    Otherwise hair that leaves the picture would be feathered, and shrunk, at the picture's border.
+    Otherwise hair that leaves the image would be feathered, and shrunk, at the image's border.
     """
 
-    def filled(window: Window) -> np.ndarray:
-        x0, y0, x1, y1 = window
-        left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, size[1]), min(y1, size[0])
-        beyond = (top - y0, y1 - bottom), (left - x0, x1 - right)
-        return np.pad(fill((left, top, right, bottom)), beyond, mode="edge")
+    def fill_beyond(box: PixelBox) -> np.ndarray:
+        x0, y0, x1, y1 = box
+        left, top, right, bottom = inside = clip_box(box, size)
+        return np.pad(fill(inside), ((top - y0, y1 - bottom), (left - x0, x1 - right)), mode="edge")
 
-    return filled
+    return fill_beyond
 
 
-def _polygon(corners: np.ndarray, source: str, box: bool) -> _Area:
+def _bound_polygon(corners: np.ndarray, source: str, box: bool) -> _Area:
     if box:
-        (x0, y0), (x1, y1) = corners.min(axis=0), corners.max(axis=0)
-        corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
-    return _Area(corners, lambda window: fill_convex(corners, window), source)
+        corners = box_corners(*corners.min(axis=0), *corners.max(axis=0))
+    return _Area(corners, lambda pixel_box: fill_convex(corners, pixel_box), source)
 
 
-def _draw(area: _Area, face: Face, style: MaskStyle, size: tuple[int, int]) -> np.ndarray:
-    """The finished mask [H, W], float32, of a part in a picture of `size` (H, W)."""
+def _finish(area: _Area, face: Face, style: MaskStyle, size: tuple[int, int]) -> np.ndarray:
+    """Return the finished mask [H, W], float32, of a part in an image of `size` (H, W)."""
     canvas = np.zeros(size, np.float32)
     expand, feather = style.in_pixels(face)
-    window = None if area.bounds is None else _window(area.bounds, size, abs(expand), feather)
-    if window is None:
+    box = None if area.bounds is None else _find_reach(area.bounds, size, abs(expand), feather)
+    if box is None:
         return canvas
-    mask = area.fill(window)
-    mask = _grown_box(mask, round(expand)) if style.shape == "box" else _grown(mask, expand)
-    x0, y0, x1, y1 = window
-    left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, size[1]), min(y1, size[0])
-    canvas[top:bottom, left:right] = _feathered(mask, feather / 2)[top - y0 : bottom - y0, left - x0 : right - x0]
+    mask = area.fill(box)
+    mask = _box_around(mask, round(expand)) if style.shape == "box" else _expand(mask, expand)
+    x0, y0, *_ = box
+    left, top, right, bottom = clip_box(box, size)
+    canvas[top:bottom, left:right] = _blur(mask, feather / 2)[top - y0 : bottom - y0, left - x0 : right - x0]
     return canvas
 
 
-def _window(bounds: np.ndarray, size: tuple[int, int], expand: float, feather: float) -> Window | None:
-    """What of and around `bounds` can matter to the picture; None where a part is too far outside to be seen.
+def _find_reach(bounds: np.ndarray, size: tuple[int, int], expand: float, feather: float) -> PixelBox | None:
+    """Return the box of and around `bounds` that can matter to the image; None for a part too far outside to be seen.
 
-    Beyond the picture's edge it keeps what expansion or blur would bring in, and does not grow any further there.
+    Beyond the image's edge it keeps what expansion or blur would bring in, and does not grow any further there.
     """
     limit = np.array(size[::-1])
     fade = int(np.ceil(1.5 * feather)) + 1  # three standard deviations
@@ -173,15 +169,15 @@ def _window(bounds: np.ndarray, size: tuple[int, int], expand: float, feather: f
     return (*start.tolist(), *stop.tolist()) if visible else None
 
 
-def _grown(mask: np.ndarray, by: float) -> np.ndarray:
-    """`mask`, bool [h, w], with its edge moved outwards by `by` pixels in every direction, inwards where negative."""
+def _expand(mask: np.ndarray, by: float) -> np.ndarray:
+    """Return `mask`, bool [h, w], with its edge moved `by` pixels outwards in every direction, inwards if negative."""
     if by == 0 or not mask.any() or (by < 0 and mask.all()):
         return mask
     return ndimage.distance_transform_edt(~mask) <= by if by > 0 else ndimage.distance_transform_edt(mask) > -by
 
 
-def _grown_box(mask: np.ndarray, by: int) -> np.ndarray:
-    """The upright box around `mask`, bool [h, w], with its edges moved outwards by `by` pixels."""
+def _box_around(mask: np.ndarray, by: int) -> np.ndarray:
+    """Return the upright box around `mask`, bool [h, w], with its edges moved outwards by `by` pixels."""
     box = np.zeros_like(mask)
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     if len(rows):
@@ -190,8 +186,8 @@ def _grown_box(mask: np.ndarray, by: int) -> np.ndarray:
     return box
 
 
-def _feathered(mask: np.ndarray, sigma: float) -> np.ndarray:
-    """`mask`, bool [h, w], blurred by a Gaussian of `sigma` pixels, as float32."""
+def _blur(mask: np.ndarray, sigma: float) -> np.ndarray:
+    """Return `mask`, bool [h, w], blurred by a Gaussian of `sigma` pixels, as float32."""
     soft = mask.astype(np.float32)
     if sigma <= 0:
         return soft

@@ -11,7 +11,7 @@ from .types import Face
 
 PUBLISHED_FILE = "mediapipe_face_fp32.safetensors"
 
-# Subject's right iris (at the picture's left), left iris, nose tip, subject's right and left mouth corner.
+# Subject's right iris (at the image's left), left iris, nose tip, subject's right and left mouth corner.
 _FIVE = [468, 473, 1, 61, 291]
 _SIGNATURE = {"detector_short.stem.weight", "detector_full.stem.weight", "mesh.stem.weight", "topology.face_oval"}
 
@@ -24,31 +24,27 @@ class MediaPipe:
     def __init__(self, file_name: str, min_score: float):
         self.name = f"mediapipe: {file_name} (short range, then full range, min_score {min_score:g})"
         self.min_score = min_score
-        self._model = _load(file_name)
+        state_dict = comfy.utils.load_torch_file(folders.path("detection", file_name), safe_load=True)
+        if not _SIGNATURE <= state_dict.keys():
+            raise ValueError(
+                f"{file_name} in models/detection is not a MediaPipe face landmarker (it lacks "
+                f"{sorted(_SIGNATURE - state_dict.keys())[0]}); choose {PUBLISHED_FILE} or another detector."
+            )
+        self._model = FaceLandmarkerModel(state_dict)
         self.connection_sets, self.canonical = self._model.connection_sets, self._model.canonical_data
 
     def detect(self, image: np.ndarray) -> list[Face]:
-        """Every face in `image` [H, W, 3] uint8 RGB, with the 478 landmarks."""
+        """Return every face in `image` [H, W, 3] uint8 RGB, with the 478 landmarks."""
         for variant in ("short", "full"):
             with torch.no_grad():
-                found = self._model.detect_batch([image], num_faces=0, score_thresh=self.min_score, variant=variant)[0]
-            if found:
+                (faces,) = self._model.detect_batch([image], num_faces=0, score_thresh=self.min_score, variant=variant)
+            if faces:
                 break
-        return [from_host_landmarks(face) for face in found]
+        return [from_host_landmarks(face) for face in faces]
 
 
 def from_host_landmarks(face_dict: dict) -> Face:
-    """A `Face` from one face of the host's FACE_LANDMARKS (its `landmarks_xy` [478, 2], `bbox_xyxy` and `score`)."""
+    """Make a `Face` of one face of the host's FACE_LANDMARKS (its `landmarks_xy` [478, 2], `bbox_xyxy` and `score`)."""
     landmarks = np.asarray(face_dict["landmarks_xy"], dtype=np.float32)
     box = tuple(float(edge) for edge in face_dict["bbox_xyxy"])
     return Face(in_template_order(landmarks[_FIVE]), box, float(face_dict["score"]), landmarks, face_dict)
-
-
-def _load(file_name: str) -> FaceLandmarkerModel:
-    state_dict = comfy.utils.load_torch_file(folders.path("detection", file_name), safe_load=True)
-    if not _SIGNATURE <= state_dict.keys():
-        raise ValueError(
-            f"{file_name} in models/detection is not a MediaPipe face landmarker (it lacks "
-            f"{sorted(_SIGNATURE - state_dict.keys())[0]}); choose {PUBLISHED_FILE} or another detector."
-        )
-    return FaceLandmarkerModel(state_dict)

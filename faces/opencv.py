@@ -45,22 +45,26 @@ class HaarCascade:
         self._eyes = self._cv2.CascadeClassifier(str(folder / "haarcascade_eye.xml"))
 
     def detect(self, image: np.ndarray) -> list[Face]:
-        """Every upright frontal face in `image` [H, W, 3] uint8 RGB."""
-        picture, scale = _to_working_size(self._cv2, image, self.det_size)
-        grey = self._cv2.cvtColor(picture, self._cv2.COLOR_RGB2GRAY)
+        """Return every upright frontal face in `image` [H, W, 3] uint8 RGB."""
+        smaller, scale = _to_working_size(self._cv2, image, self.det_size)
+        grey = self._cv2.cvtColor(smaller, self._cv2.COLOR_RGB2GRAY)
         boxes, weights = _cascade(self._faces, self._cv2.equalizeHist(grey), 4, _SMALLEST_FACE)
         scores = [haar_score(weight) for weight in weights]
-        return [self._face(grey, box, score, scale) for box, score in zip(boxes, scores) if score >= self.min_score]
+        return [self._to_face(grey, box, score, scale) for box, score in zip(boxes, scores) if score >= self.min_score]
 
-    def _face(self, grey: np.ndarray, box: np.ndarray, score: float, scale: np.ndarray) -> Face:
+    def _to_face(self, grey: np.ndarray, box: np.ndarray, score: float, scale: np.ndarray) -> Face:
+        """Return the face in a box (x, y, width, height) of the working size, laid on its two eyes."""
         corner, width = box[:2], box[2]
-        points = corner + width * _points_from_eyes(self._find_eyes(grey, box))
-        # Boxes and eye centres are measured from the picture's edge, pixels from their centres: half a pixel apart.
+        eyes = self._find_eyes(grey, box)
+        across = eyes[1] - eyes[0]
+        points = eyes.mean(axis=0) + _FACE_SHAPE @ np.array([across, [-across[1], across[0]]])
+        points = corner + width * points
+        # Boxes and eye centres are measured from the image's edge, pixels from their centres: half a pixel apart.
         edges = np.concatenate([corner, corner + width]) / np.tile(scale, 2) - 0.5
         return Face((points / scale - 0.5).astype(np.float32), tuple(edges.tolist()), score)
 
     def _find_eyes(self, grey: np.ndarray, box: np.ndarray) -> np.ndarray:
-        """Left and right eye [2, 2] in box widths, from the eye cascade where it finds a plausible pair."""
+        """Return the left and right eye [2, 2] in box widths, from the eye cascade where it finds a plausible pair."""
         x, y, width = box[0], box[1], box[2]
         upper = grey[y : y + math.ceil(_EYE_REGION * width), x : x + width]
         patch = self._cv2.resize(upper, (_EYE_PATCH, round(_EYE_REGION * _EYE_PATCH)))
@@ -80,25 +84,35 @@ class YuNet:
     def __init__(self, file_name: str, min_score: float, det_size: int):
         self.name = f"opencv: {file_name} (det_size {det_size}, min_score {min_score:g})"
         self.min_score, self.det_size = min_score, det_size
-        path = _yunet_path(file_name)
+        present = yunet_files()
+        if file_name not in present:
+            searched = folder_paths.get_folder_paths("detection")
+            raise FileNotFoundError(manifest.explain_missing("detection", file_name, searched, list(present)))
         self._cv2 = _cv2()
-        self._net = self._cv2.FaceDetectorYN.create(path, "", (det_size, det_size), min_score, _NMS_OVERLAP)
+        self._net = self._cv2.FaceDetectorYN.create(
+            present[file_name], "", (det_size, det_size), min_score, _NMS_OVERLAP
+        )
 
     def detect(self, image: np.ndarray) -> list[Face]:
-        """Every face in `image` [H, W, 3] uint8 RGB."""
-        picture, scale = _to_working_size(self._cv2, image, self.det_size)
-        self._net.setInputSize(picture.shape[1::-1])
-        found = self._net.detect(np.ascontiguousarray(picture[..., ::-1]))[1]  # OpenCV's order is BGR
-        return [_yunet_face(row, scale) for row in found] if found is not None else []
+        """Return every face in `image` [H, W, 3] uint8 RGB."""
+        smaller, scale = _to_working_size(self._cv2, image, self.det_size)
+        self._net.setInputSize(smaller.shape[1::-1])
+        rows = self._net.detect(np.ascontiguousarray(smaller[..., ::-1]))[1]  # OpenCV's order is BGR
+        faces = []
+        for row in rows if rows is not None else []:  # x, y, width, height, five points in template order, score
+            corner, size = row[:2] / scale, row[2:4] / scale
+            box = tuple(float(edge) for edge in (*corner, *(corner + size)))
+            faces.append(Face((row[4:14].reshape(5, 2) / scale).astype(np.float32), box, float(row[14])))
+        return faces
 
 
 def haar_score(weight: float) -> float:
-    """A cascade's stage sum as a score in 0..1, increasing, 0.5 at the sum where faces and false alarms part."""
+    """Return a cascade's stage sum as a score in 0..1, increasing, 0.5 at the sum where faces and false alarms part."""
     return 1 / (1 + math.exp(_EVEN_WEIGHT - weight))
 
 
 def yunet_files() -> dict[str, str]:
-    """YuNet files in the folders of the host's "detection" kind, which itself lists no .onnx: name -> path."""
+    """Return the YuNet files in the host's "detection" folders, of which it lists no .onnx itself: name -> path."""
     return {
         path.name: str(path)
         for folder in folder_paths.get_folder_paths("detection")
@@ -120,41 +134,20 @@ def _cv2():
 
 
 def _to_working_size(cv2, image: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """The picture scaled so that its longest side is `longest`, and the scale of x and y [2].
+    """Return the image scaled so that its longest side is `longest`, and the scale of x and y [2].
 
-    Smaller pictures grow, so that a face is found alike at every resolution of the same picture.
+    Smaller images grow, so that a face is found alike at every resolution of the same image.
     """
     height, width = image.shape[:2]
     factor = longest / max(height, width)
     size = max(1, round(width * factor)), max(1, round(height * factor))
-    picture = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
-    return picture, np.array(size) / [width, height]
+    scaled = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+    return scaled, np.array(size) / [width, height]
 
 
 def _cascade(cascade, grey: np.ndarray, min_neighbours: int, min_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes [n, 4] (x, y, width, height) and the stage sums [n] of what a cascade finds."""
+    """Return boxes [n, 4] (x, y, width, height) and the stage sums [n] of what a cascade finds."""
     boxes, _, weights = cascade.detectMultiScale3(
         grey, scaleFactor=1.05, minNeighbors=min_neighbours, minSize=(min_size, min_size), outputRejectLevels=True
     )
     return np.reshape(boxes, (-1, 4)).astype(int), np.reshape(weights, -1)
-
-
-def _points_from_eyes(eyes: np.ndarray) -> np.ndarray:
-    """An average face [5, 2] of the roll, size and place that two eyes [2, 2] give."""
-    across = eyes[1] - eyes[0]
-    return eyes.mean(axis=0) + _FACE_SHAPE @ np.array([across, [-across[1], across[0]]])
-
-
-def _yunet_path(file_name: str) -> str:
-    present = yunet_files()
-    if file_name not in present:
-        searched = folder_paths.get_folder_paths("detection")
-        raise FileNotFoundError(manifest.missing_message("detection", file_name, searched, list(present)))
-    return present[file_name]
-
-
-def _yunet_face(row: np.ndarray, scale: np.ndarray) -> Face:
-    """A `Face` from YuNet's x, y, width, height, five points (template order), score at the working size."""
-    corner, size = row[:2] / scale, row[2:4] / scale
-    box = tuple(float(edge) for edge in (*corner, *(corner + size)))
-    return Face((row[4:14].reshape(5, 2) / scale).astype(np.float32), box, float(row[14]))

@@ -1,10 +1,10 @@
 """Face parsing: which pixels of a face are skin, hair, eye and so on, by BiSeNet as trained on CelebAMask-HQ.
 
 The network was trained on CelebA-HQ's portraits, so every face is turned upright and cut as that data set was cut; the
-probabilities, not the labels, are laid back into the picture, which keeps edges smooth at any scale.
+probabilities, not the labels, are laid back into the image, which keeps edges smooth at any scale.
 
 CelebAMask-HQ names eyes, brows and ears left and right. Which of its names is which side is not relied upon here: both
-names are taken together and divided by the face's own axis, so that the subject's left is left in every picture.
+names are taken together and divided by the face's own axis, so that the subject's left is left in every image.
 """
 
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from ..patcher import managed
-from ..weights.reading import built, read_state_dict
+from ..patcher import manage
+from ..weights.reading import build_network, read_state_dict
 from .align import in_template_order, warp
 from .bisenet import UNUSED_KEYS, BiSeNet, BiSeNetSizes
-from .geometry import Window
+from .geometry import PixelBox, box_corners, invert, move
 from .headmask import head_of_labels
 from .types import Face
 
@@ -55,14 +55,14 @@ class FaceParser:
     patcher: comfy.model_patcher.ModelPatcher
 
     def parse(self, image: torch.Tensor, face: Face) -> "Parsing":
-        """What `face` consists of in its picture `image` [H, W, 3] in 0..1."""
-        to_crop = parsing_crop(face)
+        """Return what `face` consists of in its image [H, W, 3] in 0..1."""
+        to_crop = find_parsing_crop(face)
         comfy.model_management.load_models_gpu([self.patcher])
         crop = (_cut(image, to_crop) - torch.tensor(_MEAN)) / torch.tensor(_STD)
         pixels = crop.movedim(-1, 0)[None].to(self.patcher.load_device, torch.float32)
         probabilities = self.patcher.model(pixels)[0].softmax(dim=0).cpu().numpy()
-        points = _apply(to_crop, in_template_order(np.float64(face.points)))
-        return Parsing(probabilities * _own(probabilities, points), to_crop, points)
+        points = move(in_template_order(np.float64(face.points)), to_crop)
+        return Parsing(probabilities * _find_person(probabilities, points), to_crop, points)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class Parsing:
     """One parsed face.
 
     probabilities:  [19, S, S], of every label at every pixel of the crop; all 0 where somebody else is
-    to_crop:        [2, 3], from the picture to the crop
+    to_crop:        [2, 3], from the image to the crop
     points:         [5, 2], the face's points in the crop
     """
 
@@ -79,40 +79,38 @@ class Parsing:
     points: np.ndarray
 
     def part(self, part: str) -> np.ndarray:
-        """How probable `part` ("face", "left eye", ...) is at every pixel of the crop, [S, S]."""
+        """Return how probable `part` ("face", "left eye", ...) is at every pixel of the crop, [S, S]."""
         side, _, what = part.partition(" ")
         if what not in _SIDED:
             return self._sum(_PARTS[part])
-        return self._sum(_SIDED[what]) * (self._left() == (side == "left"))
+        # The subject's left: in the upright crop, right of the line from eyes to mouth.
+        eyes, mouth = self.points[:2].mean(axis=0), self.points[3:].mean(axis=0)
+        rows, columns = np.indices(self.probabilities.shape[1:])
+        left = (columns - eyes[0]) * (mouth[1] - eyes[1]) > (rows - eyes[1]) * (mouth[0] - eyes[0])
+        return self._sum(_SIDED[what]) * (left == (side == "left"))
 
     def bounds(self, part: str) -> np.ndarray | None:
-        """The corners [4, 2], in the picture, of the box in the crop that holds `part`; None where nothing is."""
-        seen = self._sum(_PERSON) if part == "head" else self.part(part)
-        rows, columns = (np.flatnonzero((seen >= 0.5).any(axis=axis)) for axis in (1, 0))
+        """Return the corners [4, 2], in the image, of the crop's box that holds `part`; None where nothing is."""
+        probability = self._sum(_PERSON) if part == "head" else self.part(part)
+        rows, columns = (np.flatnonzero((probability >= 0.5).any(axis=axis)) for axis in (1, 0))
         if not len(rows):
             return None
         margin = 2 + len(rows) // 16  # for the pixels between, and the dilation of a head
         (x0, x1), (y0, y1) = ((line[0] - margin, line[-1] + margin) for line in (columns, rows))
-        return _apply(_inverse(self.to_crop), np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]))
+        return move(box_corners(x0, y0, x1, y1), invert(self.to_crop))
 
-    def fill(self, part: str, window: Window) -> np.ndarray:
-        """Where `part`, or the head as FACT cuts it, is likelier than not in a window of the picture: bool [h, w]."""
+    def fill(self, part: str, box: PixelBox) -> np.ndarray:
+        """Return where `part`, or the head as FACT cuts it, is likelier than not in a box of the image: bool [h, w]."""
         if part == "head":
-            face, hair = (self._lay_back(self._sum(labels), window) for labels in (_FACE_AND_EARS, _PARTS["hair"]))
+            face, hair = (self._lay_back(self._sum(labels), box) for labels in (_FACE_AND_EARS, _PARTS["hair"]))
             return head_of_labels(face, hair)
-        return self._lay_back(self.part(part), window)
+        return self._lay_back(self.part(part), box)
 
     def _sum(self, labels: tuple[int, ...]) -> np.ndarray:
         return self.probabilities[list(labels)].sum(axis=0)
 
-    def _left(self) -> np.ndarray:
-        """The pixels at the subject's left: in the upright crop, right of the line from eyes to mouth."""
-        eyes, mouth = self.points[:2].mean(axis=0), self.points[3:].mean(axis=0)
-        rows, columns = np.indices(self.probabilities.shape[1:])
-        return (columns - eyes[0]) * (mouth[1] - eyes[1]) > (rows - eyes[1]) * (mouth[0] - eyes[0])
-
-    def _lay_back(self, probability: np.ndarray, window: Window) -> np.ndarray:
-        x0, y0, x1, y1 = window
+    def _lay_back(self, probability: np.ndarray, box: PixelBox) -> np.ndarray:
+        x0, y0, x1, y1 = box
         matrix = self.to_crop[::-1, 1::-1]  # scipy counts row, column
         offset = matrix @ [y0, x0] + self.to_crop[::-1, 2]
         shape = (y1 - y0, x1 - x0)
@@ -132,7 +130,7 @@ def load_parser(path: str) -> FaceParser:
             f"{name} is not a BiSeNet face parser: the tensor '{missing[0]}' is missing. Choose 79999_iter.pth (also "
             "known as parsing_bisenet.pth) in Load Face Parser."
         )
-    patcher = built(f"{name} looks like BiSeNet but its tensors do not fit together", _bisenet, state_dict)
+    patcher = build_network(f"{name} looks like BiSeNet but its tensors do not fit together", _make_bisenet, state_dict)
     classes = patcher.model.conv_out.conv_out.out_channels
     if classes != len(LABELS):
         raise ValueError(
@@ -142,8 +140,8 @@ def load_parser(path: str) -> FaceParser:
     return FaceParser(name, patcher)
 
 
-def parsing_crop(face: Face) -> np.ndarray:
-    """The similarity [2, 3] from the picture to the upright crop of `SIZE` pixels that CelebA-HQ has of a face.
+def find_parsing_crop(face: Face) -> np.ndarray:
+    """Return the similarity [2, 3] from the image to the upright crop of `SIZE` pixels that CelebA-HQ has of a face.
 
     The crop's horizontal axis is the mean of the way from eye to eye and of the way from mouth to eyes, turned by a
     right angle, so that it stays stable where a turned head brings the eyes together.
@@ -160,27 +158,27 @@ def parsing_crop(face: Face) -> np.ndarray:
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
 
-def _bisenet(state_dict: dict) -> comfy.model_patcher.ModelPatcher:
-    """The patcher of a BiSeNet, in float32: it is small, and a mask's edge should not depend on the card."""
+def _make_bisenet(state_dict: dict) -> comfy.model_patcher.ModelPatcher:
+    """Return the patcher of a BiSeNet, in float32: it is small, and a mask's edge should not depend on the card."""
     weights = {key: value.float() for key, value in state_dict.items() if not key.startswith(UNUSED_KEYS)}
     offload_device = comfy.model_management.text_encoder_offload_device()
     network = BiSeNet(BiSeNetSizes.of(weights), comfy.ops.manual_cast, torch.float32, offload_device)
-    return managed(network, weights, offload_device)
+    return manage(network, weights, offload_device)
 
 
 def _cut(image: torch.Tensor, to_crop: np.ndarray) -> torch.Tensor:
-    """The crop [SIZE, SIZE, 3] on the CPU, of the picture's mean over blocks where the face is larger than the crop."""
-    block = max(1, round(1 / np.hypot(*to_crop[:, 0])))
-    block = min(block, *image.shape[:2])
-    smaller = torch.nn.functional.avg_pool2d(image.movedim(-1, 0), block).movedim(0, -1)
-    # Pixel centres at integers: the centre of a block of n pixels from 0 lies at (n - 1) / 2.
-    scale = to_crop[:, :2] * block
-    shift = to_crop[:, :2].sum(axis=1, keepdims=True) * (block - 1) / 2 + to_crop[:, 2:]
+    """Return the crop [SIZE, SIZE, 3] on the CPU, of the image averaged over squares where the face is larger."""
+    side = max(1, round(1 / np.hypot(*to_crop[:, 0])))
+    side = min(side, *image.shape[:2])
+    smaller = torch.nn.functional.avg_pool2d(image.movedim(-1, 0), side).movedim(0, -1)
+    # Pixel centres at integers: the centre of a square of n pixels from 0 lies at (n - 1) / 2.
+    scale = to_crop[:, :2] * side
+    shift = to_crop[:, :2].sum(axis=1, keepdims=True) * (side - 1) / 2 + to_crop[:, 2:]
     return warp(smaller, np.hstack([scale, shift]), SIZE).cpu()
 
 
-def _own(probabilities: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The pixels [S, S] of the person whose points these are, with a rim of one pixel: no neighbours in the crop."""
+def _find_person(probabilities: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return the pixels [S, S] of the person with these points, with a rim of one pixel: no neighbours in the crop."""
     pieces, count = ndimage.label(probabilities[list(_PERSON)].sum(axis=0) >= 0.5, structure=np.ones((3, 3)))
     columns, rows = points.round().astype(int).clip(0, pieces.shape[0] - 1).T
     votes = np.bincount(pieces[rows, columns], minlength=count + 1)
@@ -188,11 +186,3 @@ def _own(probabilities: np.ndarray, points: np.ndarray) -> np.ndarray:
         votes = np.bincount(pieces.ravel())
     votes[0] = 0
     return ndimage.maximum_filter((pieces == votes.argmax()) & (pieces > 0), 3)
-
-
-def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    return points @ matrix[:, :2].T + matrix[:, 2]
-
-
-def _inverse(matrix: np.ndarray) -> np.ndarray:
-    return np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2]

@@ -1,13 +1,13 @@
 """Where the parts of a face lie, from landmarks alone: outlines as convex corners, and how they are filled.
 
-Coordinates are the picture's pixels (x, y), pixel centres at integers. The subject's left is left: in an upright
-portrait the left eye is at the right-hand side of the picture, and mirroring the picture swaps the two.
+Coordinates are the image's pixels (x, y), pixel centres at integers. The subject's left is left: in an upright
+portrait the left eye is at the right-hand side of the image, and mirroring the image swaps the two.
 """
 
 import numpy as np
 
 from .align import in_template_order, template
-from .geometry import convex_hull, ellipse, similarity, turn
+from .geometry import convex_hull, ellipse, move, similarity, turn
 from .types import Face
 
 PAIRS = {"both eyes": ("left eye", "right eye"), "brows": ("left brow", "right brow")}
@@ -68,16 +68,22 @@ _AVERAGE = {
     "mouth": ([3, 4], (0.0, 0.06), (0.5, 0.22)),
 }
 PARTS = tuple(_AVERAGE)
+_EYE_LINE = 51.6  # height of the eyes in the 112 template
 _OTHER_SIDE = {a: b for pair in PAIRS.values() for a, b in (pair, pair[::-1])}
 
 
 def outline(face: Face, part: str) -> tuple[np.ndarray, str]:
-    """The convex corners [k, 2] of `part` (one of PARTS) of `face`, and in words what they come from."""
+    """Return the convex corners [k, 2] of `part` (one of PARTS) of `face`, and in words what they come from.
+
+    Landmarks may run the wrong way round, as those of a mirrored image do: then the part is its counterpart's.
+    """
     landmarks = dense(face)
     if landmarks is None or len(landmarks) not in _LAYOUTS:
         return convex_hull(_average(face, part)), "estimated from five points"
     name, groups, add_forehead = _LAYOUTS[len(landmarks)]
-    corners = landmarks[groups[_subjects_side(landmarks, groups, part)]]
+    right, left, mouth = (landmarks[groups[which]].mean(axis=0) for which in ("right eye", "left eye", "mouth"))
+    # In any image, the way from a subject's right eye to the left has the mouth to its right-hand side.
+    corners = landmarks[groups[part if turn(right, left, mouth) >= 0 else _OTHER_SIDE.get(part, part)]]
     if part == "face" and add_forehead:
         oval = _average(face, part)
         right, left = in_template_order(face.points)[:2]
@@ -86,23 +92,27 @@ def outline(face: Face, part: str) -> tuple[np.ndarray, str]:
 
 
 def dense(face: Face) -> np.ndarray | None:
-    """The dense landmarks [n, 2] of `face`, None where there are none or some are not finite numbers."""
+    """Return the dense landmarks [n, 2] of `face`, None where there are none or some are not finite numbers."""
     return None if face.landmarks is None or not np.isfinite(face.landmarks).all() else face.landmarks
 
 
-def _subjects_side(landmarks: np.ndarray, groups: dict, part: str) -> str:
-    """`part`, or its counterpart where the landmarks run the wrong way round, as those of a flipped picture do.
+def lay_oval(face: Face, centre: np.ndarray, radii: np.ndarray) -> np.ndarray:
+    """Return points [n, 2] around `face`: an ellipse given in pixels of the 112 template, laid on the five points.
 
-    Seen in any picture, the way from a subject's right eye to the left has the mouth to its right-hand side.
+    Where the face has dense landmarks: these, and of the ellipse the half above the eyes, which they never cover.
     """
-    right, left, mouth = (landmarks[groups[name]].mean(axis=0) for name in ("right eye", "left eye", "mouth"))
-    return part if turn(right, left, mouth) >= 0 else _OTHER_SIDE.get(part, part)
+    oval = ellipse(centre, radii)
+    to_image = similarity(template(112), in_template_order(face.points))
+    landmarks = dense(face)
+    if landmarks is None:
+        return move(oval, to_image)
+    return np.concatenate([move(oval[oval[:, 1] < _EYE_LINE], to_image), landmarks])
 
 
 def _average(face: Face, part: str) -> np.ndarray:
-    """An average face's `part` laid on the five points: an ellipse [n, 2]."""
+    """Return an average face's `part` laid on the five points: an ellipse [n, 2]."""
     points = in_template_order(np.asarray(face.points, dtype=np.float64))
     carriers, offset, radii = _AVERAGE[part]
     eyes = template(112)[:2]
-    to_picture = similarity(template(112) / np.linalg.norm(eyes[1] - eyes[0]), points)[:, :2]
-    return ellipse(offset, radii) @ to_picture.T + points[carriers].mean(axis=0)
+    to_image = similarity(template(112) / np.linalg.norm(eyes[1] - eyes[0]), points)[:, :2]
+    return ellipse(offset, radii) @ to_image.T + points[carriers].mean(axis=0)

@@ -8,14 +8,14 @@ import torch
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """One face in one picture; all coordinates in pixels (x, y), pixel centres at integers.
+    """One face in one image; all coordinates in pixels (x, y), pixel centres at integers.
 
-    points: [5, 2] float32 in the order of the ArcFace template: subject's right eye (at the picture's left in an
-        upright face), left eye, nose tip, subject's right mouth corner, left mouth corner. May lie outside the picture.
-    box: x0, y0, x1, y1, clipped to the picture.
+    points: [5, 2] float32 in the order of the ArcFace template: subject's right eye (at the image's left in an
+        upright face), left eye, nose tip, subject's right mouth corner, left mouth corner. May lie outside the image.
+    box: x0, y0, x1, y1, clipped to the image.
     score: the detector's own confidence, 0..1; 0 for a stand-in that no detector found.
     landmarks: [n, 2] dense landmarks, where the detector gives them.
-    host: the face as the host's FACE_LANDMARKS hold it, in pixels of this picture, where MediaPipe found it.
+    host: the face as the host's FACE_LANDMARKS hold it, in pixels of this image, where MediaPipe found it.
     number: the person's number, from 0, in a video whose faces are followed from frame to frame.
     """
 
@@ -26,20 +26,42 @@ class Face:
     host: dict | None = None
     number: int | None = None
 
+    @property
+    def sides(self) -> tuple[float, float]:
+        """Width and height of the box."""
+        x0, y0, x1, y1 = self.box
+        return x1 - x0, y1 - y0
+
+    @property
+    def centre(self) -> np.ndarray:
+        """The middle [2] of the box."""
+        x0, y0, x1, y1 = self.box
+        return np.array([x0 + x1, y0 + y1]) / 2
+
 
 @dataclass(frozen=True, eq=False)
 class Faces:
-    """A batch of pictures and what was found in each.
+    """A batch of images and what was found in each.
 
     images: [B, H, W, 3] float 0..1.
-    found: for every picture its faces, left to right; followed through a video, by their numbers.
-    tried: who looked for them and how, in words; error messages repeat it.
+    per_image: for every image its faces, left to right; followed through a video, by their numbers.
+    tried: the detector and how it looked, in words; error messages repeat it.
     connection_sets, canonical: the host's mesh topology and reference face, where its networks found the faces: what
         FACE_LANDMARKS need beside `Face.host`.
     """
 
     images: torch.Tensor
-    found: tuple[tuple[Face, ...], ...]
+    per_image: tuple[tuple[Face, ...], ...]
     tried: str = ""
     connection_sets: dict[str, frozenset] | None = None
     canonical: dict[str, np.ndarray] | None = None
+
+    @property
+    def pairs(self) -> list[tuple[torch.Tensor, Face]]:
+        """Every face after its image [H, W, 3], image by image."""
+        return [(image, face) for image, faces in zip(self.images, self.per_image) for face in faces]
+
+
+def list_numbers(faces: tuple[Face, ...]) -> list[int]:
+    """Return each face's number: the person's in a followed video, else the face's index from the left, from 0."""
+    return [index if face.number is None else face.number for index, face in enumerate(faces)]

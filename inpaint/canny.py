@@ -6,31 +6,31 @@ from scipy import ndimage
 _TAN_22_5 = 13573  # times 2**15: OpenCV sorts gradients into eight directions in fixed point
 
 
-def canny(picture: np.ndarray, low: int = 100, high: int = 200) -> np.ndarray:
-    """The edges of `picture` [H, W] or [H, W, C] uint8 as bool [H, W]: cv2.Canny(picture, low, high).
+def canny(image: np.ndarray, low: int = 100, high: int = 200) -> np.ndarray:
+    """Return the edges of `image` [H, W] or [H, W, C] uint8 as bool [H, W]: cv2.Canny(image, low, high).
 
     Every ridge of the gradient above `low` that is 8-connected to one above `high` counts.
     """
-    dx, dy = _strongest_gradient(picture.reshape(*picture.shape[:2], -1))
+    dx, dy = _find_gradient(image.reshape(*image.shape[:2], -1))
     magnitude = np.abs(dx) + np.abs(dy)
-    ridge = _is_ridge(magnitude, dx, dy) & (magnitude > low)
+    ridge = _find_ridges(magnitude, dx, dy) & (magnitude > low)
     pieces, count = ndimage.label(ridge, structure=np.ones((3, 3)))
     strong = np.zeros(count + 1, dtype=bool)
     strong[pieces[ridge & (magnitude > high)]] = True
     return strong[pieces]
 
 
-def _strongest_gradient(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """3 x 3 Sobel derivatives [H, W], of equally bright channels the first one's with the largest |dx| + |dy|."""
-    p = np.pad(picture, ((1, 1), (1, 1), (0, 0)), mode="edge").astype(np.int64)
+def _find_gradient(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return 3 x 3 Sobel derivatives [H, W], of the channel with the largest |dx| + |dy|, the first of equals."""
+    p = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge").astype(np.int64)
     down, across = p[:-2] + 2 * p[1:-1] + p[2:], p[:, :-2] + 2 * p[:, 1:-1] + p[:, 2:]
     dx, dy = down[:, 2:] - down[:, :-2], across[2:] - across[:-2]
     channel = (np.abs(dx) + np.abs(dy)).argmax(axis=2)[..., None]
     return np.take_along_axis(dx, channel, axis=2)[..., 0], np.take_along_axis(dy, channel, axis=2)[..., 0]
 
 
-def _is_ridge(magnitude: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    """Where no neighbour along the gradient is larger; of two equals in a row or column, the first counts."""
+def _find_ridges(magnitude: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+    """Return where no neighbour along the gradient is larger; of two equals in a row or column, the first counts."""
     height, width = magnitude.shape
     padded = np.pad(magnitude, 1)
 

@@ -14,12 +14,12 @@ import node_helpers
 import torch
 
 from .crop import FaceCrop
-from .refine import EVERY_FACE, greyed
+from .refine import EVERY_FACE, grey_out
 
 
 @dataclass(frozen=True, eq=False)
-class Person:
-    """Who a face is to become: model and conditionings of the host, and the face's number or EVERY_FACE."""
+class FacePerson:
+    """What a face is to become: model and conditionings of the host, and the face's number or EVERY_FACE."""
 
     model: comfy.model_patcher.ModelPatcher
     positive: list
@@ -27,7 +27,7 @@ class Person:
     number: int
 
 
-class Sampling(NamedTuple):
+class SamplerSettings(NamedTuple):
     """The settings of the host's KSampler."""
 
     seed: int
@@ -38,13 +38,13 @@ class Sampling(NamedTuple):
     denoise: float
 
 
-def assign(numbers: tuple[int, ...], people: tuple[Person, ...]) -> list[Person]:
-    """For each face number the person who names it, or else the one who takes every face."""
-    named = {person.number: person for person in people}
-    return [named[number if number in named else EVERY_FACE] for number in numbers]
+def assign(numbers: tuple[int, ...], people: tuple[FacePerson, ...]) -> list[FacePerson]:
+    """Return for each face number the person who names it, or else the one who takes every face."""
+    by_number = {person.number: person for person in people}
+    return [by_number[number if number in by_number else EVERY_FACE] for number in numbers]
 
 
-def check_people(people: tuple[Person, ...]) -> None:
+def check_people(people: tuple[FacePerson, ...]) -> None:
     """Raise ValueError where two people claim the same face."""
     numbers = [person.number for person in people]
     for number in set(numbers):
@@ -55,19 +55,19 @@ def check_people(people: tuple[Person, ...]) -> None:
             )
 
 
-def paint(crop: FaceCrop, people: list[Person], vae, sampling: Sampling) -> torch.Tensor:
-    """The crops [n, size, size, 3] painted anew within their masks, each as its own one of n `people`.
+def paint(crop: FaceCrop, people: list[FacePerson], vae, sampling: SamplerSettings) -> torch.Tensor:
+    """Paint the crops [n, size, size, 3] anew within their masks, each as its own one of n `people`.
 
-    The picture a crop is from picks its noise among those of the seed, as a place in a batch does in the host: a face
+    The image a crop is from picks its noise among those of the seed, as the index in a batch does in the host: a face
     becomes the same, whether it is painted alone, or others are in whatever order. Raises ValueError where the crops do
     not divide into latents.
     """
     check_size(crop.size, vae)
     images, masks = crop.images, crop.masks[:, None]
-    latents = [(vae.encode(image[None]), vae.encode(greyed(image[None], mask))) for image, mask in zip(images, masks)]
+    latents = [(vae.encode(image[None]), vae.encode(grey_out(image[None], mask))) for image, mask in zip(images, masks)]
     samples = [latent for latent, _ in latents]
     for person in dict.fromkeys(people):  # one after the other, so that each model is loaded once
-        for i in (i for i, wanted in enumerate(people) if wanted is person):
+        for i in (i for i, owner in enumerate(people) if owner is person):
             samples[i] = sample(person, *latents[i], masks[i : i + 1], crop.owners[i], sampling)
     return torch.cat([vae.decode(latent) for latent in samples])
 
@@ -85,11 +85,16 @@ def check_size(side: int, vae) -> None:
 
 
 def sample(
-    person: Person, latent: torch.Tensor, masked: torch.Tensor, mask: torch.Tensor, place: int, sampling: Sampling
+    person: FacePerson,
+    latent: torch.Tensor,
+    masked: torch.Tensor,
+    mask: torch.Tensor,
+    index: int,
+    sampling: SamplerSettings,
 ) -> torch.Tensor:
-    """One latent [1, C, h, w] inpainted; `masked`: that of the picture with its `mask` [1, 1, H, W] in grey.
+    """Inpaint one latent [1, C, h, w]; `masked`: that of the image with its `mask` [1, 1, H, W] in grey.
 
-    place: which of the seed's noises is added, from 0.
+    index: which of the seed's noises is added, from 0.
     """
     model, settings = person.model, sampling._asdict()
     filling = {"concat_latent_image": masked, "concat_mask": mask}
@@ -99,7 +104,7 @@ def sample(
     )
     return comfy.sample.sample(
         model,
-        comfy.sample.prepare_noise(latent, sampling.seed, [place]),
+        comfy.sample.prepare_noise(latent, sampling.seed, [index]),
         positive=positive,
         negative=negative,
         latent_image=latent,

@@ -1,10 +1,9 @@
-"""Faces of pictures in square crops with some of what is around them, each to be painted anew and put back.
+"""Faces of images in square crops with some of what is around them, each to be painted anew and put back.
 
-Unlike the crops of FACT (`crop.prepare`) they show the other faces, and what may change is settled in the picture: no
-pixel belongs to two faces, so that they can be painted and pasted in any order.
+Unlike the crops of FACT (`fact_crop.prepare`) they show the other faces, and what may change is settled in the image:
+no pixel belongs to two faces, so that they can be painted and pasted in any order.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import comfy.model_management
@@ -12,17 +11,18 @@ import numpy as np
 import torch
 
 from ..faces.detector import as_rgb
+from ..faces.geometry import clip_box
 from ..faces.masks import MaskStyle, face_masks
-from ..faces.types import Face, Faces
+from ..faces.types import Face, Faces, list_numbers
 from .crop import FaceCrop, Window, cut, resize, window_around
 
 EVERY_FACE = -1  # where a face's number is asked for
 
 
-class Place(NamedTuple):
-    """A face to paint: the picture it is in, its number there, where it is cut out and which pixels may change."""
+class Target(NamedTuple):
+    """A face to paint: the image it is in, its number there, where it is cut out and which pixels may change."""
 
-    picture: int
+    image: int
     number: int
     face: Face
     window: Window
@@ -49,53 +49,57 @@ def refine_crops(
     wanted: tuple[int, ...],
     style: CropStyle,
 ) -> tuple[FaceCrop, tuple[int, ...]]:
-    """The wanted faces of the pictures [B, H, W, C], picture by picture, and each one's number in its picture.
+    """Cut out the wanted faces of images [B, H, W, C], image by image; return also each one's number in its image.
 
-    faces: found in these very pictures; a stand-in for a face that was not found is none. mask: [1 or B, H, W], what
-    may change, instead of the faces' estimated outlines; without faces everything it holds is one place, number 0.
-    wanted: numbers of faces: the place from the left, or the person's number in a followed video; EVERY_FACE among them
-    stands for all. A picture without any of them is in the result, but nothing of it is cut out.
-    Raises ValueError where there is nothing to paint, or what is given does not fit the pictures.
+    faces: found in these very images; a stand-in for a face that was not found is none. mask: [1 or B, H, W], what
+    may change, instead of the faces' estimated outlines; without faces everything it holds is one face, number 0.
+    wanted: numbers of faces: the index from the left, or the person's number in a followed video; EVERY_FACE among them
+    stands for all. An image without any of them is in the result, but nothing of it is cut out.
+    Raises ValueError where there is nothing to paint, or what is given does not fit the images.
     """
     images = as_rgb(images)
-    mask = None if mask is None else _mask_of(mask, images)
+    mask = None if mask is None else _check_mask(mask, images)
     if faces is None and mask is None:
         raise ValueError("Nothing says what to paint: connect faces (from Detect Faces), mask, or both.")
-    if faces is not None:
-        _check_faces(faces, images)
-    places = []
+    if faces is not None and faces.images.shape[:3] != images.shape[:3]:
+        (count, height, width), (batch, tall, wide) = faces.images.shape[:3], images.shape[:3]
+        raise ValueError(
+            f"faces were found in {count} pictures of {width} x {height}, but image holds {batch} of {wide} x {tall}: "
+            "send the same pictures through Detect Faces."
+        )
+    targets = []
     for i, image in enumerate(images):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        own = None if mask is None else mask[i % len(mask)]
-        found = _in_mask(own) if faces is None else _numbered(faces.found[i])
-        places += _places(i, image, found, own, style)
-    _check_wanted({place.number for place in places}, wanted, mask is not None)
-    places = [place for place in places if EVERY_FACE in wanted or place.number in wanted]
-    return _crop(images, places, style.size), tuple(place.number for place in places)
+        area = None if mask is None else mask[i % len(mask)]
+        numbered = _read_mask(area) if faces is None else _list_detected(faces.per_image[i])
+        targets += _find_targets(i, image, numbered, area, style)
+    _check_wanted({target.number for target in targets}, wanted, mask is not None)
+    targets = [target for target in targets if EVERY_FACE in wanted or target.number in wanted]
+    return _make_crop(images, targets, style.size), tuple(target.number for target in targets)
 
 
 def outline(image: torch.Tensor, face: Face, region: str, style: CropStyle) -> torch.Tensor:
-    """Which pixels of the picture [H, W, 3] are the region (see masks.REGIONS) of a face, edge moved: bool [H, W]."""
+    """Return which pixels of an image [H, W, 3] are a region (of masks.REGIONS) of a face, edge moved: bool [H, W]."""
     # Of a crop whose side is 1 / face_share of the face.
     per_cent = 100 * style.expand / (style.size * style.face_share)
-    drawn = MaskStyle(style.shape, expand=per_cent, unit="per cent of the face")
-    (mask,), _ = face_masks(Faces(image[None], ((face,),)), region, drawn)
+    mask_style = MaskStyle(style.shape, expand=per_cent, unit="per cent of the face")
+    (mask,), _ = face_masks(Faces(image[None], ((face,),)), region, mask_style)
     return mask.cpu() > 0.5
 
 
 def area_in_crop(area: torch.Tensor, window: Window, size: int) -> torch.Tensor:
-    """`area`, bool [H, W], in a crop: bool [size, size]; what is too small to fill half a pixel of it stays too."""
+    """Return `area`, bool [H, W], in a crop: bool [size, size]; what is too small to fill half a pixel stays too."""
     soft = resize(cut(area[..., None].float(), window), size)[..., 0]
     return soft > min(0.5, soft.max() / 2)
 
 
-def greyed(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Pictures [n, H, W, 3] as inpainting models are shown them: grey where the masks [n, H, W] are above a half."""
+def grey_out(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Return images [n, H, W, 3] as inpainting models are shown them: grey where masks [n, H, W] are above a half."""
     return (images - 0.5) * (1 - masks.round())[..., None].to(images) + 0.5
 
 
-def apart(masks: list[torch.Tensor], faces: list[Face]) -> list[torch.Tensor]:
-    """Masks, bool [H, W], of as many faces, without overlaps: a pixel of several goes to the nearest of these faces.
+def separate(masks: list[torch.Tensor], faces: list[Face]) -> list[torch.Tensor]:
+    """Return masks, bool [H, W], of as many faces, without overlaps: a pixel of several goes to the nearest face.
 
     Near is measured from the middle of a face's box, in units of the box's longer side.
     """
@@ -103,71 +107,67 @@ def apart(masks: list[torch.Tensor], faces: list[Face]) -> list[torch.Tensor]:
     owner = torch.full(masks[0].shape, -1, dtype=torch.int16)
     rows, columns = (torch.arange(length, dtype=torch.float32) for length in masks[0].shape)
     for i, (mask, face) in enumerate(zip(masks, faces)):
-        x0, y0, x1, y1 = face.box
-        squared = (rows[:, None] - (y0 + y1) / 2) ** 2 + (columns - (x0 + x1) / 2) ** 2
-        distance = squared / (max(x1 - x0, y1 - y0) + 1) ** 2
+        x, y = face.centre.tolist()
+        squared = (rows[:, None] - y) ** 2 + (columns - x) ** 2
+        distance = squared / (max(face.sides) + 1) ** 2
         nearer = mask & (distance < nearest)
         nearest[nearer], owner[nearer] = distance[nearer], i
     return [owner == i for i in range(len(masks))]
 
 
-def _places(
-    i: int, image: torch.Tensor, found: list[tuple[int, Face]], mask: torch.Tensor | None, style: CropStyle
-) -> list[Place]:
-    """The places of one picture [H, W, 3]; a face of which the mask holds nothing has none."""
-    if not found:
+def _find_targets(
+    i: int, image: torch.Tensor, numbered: list[tuple[int, Face]], mask: torch.Tensor | None, style: CropStyle
+) -> list[Target]:
+    """Return the targets of image `i`, [H, W, 3]; a face of which the mask, bool [H, W], holds nothing is none."""
+    if not numbered:
         return []
-    numbers, faces = zip(*found)
+    numbers, faces = zip(*numbered)
     windows = [window_around(face.box, style.face_share) for face in faces]
-    outlines = [outline(image, face, "face", style) if mask is None else mask for face in faces]
-    areas = apart([_within(area, window) for area, window in zip(outlines, windows)], faces)
-    return [Place(i, *each) for each in zip(numbers, faces, windows, areas) if each[-1].any()]
+    areas = []
+    for face, window in zip(faces, windows):
+        area = outline(image, face, "face", style) if mask is None else mask
+        left, top, side = window
+        x0, y0, x1, y1 = clip_box((left, top, left + side, top + side), area.shape)
+        inside = torch.zeros_like(area)
+        inside[y0:y1, x0:x1] = area[y0:y1, x0:x1]
+        areas.append(inside)
+    targets = zip(numbers, faces, windows, separate(areas, faces))
+    return [Target(i, *target) for target in targets if target[-1].any()]
 
 
-def _crop(images: torch.Tensor, places: list[Place], size: int) -> FaceCrop:
-    windows = [place.window for place in places]
-    limits = (cut(place.area[..., None], place.window)[..., 0] for place in places)
-    masks = torch.stack([area_in_crop(place.area, place.window, size) for place in places])
+def _make_crop(images: torch.Tensor, targets: list[Target], size: int) -> FaceCrop:
+    windows = [target.window for target in targets]
+    limits = (cut(target.area[..., None], target.window)[..., 0] for target in targets)
+    masks = torch.stack([area_in_crop(target.area, target.window, size) for target in targets])
     return FaceCrop(
-        pictures=images,
-        owners=tuple(place.picture for place in places),
-        faces=tuple(place.face for place in places),
+        originals=images,
+        owners=tuple(target.image for target in targets),
+        faces=tuple(target.face for target in targets),
         windows=tuple(windows),
         limits=tuple(limits),
-        images=torch.stack([resize(cut(images[place.picture], place.window), size) for place in places]),
+        images=torch.stack([resize(cut(images[target.image], target.window), size) for target in targets]),
         others=np.zeros(masks.shape, dtype=bool),
         areas=masks.numpy(),
         masks=masks.to(images),
     )
 
 
-def _within(area: torch.Tensor, window: Window) -> torch.Tensor:
-    """`area`, bool [H, W], without what lies outside the window."""
-    left, top, side = window
-    inside = torch.zeros_like(area)
-    rows, columns = slice(max(top, 0), max(top + side, 0)), slice(max(left, 0), max(left + side, 0))
-    inside[rows, columns] = area[rows, columns]
-    return inside
+def _list_detected(faces: tuple[Face, ...]) -> list[tuple[int, Face]]:
+    """Return the faces with their numbers; stand-ins, which have no score, are left out."""
+    return [(number, face) for number, face in zip(list_numbers(faces), faces) if face.score > 0]
 
 
-def _numbered(found: tuple[Face, ...]) -> list[tuple[int, Face]]:
-    """The found faces with their numbers; stand-ins, which have no score, are left out."""
-    return [(place if face.number is None else face.number, face) for place, face in enumerate(found) if face.score > 0]
-
-
-def _in_mask(mask: torch.Tensor) -> list[tuple[int, Face]]:
-    """What a mask [H, W] holds, as if it were one face."""
+def _read_mask(mask: torch.Tensor) -> list[tuple[int, Face]]:
+    """Return what a mask, bool [H, W], holds as if it were one face, number 0; an empty one holds none."""
     rows, columns = (torch.nonzero(mask.any(dim=axis))[:, 0].tolist() for axis in (1, 0))
     if not rows:
         return []
     box = float(columns[0]), float(rows[0]), float(columns[-1]), float(rows[-1])
-    return [(0, replace(_NOBODY, box=box))]
+    return [(0, Face(np.zeros((5, 2), np.float32), box, 0.0))]
 
 
-_NOBODY = Face(np.zeros((5, 2), np.float32), (0.0, 0.0, 1.0, 1.0), 0.0)
-
-
-def _mask_of(mask: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+def _check_mask(mask: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Return the mask as bool [1 or B, H, W]; raise ValueError where it does not fit the images or is empty."""
     batch, height, width = images.shape[:3]
     mask = mask.reshape(-1, *mask.shape[-2:])
     if tuple(mask.shape[1:]) != (height, width):
@@ -182,24 +182,15 @@ def _mask_of(mask: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     return mask.cpu() > 0.5
 
 
-def _check_faces(faces: Faces, images: torch.Tensor) -> None:
-    if faces.images.shape[:3] != images.shape[:3]:
-        (count, height, width), (batch, tall, wide) = faces.images.shape[:3], images.shape[:3]
-        raise ValueError(
-            f"faces were found in {count} pictures of {width} x {height}, but image holds {batch} of {wide} x {tall}: "
-            "send the same pictures through Detect Faces."
-        )
-
-
-def _check_wanted(there: set[int], wanted: tuple[int, ...], masked: bool) -> None:
-    if not there:
+def _check_wanted(present: set[int], wanted: tuple[int, ...], masked: bool) -> None:
+    if not present:
         raise ValueError(
             "There is nothing to paint: "
             + ("the mask holds nothing of any face." if masked else "no face was found in any picture.")
             + " Look at the picture that Detect Faces shows, or connect a mask without faces."
         )
-    if missing := sorted({*wanted} - {EVERY_FACE} - there):
+    if missing := sorted({*wanted} - {EVERY_FACE} - present):
         raise ValueError(
-            f"There is no face {missing[0]} in any picture, only {sorted(there)}: change index, or set choose to "
+            f"There is no face {missing[0]} in any picture, only {sorted(present)}: change index, or set choose to "
             '"all" in Detect Faces.'
         )

@@ -13,7 +13,7 @@ from PIL import Image
 from .. import graphics
 from ..host_process import BASE, ROOT, SetupError
 from ..miniature import demo as miniature_demo
-from ..weights import places
+from ..weights import paths
 from . import hosting
 from .client import Client, GraphError, Progress, Prompt, Result
 
@@ -73,7 +73,7 @@ def missing_weights(prompt: Prompt, present: set[str]) -> list[str]:
     nodes = [node for node in prompt.values() if node["class_type"] in WEIGHTS]
     named = [value for node in nodes for key, value in node["inputs"].items() if key.endswith("_name")]
     # A fetched PyTorch file was rewritten.
-    return [name for name in named if not {name, places.safetensors_name(name)} & present]
+    return [name for name in named if not {name, paths.safetensors_name(name)} & present]
 
 
 def use_free_detector(prompt: Prompt, present: set[str]) -> None:

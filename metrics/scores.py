@@ -38,7 +38,7 @@ def identity_scores(encoder: FaceEncoder, faces: Faces, face_id: FaceId) -> torc
             f"The identity was encoded by {face_id.file} ({face_id.encoder}), but {encoder.name} ({encoder.kind}) is "
             "connected: only vectors of one encoder can be compared. Connect the Load Face Encoder that read it."
         )
-    counts = [len(found) for found in faces.found]
+    counts = [len(found) for found in faces.per_image]
     crops = align_faces(faces, encoder.crop_size, head_masks(faces) if face_id.masked else None)
     if not sum(counts):
         return torch.zeros(len(counts))

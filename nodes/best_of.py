@@ -71,7 +71,7 @@ class BestOf(io.ComfyNode):
             )
         scored = None if clip is None else text_scores(clip, clip_vision, images, with_class_words(text, class_words))
         ranking = ranked(identity, scored)
-        missing = sum(not found for found in faces.found)
+        missing = sum(not found for found in faces.per_image)
         foot = f"identity by {face_encoder.name}; no face in {missing} of {len(images)}"
         table = score_table(images, ranking.order, ranking.scores, foot)
         best = ranking.order[0]

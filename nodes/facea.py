@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 from server import PromptServer
 
 from ..adapters.facea_prompt import apply, encode_prompt
-from ..inpaint.paint import Person
+from ..inpaint.paint import FacePerson
 from ..inpaint.refine import EVERY_FACE
 from .sockets import FaceaIdentityType, FacePeopleType
 
@@ -149,7 +149,7 @@ class FaceAPerson(io.ComfyNode):
     ) -> io.NodeOutput:
         patched, remark = apply(model, facea_identity, strength)
         conditionings = encode_prompt(clip, facea_identity, face_prompt, negative, compact)
-        return io.NodeOutput((*people, Person(patched, *conditionings, index)), **_tell(cls, remark))
+        return io.NodeOutput((*people, FacePerson(patched, *conditionings, index)), **_tell(cls, remark))
 
 
 NODES = [ApplyFaceA, EncodeFaceAPrompt, FaceAPerson]

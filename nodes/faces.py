@@ -6,7 +6,7 @@ from ..faces import draw
 from ..faces.align import align_faces
 from ..faces.choose import IF_NO_FACE, RULES, apply_policy
 from ..faces.detector import available, detect_faces, load
-from ..faces.host_types import bounding_boxes
+from ..faces.host_types import export_boxes
 from ..faces.search import SEARCHES
 from .inputs import background, head_mask, mask_background
 from .sockets import FaceDetectorType, FacesType
@@ -143,7 +143,7 @@ class DetectFaces(io.ComfyNode):
         found = detect_faces(face_detector, image, search, min_size)
         faces = apply_policy(found, choose, index, if_no_face, video)
         overlay = draw.overlay(faces)
-        return io.NodeOutput(faces, overlay, bounding_boxes(faces), ui=ui.PreviewImage(overlay, cls=cls))
+        return io.NodeOutput(faces, overlay, export_boxes(faces), ui=ui.PreviewImage(overlay, cls=cls))
 
 
 class AlignFace(io.ComfyNode):

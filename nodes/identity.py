@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..encoders import agreement, agreement_picture
 from ..encoders.combine import METHODS, combine
-from ..encoders.identity import joined
+from ..encoders.identity import join
 from ..encoders.identity_file import KIND, description, find_identity, load_identity, new_path, save_identity
 from ..encoders.loading import load_encoder
 from ..faces.align import align_faces
@@ -113,7 +113,7 @@ class EncodeIdentity(io.ComfyNode):
     def execute(cls, face_encoder, faces, mask_background, head_mask=None, face_id=None) -> io.NodeOutput:
         crops = align_faces(faces, face_encoder.crop_size, background(faces, mask_background, head_mask))
         encoded = face_encoder.encode(crops, mask_background)
-        return io.NodeOutput(joined(face_id, encoded) if face_id else encoded, crops)
+        return io.NodeOutput(join(face_id, encoded) if face_id else encoded, crops)
 
 
 class SaveIdentity(io.ComfyNode):

@@ -10,7 +10,7 @@ from ..weights import folders
 
 def weight_file(input_id: str, published: dict[str, tuple[str, ...]], tooltip: str) -> io.Combo.Input:
     """A combo of the files in several model folders: kind -> published names, offered while the folder has no file."""
-    names = [name for kind, files in published.items() for name in folders.published_or_present(kind, files)]
+    names = [name for kind, files in published.items() for name in folders.list_choices(kind, files)]
     return io.Combo.Input(input_id, options=list(dict.fromkeys(names)), tooltip=tooltip)
 
 

@@ -87,7 +87,7 @@ class FacesToLandmarks(io.ComfyNode):
 
     @classmethod
     def execute(cls, faces) -> io.NodeOutput:
-        return io.NodeOutput(host_types.face_landmarks(faces))
+        return io.NodeOutput(host_types.export_landmarks(faces))
 
 
 NODES = [ImportFaces, FacesToLandmarks]

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from ..faces.masks import REGIONS, SHAPES, UNITS, MaskStyle, described, face_masks, per_picture, shown
+from ..faces.masks import REGIONS, SHAPES, UNITS, MaskStyle, describe, face_masks, join_per_image, tint
 from ..faces.parsing import load_parser
 from .inputs import missing_file, weight_file, weight_path
 from .sockets import FaceParserType, FacesType
@@ -118,10 +118,10 @@ class FaceMasks(io.ComfyNode):
     @classmethod
     def execute(cls, faces, region, shape, expand, feather, unit, per_face, face_parser=None) -> io.NodeOutput:
         masks, sources = face_masks(faces, region, MaskStyle(shape, expand, feather, unit), face_parser)
-        pictures = per_picture(faces, masks)
+        pictures = join_per_image(faces, masks)
         given = masks if per_face and len(masks) else pictures
-        preview = ui.PreviewImage(shown(faces.images, pictures), cls=cls)
-        return io.NodeOutput(given, described(region, given, sources), ui=preview)
+        preview = ui.PreviewImage(tint(faces.images, pictures), cls=cls)
+        return io.NodeOutput(given, describe(region, given, sources), ui=preview)
 
 
 NODES = [LoadFaceParser, FaceMasks]

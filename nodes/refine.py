@@ -4,7 +4,7 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from ..faces.masks import SHAPES
-from ..inpaint.paint import Sampling, assign, check_people, paint
+from ..inpaint.paint import SamplerSettings, assign, check_people, paint
 from ..inpaint.paste import paste
 from ..inpaint.refine import EVERY_FACE, CropStyle, refine_crops
 from .sockets import FaceCropType, FacePeopleType, FacesType
@@ -194,7 +194,7 @@ class RefineFaces(io.ComfyNode):
         check_people(people)
         wanted = tuple(person.number for person in people)
         crop, numbers = refine_crops(image, faces, mask, wanted, CropStyle(face_share, size, shape, expand))
-        sampling = Sampling(seed, steps, cfg, sampler_name, scheduler, denoise)
+        sampling = SamplerSettings(seed, steps, cfg, sampler_name, scheduler, denoise)
         painted = paint(crop, assign(numbers, people), vae, sampling)
         pictures = paste(crop, painted, None, None, None, "mask", feather, colour_match)
         return io.NodeOutput(pictures, crop.images, painted, crop.masks)

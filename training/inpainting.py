@@ -13,7 +13,7 @@ import torch
 from ..faces.types import Face, Faces
 from ..inpaint.crop import cut, resize, window_around
 from ..inpaint.paint import check_size
-from ..inpaint.refine import CropStyle, area_in_crop, greyed, outline
+from ..inpaint.refine import CropStyle, area_in_crop, grey_out, outline
 
 
 def input_channels(latents: type[comfy.latent_formats.LatentFormat]) -> int:
@@ -72,7 +72,7 @@ def cut_photos(
     Raises ValueError, naming the photo, where there is no face or more than one, or a mask is empty or does not fit.
     """
     photos = [(faces, i) for faces in found for i in range(len(faces.images))]
-    shown = _one_face([faces.found[i] for faces, i in photos])
+    shown = _one_face([faces.per_image[i] for faces, i in photos])
     given = {region: _fitting(mask, photos, region) for region, mask in (given or {}).items()}
     crops, masks = [], {region: [] for region in regions}
     for number, (face, (faces, i)) in enumerate(zip(shown, photos)):
@@ -108,7 +108,7 @@ def condition(model, vae, pictures: torch.Tensor, masks: torch.Tensor, latents: 
     return model.model.concat_cond(
         noise=latents,
         device=latents.device,
-        concat_latent_image=vae.encode(greyed(pictures, masks)),
+        concat_latent_image=vae.encode(grey_out(pictures, masks)),
         concat_mask=masks[:, None],
     )
 

@@ -26,7 +26,7 @@ from ..faces.choose import choose
 from ..faces.detector import as_bytes, detect_faces
 from ..faces.masks import MaskStyle, face_masks
 from ..faces.parsing import FaceParser
-from ..faces.search import FaceDetector, moved
+from ..faces.search import FaceDetector, move_face
 from ..faces.types import Face, Faces
 from ..inpaint.crop import cut, in_crop, resize, window_around
 from .portraits import Portraits
@@ -191,7 +191,7 @@ def _portrait(file: Path, detector: FaceDetector, size: int, parser: FaceParser 
     except _UNREADABLE as error:
         logging.warning("%s is left out: it cannot be read as a picture (%s).", file, error)
         return None
-    seen = choose(detect_faces(detector, picture[None]).found[0], "largest", 0, tuple(picture.shape[:2]))
+    seen = choose(detect_faces(detector, picture[None]).per_image[0], "largest", 0, tuple(picture.shape[:2]))
     portrait = _cut_out(picture, *seen, size, parser) if seen else None
     if portrait is None or not portrait.face_mask.any():
         logging.warning("%s is left out: no face was found in it.", file)
@@ -211,7 +211,7 @@ def _read(file: Path) -> torch.Tensor:
 def _cut_out(picture: torch.Tensor, face: Face, size: int, parser: FaceParser | None) -> _Portrait:
     window = window_around(face.box, _FACE_SHARE)
     crop = resize(cut(picture, window), size)
-    there = moved(face, lambda points: in_crop(points, window, size).astype(np.float32))
+    there = move_face(face, lambda points: in_crop(points, window, size).astype(np.float32))
     faces = Faces(crop[None], ((there,),))
     masks = (face_masks(faces, region, MaskStyle(), parser)[0][0] > 0.5 for region in ("face", "head"))
     return _Portrait(torch.from_numpy(as_bytes(crop)), there, *masks)

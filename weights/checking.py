@@ -9,7 +9,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import manifest, places
+from . import manifest, paths
 from .errors import FetchError, disk_errors
 from .files import file_sha256
 
@@ -123,7 +123,7 @@ class Finding:
 
 def check(entry: manifest.WeightFile, root: Path, records: dict[str, Record]) -> Finding:
     """Size and sha256 of what is present of an entry below `root`, against the manifest or else the records."""
-    found = places.find(entry, root)
+    found = paths.find(entry, root)
     if found is None:
         return Finding(MISSING, "", {})
     if found.is_dir():
@@ -171,9 +171,9 @@ def _check_rewritten(
 def _check_pack(archive: manifest.WeightFile, folder: Path, root: Path, records: dict[str, Record]) -> Finding:
     """Every file of an unpacked archive that the manifest or the records know."""
     findings = [check(member, root, records) for member in manifest.members(archive)]
-    known = {places.place(member) for member in manifest.members(archive)}
+    known = {paths.relative_path(member) for member in manifest.members(archive)}
     for name, record in records.items():
-        if name not in known and record.origin and record.origin.place == places.place(archive):
+        if name not in known and record.origin and record.origin.place == paths.relative_path(archive):
             file = root / name
             findings.append(
                 _check_file(file, name, None, root, records)

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
-from . import checking, manifest, places
+from . import checking, manifest, paths
 from .errors import FetchError, NotReachedError
 from .manifest import WeightFile, default_roots
 
@@ -47,7 +47,7 @@ def _presence(entry: manifest.WeightFile, model_roots: list[Path]) -> str:
     if not (entry.folder and entry.file):
         return "not checked"
     for number, root in enumerate(model_roots, 1):
-        if found := places.find(entry, root):
+        if found := paths.find(entry, root):
             return f"[{number}]" + _difference(entry, found)
     return "missing"
 
@@ -61,7 +61,7 @@ def _difference(entry: manifest.WeightFile, found: Path) -> str:
 
 def record(entry: manifest.WeightFile, model_roots: list[Path]) -> list[str]:
     """Everything that is known of one file."""
-    found = next(filter(None, (places.find(entry, root) for root in model_roots)), None)
+    found = next(filter(None, (paths.find(entry, root) for root in model_roots)), None)
     facts = {
         "file": entry.file or "its name is not published",
         "folder": f"models/{entry.folder}" if entry.folder else "none",
@@ -96,7 +96,7 @@ def main(argv: list[str], say: Say = print, net=None) -> int:
     """
     options = _parse(argv)
     try:
-        entries = manifest.chosen(options.names)
+        entries = manifest.choose(options.names)
         if options.action == "list":
             return _list(entries, [options.models] if options.models else default_roots(), say)
         root = _models_folder(options.models)
@@ -163,7 +163,7 @@ def _verify(entries: list[WeightFile], root: Path, say: Say) -> int:
 
 
 def _accepted(names: list[str]) -> set[str]:
-    files = {entry.name for entry in manifest.chosen(names)}
+    files = {entry.name for entry in manifest.choose(names)}
     if pipelines := [name for name in names if name not in files]:
         raise FetchError(f"'{pipelines[0]}' is a pipeline: a licence is accepted for each file by its own name.")
     return files
@@ -192,7 +192,7 @@ def _fetch(entries: list[WeightFile], accepted: set[str], root: Path, net, say: 
 
 def _needs_acceptance(entry: WeightFile, accepted: set[str], root: Path) -> bool:
     is_accepted = entry.name in accepted or manifest.archive_of(entry).name in accepted
-    return entry.commercial_use is False and not is_accepted and places.find(entry, root) is None
+    return entry.commercial_use is False and not is_accepted and paths.find(entry, root) is None
 
 
 def _licence(entry: WeightFile) -> str:
@@ -217,7 +217,10 @@ def _jobs(entries: list[WeightFile]) -> dict[WeightFile, list[WeightFile] | None
 def _by_hand(entries: list[WeightFile], root: Path) -> str:
     """What a machine without network needs, for all that was asked and is not there."""
     lines = ["Without a network, carry these by hand, then run the same command again (it verifies and unpacks them):"]
-    missing = [entry for entry in entries if entry.folder and entry.file and places.find(entry, root) is None]
+    missing = [entry for entry in entries if entry.folder and entry.file and paths.find(entry, root) is None]
     for entry in dict.fromkeys(map(manifest.archive_of, missing)):
-        lines += [f"  {manifest.url(entry)}", f"    to {root / places.place(entry)} ({manifest.size_text(entry)})"]
+        lines += [
+            f"  {manifest.url(entry)}",
+            f"    to {root / paths.relative_path(entry)} ({manifest.size_text(entry)})",
+        ]
     return "\n".join(lines)

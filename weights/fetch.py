@@ -18,7 +18,7 @@ import requests
 import safetensors
 from filelock import Timeout
 
-from . import checking, download, manifest, places
+from . import checking, download, manifest, paths
 from .checking import Origin, Record
 from .errors import FetchError, RefusedError, disk_errors, refuse_full_disk
 from .files import HEAD, file_sha256, not_weights
@@ -119,11 +119,11 @@ def fetch(entry: WeightFile, members: list[WeightFile] | None, root: Path, net: 
     """
     if reason := manifest.by_hand_only(entry):
         raise FetchError(f"it can be had by hand only, because {reason}: {manifest.url(entry)}")
-    target = root / places.place(entry)
+    target = root / paths.relative_path(entry)
     with disk_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
     with _alone(entry, root, say):
-        if all(places.find(wanted, root) for wanted in members or [entry]):
+        if all(paths.find(wanted, root) for wanted in members or [entry]):
             return _already_there(members or [entry], root)
         if target.is_file():
             return _accept(entry, members, target, root)
@@ -143,8 +143,8 @@ def fetch(entry: WeightFile, members: list[WeightFile] | None, root: Path, net: 
 @contextmanager
 def _alone(entry: WeightFile, root: Path, say: Say) -> Iterator[None]:
     """Two fetches of one file: the second waits, and then finds it there."""
-    with disk_errors(root / places.place(entry)):
-        lock = checking.guard(root, places.place(entry))
+    with disk_errors(root / paths.relative_path(entry)):
+        lock = checking.guard(root, paths.relative_path(entry))
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -170,9 +170,9 @@ def _already_there(wanted: list[WeightFile], root: Path) -> str:
 def _wanted(entry: WeightFile, root: Path) -> download.Wanted:
     url, headers = download.address(entry)
     size, sha256, if_changed = entry.bytes, entry.sha256, "Is there a newer Likeness, which knows it?"
-    if not sha256 and (seen := checking.first_seen(checking.read(root), places.place(entry))):
+    if not sha256 and (seen := checking.first_seen(checking.read(root), paths.relative_path(entry))):
         sha256, size = seen
-        if_changed = checking.how_to_accept(root, places.place(entry))
+        if_changed = checking.how_to_accept(root, paths.relative_path(entry))
     at_most = size or _ESTIMATE_OFF * (entry.bytes_estimate or 0) or _LARGEST_UNKNOWN
     return download.Wanted(url, headers, size, sha256, at_most, if_changed)
 
@@ -180,16 +180,16 @@ def _wanted(entry: WeightFile, root: Path) -> download.Wanted:
 def _accept(entry: WeightFile, members: list[WeightFile] | None, file: Path, root: Path) -> str:
     """Give a file its final name, or what it is made into, once nothing speaks against it."""
     record = _verified(entry, file, root)
-    if places.is_archive(entry):
+    if paths.is_archive(entry):
         return _unpack(entry, members, file, record, root)
-    if places.is_rewritten(entry):
+    if paths.is_rewritten(entry):
         return _rewrite(entry, file, record, root)
-    _refuse_other_content(file, places.place(entry))
+    _refuse_other_content(file, paths.relative_path(entry))
     if not entry.sha256:
-        checking.add(root, {places.place(entry): record})
-    with disk_errors(root / places.place(entry)):
-        os.replace(file, root / places.place(entry))
-    return f"{root / places.place(entry)} ({_how_sure(entry)})"
+        checking.add(root, {paths.relative_path(entry): record})
+    with disk_errors(root / paths.relative_path(entry)):
+        os.replace(file, root / paths.relative_path(entry))
+    return f"{root / paths.relative_path(entry)} ({_how_sure(entry)})"
 
 
 def _how_sure(entry: WeightFile) -> str:
@@ -200,7 +200,7 @@ def _how_sure(entry: WeightFile) -> str:
 
 def _verified(entry: WeightFile, file: Path, root: Path) -> Record:
     size, sha256 = file.stat().st_size, file_sha256(file)
-    seen = checking.first_seen(checking.read(root), places.place(entry))
+    seen = checking.first_seen(checking.read(root), paths.relative_path(entry))
     with file.open("rb") as stream:
         if what := not_weights(stream.read(HEAD)):
             raise RefusedError(f"what came is {what}.")
@@ -210,7 +210,7 @@ def _verified(entry: WeightFile, file: Path, root: Path) -> Record:
         evidence = f" ({entry.sha256_evidence})" if entry.sha256_evidence != "published" else ""
         raise RefusedError(f"what came has the sha256 {sha256}, published is {entry.sha256}{evidence}.")
     if not entry.sha256 and seen and sha256 != seen[0]:
-        accept = checking.how_to_accept(root, places.place(entry))
+        accept = checking.how_to_accept(root, paths.relative_path(entry))
         raise RefusedError(f"what came has the sha256 {sha256}, the first time it was {seen[0]}. {accept}")
     return Record(sha256, size, manifest.url(entry))
 
@@ -227,13 +227,13 @@ def _refuse_other_content(file: Path, name: str) -> None:
 
 
 def _origin(entry: WeightFile, record: Record) -> Origin:
-    return Origin(places.place(entry), record.sha256, record.bytes)
+    return Origin(paths.relative_path(entry), record.sha256, record.bytes)
 
 
 def _rewrite(entry: WeightFile, file: Path, record: Record, root: Path) -> str:
     from . import reading  # needs torch, which takes seconds to import
 
-    name = places.safetensors_name(places.place(entry))
+    name = paths.safetensors_name(paths.relative_path(entry))
     target = root / name
     refuse_full_disk(target.parent, record.bytes)
     part = target.with_name(f"{target.name}.part")
@@ -258,7 +258,7 @@ def _rewrite(entry: WeightFile, file: Path, record: Record, root: Path) -> str:
 
 def _unpack(entry: WeightFile, members: list[WeightFile] | None, file: Path, record: Record, root: Path) -> str:
     """Unpack into a folder nobody looks into, check, and move to the final names; the archive itself is not kept."""
-    target = root / places.pack(entry)
+    target = root / paths.pack(entry)
     staging = target.with_name(f"{target.name}.part")
     shutil.rmtree(staging, ignore_errors=True)
     try:
@@ -270,7 +270,7 @@ def _unpack(entry: WeightFile, members: list[WeightFile] | None, file: Path, rec
         checking.add(
             root,
             {
-                f"{places.pack(entry)}/{name}": Record(file_sha256(path), path.stat().st_size, record.url, origin)
+                f"{paths.pack(entry)}/{name}": Record(file_sha256(path), path.stat().st_size, record.url, origin)
                 for name, path in made.items()
             },
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import folder_paths
 
-from . import manifest, places
+from . import manifest, paths
 
 _TENSORS = {".safetensors", ".pt", ".ckpt", ".pth", ".bin"}
 # Kind -> sub-folders of the models folder, file extensions. facexlib's folder holds the parsing network of other packs.
@@ -68,7 +68,7 @@ def find(kind: str, name: str) -> str | None:
 
     A PyTorch file that is not there may have been rewritten when it was fetched: its .safetensors is taken then.
     """
-    rewritten = places.safetensors_name(name)
+    rewritten = paths.safetensors_name(name)
     return folder_paths.get_full_path(kind, name) or (
         folder_paths.get_full_path(kind, rewritten) if rewritten else None
     )
@@ -78,11 +78,11 @@ def path(kind: str, name: str) -> str:
     """As `find`; raises FileNotFoundError that says where the file was looked for and where to get it."""
     found = find(kind, name)
     if found is None:
-        raise FileNotFoundError(manifest.missing_message(kind, name, folder_paths.get_folder_paths(kind), names(kind)))
+        raise FileNotFoundError(manifest.explain_missing(kind, name, folder_paths.get_folder_paths(kind), names(kind)))
     return found
 
 
-def published_or_present(kind: str, published: tuple[str, ...]) -> list[str]:
+def list_choices(kind: str, published: tuple[str, ...]) -> list[str]:
     """What a combo offers: the files present; where none are but the pack's own, the published names before those.
 
     So a combo is never empty, and choosing a published name leads to the error that tells how to get the file.

@@ -97,7 +97,7 @@ def find(file_name: str) -> WeightFile | None:
     return None
 
 
-def chosen(names: Iterable[str]) -> list[WeightFile]:
+def choose(names: Iterable[str]) -> list[WeightFile]:
     """The entries of these names, each once; a pipeline's name stands for all its entries that have a file.
 
     Raises FetchError that suggests near names for one that is neither.
@@ -194,7 +194,7 @@ def size_text(entry: WeightFile) -> str:
     return "size not published"
 
 
-def missing_message(kind_folder: str, file_name: str, searched: list[str], present: list[str]) -> str:
+def explain_missing(kind_folder: str, file_name: str, searched: list[str], present: list[str]) -> str:
     """One paragraph for the person who lacks a file: what was looked for and where, what is there, where to get it.
 
     `kind_folder` is the models sub-folder (the host's kind), `searched` the folders on disk, `present` the names

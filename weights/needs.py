@@ -4,7 +4,7 @@ from pathlib import Path
 
 import folder_paths
 
-from . import folders, manifest, places
+from . import folders, manifest, paths
 from .manifest import WeightFile, default_roots
 
 _LONGEST_NAME = 300  # characters; longer values are prompts, not names of files
@@ -50,9 +50,9 @@ def where(name: str, entry: WeightFile) -> str | None:
         return found
     bases = folder_paths.folder_names_and_paths.get(kind, ([], set()))[0]
     for root in [Path(folder_paths.models_dir), *(Path(base).parent for base in bases)]:
-        if places.is_archive(entry) and any((root / places.pack(entry)).rglob("*.onnx")):
-            return str(root / places.pack(entry))
-        if found := places.find(entry, root):
+        if paths.is_archive(entry) and any((root / paths.pack(entry)).rglob("*.onnx")):
+            return str(root / paths.pack(entry))
+        if found := paths.find(entry, root):
             return str(found)
     return None
 

@@ -22,8 +22,8 @@ _LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
 _DOES_NOT_FIT = (ValueError, IndexError, TypeError, RuntimeError)
 
 
-def numbered(names: Collection[str], prefix: str) -> int:
-    """How many modules `names` number after `prefix`: "blocks." with blocks.0.norm.weight, blocks.1.norm.weight is 2.
+def count_modules(names: Collection[str], prefix: str) -> int:
+    """Count the modules that `names` number after `prefix`: 2 for "blocks." with blocks.0.weight and blocks.1.weight.
 
     Raises ValueError where the numbers are not 0, 1, 2 and so on, so that one name cannot ask for a billion modules.
     """
@@ -33,8 +33,8 @@ def numbered(names: Collection[str], prefix: str) -> int:
     return len(numbers)
 
 
-def built(message: str, build: Callable, *arguments):
-    """What `build(*arguments)` makes; raises ValueError(`message` and why) where the tensors do not fit together."""
+def build_network(message: str, build: Callable, *arguments):
+    """Return `build(*arguments)`; raise ValueError, `message` and the reason, where the tensors do not fit together."""
     try:
         return build(*arguments)
     except KeyError as error:
@@ -46,11 +46,11 @@ def built(message: str, build: Callable, *arguments):
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors or PyTorch file by name: on the CPU, memory-mapped where the format allows it.
+    """Return the tensors of a .safetensors or PyTorch file by name, on the CPU, memory-mapped where the format allows.
 
     The format is recognised by the content, so a renamed file is read right. One level of "state_dict", "model" or
-    "net_recon" and a prefix "module." that all names share are taken off; parts by name are joined, {"a": {"b": ...}}
-    gives "a.b". Whether the values are finite is not looked at.
+    "net_recon" and a prefix "module." that all names share are taken off; names in parts are put together: {"a":
+    {"b": ...}} gives "a.b". Whether the values are finite is not checked.
 
     Raises ValueError, naming file and remedy, for anything that is not such a file: empty, cut short, a folder,
     a web page, a pickle that asks for more than tensors, or one that holds something else.
@@ -60,13 +60,23 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"'{path}' is a folder, but a weight file is needed: choose a file inside it.")
     with path.open("rb") as file:
         head = file.read(files.HEAD)
-    _refuse_other_files(path, head)
-    content = _read_safetensors(path) if _is_safetensors(head) else _read_torch(path, zipped=head[:4] == b"PK\x03\x04")
-    return _without_common_prefix(_tensors(path, content))
+    if reason := files.not_weights(head):
+        raise ValueError(f"'{path}' is {reason}. {_advise(path)}")
+    if _is_safetensors(head):
+        try:
+            content = safetensors.torch.load_file(path)
+        except safetensors.SafetensorError as error:
+            raise ValueError(_explain_damage(path)) from error
+    else:
+        content = _load_torch(path, zipped=head[:4] == b"PK\x03\x04")
+    tensors = _find_tensors(path, content)
+    if all(name.startswith("module.") for name in tensors):  # training on several GPUs leaves it
+        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """What a .safetensors file says of itself; nothing for other files. Raises ValueError for a damaged one."""
+    """Return the metadata of a .safetensors file, {} for any other file; raise ValueError for a damaged one."""
     path = Path(path)
     with path.open("rb") as file:
         if not _is_safetensors(file.read(files.HEAD)):
@@ -75,30 +85,19 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         with safetensors.safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except safetensors.SafetensorError as error:
-        raise ValueError(_damaged(path)) from error
+        raise ValueError(_explain_damage(path)) from error
 
 
 def _is_safetensors(head: bytes) -> bool:
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _LARGEST_HEADER
 
 
-def _refuse_other_files(path: Path, head: bytes) -> None:
-    if what := files.not_weights(head):
-        raise ValueError(f"'{path}' is {what}. {_remedy(path)}")
+def _explain_damage(path: Path) -> str:
+    return f"'{path}' is a safetensors file, but cut short or damaged. {_advise(path)}"
 
 
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(_damaged(path)) from error
-
-
-def _damaged(path: Path) -> str:
-    return f"'{path}' is a safetensors file, but cut short or damaged. {_remedy(path)}"
-
-
-def _read_torch(path: Path, zipped: bool) -> object:
+def _load_torch(path: Path, zipped: bool) -> object:
+    """Return what a PyTorch file holds; a refusal has our own words, since torch's advise unsafe loading."""
     try:
         if path.suffix == ".safetensors":
             # torch.load trusts this suffix more than the content, so it must not see the name.
@@ -106,24 +105,22 @@ def _read_torch(path: Path, zipped: bool) -> object:
                 return torch.load(file, weights_only=True, map_location="cpu")
         return torch.load(str(path), weights_only=True, map_location="cpu", mmap=zipped)
     except Exception as error:  # a damaged pickle can make the unpickler raise anything
-        raise ValueError(_torch_refusal(path, error)) from error
+        wanted = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if wanted:
+            message = (
+                f"'{path}' was not loaded, because it asks for the Python object {wanted[1]} where only tensors "
+                "belong, which could run code: do not trust this file, and look for the same weights as .safetensors."
+            )
+        else:
+            message = (
+                f"'{path}' cannot be read as safetensors or as PyTorch tensors: it is cut short, damaged or another "
+                f"kind of file. {_advise(path)}"
+            )
+        raise ValueError(message) from error
 
 
-def _torch_refusal(path: Path, error: Exception) -> str:
-    """Our own words: torch's advise to switch the safe loading off."""
-    wanted = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-    if wanted:
-        return (
-            f"'{path}' was not loaded, because it asks for the Python object {wanted[1]} where only tensors belong, "
-            "which could run code: do not trust this file, and look for the same weights as .safetensors."
-        )
-    return (
-        f"'{path}' cannot be read as safetensors or as PyTorch tensors: it is cut short, damaged or another kind of "
-        f"file. {_remedy(path)}"
-    )
-
-
-def _remedy(path: Path) -> str:
+def _advise(path: Path) -> str:
+    """Say how large the file is and where to get it again."""
     entry = manifest.find(str(path))
     if entry is None:
         return f"It has {path.stat().st_size} bytes: compare with the publisher's page and download it again."
@@ -133,42 +130,29 @@ def _remedy(path: Path) -> str:
     )
 
 
-def _tensors(path: Path, content: object) -> dict[str, torch.Tensor]:
-    """The dict of tensors in `content`, itself or one level down."""
+def _find_tensors(path: Path, content: object) -> dict[str, torch.Tensor]:
+    """Return the dict of tensors in `content`, itself or one level down.
+
+    Adapters are saved in parts, {"image_proj": {"proj.weight": ...}}; as safetensors "image_proj.proj.weight".
+    """
     if not isinstance(content, dict):
-        raise ValueError(_no_state_dict(path, f"a {type(content).__name__}"))
-    for key in _NETWORK_KEYS:
-        if isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    content = _flat(path, content)
-    strangers = [str(key) for key, value in content.items() if not (isinstance(key, str) and torch.is_tensor(value))]
-    if strangers or not content:
-        raise ValueError(_no_state_dict(path, f"entries such as '{strangers[0]}'" if strangers else "nothing"))
-    return content
-
-
-def _flat(path: Path, content: dict) -> dict:
-    """Adapters are saved in parts, {"image_proj": {"proj.weight": ...}}; as safetensors "image_proj.proj.weight"."""
+        raise ValueError(_refuse_content(path, f"a {type(content).__name__}"))
+    content = next((content[key] for key in _NETWORK_KEYS if isinstance(content.get(key), dict)), content)
     flat = {}
     for key, value in content.items():
         is_part = isinstance(key, str) and isinstance(value, dict) and value and all(isinstance(n, str) for n in value)
         part = {f"{key}.{name}": tensor for name, tensor in value.items()} if is_part else {key: value}
         if twice := flat.keys() & part.keys():
-            raise ValueError(_no_state_dict(path, f"two entries named '{min(twice)}'"))
+            raise ValueError(_refuse_content(path, f"two entries named '{min(twice)}'"))
         flat.update(part)
+    strangers = [str(key) for key, value in flat.items() if not (isinstance(key, str) and torch.is_tensor(value))]
+    if strangers or not flat:
+        raise ValueError(_refuse_content(path, f"entries such as '{strangers[0]}'" if strangers else "nothing"))
     return flat
 
 
-def _no_state_dict(path: Path, found: str) -> str:
-    return f"'{path}' holds {found}, but tensors by name (a state dict) are needed: choose another file."
-
-
-def _without_common_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Training on several GPUs leaves "module." before every name."""
-    if not all(name.startswith("module.") for name in tensors):
-        return tensors
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+def _refuse_content(path: Path, content: str) -> str:
+    return f"'{path}' holds {content}, but tensors by name (a state dict) are needed: choose another file."
 
 
 def rewrite(source: Path, target: Path, origin: dict[str, str]) -> None:
@@ -177,7 +161,7 @@ def rewrite(source: Path, target: Path, origin: dict[str, str]) -> None:
     Raises RefusedError where `source` holds anything but tensors by name; nothing in it is run.
     """
     try:
-        tensors = _apart(read_state_dict(source))
+        tensors = _separate(read_state_dict(source))
     except ValueError as error:
         raise RefusedError(f"it could not be rewritten as safetensors: {error}") from error
     try:
@@ -187,9 +171,9 @@ def rewrite(source: Path, target: Path, origin: dict[str, str]) -> None:
         raise FetchError(f"{target} could not be written ({error}).") from error
 
 
-def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The format knows neither strides nor two names for one memory: every tensor gets what it needs of its own."""
-    seen, apart = set(), {}
+def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors contiguous, each with its own memory: safetensors know neither strides nor shared memory."""
+    memories, separate = set(), {}
     for name, tensor in tensors.items():
         tensor = tensor.detach()
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
@@ -197,6 +181,7 @@ def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
                 f"'{name}' is a tensor of a kind ({tensor.dtype}, {tensor.layout}) safetensors cannot hold."
             )
         memory = tensor.untyped_storage().data_ptr()
-        apart[name] = tensor.clone(memory_format=torch.contiguous_format) if memory in seen else tensor.contiguous()
-        seen.add(memory)
-    return apart
+        shared = memory in memories
+        separate[name] = tensor.clone(memory_format=torch.contiguous_format) if shared else tensor.contiguous()
+        memories.add(memory)
+    return separate

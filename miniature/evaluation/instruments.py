@@ -68,7 +68,7 @@ class World:
     @torch.inference_mode()
     def expressions(self, faces: Faces) -> torch.Tensor:
         """The expression's coefficients [n, 64] of all faces."""
-        if not any(faces.found):
+        if not any(faces.per_image):
             return torch.zeros(0, EXPRESSION.stop - EXPRESSION.start)
         return self.expression.read(faces).coefficients
 

@@ -80,7 +80,7 @@ def scores(world: World, drawn: Drawn, faces: Faces, people: Known, plan: Plan) 
     identity: NaN where no face was found. text, direction: CLIP-T and, against a plain photo of a person, dCLIP.
     """
     seeds, n = drawn.pictures.shape[:2]
-    found = torch.tensor([len(each) > 0 for each in faces.found])
+    found = torch.tensor([len(each) > 0 for each in faces.per_image])
     owners = torch.arange(n).div(plan.prompts, rounding_mode="floor").repeat(seeds)
     embeddings = torch.zeros(len(found), people.photos.shape[-1])
     embeddings[found] = world.who(faces)
@@ -88,7 +88,7 @@ def scores(world: World, drawn: Drawn, faces: Faces, people: Known, plan: Plan) 
     told = world.told([text.format(who=NAMELESS) for text in drawn.texts]).repeat(seeds, 1)
     nameless = world.told([f"a photo of {NAMELESS}"]).expand_as(told)
     points = torch.full((len(found), 5, 2), torch.nan)
-    points[found] = torch.tensor([face.points.tolist() for (face,) in filter(None, faces.found)]).reshape(-1, 5, 2)
+    points[found] = torch.tensor([face.points.tolist() for (face,) in filter(None, faces.per_image)]).reshape(-1, 5, 2)
     expressions = torch.full((len(found), 64), torch.nan)
     expressions[found] = world.expressions(faces)
     result = {
@@ -109,7 +109,7 @@ def background(faces: Faces, base: Faces, seeds: int) -> torch.Tensor:
     """
     boxes = torch.zeros(faces.images.shape[:3])
     for each in (base, faces):
-        for mask, found in zip(boxes, each.found):
+        for mask, found in zip(boxes, each.per_image):
             for face in found:
                 x0, y0, x1, y1 = (max(0, round(edge)) for edge in face.box)
                 mask[y0:y1, x0:x1] = 1

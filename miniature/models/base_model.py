@@ -20,7 +20,7 @@ import torch
 from comfy.sd1_clip import SD1ClipModel, SD1Tokenizer
 from comfy.supported_models_base import ClipTarget
 
-from ...patcher import managed
+from ...patcher import manage
 from ...weights.reading import read_state_dict
 from .autoencoder import SHRINK, Autoencoder, AutoencoderSizes
 
@@ -195,7 +195,7 @@ class MiniatureVAE(comfy.sd.VAE):
         offload_device = comfy.model_management.vae_offload_device()
         network = Autoencoder(AutoencoderSizes.of(weights), comfy.ops.manual_cast, device=offload_device)
         floats = {name: weight.float() for name, weight in weights.items()}
-        self.patcher = managed(network, floats, offload_device, self.device)
+        self.patcher = manage(network, floats, offload_device, self.device)
         self.first_stage_model = self.patcher.model
         self.model_size()
 

@@ -6,7 +6,7 @@ from functools import cache
 import torch
 from torch.nn.functional import mse_loss
 
-from ...encoders.deep3d import COEFFICIENTS, EXPRESSION, Regressor, RegressorSizes, aligned_crop
+from ...encoders.deep3d import COEFFICIENTS, EXPRESSION, Regressor, RegressorSizes, cut_aligned
 from ...training import loop
 from ..world.dataset import PictureSet
 from ..world.people import VECTOR_NAMES, Person, as_vector
@@ -48,7 +48,7 @@ def coefficients(who: Person, seen: Scene) -> torch.Tensor:
 def crops(pictures: PictureSet, indices) -> torch.Tensor:
     """uint8 [n, 224, 224, 3], aligned as the regressor expects it."""
     faces = known_faces(pictures, indices)
-    made = [aligned_crop(image, face.points) for image, (face,) in zip(faces.images, faces.found)]
+    made = [cut_aligned(image, face.points) for image, (face,) in zip(faces.images, faces.per_image)]
     return (torch.stack(made) * 255).round().to(torch.uint8)
 
 

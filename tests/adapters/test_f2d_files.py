@@ -9,7 +9,7 @@ import torch
 from likeness.adapters.face2diffusion import check_mapping
 from likeness.adapters.loading import load_adapter
 from likeness.attention_patches.fact import check_identity
-from likeness.encoders.deep3d import LARGEST, aligned_crop
+from likeness.encoders.deep3d import LARGEST, cut_aligned
 from likeness.encoders.identity_file import load_identity, save_identity
 from likeness.encoders.loading import load_encoder, load_expression_encoder
 from likeness.faces.types import Face, Faces
@@ -158,7 +158,7 @@ def faces(*counts):
 def test_the_expression_encoder_sees_rgb_in_zero_to_one(tmp_path):
     encoder = load_expression_encoder(saved(tmp_path, deep3d(), "any.pth"))
     expression = encoder.encode(faces(1))
-    crop = aligned_crop(faces(1).images[0], POINTS)
+    crop = cut_aligned(faces(1).images[0], POINTS)
     assert torch.equal(expression.crop[0], crop) and expression.coefficients.shape == (1, 64)
     with torch.inference_mode():
         expected = encoder.patcher.model(crop.permute(2, 0, 1)[None])[:, 80:144]
@@ -177,14 +177,14 @@ def test_an_expression_is_one_faces(tmp_path, counts, number):
 def test_alignment_follows_the_face_and_ignores_the_pictures_size():
     coarse = torch.rand(1, 3, 9, 8, generator=torch.Generator().manual_seed(6))
     image = torch.nn.functional.interpolate(coarse, scale_factor=20, mode="bilinear")[0].movedim(0, 2)
-    crop = aligned_crop(image, POINTS)
+    crop = cut_aligned(image, POINTS)
     wider = torch.nn.functional.pad(image, (0, 0, 16, 0, 8, 4))
-    torch.testing.assert_close(aligned_crop(wider, POINTS + [16, 8])[:, 60:-60], crop[:, 60:-60], atol=0.1, rtol=0)
+    torch.testing.assert_close(cut_aligned(wider, POINTS + [16, 8])[:, 60:-60], crop[:, 60:-60], atol=0.1, rtol=0)
     assert crop.shape == (224, 224, 3) and 0 <= crop.min() and crop.max() <= 1
     with pytest.raises(ValueError, match="coincide or are not finite"):
-        aligned_crop(image, np.full((5, 2), 7.0))
+        cut_aligned(image, np.full((5, 2), 7.0))
     with pytest.raises(ValueError, match="coincide or are not finite"):
-        aligned_crop(image, np.full((5, 2), np.nan))
+        cut_aligned(image, np.full((5, 2), np.nan))
 
 
 def test_a_tiny_face_in_a_large_picture_takes_no_huge_memory():
@@ -193,11 +193,11 @@ def test_a_tiny_face_in_a_large_picture_takes_no_huge_memory():
     small = (POINTS - 80) * 0.17 + 200
     zoom = 9.3  # of a face 7 pixels from eye to eye
     assert 400 * zoom * 400 * zoom < LARGEST < 400 * zoom * 2000 * zoom
-    whole = aligned_crop(image, small)
+    whole = cut_aligned(image, small)
     beside = torch.nn.functional.pad(image, (0, 0, 0, 0, 0, 1600))  # below the face: left and top stay
-    part = aligned_crop(beside, small)
+    part = cut_aligned(beside, small)
     assert (whole - part).abs().mean() < 0.02
-    assert aligned_crop(torch.zeros(3000, 4000, 3), (POINTS - 80) * 0.05 + 900).shape == (224, 224, 3)
+    assert cut_aligned(torch.zeros(3000, 4000, 3), (POINTS - 80) * 0.05 + 900).shape == (224, 224, 3)
 
 
 def test_deep3d_as_published_beside_its_optimiser(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from likeness.adapters.face2diffusion import MappingNetwork, MappingSizes
 from likeness.adapters.face_prompt import Slot, put_words
-from likeness.encoders.deep3d import EXPRESSION, Regressor, RegressorSizes, aligned_crop, weak_perspective
+from likeness.encoders.deep3d import EXPRESSION, Regressor, RegressorSizes, cut_aligned, weak_perspective
 from likeness.encoders.msid import USED_KEYS, Msid, MsidSizes
 from likeness.tests.support import tiny_clip
 from likeness.tests.support.golden_cases import GOLDEN, TOLERANCE, Case, error
@@ -83,7 +83,7 @@ def test_deep3d_alignment(root):
     scale, shift = weak_perspective(np.stack([points[:, 0], picture.shape[0] - 1 - points[:, 1]], axis=1))
     assert abs(102 / scale - expected["scale"]) < TOLERANCE
     np.testing.assert_allclose(shift, expected["translation"], rtol=TOLERANCE)
-    crop = aligned_crop(torch.from_numpy(picture.astype(np.float32) / 255), points)
+    crop = cut_aligned(torch.from_numpy(picture.astype(np.float32) / 255), points)
     golden = np.array(Image.open(GOLDEN / "deep3d_alignment.png").convert("RGB"), dtype=np.float32) / 255
     assert error(crop, torch.from_numpy(golden)) < TOLERANCE
 

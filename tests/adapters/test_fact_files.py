@@ -9,7 +9,7 @@ import torch
 from likeness.adapters.fact import SITES, FactAdapter, GatedSelfAttention
 from likeness.adapters.loading import load_adapter
 from likeness.adapters.resampler import Resampler, ResamplerSizes
-from likeness.encoders.identity import joined
+from likeness.encoders.identity import join
 from likeness.encoders.loading import load_encoder
 from likeness.encoders.transface import TransFace, TransFaceSizes
 from likeness.tests.support import tiny
@@ -218,9 +218,9 @@ def test_what_is_not_transface_says_why(tmp_path, state_dict, message):
 def test_identities_of_different_encoders_are_not_joined():
     one, other = (replace(tiny.face_id(), file=file, sha256=sha256) for file, sha256 in (("a.pt", "a"), ("b.pt", "b")))
     renamed = replace(one, file="c.pt")
-    assert joined(one, renamed).features.shape == (2, 9, 24)
+    assert join(one, renamed).features.shape == (2, 9, 24)
     with pytest.raises(ValueError, match="a.pt .* b.pt"):
-        joined(one, other)
+        join(one, other)
 
 
 def test_networks_are_in_evaluation_mode_and_owned_by_patchers(tmp_path):

@@ -11,7 +11,7 @@ from likeness.encoders.agreement import (
     between_identities,
     between_photos,
     cosines,
-    disagreeing,
+    find_disagreeing,
     least_agreeing,
     table,
     verdict,
@@ -44,7 +44,7 @@ def test_cosines_and_leave_one_out_by_hand():
 
 def test_the_wrong_photo_is_the_one_that_disagrees():
     compared = between_photos(person(9, wrong=(4,)), 0.3)
-    assert disagreeing(compared) == [4]
+    assert find_disagreeing(compared) == [4]
     assert verdict(compared).startswith(f"Photo 5 ({compared.overall[4]:.2f}) disagrees with the others; 0.30")
     lines = table(compared).splitlines()
     assert [line[:6].split() for line in lines[1:10]] == [[str(n), "!"] if n == 5 else [str(n)] for n in range(1, 10)]
@@ -57,7 +57,7 @@ def test_the_wrong_photo_is_the_one_that_disagrees():
 def test_sentences_for_one_two_and_all():
     assert verdict(between_photos(person(1), 0.3)) == "One photo: there is nothing to compare it with."
     assert verdict(between_photos(person(2), 0.3)).startswith("The two photos agree: 0.")
-    assert disagreeing(between_photos(person(2, wrong=(1,)), 0.3)) == [0, 1], "which of the two, nobody can tell"
+    assert find_disagreeing(between_photos(person(2, wrong=(1,)), 0.3)) == [0, 1], "which of the two, nobody can tell"
     assert verdict(between_photos(person(2, wrong=(1,)), 0.3)).startswith("The two photos disagree: ")
     assert verdict(between_photos(person(4), 0.3)) == "All 4 photos agree: each at least 0.30 with the others."
     assert "Photos 2 (" in verdict(between_photos(person(6, wrong=(1, 5)), 0.3))
@@ -68,7 +68,7 @@ def test_two_identities():
     one, same, other = person(3, 1), person(2, 1), person(2, 2)
     near, far = between_identities(one, same, 0.3), between_identities(one, other, 0.3)
     assert near.cosines.shape == (3, 2) and near.whole > 0.8 and abs(far.whole) < 0.3
-    assert disagreeing(near) == [] and disagreeing(far) == [0, 1, 2]
+    assert find_disagreeing(near) == [] and find_disagreeing(far) == [0, 1, 2]
     assert "The two identities agree: 0.9" in table(near) and "disagree" in verdict(far)
     means = [normalize(identity.embedding.mean(dim=0), dim=0) for identity in (one, other)]
     assert far.whole == pytest.approx(float(means[0] @ means[1]), abs=1e-6)

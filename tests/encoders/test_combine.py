@@ -7,7 +7,7 @@ import pytest
 import torch
 from likeness.encoders.agreement import agreement
 from likeness.encoders.combine import combine, interpolate, mean, median, outliers
-from likeness.encoders.identity import FaceId, joined
+from likeness.encoders.identity import FaceId, join
 from likeness.tests.support import tiny
 from torch.nn.functional import normalize
 
@@ -29,7 +29,7 @@ def same(first: FaceId, second: FaceId) -> bool:
 def test_concatenate_keeps_every_photo():
     a, b, c = (person(photos, who) for who, photos in enumerate((1, 2, 3)))
     whole, report = combine([a, b, c], "concatenate", 0.5, 0.3)
-    assert same(whole, joined(joined(a, b), c)) and torch.equal(whole.features[3:], c.features)
+    assert same(whole, join(join(a, b), c)) and torch.equal(whole.features[3:], c.features)
     assert report == "6 photos side by side, of 3 identities."
     assert same(combine([b], "concatenate", 0.5, 0.3)[0], b)
 
@@ -39,7 +39,7 @@ def test_concatenate_keeps_every_photo():
 def test_mean_and_median_are_one_photo(method, photos):
     a, b = person(photos - 1, 1), person(1, 2)
     one, report = combine([a, b], method, 0.5, 0.3)
-    everything = joined(a, b)
+    everything = join(a, b)
     expected = everything.features.numpy()
     expected = expected.mean(axis=0) if method == "mean" else np.median(expected, axis=0)
     assert one.features.shape == (1, 9, 24) and torch.allclose(one.features[0], torch.from_numpy(expected), atol=1e-6)
@@ -53,7 +53,7 @@ def test_the_median_leaves_a_wrong_photo_out_where_the_mean_does_not():
     right = person(4, 1, noise=0.01)
     wrong = replace(person(1, 2), features=right.features[:1] + 1000)
     features = torch.cat([right.features[:1]] * 4 + [wrong.features])
-    five = replace(joined(right, wrong), features=features)
+    five = replace(join(right, wrong), features=features)
     assert torch.equal(median(five).features, right.features[:1])
     assert (mean(five).features - right.features[:1]).min() > 100
 
@@ -93,7 +93,7 @@ def test_numbers_outside_their_range(value):
 def test_wrong_photos_are_dropped_worst_first_and_named():
     a, b = person(4, 1, wrong=(2,)), person(4, 1, wrong=(0,))
     kept, report = combine([a, b], "drop outliers", 0.5, 0.3)
-    whole = joined(a, b)
+    whole = join(a, b)
     right = [0, 1, 3, 5, 6, 7]
     assert torch.equal(kept.features, whole.features[right]) and torch.equal(kept.embedding, whole.embedding[right])
     assert torch.equal(kept.crops, whole.crops[right])

@@ -91,7 +91,7 @@ def test_the_same_crop(tmp_path, monkeypatch, photo, backend, allowed):
     for kind, endings in (("detection", {".safetensors"}), ("insightface", {".onnx"})):
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path)], endings))
     faces = detector.detect_faces(detector.load(backend(tmp_path, photo), 0.5, 640), photo)
-    (face,) = faces.found[0]
+    (face,) = faces.per_image[0]
     truth = Face(POINTS.astype(np.float32), face.box, 1.0)
     ours, true = (similarity(one.points, template(112)) @ np.vstack([POINTS.T, np.ones(5)]) for one in (face, truth))
     crop, true_crop = (align_faces(Faces(photo, ((one,),)), 112) for one in (face, truth))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from likeness.faces.align import align_faces, template
-from likeness.faces.choose import apply_policy, choose, whole_picture
+from likeness.faces.choose import apply_policy, choose, whole_image
 from likeness.faces.geometry import similarity
 from likeness.faces.types import Face, Faces
 
@@ -65,7 +65,7 @@ def test_error_names_pictures_detector_and_remedy(mixed):
 def test_skip_drops_pictures_from_both(mixed):
     kept = apply_policy(mixed, "largest", 0, "skip")
     assert torch.equal(kept.images, mixed.images[1:2])
-    assert kept.found == ((RIGHT,),)
+    assert kept.per_image == ((RIGHT,),)
 
 
 def test_skip_of_everything_is_an_error(mixed):
@@ -76,24 +76,24 @@ def test_skip_of_everything_is_an_error(mixed):
 def test_whole_picture_keeps_the_batch(mixed):
     kept = apply_policy(mixed, "left to right", 2, "whole picture")
     assert torch.equal(kept.images, mixed.images)
-    assert [len(found) for found in kept.found] == [1, 1, 1]
-    assert kept.found[1] == (RIGHT,) and kept.found[0][0].score == 0
+    assert [len(found) for found in kept.per_image] == [1, 1, 1]
+    assert kept.per_image[1] == (RIGHT,) and kept.per_image[0][0].score == 0
 
 
 @pytest.mark.parametrize("size", [(224, 224), (300, 500), (90, 40)])
 def test_whole_picture_is_the_centred_square(size):
     centre = (size[1] - 1) / 2, (size[0] - 1) / 2
-    matrix = similarity(whole_picture(size).points, template(112))
+    matrix = similarity(whole_image(size).points, template(112))
     assert np.allclose(matrix[:, :2], np.eye(2) * 112 / min(size), atol=1e-5)
     assert np.allclose(matrix @ [*centre, 1], [55.5, 55.5], atol=1e-4)
 
 
 def test_whole_picture_of_crop_size_is_the_picture():
     picture = torch.rand(1, 112, 112, 3, generator=torch.Generator().manual_seed(0))
-    crop = align_faces(Faces(picture, ((whole_picture((112, 112)),),)), 112)
+    crop = align_faces(Faces(picture, ((whole_image((112, 112)),),)), 112)
     assert torch.allclose(crop, picture, atol=1e-5)
 
 
 def test_all_faces_are_kept_in_order_when_every_picture_has_some():
     faces = Faces(torch.zeros(1, *SIZE, 3), (FOUND,))
-    assert apply_policy(faces, "all", 0, "error").found == ((LEFT, MIDDLE, RIGHT),)
+    assert apply_policy(faces, "all", 0, "error").per_image == ((LEFT, MIDDLE, RIGHT),)

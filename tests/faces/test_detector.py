@@ -67,11 +67,11 @@ def test_grey_is_repeated_alpha_dropped_values_clamped_and_rounded():
 def test_faces_come_left_to_right_in_every_picture():
     answer = [_face(80), _face(0), _face(40)]
     faces = detector.detect_faces(Scripted(answer), torch.zeros(2, 200, 200, 3))
-    assert [[face.box[0] for face in found] for found in faces.found] == [[0, 40, 80]] * 2
+    assert [[face.box[0] for face in found] for found in faces.per_image] == [[0, 40, 80]] * 2
 
 
 def test_boxes_are_clipped_and_points_are_not():
-    face = detector.detect_faces(Scripted([_face(-30)]), torch.zeros(1, 50, 100, 3)).found[0][0]
+    face = detector.detect_faces(Scripted([_face(-30)]), torch.zeros(1, 50, 100, 3)).per_image[0][0]
     assert face.box == (0, 0, 30, 49)
     assert np.array_equal(face.points, POINTS - np.float32([30, 0]))
 
@@ -80,12 +80,12 @@ def test_broken_and_outside_faces_are_dropped():
     broken = Face(np.full((5, 2), np.nan, np.float32), (0.0, 0.0, 9.0, 9.0), 0.9)
     unbounded = Face(POINTS, (0.0, 0.0, float("nan"), 9.0), 0.9)
     faces = detector.detect_faces(Scripted([broken, unbounded, _face(500)]), torch.zeros(1, 200, 200, 3))
-    assert faces.found == ((),)
+    assert faces.per_image == ((),)
 
 
 def test_mirrored_naming_is_put_in_picture_order():
     mirrored = Face(POINTS * np.float32([-1, 1]) + np.float32([111, 0]), (0.0, 0.0, 60.0, 60.0), 0.9)
-    face = detector.detect_faces(Scripted([mirrored]), torch.zeros(1, 112, 112, 3)).found[0][0]
+    face = detector.detect_faces(Scripted([mirrored]), torch.zeros(1, 112, 112, 3)).per_image[0][0]
     assert face.points[0, 0] < face.points[1, 0] and face.points[3, 0] < face.points[4, 0]
 
 
@@ -95,7 +95,7 @@ def test_second_look_has_a_border_and_its_answer_is_moved_back():
     faces = detector.detect_faces(script, torch.ones(1, 64, 100, 3))
     assert [shown.shape for shown in script.shown] == [(64, 100, 3), (114, 150, 3)]
     assert script.shown[1][:25].max() == 0 and script.shown[1][25:-25, 25:-25].min() == 255
-    face = faces.found[0][0]
+    face = faces.per_image[0][0]
     assert face.box == (0, 0, 45, 45)
     assert np.array_equal(face.points, POINTS - 25) and np.array_equal(face.landmarks, landmarks - 25)
     assert faces.tried.startswith("scripted, then again with a black border around the picture and turned by")
@@ -104,7 +104,7 @@ def test_second_look_has_a_border_and_its_answer_is_moved_back():
 def test_search_and_min_size_reach_every_picture():
     script = Scripted([_face()], [])
     faces = detector.detect_faces(script, torch.zeros(2, 64, 64, 3), "quick", min_size=60)
-    assert [len(found) for found in faces.found] == [1, 0] and len(script.shown) == 3
+    assert [len(found) for found in faces.per_image] == [1, 0] and len(script.shown) == 3
     assert faces.tried.endswith("picture; faces under 60 pixels (min_size) do not count")
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from likeness.faces.choose import whole_picture
+from likeness.faces.choose import whole_image
 from likeness.faces.draw import overlay
 from likeness.faces.types import Face, Faces
 
@@ -50,6 +50,6 @@ def test_lines_grow_with_the_picture():
 
 @pytest.mark.parametrize("size", [(16, 16), (1, 40), (40, 1), (2, 2)])
 def test_tiny_pictures(size):
-    drawn = overlay(Faces(torch.zeros(1, *size, 3), ((whole_picture(size),),)))
+    drawn = overlay(Faces(torch.zeros(1, *size, 3), ((whole_image(size),),)))
     assert drawn.shape == (1, *size, 3)
     assert drawn.max() > 0.5

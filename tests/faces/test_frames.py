@@ -44,7 +44,7 @@ def crossing(frames=32, hidden=range(0), jitter=0.0):
 def test_two_persons_crossing_keep_their_numbers(hidden, jitter, index):
     frames, *ways = crossing(32, hidden, jitter)
     kept = apply_policy(video(*frames), "left to right", index, "nearest frame", video=True)
-    for i, (one,) in enumerate(kept.found):
+    for i, (one,) in enumerate(kept.per_image):
         assert one.number == index
         if index == 1 or i not in hidden:
             assert abs(centre(one) - ways[index][i]) < 5
@@ -53,32 +53,34 @@ def test_two_persons_crossing_keep_their_numbers(hidden, jitter, index):
 def test_twins_who_cross_are_told_apart_by_where_they_were_going():
     frames = [(face(40 + 10 * i), face(355 - 10 * i)) for i in range(32)]
     kept = apply_policy(video(*frames), "all", 0, "error", video=True)
-    assert [[centre(one) for one in found] for found in kept.found] == [[40 + 10 * i, 355 - 10 * i] for i in range(32)]
+    assert [[centre(one) for one in found] for found in kept.per_image] == [
+        [40 + 10 * i, 355 - 10 * i] for i in range(32)
+    ]
 
 
 def test_without_video_faces_come_left_to_right_as_ever():
     frames, *_ = crossing()
     kept = apply_policy(video(*frames), "all", 0, "error")
-    for found in kept.found:
+    for found in kept.per_image:
         assert [centre(one) for one in found] == sorted(map(centre, found))
         assert [one.number for one in found] == [None, None]
-    (first,), *_, (last,) = apply_policy(video(*frames), "left to right", 0, "error").found
+    (first,), *_, (last,) = apply_policy(video(*frames), "left to right", 0, "error").per_image
     assert centre(first) == 40 and centre(last) == 50, "whoever is leftmost"
 
 
 def test_all_keeps_a_stable_order_through_the_crossing():
     frames, a, b = crossing()
     kept = apply_policy(video(*frames), "all", 0, "error", video=True)
-    assert [[centre(one) for one in found] for found in kept.found] == [list(pair) for pair in zip(a, b)]
+    assert [[centre(one) for one in found] for found in kept.per_image] == [list(pair) for pair in zip(a, b)]
 
 
 @pytest.mark.parametrize("rule, expected", [("largest", 200), ("most central", 200), ("left to right", 60)])
 def test_largest_and_most_central_are_decided_in_the_first_frame_with_faces(rule, expected):
     frames = [(), (face(60), face(200, side=44)), (face(62, side=56), face(190, side=40))]
     kept = apply_policy(video(*frames), rule, 0, "skip", video=True)
-    assert len(kept.found) == 2 and centre(kept.found[0][0]) == expected
-    assert kept.found[1][0].number == kept.found[0][0].number
-    assert centre(apply_policy(video(*frames), "largest", 0, "skip").found[1][0]) == 62
+    assert len(kept.per_image) == 2 and centre(kept.per_image[0][0]) == expected
+    assert kept.per_image[1][0].number == kept.per_image[0][0].number
+    assert centre(apply_policy(video(*frames), "largest", 0, "skip").per_image[1][0]) == 62
 
 
 def test_who_vanishes_keeps_the_number_free_and_newcomers_get_the_next():
@@ -97,7 +99,7 @@ def test_no_faces_at_all_and_too_large_a_number():
     for if_no_face in ("error", "skip", "nearest frame"):
         with pytest.raises(ValueError, match="No face was found in picture 1, 2 of 2"):
             apply_policy(empty, "left to right", 3, if_no_face, video=True)
-    assert len(apply_policy(empty, "left to right", 3, "whole picture", video=True).found) == 2
+    assert len(apply_policy(empty, "left to right", 3, "whole picture", video=True).per_image) == 2
     with pytest.raises(ValueError, match=r"Face 2 of the video .* there are only 2 faces \(index 0 to 1\) in all its"):
         apply_policy(video((face(60),), (face(60), face(200))), "left to right", 2, "skip", video=True)
 
@@ -124,16 +126,16 @@ def test_a_batch_of_32_with_faceless_frames_in_the_middle(thirty_two, rule, if_n
     if if_no_face == "skip":
         shown = [i for i in range(32) if i not in MIDDLE]
         assert torch.equal(kept.images, thirty_two.images[shown])
-        assert [centre(found[0]) for found in kept.found] == [50 + 8 * i for i in shown]
+        assert [centre(found[0]) for found in kept.per_image] == [50 + 8 * i for i in shown]
         return
-    assert torch.equal(kept.images, thirty_two.images) and [len(found) for found in kept.found] == [1] * 32
+    assert torch.equal(kept.images, thirty_two.images) and [len(found) for found in kept.per_image] == [1] * 32
     if if_no_face == "whole picture":
-        assert [found[0].score == 0 for found in kept.found] == [i in MIDDLE for i in range(32)]
+        assert [found[0].score == 0 for found in kept.per_image] == [i in MIDDLE for i in range(32)]
         return
     # 12 to 15 are nearer to 11, 16 to 19 to 20.
     source = [11 if i in range(12, 16) else 20 if i in range(16, 20) else i for i in range(32)]
-    assert [centre(found[0]) for found in kept.found] == [50 + 8 * i for i in source]
-    assert [found[0].score for found in kept.found] == [0.5 + i / 100 for i in source], "the score comes along"
+    assert [centre(found[0]) for found in kept.per_image] == [50 + 8 * i for i in source]
+    assert [found[0].score for found in kept.per_image] == [0.5 + i / 100 for i in source], "the score comes along"
 
 
 def test_of_two_equally_near_frames_the_earlier_one_lends():
@@ -146,8 +148,8 @@ def test_a_frame_in_which_only_another_is_seen_lacks_the_one_followed():
     with pytest.raises(ValueError, match="Face 1, as the video numbers them, was not found in picture 2 of 3"):
         apply_policy(video(*frames), "left to right", 1, "error", video=True)
     kept = apply_policy(video(*frames), "left to right", 1, "nearest frame", video=True)
-    assert [centre(found[0]) for found in kept.found] == [200, 200, 200]
-    assert len(apply_policy(video(*frames), "left to right", 1, "skip", video=True).found) == 2
+    assert [centre(found[0]) for found in kept.per_image] == [200, 200, 200]
+    assert len(apply_policy(video(*frames), "left to right", 1, "skip", video=True).per_image) == 2
 
 
 def test_many_faceless_pictures_are_not_all_listed():

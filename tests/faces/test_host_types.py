@@ -5,7 +5,7 @@ import pytest
 import torch
 from likeness.faces import host_types
 from likeness.faces.align import template
-from likeness.faces.choose import whole_picture
+from likeness.faces.choose import whole_image
 from likeness.faces.geometry import similarity
 from likeness.faces.types import Face, Faces
 
@@ -35,12 +35,12 @@ def box(x=60, y=40, width=40, height=50, **more):
 def test_landmarks_are_taken_exactly_and_given_back_the_same():
     given = face_landmarks([mesh_face(40), mesh_face(0)], [mesh_face(5, score=0.5)])
     faces = host_types.import_faces(IMAGES, landmarks=given)
-    assert [len(found) for found in faces.found] == [2, 1]
-    left, right = faces.found[0]
+    assert [len(found) for found in faces.per_image] == [2, 1]
+    left, right = faces.per_image[0]
     assert left.box[0] < right.box[0], "left to right"
     assert np.array_equal(right.landmarks, given["frames"][0][0]["landmarks_xy"]) and right.score == 0.75
     assert np.allclose(left.points, template(112) / 4 + [66, 46])
-    back = host_types.face_landmarks(faces)
+    back = host_types.export_landmarks(faces)
     assert back["frames"][0][1] == given["frames"][0][0] and back["frames"][1] == given["frames"][1]
     assert back["frames"][0][1] is not given["frames"][0][0], "so that no node changes another's"
     assert back["image_size"] == SIZE and back["connection_sets"] == given["connection_sets"]
@@ -73,16 +73,16 @@ def test_exactly_one_source(given):
 def test_faces_without_a_mesh_are_no_face_landmarks():
     face = Face(template(112).astype(np.float32), (0.0, 0.0, 9.0, 9.0), 0.5)
     with pytest.raises(ValueError, match=r"no MediaPipe mesh .they were found with haar.* choose a mediapipe detector"):
-        host_types.face_landmarks(Faces(IMAGES[:1], ((face,),), "haar"))
+        host_types.export_landmarks(Faces(IMAGES[:1], ((face,),), "haar"))
     mixed = host_types.import_faces(IMAGES, landmarks=face_landmarks([mesh_face()], [mesh_face()]))
     with pytest.raises(ValueError, match="no MediaPipe mesh"):
-        host_types.face_landmarks(Faces(IMAGES, (mixed.found[0], (face,)), "both", mixed.connection_sets))
+        host_types.export_landmarks(Faces(IMAGES, (mixed.per_image[0], (face,)), "both", mixed.connection_sets))
 
 
 def test_a_stand_in_has_no_mesh_and_leaves_its_frame_empty():
     found = host_types.import_faces(IMAGES, landmarks=face_landmarks([mesh_face()], []))
-    faces = Faces(IMAGES, (found.found[0], (whole_picture(SIZE),)), "", found.connection_sets)
-    assert [len(frame) for frame in host_types.face_landmarks(faces)["frames"]] == [1, 0]
+    faces = Faces(IMAGES, (found.per_image[0], (whole_image(SIZE),)), "", found.connection_sets)
+    assert [len(frame) for frame in host_types.export_landmarks(faces)["frames"]] == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -98,17 +98,17 @@ def test_a_stand_in_has_no_mesh_and_leaves_its_frame_empty():
 )
 def test_every_form_of_boxes_the_hosts_nodes_take(given, counts):
     faces = host_types.import_faces(IMAGES, bboxes=given)
-    assert tuple(map(len, faces.found)) == counts
+    assert tuple(map(len, faces.per_image)) == counts
 
 
 def test_boxes_keep_place_and_score_come_left_to_right_and_are_clipped():
     faces = host_types.import_faces(IMAGES[:1], bboxes=[box(x=150, width=80, score=0.3), box(), box(x=5, score=0.0)])
-    assert [one.box for one in faces.found[0]] == [(5, 40, 45, 90), (60, 40, 100, 90), (150, 40, 199, 90)]
-    assert [one.score for one in faces.found[0]] == [0, 1, 0.3]
-    (given,) = host_types.bounding_boxes(faces)
+    assert [one.box for one in faces.per_image[0]] == [(5, 40, 45, 90), (60, 40, 100, 90), (150, 40, 199, 90)]
+    assert [one.score for one in faces.per_image[0]] == [0, 1, 0.3]
+    (given,) = host_types.export_boxes(faces)
     assert given[1] == box(label="face", score=1.0)
     again = host_types.import_faces(IMAGES[:1], bboxes=[given])
-    assert [one.box for one in again.found[0]] == [one.box for one in faces.found[0]]
+    assert [one.box for one in again.per_image[0]] == [one.box for one in faces.per_image[0]]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_boxes_that_are_none_are_refused_in_a_sentence(given, message):
 @pytest.mark.parametrize("tight", [(180, 72, 75, 95), (174.2, 64.2, 99, 98)], ids=["hairline to chin", "Haar's"])
 def test_points_estimated_from_a_box_give_nearly_the_true_crop(tight):
     x, y, width, height = tight
-    (face,) = host_types.import_faces(torch.zeros(1, 512, 512, 3), bboxes=box(x, y, width, height)).found[0]
+    (face,) = host_types.import_faces(torch.zeros(1, 512, 512, 3), bboxes=box(x, y, width, height)).per_image[0]
     landed, wanted = (
         similarity(points, template(112)) @ np.vstack([FIVE.T, np.ones(5)]) for points in (face.points, FIVE)
     )
@@ -153,18 +153,18 @@ def mask_of(*patches):
 def test_every_patch_of_a_mask_is_a_face_and_specks_are_not():
     masks = torch.stack([mask_of((20, 70, 110, 150), (30, 70, 10, 40), (100, 103, 80, 84)), mask_of((20, 70, 50, 90))])
     faces = host_types.import_faces(IMAGES, mask=masks)
-    assert [[one.box for one in found] for found in faces.found] == [
+    assert [[one.box for one in found] for found in faces.per_image] == [
         [(10, 30, 39, 69), (110, 20, 149, 69)],
         [(50, 20, 89, 69)],
     ]
-    assert faces.found[0][0].score == 1
+    assert faces.per_image[0][0].score == 1
     for one in (masks[1], masks[1:], masks[1][None, None]):
-        assert [len(found) for found in host_types.import_faces(IMAGES, mask=one).found] == [1, 1]
+        assert [len(found) for found in host_types.import_faces(IMAGES, mask=one).per_image] == [1, 1]
 
 
 def test_a_picture_whose_mask_is_empty_has_no_face_there():
     faces = host_types.import_faces(IMAGES, mask=torch.stack([mask_of((20, 70, 50, 90)), mask_of()]))
-    assert [len(found) for found in faces.found] == [1, 0]
+    assert [len(found) for found in faces.per_image] == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_a_detector_looks_into_each_box_and_keeps_the_best_face_whose_centre_is_
     images = dotted((75, 60, 0.6), (85, 55, 0.8), (110, 60, 1.0), (20, 20, 1.0))
     detector = Dots()
     faces = host_types.import_faces(images, bboxes=[box(60, 40, 40, 50), box(150, 20, 30, 30)], detector=detector)
-    (face,) = faces.found[0]  # 110 is seen in the margin but lies outside the box; the other box holds nothing
+    (face,) = faces.per_image[0]  # 110 is seen in the margin but lies outside the box; the other box holds nothing
     assert face.box == (75, 45, 95, 65) and face.score == pytest.approx(0.8, abs=0.003)
     assert np.allclose(face.points, template(112) * 20 / 112 + [75, 45], atol=1e-4)
     assert detector.shapes[0] == (101, 81), "half a box more on every side"
@@ -222,9 +222,9 @@ def test_boxes_at_the_edge_and_two_boxes_on_one_face():
     images = dotted((5, 6, 0.9))
     boxes = [box(-20, -20, 40, 40), box(0, 0, 16, 16)]
     faces = host_types.import_faces(images, bboxes=boxes, detector=Dots())
-    assert [one.box for one in faces.found[0]] == [(0, 0, 15, 16)]
+    assert [one.box for one in faces.per_image[0]] == [(0, 0, 15, 16)]
 
 
 def test_a_detector_looks_into_the_patches_of_a_mask():
     faces = host_types.import_faces(dotted((75, 60, 0.9)), mask=mask_of((30, 90, 50, 100)), detector=Dots())
-    assert [one.box for one in faces.found[0]] == [(65, 50, 85, 70)]
+    assert [one.box for one in faces.per_image[0]] == [(65, 50, 85, 70)]

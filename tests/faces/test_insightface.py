@@ -24,7 +24,9 @@ def models(tmp_path, monkeypatch):
 
 
 def _detect(label, picture, det_size=640):
-    return detector.detect_faces(detector.load(label, 0.5, det_size), torch.from_numpy(picture)[None] / 255).found[0]
+    return detector.detect_faces(detector.load(label, 0.5, det_size), torch.from_numpy(picture)[None] / 255).per_image[
+        0
+    ]
 
 
 @needs_insightface

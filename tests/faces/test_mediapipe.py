@@ -8,7 +8,7 @@ import torch
 from comfy_extras.mediapipe.face_geometry import transformation_matrix_from_detection
 from comfy_extras.nodes_mediapipe import FaceLandmarkerModel, MediaPipeFaceLandmarker
 from likeness.faces import detector
-from likeness.faces.host_types import bounding_boxes, face_landmarks
+from likeness.faces.host_types import export_boxes, export_landmarks
 from likeness.faces.mediapipe import from_host_landmarks
 from likeness.tests.support import mediapipe_file
 from likeness.tests.support.mediapipe_file import FILE, FIVE
@@ -74,10 +74,10 @@ def test_face_landmarks_and_boxes_are_those_of_the_hosts_node(folder, states, pi
     _write(folder, states)
     faces = detector.detect_faces(detector.load(f"mediapipe: {FILE}", 0.5, 640), picture)
     landmarks, boxes = _host_node(folder, picture, "short")  # of one picture: a batch rounds otherwise
-    ours = face_landmarks(faces)
+    ours = export_landmarks(faces)
     assert ours["frames"][0][0]["transformation_matrix"].shape == (4, 4)
     assert _same(ours, landmarks)
-    assert _same(bounding_boxes(faces), boxes), "this face lies within the picture, so nothing is clipped"
+    assert _same(export_boxes(faces), boxes), "this face lies within the picture, so nothing is clipped"
 
 
 def test_face_landmarks_after_the_border_are_in_pixels_of_the_picture(folder, picture):
@@ -85,7 +85,7 @@ def test_face_landmarks_after_the_border_are_in_pixels_of_the_picture(folder, pi
     mediapipe_file.write(folder / FILE, mediapipe_file.drawn_states(bordered))
     loaded = detector.load(f"mediapipe: {FILE}", 0.5, 640)
     blind, loaded.detect = loaded.detect, lambda image: blind(image) if image.shape[0] == 768 else []
-    (face,) = face_landmarks(detector.detect_faces(loaded, picture))["frames"][0]
+    (face,) = export_landmarks(detector.detect_faces(loaded, picture))["frames"][0]
     (there,) = _host_answer(folder, bordered, "short")
     assert np.array_equal(face["landmarks_xy"], there["landmarks_xy"] - 128)
     assert np.array_equal(face["bbox_xyxy"], there["bbox_xyxy"] - 128)
@@ -99,7 +99,7 @@ def test_face_landmarks_after_the_border_are_in_pixels_of_the_picture(folder, pi
 def test_nothing_found_by_both(folder, states, picture):
     _write(folder, states, silent=("short", "full"))
     faces = detector.detect_faces(detector.load(f"mediapipe: {FILE}", 0.5, 640), picture)
-    assert faces.found == ((),) and "short range, then full range" in faces.tried
+    assert faces.per_image == ((),) and "short range, then full range" in faces.tried
 
 
 def test_other_file_in_the_folder_is_refused(folder):

@@ -45,7 +45,7 @@ def _errors(face, points):
 
 @needs_cascade
 def test_astronaut_is_found_once_near_the_true_points(haar, astronaut):
-    (face,) = detector.detect_faces(haar, astronaut).found[0]
+    (face,) = detector.detect_faces(haar, astronaut).per_image[0]
     assert 0.8 < face.score < 1
     assert np.allclose(face.box, (174, 65, 273, 162), atol=4)
     errors = _errors(face, POINTS)
@@ -65,7 +65,7 @@ def test_average_eyes_stand_in_when_none_are_seen():
 
 @needs_cascade
 def test_mirrored_photo_gives_mirrored_points(haar, astronaut):
-    (face,) = detector.detect_faces(haar, astronaut.flip(2)).found[0]
+    (face,) = detector.detect_faces(haar, astronaut.flip(2)).per_image[0]
     mirrored = (POINTS * [-1, 1] + [511, 0])[[1, 0, 2, 4, 3]]
     assert _errors(face, mirrored)[:3].max() < 3 and _errors(face, mirrored).mean() < 5
     assert face.points[0, 0] < face.points[1, 0] and face.points[3, 0] < face.points[4, 0]
@@ -74,14 +74,14 @@ def test_mirrored_photo_gives_mirrored_points(haar, astronaut):
 @needs_cascade
 @pytest.mark.parametrize("side", [256, 84])  # the face is 49 and 16 pixels wide
 def test_smaller_photo_gives_smaller_points(haar, astronaut, side):
-    (face,) = detector.detect_faces(haar, _shrunk(astronaut, side)).found[0]
+    (face,) = detector.detect_faces(haar, _shrunk(astronaut, side)).per_image[0]
     scale = side / 512
     assert _errors(face, (POINTS + 0.5) * scale - 0.5).mean() < 5 * scale
 
 
 @needs_cascade
 def test_two_people_come_left_to_right(haar, astronaut):
-    found = detector.detect_faces(haar, torch.cat([astronaut, astronaut.flip(2)], dim=2)).found[0]
+    found = detector.detect_faces(haar, torch.cat([astronaut, astronaut.flip(2)], dim=2)).per_image[0]
     assert [round(face.points[2, 0] / 100) for face in found] == [2, 8]
 
 
@@ -95,7 +95,7 @@ def test_two_people_come_left_to_right(haar, astronaut):
 def test_cut_faces_need_the_second_look(haar, astronaut, window, whole):
     picture = astronaut[:, window[0], window[1]]
     assert haar.detect((picture[0] * 255).round().byte().numpy()) == []
-    (face,) = detector.detect_faces(haar, picture).found[0]
+    (face,) = detector.detect_faces(haar, picture).per_image[0]
     origin = [window[1].start or 0, window[0].start or 0]
     assert _errors(face, POINTS - origin).mean() < 8
     assert 0 <= face.box[0] and face.box[2] <= picture.shape[2] - 1
@@ -105,7 +105,7 @@ def test_cut_faces_need_the_second_look(haar, astronaut, window, whole):
 @pytest.mark.parametrize("size", [(64, 64), (16, 16), (2, 300)])
 def test_no_face_is_an_error_with_a_remedy(haar, size):
     faces = detector.detect_faces(haar, torch.full((1, *size, 3), 0.5))
-    assert faces.found == ((),)
+    assert faces.per_image == ((),)
     with pytest.raises(ValueError, match="haar cascade .det_size 640, min_score 0.5.* Lower min_score"):
         apply_policy(faces, "largest", 0, "error")
 
@@ -114,7 +114,7 @@ def test_no_face_is_an_error_with_a_remedy(haar, size):
 def test_eye_roll_reaches_the_points(haar, astronaut):
     turn = cv2.getRotationMatrix2D((225, 120), 10, 1)
     turned = cv2.warpAffine((astronaut[0] * 255).byte().numpy(), turn, (512, 512))
-    (face,) = detector.detect_faces(haar, torch.from_numpy(turned).float()[None] / 255).found[0]
+    (face,) = detector.detect_faces(haar, torch.from_numpy(turned).float()[None] / 255).per_image[0]
     across = face.points[1] - face.points[0]
     # The eyes are level to 2.6 degrees in the photo; turned by 10 the other way they lie at -7.4.
     assert abs(np.degrees(np.arctan2(across[1], across[0])) + 7.4) < 3
@@ -128,7 +128,7 @@ def test_score_is_increasing_and_even_at_the_border_to_false_alarms():
 
 @needs_cascade
 def test_min_score_decides(astronaut):
-    assert detector.detect_faces(detector.load("opencv: haar cascade", 0.999, 640), astronaut).found == ((),)
+    assert detector.detect_faces(detector.load("opencv: haar cascade", 0.999, 640), astronaut).per_image == ((),)
 
 
 def test_missing_package_and_missing_cascade_say_what_to_install(monkeypatch):

@@ -8,7 +8,7 @@ import torch
 from likeness.faces.align import template
 from likeness.faces.bisenet import BiSeNet
 from likeness.faces.masks import MaskStyle, face_masks
-from likeness.faces.parsing import LABELS, SIZE, FaceParser, _cut, load_parser, parsing_crop
+from likeness.faces.parsing import LABELS, SIZE, FaceParser, _cut, find_parsing_crop, load_parser
 from likeness.faces.types import Face, Faces
 from likeness.tests.support.checkpoints import bisenet_shapes, drawn, transface_shapes
 from likeness.tests.support.golden_cases import Case
@@ -184,25 +184,25 @@ def test_crop_is_celeba_hqs():
         x *= side / np.hypot(*x)
         y = np.array([-x[1], x[0]])
         corners = np.array([centre - x / 2 - y / 2, centre + x / 2 - y / 2, centre + x / 2 + y / 2])
-        cut = parsing_crop(Face(points, (0.0, 0.0, 1.0, 1.0), 1.0))
+        cut = find_parsing_crop(Face(points, (0.0, 0.0, 1.0, 1.0), 1.0))
         found = corners @ cut[:, :2].T + cut[:, 2]
         assert np.abs(found - ([[0, 0], [SIZE, 0], [SIZE, SIZE]] - np.array(0.5))).max() < 1e-9
 
 
 def test_crop_ignores_the_order_of_mirrored_points():
-    assert np.array_equal(parsing_crop(face_at(POINTS)), parsing_crop(face_at(POINTS[[1, 0, 2, 4, 3]])))
+    assert np.array_equal(find_parsing_crop(face_at(POINTS)), find_parsing_crop(face_at(POINTS[[1, 0, 2, 4, 3]])))
 
 
 def test_points_that_coincide_are_refused():
     with pytest.raises(ValueError, match="Cannot parse a face whose five points coincide"):
-        parsing_crop(face_at(np.ones((5, 2))))
+        find_parsing_crop(face_at(np.ones((5, 2))))
 
 
 @pytest.mark.parametrize("scale", [0.05, 1.0, 2.4, 9.0])
 def test_cut_keeps_pixel_centres(scale):
     """Of a picture whose values are its coordinates, the crop holds the coordinates that the similarity says."""
     points = (POINTS - 256) * scale * 0.25 + [600, 400]
-    matrix = parsing_crop(face_at(points))
+    matrix = find_parsing_crop(face_at(points))
     rows, columns = torch.meshgrid(torch.arange(1000.0), torch.arange(1200.0), indexing="ij")
     crop = _cut(torch.stack([columns, rows, torch.ones_like(rows)], dim=2), matrix)
     inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))
@@ -215,7 +215,7 @@ def test_large_faces_are_averaged_not_picked():
     """A checkerboard of single pixels, seen eight times smaller, is even grey."""
     board = torch.zeros(2048, 2048, 3)
     board[::2, ::2], board[1::2, 1::2] = 1, 1
-    crop = _cut(board, parsing_crop(face_at(POINTS * 4)))
+    crop = _cut(board, find_parsing_crop(face_at(POINTS * 4)))
     assert (crop[100:400, 100:400] - 0.5).abs().max() < 0.02
 
 

@@ -9,7 +9,7 @@ import torch
 from likeness.faces.align import template
 from likeness.faces.geometry import convex_hull, fill_convex
 from likeness.faces.headmask import head_mask
-from likeness.faces.masks import REGIONS, MaskStyle, described, face_masks, per_picture, shown
+from likeness.faces.masks import REGIONS, MaskStyle, describe, face_masks, join_per_image, tint
 from likeness.faces.types import Face, Faces
 from scipy import ndimage
 
@@ -190,14 +190,14 @@ def test_batches_without_faces_with_one_and_with_three():
     faces = faces_of((), (one,), three)
     masks, sources = face_masks(faces, "both eyes", MaskStyle())
     assert masks.shape == (4, SIZE, SIZE) and len(sources) == 4
-    joined = per_picture(faces, masks)
+    joined = join_per_image(faces, masks)
     assert joined.shape == (3, SIZE, SIZE)
     assert joined[0].sum() == 0 and torch.equal(joined[1], masks[0])
     assert torch.equal(joined[2], masks[1:].amax(dim=0)) and joined[2].sum() == masks[1:].sum()
-    assert described("both eyes", joined, sources) == "both eyes: MediaPipe landmarks; 1 of 3 masks empty"
+    assert describe("both eyes", joined, sources) == "both eyes: MediaPipe landmarks; 1 of 3 masks empty"
     empty, _ = face_masks(faces_of((), ()), "face", MaskStyle())
-    assert empty.shape == (0, SIZE, SIZE) and per_picture(faces_of((), ()), empty).sum() == 0
-    assert described("face", torch.zeros(2, 4, 4), ()) == "face: no face; 2 of 2 masks empty"
+    assert empty.shape == (0, SIZE, SIZE) and join_per_image(faces_of((), ()), empty).sum() == 0
+    assert describe("face", torch.zeros(2, 4, 4), ()) == "face: no face; 2 of 2 masks empty"
 
 
 @pytest.mark.parametrize("kind", FACES)
@@ -285,7 +285,7 @@ def test_preview_shows_the_mask_and_leaves_the_picture_recognisable():
     faces = Faces(torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(0)), ((),))
     masks = torch.zeros(1, 32, 32)
     masks[:, :16] = 1
-    picture = shown(faces.images, masks)
+    picture = tint(faces.images, masks)
     assert picture.shape == faces.images.shape and picture.min() >= 0 and picture.max() <= 1
     assert picture[:, :16].mean() > picture[:, 16:].mean() + 0.1
     assert torch.equal(picture[:, 16:], faces.images[:, 16:] * 0.55)

@@ -178,7 +178,7 @@ def test_the_astronaut_lying_and_upside_down(haar, root, turns):
     photo = np.array(Image.open(root / "workflows" / "assets" / "astronaut.png").convert("RGB"))
     (upright,) = search.find(haar, photo)
     (face,) = search.find(haar, np.ascontiguousarray(np.rot90(photo, turns)))
-    assert np.allclose(search.turned_back(face.points, turns, (512, 512)), upright.points)
+    assert np.allclose(search.turn_back(face.points, turns, (512, 512)), upright.points)
     assert face.score == upright.score
 
 
@@ -188,7 +188,7 @@ def test_texture_in_which_the_cascade_sees_faces_shows_none():
     cv2 = pytest.importorskip("cv2")
     small_haar = detector.load("opencv: haar cascade", 0.5, 256)
     blots = cv2.resize(np.random.default_rng(22).integers(0, 256, (40, 40, 3), dtype=np.uint8), (256, 256))
-    looks = search._looks(small_haar, blots, "thorough")
-    alarms = [face for look, pixels, *_ in looks for face in look.detect(pixels) if search._sure(face, 0.5)]
+    looks = search._list_looks(small_haar, blots, "thorough")
+    alarms = [face for look, pixels, *_ in looks for face in look.detect(pixels) if search._is_sure(face, 0.5)]
     assert len(alarms) >= 2, "choose other blots: these test nothing"
     assert search.find(small_haar, blots) == []

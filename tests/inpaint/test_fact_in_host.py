@@ -41,7 +41,7 @@ def run(executor, graph) -> tuple[torch.Tensor, list]:
 def masked(crop) -> np.ndarray:
     """Which of the picture's pixels lie over a masked pixel of the crop: bool [H, W]."""
     (left, top, side), mask = crop.windows[0], crop.masks[0].numpy() > 0
-    height, width = crop.pictures.shape[1:3]
+    height, width = crop.originals.shape[1:3]
     rows = np.floor((np.arange(height) - top + 0.5) * crop.size / side).astype(int)
     columns = np.floor((np.arange(width) - left + 0.5) * crop.size / side).astype(int)
     inside = ((rows >= 0) & (rows < crop.size))[:, None] & ((columns >= 0) & (columns < crop.size))

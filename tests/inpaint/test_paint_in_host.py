@@ -7,7 +7,7 @@ import pytest
 import torch
 from likeness.adapters.facea_prompt import apply, encode_prompt
 from likeness.inpaint.crop import resize
-from likeness.inpaint.paint import Person, Sampling, assign, paint
+from likeness.inpaint.paint import FacePerson, SamplerSettings, assign, paint
 from likeness.inpaint.paste import paste
 from likeness.inpaint.refine import EVERY_FACE, CropStyle, refine_crops
 from likeness.tests.support.face_at import face_at, faces_in, noise
@@ -18,9 +18,9 @@ import nodes
 
 pytestmark = pytest.mark.slow
 
-SAMPLING = Sampling(seed=3, steps=2, cfg=3.0, sampler_name="ddim", scheduler="normal", denoise=1.0)
+SAMPLING = SamplerSettings(seed=3, steps=2, cfg=3.0, sampler_name="ddim", scheduler="normal", denoise=1.0)
 STYLE = CropStyle(0.5, 64, "box", 4)
-FOUND = face_at(60, 70, 0.5), face_at(150, 60, 0.4)
+LAYOUT = face_at(60, 70, 0.5), face_at(150, 60, 0.4)
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +46,15 @@ def people(checkpoint):
         identity = drawn_identity(model, seed=seed)
         patched, remark = apply(model, identity, 1.0)
         assert remark is None
-        return Person(patched, *encode_prompt(clip, identity, f"a woman face {seed}", "", False), number)
+        return FacePerson(patched, *encode_prompt(clip, identity, f"a woman face {seed}", "", False), number)
 
     with torch.inference_mode():
         return person(0, 1), person(1, 2)
 
 
 @torch.inference_mode()
-def painted(photo, people, vae, wanted=None, mask=None, found=FOUND, **sampling):
-    faces = found and faces_in(photo[0], *found)
+def painted(photo, people, vae, wanted=None, mask=None, layout=LAYOUT, **sampling):
+    faces = layout and faces_in(photo[0], *layout)
     wanted = tuple(person.number for person in people) if wanted is None else wanted
     crop, numbers = refine_crops(photo, faces, mask, wanted, STYLE)
     return crop, paint(crop, assign(numbers, people), vae, SAMPLING._replace(**sampling))
@@ -66,7 +66,7 @@ def refined(photo, people, vae, feather=0, colour_match=False, **options):
 
 
 def outside(crop) -> torch.Tensor:
-    held = torch.ones(crop.pictures.shape[:3], dtype=torch.bool)
+    held = torch.ones(crop.originals.shape[:3], dtype=torch.bool)
     for i, window, limit in zip(crop.owners, crop.windows, crop.limits):
         rows, columns = torch.nonzero(limit, as_tuple=True)
         held[i, rows + window.top, columns + window.left] = False
@@ -78,8 +78,8 @@ def test_without_sampling_the_mask_holds_the_vae_s_round_trip(checkpoint, people
     _, _, vae = checkpoint
     mask = torch.zeros(1, *photo.shape[1:3])
     mask[0, 50:82, 60:92] = 1
-    person = (Person(people[0].model, people[0].positive, people[0].negative, EVERY_FACE),)
-    crop, result = refined(photo, person, vae, mask=mask, found=None, denoise=0.0)
+    person = (FacePerson(people[0].model, people[0].positive, people[0].negative, EVERY_FACE),)
+    crop, result = refined(photo, person, vae, mask=mask, layout=None, denoise=0.0)
     assert crop.windows[0] == (44, 34, 64) and torch.equal(outside(crop), mask == 0)
     with torch.inference_mode():
         round_trip = vae.decode(vae.encode(crop.images))[0]
@@ -129,7 +129,7 @@ def test_each_face_is_painted_with_its_own_model_and_prompt(checkpoint, people, 
             return apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
 
         model.set_model_unet_function_wrapper(note)
-        return Person(model, person.positive, person.negative, person.number)
+        return FacePerson(model, person.positive, person.negative, person.number)
 
     crop, _ = painted(photo, tuple(map(watched, people)), vae)
     assert [number for number, *_ in seen] == [0, 0, 1, 1], "two steps each"
@@ -154,7 +154,7 @@ def test_the_order_of_people_and_who_else_is_painted_change_nothing(checkpoint, 
     one_by_one = torch.where((alone[0][1] != photo).any(dim=-1, keepdim=True), alone[0][1], alone[1][1])
     assert torch.equal(one_by_one, both)
     assert torch.equal(both[outside(crop)], photo[outside(crop)]) and not any(torch.equal(r, both) for _, r in alone)
-    everybody = Person(people[0].model, people[0].positive, people[0].negative, EVERY_FACE)
+    everybody = FacePerson(people[0].model, people[0].positive, people[0].negative, EVERY_FACE)
     assert torch.equal(refined(photo, (everybody, people[1]), vae, feather=3, colour_match=True)[1], both)
 
 
@@ -177,14 +177,14 @@ def test_every_step_of_every_face_is_shown(checkpoint, people, photo):
 def test_a_batch_is_painted_picture_by_picture_with_the_seed_s_noises(checkpoint, people, photo):
     _, _, vae = checkpoint
     pair = torch.cat([photo, photo.flip(-1)])
-    everybody = Person(people[0].model, people[0].positive, people[0].negative, EVERY_FACE)
+    everybody = FacePerson(people[0].model, people[0].positive, people[0].negative, EVERY_FACE)
     mask = torch.zeros(1, *photo.shape[1:3])
     mask[0, 40:90, 50:90] = 1
-    crop, both = painted(pair, (everybody,), vae, wanted=(EVERY_FACE,), mask=mask, found=None)
+    crop, both = painted(pair, (everybody,), vae, wanted=(EVERY_FACE,), mask=mask, layout=None)
     assert crop.owners == (0, 1)
-    _, first = painted(photo, (everybody,), vae, wanted=(EVERY_FACE,), mask=mask, found=None)
+    _, first = painted(photo, (everybody,), vae, wanted=(EVERY_FACE,), mask=mask, layout=None)
     assert torch.equal(both[:1], first)
-    _, same = painted(torch.cat([photo, photo]), (everybody,), vae, wanted=(EVERY_FACE,), mask=mask, found=None)
+    _, same = painted(torch.cat([photo, photo]), (everybody,), vae, wanted=(EVERY_FACE,), mask=mask, layout=None)
     assert torch.equal(same[:1], first) and not torch.equal(same[1:], first), "another noise"
 
 
@@ -195,7 +195,7 @@ def test_a_model_that_does_not_inpaint_works_and_is_mentioned(base, people, phot
         identity = drawn_identity(model)
         patched, remark = apply(model, identity, 1.0)
         assert remark.startswith("The connected model is not an inpainting model")
-        person = Person(patched, *encode_prompt(clip, identity, "a woman face", "", True), EVERY_FACE)
+        person = FacePerson(patched, *encode_prompt(clip, identity, "a woman face", "", True), EVERY_FACE)
         crop, result = refined(photo, (person,), vae, wanted=(EVERY_FACE,))
     assert torch.equal(result[outside(crop)], photo[outside(crop)]) and not torch.equal(result, photo)
 

@@ -19,8 +19,8 @@ def pasted(crop, image, round_trip=None, picture=None, mask=None, blend="mask", 
     return paste(crop, image, round_trip, picture, mask, blend, feather, colour_match)
 
 
-def cropped(picture, *found, index=0, share=0.7, size=64):
-    return prepare(faces_in(picture, *found), index, share, size, None, None)[0]
+def cropped(picture, *layout, index=0, share=0.7, size=64):
+    return prepare(faces_in(picture, *layout), index, share, size, None, None)[0]
 
 
 def smooth(*shape, seed=0) -> torch.Tensor:
@@ -31,12 +31,12 @@ def smooth(*shape, seed=0) -> torch.Tensor:
 def under(crop, i=0) -> tuple[np.ndarray, np.ndarray]:
     """For each pixel of the picture the row and column of the crop's pixel under its centre; -1 where there is none."""
     left, top, side = crop.windows[i]
-    height, width = crop.pictures.shape[1:3]
-    found = []
+    height, width = crop.originals.shape[1:3]
+    layout = []
     for start, length in ((top, height), (left, width)):
         at = np.floor((np.arange(length) - start + 0.5) * crop.size / side).astype(int)
-        found.append(np.where((at >= 0) & (at < crop.size), at, -1))
-    return tuple(np.meshgrid(*found, indexing="ij"))
+        layout.append(np.where((at >= 0) & (at < crop.size), at, -1))
+    return tuple(np.meshgrid(*layout, indexing="ij"))
 
 
 def is_masked(crop, mask=None) -> np.ndarray:
@@ -54,14 +54,14 @@ settings_of_paste = st.fixed_dictionaries(
 
 @settings(deadline=None, max_examples=150)
 @given(
-    height=st.integers(2, 90), width=st.integers(2, 90), found=st.lists(a_face, min_size=1, max_size=3),
+    height=st.integers(2, 90), width=st.integers(2, 90), layout=st.lists(a_face, min_size=1, max_size=3),
     share=st.floats(0.3, 1), size=st.sampled_from([8, 40, 64, 104]), how=settings_of_paste, returned=st.booleans(),
     own_mask=st.booleans(), seed=st.integers(0, 9),
 )  # fmt: skip
-def test_crop_then_paste_unchanged_is_the_identity(height, width, found, share, size, how, returned, own_mask, seed):
+def test_crop_then_paste_unchanged_is_the_identity(height, width, layout, share, size, how, returned, own_mask, seed):
     picture = noise(height, width, 3, seed=seed)
     try:
-        crop = cropped(picture, *found, share=share, size=size)
+        crop = cropped(picture, *layout, share=share, size=size)
     except ValueError as error:  # a face of which nothing is left beside the others
         assert "nothing to paint over" in str(error)
         return
@@ -109,17 +109,17 @@ def test_a_marker_lands_where_it_was_painted(scale, at):
         spot = torch.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * (3 * max(1, 128 / side)) ** 2)) * 0.4
         back = pasted(crop, crop.images + spot[..., None], mask=torch.ones(1, 128, 128), feather=0)[0]
         weight = (back - picture)[..., 0].double().numpy()
-        found = np.array([weight.sum(axis=0) @ np.arange(240), weight.sum(axis=1) @ np.arange(260)]) / weight.sum()
+        layout = np.array([weight.sum(axis=0) @ np.arange(240), weight.sum(axis=1) @ np.arange(260)]) / weight.sum()
         left, top, _ = crop.windows[0]
         expected = (np.array([x, y]) + 0.5) * side / 128 - 0.5 + [left, top]
-        assert np.abs(found - expected).max() < 0.1
-        assert np.abs(in_crop(found[None], crop.windows[0], 128)[0] - [x, y]).max() < 0.1 * max(1, 128 / side)
+        assert np.abs(layout - expected).max() < 0.1
+        assert np.abs(in_crop(layout[None], crop.windows[0], 128)[0] - [x, y]).max() < 0.1 * max(1, 128 / side)
 
 
 def test_several_faces_in_any_order():
     picture = noise(120, 420, 3)
-    found = [face_at(x, 60, 0.7, roll) for x, roll in ((70, 0), (210, 20), (350, -15))]
-    crops = [cropped(picture, *found, index=i, size=96) for i in range(3)]
+    layout = [face_at(x, 60, 0.7, roll) for x, roll in ((70, 0), (210, 20), (350, -15))]
+    crops = [cropped(picture, *layout, index=i, size=96) for i in range(3)]
     results = [noise(1, 96, 96, 3, seed=i) for i in range(3)]
     ends = []
     for order in permutations(range(3)):

@@ -8,19 +8,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from likeness.faces.choose import left_to_right, whole_picture
+from likeness.faces.choose import left_to_right, whole_image
 from likeness.faces.types import Faces
-from likeness.inpaint.paint import Person, assign, check_people
+from likeness.inpaint.paint import FacePerson, assign, check_people
 from likeness.inpaint.paste import paste
-from likeness.inpaint.refine import EVERY_FACE, CropStyle, apart, greyed, refine_crops
+from likeness.inpaint.refine import EVERY_FACE, CropStyle, grey_out, refine_crops, separate
 from likeness.tests.support.face_at import face_at, faces_in, noise
 
 ALL = (EVERY_FACE,)
 SMALL = CropStyle(0.5, 64, "box", 6)
 
 
-def crops(picture, *found, mask=None, wanted=ALL, style=SMALL):
-    return refine_crops(picture[None], faces_in(picture, *found), mask, wanted, style)
+def crops(picture, *layout, mask=None, wanted=ALL, style=SMALL):
+    return refine_crops(picture[None], faces_in(picture, *layout), mask, wanted, style)
 
 
 def inverted(crop, feather=0):
@@ -29,7 +29,7 @@ def inverted(crop, feather=0):
 
 
 def changed(crop, **options) -> np.ndarray:
-    return (inverted(crop, **options) != crop.pictures).any(dim=-1).numpy()
+    return (inverted(crop, **options) != crop.originals).any(dim=-1).numpy()
 
 
 def test_the_mask_is_the_face_with_room_around_it():
@@ -51,17 +51,17 @@ a_face = st.builds(face_at, somewhere, somewhere, st.floats(0.02, 1.2), st.float
 
 @settings(deadline=None, max_examples=80)
 @given(
-    height=st.integers(2, 110), width=st.integers(2, 110), found=st.lists(a_face, min_size=1, max_size=4),
+    height=st.integers(2, 110), width=st.integers(2, 110), layout=st.lists(a_face, min_size=1, max_size=4),
     style=st.builds(CropStyle, st.floats(0.1, 1), st.sampled_from([16, 40, 96]), st.sampled_from(["hull", "box"]),
                     st.integers(0, 8)),
     feather=st.integers(0, 12), masked=st.booleans(),
 )  # fmt: skip
-def test_only_what_is_masked_changes_whatever_faces_there_are(height, width, found, style, feather, masked):
+def test_only_what_is_masked_changes_whatever_faces_there_are(height, width, layout, style, feather, masked):
     picture = noise(height, width, 3)
-    found = left_to_right(tuple(face for face in found if face.box[2] > face.box[0]))
+    layout = left_to_right(tuple(face for face in layout if face.box[2] > face.box[0]))
     mask = (noise(1, height, width, seed=1) > 0.4).float() if masked else None
     try:
-        crop, numbers = crops(picture, *found, mask=mask, style=style)
+        crop, numbers = crops(picture, *layout, mask=mask, style=style)
     except ValueError as error:
         assert "nothing to paint" in str(error)
         return
@@ -80,11 +80,11 @@ def test_only_what_is_masked_changes_whatever_faces_there_are(height, width, fou
 
 def test_faces_are_painted_alone_or_together_in_any_order():
     picture = noise(160, 300, 3)
-    found = face_at(80, 80), face_at(130, 90, 0.9), face_at(250, 70, 0.5)  # the first two overlap
-    together, numbers = crops(picture, *found)
+    layout = face_at(80, 80), face_at(130, 90, 0.9), face_at(250, 70, 0.5)  # the first two overlap
+    together, numbers = crops(picture, *layout)
     assert numbers == (0, 1, 2)
     expected = inverted(together)
-    alone = [crops(picture, *found, wanted=(i,))[0] for i in range(3)]
+    alone = [crops(picture, *layout, wanted=(i,))[0] for i in range(3)]
     for i, crop in enumerate(alone):
         assert torch.equal(crop.images[0], together.images[i]) and torch.equal(crop.masks[0], together.masks[i])
     for order in permutations(alone):
@@ -97,11 +97,11 @@ def test_faces_are_painted_alone_or_together_in_any_order():
 
 def test_what_two_faces_share_is_the_nearer_one_s():
     near, far, everywhere = face_at(30, 50, 0.5), face_at(70, 50, 0.5), torch.ones(100, 100, dtype=torch.bool)
-    left, right = apart([everywhere, everywhere], [near, far])
+    left, right = separate([everywhere, everywhere], [near, far])
     assert (left ^ right).all() and left[:, :50].all() and right[:, 51:].all()
-    small = apart([everywhere, everywhere], [near, face_at(70, 50, 0.25)])[1]
+    small = separate([everywhere, everywhere], [near, face_at(70, 50, 0.25)])[1]
     assert small.sum() < right.sum() and small[50, 70], "near is measured in the face's own size"
-    assert torch.equal(apart([left, everywhere], [near, far])[1], right)
+    assert torch.equal(separate([left, everywhere], [near, far])[1], right)
 
 
 def test_a_mask_of_one_s_own_counts_exactly():
@@ -132,13 +132,13 @@ def test_a_mask_without_faces_is_one_place():
 
 def test_pictures_without_a_face_stay_as_they_are():
     pictures = noise(3, 90, 100, 3)
-    found = ((whole_picture((90, 100)),), (face_at(50, 50, 0.4), replace(face_at(80, 40, 0.3))), ())
-    crop, numbers = refine_crops(pictures, Faces(pictures, found), None, ALL, SMALL)
+    layout = ((whole_image((90, 100)),), (face_at(50, 50, 0.4), replace(face_at(80, 40, 0.3))), ())
+    crop, numbers = refine_crops(pictures, Faces(pictures, layout), None, ALL, SMALL)
     assert (
         crop.owners == (1, 1) and numbers == (0, 1) and changed(crop).any(axis=(1, 2)).tolist() == [False, True, False]
     )
     with pytest.raises(ValueError, match="There is nothing to paint: no face was found in any picture"):
-        refine_crops(pictures, Faces(pictures, (found[0], (), ())), None, ALL, SMALL)
+        refine_crops(pictures, Faces(pictures, (layout[0], (), ())), None, ALL, SMALL)
 
 
 def test_the_index_is_the_place_or_the_person_s_number_in_a_video():
@@ -164,7 +164,7 @@ def test_an_inpainting_model_sees_grey_where_it_paints():
     images = noise(2, 8, 8, 3)
     mask = torch.zeros(2, 8, 8)
     mask[1, 2:4, 2:4] = 1
-    shown = greyed(images, mask)
+    shown = grey_out(images, mask)
     assert torch.equal(shown[0], images[0] - 0.5 + 0.5) and (shown[1, 2:4, 2:4] == 0.5).all()
 
 
@@ -179,7 +179,7 @@ def test_an_inpainting_model_sees_grey_where_it_paints():
             (2, 60, 60, 3),
             (1, 60, 60, 3),
             None,
-            "faces were found in 1 pictures of 60 x 60, but image holds 2 of 60 x 60",
+            "faces were layout in 1 pictures of 60 x 60, but image holds 2 of 60 x 60",
         ),
         ((1, 60, 70, 3), (1, 60, 60, 3), None, "in 1 pictures of 60 x 60, but image holds 1 of 70 x 60"),
         ((1, 60, 60, 3), (1, 60, 60, 3), torch.eye(60)[None, :, :] * 0, "mask is empty"),
@@ -199,7 +199,7 @@ def test_a_mask_beside_the_faces_says_so():
 
 
 def person(number):
-    return Person(None, [], [], number)
+    return FacePerson(None, [], [], number)
 
 
 def test_who_a_face_becomes():

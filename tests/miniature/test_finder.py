@@ -179,7 +179,7 @@ def test_pictures_of_every_size_are_found_at_their_own_places(finder, portraits)
     wide = torch.nn.functional.pad(picture, (0, 0, 70, 130))
     points = portraits.points[0].numpy() * 4 + 1.5
     for image, there in ((picture, points), (wide, points + [70, 0])):
-        (face,) = detector.detect_faces(finder, image, "quick").found[0]
+        (face,) = detector.detect_faces(finder, image, "quick").per_image[0]
         assert np.linalg.norm(face.points - there, axis=1).mean() < 25  # of 384; eyes are 96 apart
 
 

@@ -4,7 +4,7 @@ import folder_paths
 import pytest
 import torch
 from likeness.attention_patches.calls import transformer_blocks
-from likeness.inpaint.paint import EVERY_FACE, Person, Sampling, paint
+from likeness.inpaint.paint import EVERY_FACE, FacePerson, SamplerSettings, paint
 from likeness.inpaint.refine import CropStyle, refine_crops
 from likeness.metrics.scores import text_scores
 from likeness.miniature import registration
@@ -119,7 +119,7 @@ def test_the_users_own_files_come_first(shipped):
     own = shipped / "face2diffusion" / "msid.pt"
     own.parent.mkdir(parents=True)
     own.touch()
-    offered = folders.published_or_present("face2diffusion", ("mapping.pt",))
+    offered = folders.list_choices("face2diffusion", ("mapping.pt",))
     assert offered[0] == "msid.pt" and "mapping.pt" not in offered and len(offered) == 4
     assert folders.path("face2diffusion", "msid.pt") == str(own)
 
@@ -158,8 +158,8 @@ def painted(size, model, clip, vae):
     mask[:, 20:70, 25:75] = 1
     crop, _ = refine_crops(picture, None, mask, (EVERY_FACE,), CropStyle(0.7, size))
     positive, negative = (nodes.CLIPTextEncode().encode(clip, text)[0] for text in ("a man", ""))
-    person = Person(model, positive, negative, EVERY_FACE)
-    return paint(crop, [person], vae, Sampling(1, 2, 3.0, "ddim", "normal", 1.0))
+    person = FacePerson(model, positive, negative, EVERY_FACE)
+    return paint(crop, [person], vae, SamplerSettings(1, 2, 3.0, "ddim", "normal", 1.0))
 
 
 @torch.inference_mode()

@@ -48,7 +48,7 @@ def test_published_workflows_paint_the_faces_and_nothing_else(executor, name):
     ]
     graph = small(name)
     outputs = executor.run(graph)
-    (found,) = outputs[only(graph, "LikenessDetectFaces")][0].found
+    (found,) = outputs[only(graph, "LikenessDetectFaces")][0].per_image
     for key in all_of(graph, REFINE):
         picture, old = outputs[key][0], before(graph, outputs, key)
         part = painted_part(picture, found)
@@ -140,7 +140,7 @@ def test_three_faces_of_one_batch_through_the_small_nodes(executor):
     graph["pasted"] = {"class_type": "LikenessPasteFaceBack", "inputs": paste}
     graph |= preview("pasted", 0)
     outputs = executor.run(graph)
-    (found,) = outputs["8"][0].found
+    (found,) = outputs["8"][0].per_image
     changed = (outputs["pasted"][0] != picture).any(dim=-1)[0]
     assert outputs["pasted"][0].shape == picture.shape and outputs["12"][1].shape == (3, 64, 64, 3)
     for face in found:

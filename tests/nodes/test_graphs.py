@@ -340,9 +340,9 @@ def test_two_faces_largest_index_and_too_large_an_index(executor, base, photo):
     canvas[:320, :320], canvas[:, 320:] = small, person
     name = photo(canvas)
     graph, outputs = run_with_photo(executor, name)
-    largest = outputs[only(graph, "LikenessDetectFaces")][0].found[0][0]
+    largest = outputs[only(graph, "LikenessDetectFaces")][0].per_image[0][0]
     graph, outputs = run_with_photo(executor, name, choose="left to right", index=1)
-    right = outputs[only(graph, "LikenessDetectFaces")][0].found[0][0]
+    right = outputs[only(graph, "LikenessDetectFaces")][0].per_image[0][0]
     assert largest.box == right.box and right.box[0] > 320
     graph, outputs = run_with_photo(executor, name, choose="all")
     assert features(graph, outputs).shape[0] == 2
@@ -358,7 +358,7 @@ def test_grey_and_rgba_photos(executor, base, photo, shape):
     else:
         name = photo(np.concatenate([person, np.full_like(person[..., :1], 200)], axis=2))
     graph, outputs = run_with_photo(executor, name)
-    assert len(outputs[only(graph, "LikenessDetectFaces")][0].found[0]) == 1
+    assert len(outputs[only(graph, "LikenessDetectFaces")][0].per_image[0]) == 1
 
 
 def test_a_face_cut_by_the_border(executor, base, photo):

@@ -79,19 +79,19 @@ def test_the_hosts_nodes_draw_our_landmarks_and_ours_read_the_hosts(executor, gr
         "shown": shown("mesh"), "shown too": shown("back", 1), "mask shown": node("MaskPreview", mask=["mask", 0]),
     }  # fmt: skip
     outputs = executor.run(graph)
-    (face,) = outputs["faces"][0].found[0]
+    (face,) = outputs["faces"][0].per_image[0]
     changed = ((outputs["mesh"][0] - outputs["photo"][0]).abs().amax(dim=3)[0] > 0.1).nonzero().numpy()[:, ::-1]
     x0, y0, x1, y1 = face.box
     assert len(changed) > 300 and (changed >= [x0 - 3, y0 - 3]).all() and (changed <= [x1 + 3, y1 + 3]).all()
     assert outputs["mask"][0].shape == (1, 512, 512)
-    (again,) = outputs["back"][0].found[0]
+    (again,) = outputs["back"][0].per_image[0]
     assert np.array_equal(again.landmarks, face.landmarks) and np.array_equal(again.points, face.points)
     assert again.box == face.box and again.score == face.score
     host = node("MediaPipeFaceLandmarker", face_detection_model=["model", 0], image=["photo", 0],
                 detector_variant="short", num_faces=0, min_confidence=0.5, missing_frame_fallback="empty")  # fmt: skip
     model = node("LoadMediaPipeFaceLandmarker", model_name=mediapipe_file.FILE)
     theirs = {"photo": graph["photo"], "model": model, "host": host, "faces": imported(face_landmarks=["host", 0])}
-    (from_host,) = executor.run(theirs | {"shown": shown("faces", 1)})["faces"][0].found[0]
+    (from_host,) = executor.run(theirs | {"shown": shown("faces", 1)})["faces"][0].per_image[0]
     assert np.array_equal(from_host.landmarks, face.landmarks)
 
 
@@ -110,7 +110,7 @@ def test_a_box_drawn_by_hand_with_and_without_a_detector(executor, graph):
         "shown": shown("guessed", 1), "shown too": shown("searched", 1),
     }  # fmt: skip
     outputs = executor.run(graph)
-    (guessed,), (searched,) = (outputs[name][0].found[0] for name in ("guessed", "searched"))
+    (guessed,), (searched,) = (outputs[name][0].per_image[0] for name in ("guessed", "searched"))
     assert guessed.box == (160, 50, 290, 180)
     assert np.allclose(searched.box, FACE_BOX, atol=6) and 0.5 < searched.score < 1
     off = copied(graph, box=node("PrimitiveBoundingBox", x=300, y=60, width=60, height=60))
@@ -133,7 +133,7 @@ def test_a_mask_from_another_node(executor, graph):
         "faces": imported(mask=["mask", 0], face_detector=["detector", 0]),
         "shown": shown("faces", 1),
     }
-    (face,) = executor.run(graph)["faces"][0].found[0]
+    (face,) = executor.run(graph)["faces"][0].per_image[0]
     assert np.allclose(face.box, FACE_BOX, atol=6)
     with pytest.raises(GraphError, match="LikenessImportFaces: The mask has 1 pictures of 110 x 110"):
         executor.run(copied(graph, faces=imported(mask=["patch", 0])))
@@ -159,10 +159,10 @@ def test_a_video_with_faceless_frames_in_the_middle(executor, graph, monkeypatch
     graph["shown"] = shown("faces", 1)
     faces, overlay, boxes = executor.run(graph)["faces"]
     assert overlay.shape == frames.shape and len(boxes) == 32
-    lefts = [found[0].box[0] for found in faces.found]
+    lefts = [found[0].box[0] for found in faces.per_image]
     assert np.allclose(np.diff(lefts)[[*range(11), *range(20, 31)]], 2, atol=3)
     assert lefts[12:16] == [lefts[11]] * 4 and lefts[16:20] == [lefts[20]] * 4
-    assert {found[0].number for found in faces.found} == {0}
+    assert {found[0].number for found in faces.per_image} == {0}
     with pytest.raises(GraphError, match="No face was found in picture 13, 14, .* of 32"):
         executor.run(copied(graph, faces=detect(**options)))
 
@@ -216,8 +216,8 @@ def test_photos_of_every_kind(executor, base, name):
         faces = executor.run(graph)["faces"][0]
     finally:
         path.unlink()
-    assert len(faces.found) == pictures
-    for i, found in enumerate(faces.found):
+    assert len(faces.per_image) == pictures
+    for i, found in enumerate(faces.per_image):
         x0, y0, x1, y1 = FACE_BOX
         expected = (511 - x1, y0, 511 - x0, y1) if i == 1 else FACE_BOX  # the second frame is mirrored
         assert np.allclose(found[0].box, expected, atol=8), (i, found[0])

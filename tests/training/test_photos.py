@@ -8,7 +8,7 @@ import pytest
 import torch
 from likeness.encoders.face_encoder import FaceEncoder
 from likeness.faces.align import align_faces
-from likeness.faces.parsing import LABELS, SIZE, FaceParser, Parsing, parsing_crop
+from likeness.faces.parsing import LABELS, SIZE, FaceParser, Parsing, find_parsing_crop
 from likeness.miniature.models.autoencoder import Autoencoder, AutoencoderSizes
 from likeness.miniature.models.base_model import MiniatureVAE
 from likeness.tests.support import tiny
@@ -121,7 +121,7 @@ class Parser(FaceParser):
     def parse(self, image, face):
         probabilities = np.zeros((len(LABELS), SIZE, SIZE))
         probabilities[LABELS.index("skin"), : SIZE // 2] = self.name != "blind"
-        to_crop = parsing_crop(face)
+        to_crop = find_parsing_crop(face)
         return Parsing(probabilities, to_crop, face.points)
 
 

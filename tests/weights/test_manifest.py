@@ -8,7 +8,7 @@ from pathlib import Path
 import folder_paths
 import jsonschema
 import pytest
-from likeness.weights import command, folders, manifest, places
+from likeness.weights import command, folders, manifest, paths
 from likeness.weights.errors import FetchError
 
 PIPELINES = ["fact", "face2diffusion", "infinite-id", "facea-net", "faces", "metrics"]
@@ -149,7 +149,7 @@ def test_url(name, expected):
 
 
 def test_missing_message_of_a_known_file():
-    message = manifest.missing_message("vae", "sdxl_vae.safetensors", ["/a/vae", "/b/vae"], ["one.pt", "two.pt"])
+    message = manifest.explain_missing("vae", "sdxl_vae.safetensors", ["/a/vae", "/b/vae"], ["one.pt", "two.pt"])
     assert message == (
         "The weight file 'sdxl_vae.safetensors' is missing: looked in /a/vae and /b/vae, found one.pt, two.pt. "
         "Download it from https://huggingface.co/stabilityai/sdxl-vae/resolve/main/sdxl_vae.safetensors "
@@ -161,11 +161,11 @@ def test_missing_message_of_a_known_file():
 
 def test_the_command_in_a_message_fits_the_file_and_the_folder():
     known = str(manifest.default_roots()[0] / "ipadapter")
-    message = manifest.missing_message("ipadapter", "ip-adapter-faceid_sd15.bin", [known], [])
+    message = manifest.explain_missing("ipadapter", "ip-adapter-faceid_sd15.bin", [known], [])
     assert "'python3 likeness.py weights fetch faceid-sd15 --accept-licence faceid-sd15' in the folder" in message
-    message = manifest.missing_message("ipadapter", "ip-adapter-faceid_sd15.bin", ["/elsewhere"], [])
+    message = manifest.explain_missing("ipadapter", "ip-adapter-faceid_sd15.bin", ["/elsewhere"], [])
     assert "faceid-sd15 --accept-licence faceid-sd15' in the folder" in message, "no guess where no folder shows"
-    message = manifest.missing_message("face2diffusion", "epoch_20.pth", ["/a/face2diffusion"], [])
+    message = manifest.explain_missing("face2diffusion", "epoch_20.pth", ["/a/face2diffusion"], [])
     assert message.endswith(f"save it as {os.path.join('/a/face2diffusion', 'epoch_20.pth')}."), "by hand only"
 
 
@@ -179,18 +179,18 @@ def test_what_can_be_fetched_has_one_address_and_one_place():
         else:
             assert entry.file and entry.folder, entry.name
             assert entry.source.path or entry.source.kind in ("google-drive", "url"), entry.name
-            assert places.is_archive(manifest.archive_of(entry)) == (".zip" in (entry.source.path or "")), entry.name
+            assert paths.is_archive(manifest.archive_of(entry)) == (".zip" in (entry.source.path or "")), entry.name
 
 
 def test_names_are_files_or_pipelines_and_slips_are_answered():
-    assert [entry.name for entry in manifest.chosen(["vae-sd", "transface-s", "vae-sd"])] == ["vae-sd", "transface-s"]
-    fact = manifest.chosen(["fact"])
+    assert [entry.name for entry in manifest.choose(["vae-sd", "transface-s", "vae-sd"])] == ["vae-sd", "transface-s"]
+    fact = manifest.choose(["fact"])
     assert {"transface-s", "vae-sd", "bisenet-face-parsing"} <= {entry.name for entry in fact}
     assert all(entry.file for entry in fact)
     with pytest.raises(FetchError, match="'transfaces'; did you mean transface-s or"):
-        manifest.chosen(["transfaces"])
+        manifest.choose(["transfaces"])
     with pytest.raises(FetchError, match="'weights list' names them all"):
-        manifest.chosen(["???"])
+        manifest.choose(["???"])
 
 
 def test_archives_know_their_members():
@@ -199,11 +199,11 @@ def test_archives_know_their_members():
         "det_10g.onnx", "w600k_r50.onnx", "1k3d68.onnx", "2d106det.onnx", "genderage.onnx"
     }  # fmt: skip
     assert all(manifest.archive_of(member) is buffalo for member in manifest.members(buffalo))
-    assert manifest.members(manifest.chosen(["vae-sd"])[0]) == []
+    assert manifest.members(manifest.choose(["vae-sd"])[0]) == []
 
 
 def test_missing_message_says_what_is_not_published():
-    message = manifest.missing_message("facechain_fact", "ms1mv2_model_TransFace_S.pt", ["/a"], [])
+    message = manifest.explain_missing("facechain_fact", "ms1mv2_model_TransFace_S.pt", ["/a"], [])
     assert "found no weight file." in message
     assert "(about 347 MB, sha256 not published, licence: Apache-2.0 (repository); MS1M data NC" in message
     assert "commercial use: not allowed)" in message
@@ -212,13 +212,13 @@ def test_missing_message_says_what_is_not_published():
 def test_sizes_in_words():
     facts = [("vae-sd", "334641190 bytes"), ("transface-s", "about 347 MB"), ("fact-maj", "about 1000 MB")]
     for name, text in [*facts, ("siglip", "size not published")]:
-        assert manifest.size_text(manifest.chosen([name])[0]) == text
+        assert manifest.size_text(manifest.choose([name])[0]) == text
 
 
 def test_missing_message_of_an_archive_member_and_of_an_unknown_file():
-    message = manifest.missing_message("insightface", "models/buffalo_l/det_10g.onnx", ["/a"], [])
+    message = manifest.explain_missing("insightface", "models/buffalo_l/det_10g.onnx", ["/a"], [])
     assert "buffalo_l.zip (det_10g.onnx inside this archive)" in message
-    message = manifest.missing_message("loras", "mine.pt", ["/a"], [f"{i}.pt" for i in range(10)])
+    message = manifest.explain_missing("loras", "mine.pt", ["/a"], [f"{i}.pt" for i in range(10)])
     assert message.endswith(
         "found 0.pt, 1.pt, 2.pt, 3.pt, 4.pt, 5.pt, 6.pt, 7.pt and 2 more. "
         "Put it there or choose another; 'python3 likeness.py weights list' names the known ones."
@@ -275,9 +275,9 @@ def test_path_never_leaves_the_model_folders(model_folders, tmp_path):
 def test_published_names_stand_in_only_while_nothing_is_present(model_folders):
     folders.register()
     published = ("adapter_a.ckpt", "adapter_b.ckpt")
-    assert folders.published_or_present("facechain_fact", published) == ["adapter_a.ckpt", "adapter_b.ckpt"]
+    assert folders.list_choices("facechain_fact", published) == ["adapter_a.ckpt", "adapter_b.ckpt"]
     put(model_folders / "facechain_fact" / "mine.ckpt")
-    assert folders.published_or_present("facechain_fact", published) == ["mine.ckpt"]
+    assert folders.list_choices("facechain_fact", published) == ["mine.ckpt"]
 
 
 def test_a_rewritten_file_stands_in_for_the_published_one(model_folders):

@@ -10,7 +10,7 @@ _PICKLES = {".pt", ".pth", ".ckpt", ".bin"}
 _PROGRAMS = {"ViT-B-32.pt", "ViT-L-14.pt"}  # TorchScript, of which there are no tensors by name to be had
 
 
-def place(entry: manifest.WeightFile) -> str:
+def relative_path(entry: manifest.WeightFile) -> str:
     """Folder and file as published, relative to a models folder, with slashes."""
     return f"{entry.folder}/{entry.file}"
 
@@ -34,7 +34,7 @@ def is_archive(entry: manifest.WeightFile) -> bool:
 
 def pack(archive: manifest.WeightFile) -> str:
     """The folder an archive is unpacked into, relative to a models folder."""
-    return place(archive).removesuffix(".zip")
+    return relative_path(archive).removesuffix(".zip")
 
 
 def find(entry: manifest.WeightFile, root: Path) -> Path | None:
@@ -48,9 +48,9 @@ def find(entry: manifest.WeightFile, root: Path) -> Path | None:
     if is_archive(entry):
         members = manifest.members(entry)
         return root / pack(entry) if members and all(find(member, root) for member in members) else None
-    names = [place(entry)]
+    names = [relative_path(entry)]
     if is_rewritten(entry):
-        names.append(safetensors_name(place(entry)))
+        names.append(safetensors_name(relative_path(entry)))
     if entry.source.member:
         names.append(f"{entry.folder}/{PurePosixPath(entry.folder).name}/{entry.file}")
     return next((root / name for name in names if (root / name).is_file()), None)
