@@ -12,16 +12,14 @@ import re
 from pathlib import Path
 
 import folder_paths
-import safetensors
 import safetensors.torch
 import torch
 
-from ..weights import files, saving
+from ..weights import formats, saving
 from .facea import LEVELS, REGIONS, FaceaIdentity
 from .facea_list import FORMAT
 
 KIND = "facea"  # of model folder, and the name of the folder in the output folder
-VERSION = 1
 _FEATURES = "feat."
 _WORD = re.compile(r"[^\W\d_][\w '-]{0,39}")
 _LONGEST = 20_000  # characters of the settings
@@ -42,8 +40,7 @@ def save_facea(path: str | Path, identity: FaceaIdentity, who: str = "Save FaceA
         raise ValueError(f"{who}: '{faulty[0]}' of this identity holds NaN or infinite numbers; train it again.")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
     metadata = {
-        "format": FORMAT,
-        "version": str(VERSION),
+        **FORMAT.metadata,
         "word": identity.word,
         "level": identity.level,
         "base": identity.base,
@@ -68,28 +65,12 @@ def load_facea(path: str | Path) -> FaceaIdentity:
 
     Raises ValueError, naming file and fault, for a file that is no FaceA identity or a damaged one.
     """
-    try:
-        with open(path, "rb") as file:
-            if what := files.not_weights(file.read(files.HEAD)):
-                raise ValueError(f"it is {what}")
-        with safetensors.safe_open(path, framework="pt") as file:
-            fields = _fields(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return _identity(tensors, fields)
-    except (ValueError, safetensors.SafetensorError) as error:
-        raise ValueError(f"'{path}' cannot be loaded as a FaceA identity: {error}.") from error
+    with FORMAT.name_faults(path):
+        metadata, tensors = formats.read(path, FORMAT)
+        return _identity(tensors, _fields(metadata))
 
 
 def _fields(metadata: dict[str, str]) -> dict:
-    if metadata.get("format") != FORMAT:
-        raise ValueError("it holds other tensors; choose a file that Save FaceA Identity wrote")
-    version = metadata.get("version", "")
-    if not re.fullmatch("[1-9][0-9]{0,8}", version):
-        raise ValueError("'version' of its metadata is missing or damaged")
-    if int(version) > VERSION:
-        raise ValueError(
-            f"it has format version {version}, but this ComfyUI-Likeness reads up to version {VERSION}; update it"
-        )
     fields = {key: metadata.get(key, "") for key in ("word", "level", "base", "base_name", "settings")}
     if fields["level"] not in LEVELS or not _WORD.fullmatch(fields["word"]):
         raise ValueError("'word' or 'level' of its metadata is missing or damaged")

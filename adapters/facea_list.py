@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 from ..encoders.identity_list import plain
+from ..weights.formats import Format
 
-FORMAT = "likeness-facea"
+FORMAT = Format("likeness-facea", 1, "a FaceA identity", "; choose a file that Save FaceA Identity wrote")
 _LARGEST_HEADER = 1_000_000  # bytes
 
 
@@ -26,6 +27,6 @@ def _metadata(path: Path) -> dict:
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         metadata = json.loads(file.read(length if length <= _LARGEST_HEADER else 0))["__metadata__"]
-    if metadata["format"] != FORMAT:
+    if metadata["format"] != FORMAT.name:
         raise ValueError(metadata["format"])
     return metadata

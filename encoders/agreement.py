@@ -29,20 +29,20 @@ class Comparison(NamedTuple):
 
 
 def cosines(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Cosines [n, m] of embeddings [n, d] and [m, d] of length 1."""
+    """Return cosines [n, m] of embeddings [n, d] and [m, d] of length 1."""
     return (first.cpu().double() @ second.cpu().double().T).clamp(-1, 1)
 
 
 def agreement(embedding: torch.Tensor) -> torch.Tensor:
-    """Per photo the cosine [n] with the normalised mean of the others; [0] for one photo, which has no others.
+    """Return per photo the cosine [n] with the normalised mean of the others; [0] for one photo, which has no others.
 
     embedding: [n, d] of length 1.
     """
-    each = embedding.cpu().double()
-    if len(each) < 2:
-        return each.new_zeros(0)
-    others = normalize(each.sum(dim=0) - each, dim=1)  # a mean and a sum have the same direction
-    return (each * others).sum(dim=1).clamp(-1, 1)
+    embedding = embedding.cpu().double()
+    if len(embedding) < 2:
+        return embedding.new_zeros(0)
+    others = normalize(embedding.sum(dim=0) - embedding, dim=1)  # a mean and a sum have the same direction
+    return (embedding * others).sum(dim=1).clamp(-1, 1)
 
 
 def compare(face_id: FaceId, other: FaceId | None, threshold: float) -> Comparison:
@@ -77,7 +77,7 @@ def between_identities(face_id: FaceId, other: FaceId, threshold: float) -> Comp
 
 
 def least_agreeing(comparison: Comparison, most: int = MOST_SHOWN) -> Comparison:
-    """The part of a comparison that a table has room for: the rows and columns whose photos agree least, in order."""
+    """Return the part a table has room for: the rows and columns whose photos agree least, in order."""
     matrix = comparison.cosines
     per_column = matrix.mean(dim=0) if comparison.whole is not None else comparison.overall
     rows, columns = _lowest(comparison.overall, matrix.shape[0], most), _lowest(per_column, matrix.shape[1], most)
@@ -94,17 +94,17 @@ def _lowest(values: torch.Tensor, count: int, most: int) -> list[int]:
 
 
 def find_disagreeing(comparison: Comparison) -> list[int]:
-    """The rows, from 0, whose photo disagrees."""
+    """Return the rows, from 0, whose photo disagrees."""
     return (comparison.overall < comparison.threshold).nonzero().flatten().tolist()
 
 
 def digits(value: float) -> str:
-    """A cosine with two decimals, never as -0.00."""
+    """Write a cosine with two decimals, never as -0.00."""
     return f"{round(float(value), 2) + 0.0:.2f}"
 
 
 def verdict(comparison: Comparison) -> str:
-    """What the comparison comes to, in one sentence."""
+    """Say in one sentence what the comparison comes to."""
     threshold = digits(comparison.threshold)
     if comparison.whole is not None:
         relation = "agree" if comparison.whole >= comparison.threshold else "disagree"
@@ -124,7 +124,7 @@ def verdict(comparison: Comparison) -> str:
 
 
 def table(comparison: Comparison) -> str:
-    """The comparison as text: a line a photo, `!` at those that disagree, the verdict below."""
+    """Write the comparison as text: a line a photo, `!` at those that disagree, the verdict below."""
     part = least_agreeing(comparison)
     last = "others" if comparison.whole is None else "all"
     lines = ["photo " + "".join(f"{column + 1:>7}" for column in part.columns) + f"{last:>9}"]

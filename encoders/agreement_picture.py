@@ -1,4 +1,4 @@
-"""The agreement of photos as a picture: thumbnails along both sides, a coloured cosine where two of them meet."""
+"""The agreement of photos as an image: thumbnails along both sides, a coloured cosine where two of them meet."""
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ _MARGIN, _GAP, _NUMBER, _WIDTH = 20, 12, 34, 640
 
 
 def draw(comparison: Comparison, row_crops: torch.Tensor, column_crops: torch.Tensor) -> torch.Tensor:
-    """The picture [1, H, W, 3] of a comparison; crops: [photos, S, S, 3] in 0..1 of the two identities.
+    """Draw the image [1, H, W, 3] of a comparison; crops: [photos, S, S, 3] in 0..1 of the two identities.
 
     A photo that disagrees has a red frame, and its overall value is red. Of many photos, those that agree least are
     shown.
@@ -25,7 +25,7 @@ def draw(comparison: Comparison, row_crops: torch.Tensor, column_crops: torch.Te
     part = least_agreeing(comparison)
     most = max(len(part.rows), len(part.columns))
     cell = next(pixels for count, pixels in _CELLS if most <= count)
-    text = _wrapped(verdict(comparison), ImageFont.load_default(20), max(_WIDTH, _right(part, cell)) - 2 * _MARGIN)
+    text = _wrap(verdict(comparison), ImageFont.load_default(20), max(_WIDTH, _right(part, cell)) - 2 * _MARGIN)
     if part.whole is not None:
         text.append("Rows: face_id. Columns: compare_with.")
     if len(part.rows) < len(comparison.rows) or len(part.columns) < len(comparison.columns):
@@ -34,22 +34,20 @@ def draw(comparison: Comparison, row_crops: torch.Tensor, column_crops: torch.Te
     size = max(_WIDTH, _right(part, cell)), top + _NUMBER + cell * (1 + len(part.rows)) + _GAP + _MARGIN
     canvas = Image.new("RGB", size, _PAPER)
     pen = ImageDraw.Draw(canvas)
+    if comparison.whole is None:
+        alarm = bool(find_disagreeing(comparison))
+    else:
+        alarm = comparison.whole < comparison.threshold
     for line, words in enumerate(text):
-        colour = _ALARM if line == 0 and _is_alarm(comparison) else _INK
+        colour = _ALARM if line == 0 and alarm else _INK
         pen.text((_MARGIN, _MARGIN + 28 * line), words, fill=colour, font=ImageFont.load_default(20))
     _draw_sides(canvas, pen, part, (row_crops, column_crops), top, cell)
     _draw_cells(pen, part, top, cell)
     return torch.from_numpy(np.array(canvas, dtype=np.float32) / 255).unsqueeze(0)
 
 
-def _is_alarm(comparison: Comparison) -> bool:
-    if comparison.whole is not None:
-        return comparison.whole < comparison.threshold
-    return bool(find_disagreeing(comparison))
-
-
 def _right(part: Comparison, cell: int) -> int:
-    """Where the picture must end for its last column, that of the overall values."""
+    """Return where the image must end for its last column, that of the overall values."""
     return _left(cell) + cell * (len(part.columns) + 1) + _GAP + _MARGIN
 
 
@@ -58,18 +56,18 @@ def _left(cell: int) -> int:
 
 
 def _draw_sides(canvas: Image.Image, pen: ImageDraw.ImageDraw, part: Comparison, crops, top: int, cell: int) -> None:
-    """Numbers and thumbnails to the left of the rows and above the columns."""
+    """Draw numbers and thumbnails to the left of the rows and above the columns."""
     rows, columns = crops
     marked = {part.rows[row] for row in find_disagreeing(part)}
     font = ImageFont.load_default(16)
-    for place, number in enumerate(part.rows):
-        x, y = _MARGIN + _NUMBER, top + _NUMBER + cell + _GAP + place * cell
+    for index, number in enumerate(part.rows):
+        x, y = _MARGIN + _NUMBER, top + _NUMBER + cell + _GAP + index * cell
         colour = _ALARM if number in marked else _INK
         pen.text((x - 8, y + cell // 2), str(number + 1), fill=colour, font=font, anchor="rm")
         _draw_thumbnail(canvas, pen, rows[number], (x, y), cell, number in marked)
     of_same = part.whole is None
-    for place, number in enumerate(part.columns):
-        x, y = _left(cell) + place * cell, top + _NUMBER
+    for index, number in enumerate(part.columns):
+        x, y = _left(cell) + index * cell, top + _NUMBER
         alarm = of_same and number in marked
         pen.text((x + cell // 2, y - 8), str(number + 1), fill=_ALARM if alarm else _INK, font=font, anchor="ms")
         _draw_thumbnail(canvas, pen, columns[number], (x, y), cell, alarm)
@@ -113,7 +111,7 @@ def _draw_cell(pen: ImageDraw.ImageDraw, corner, cell: int, text: str, backgroun
 
 
 def colour(value: float, threshold: float) -> Colour:
-    """A cell's colour: orange far below the threshold, pale at it, blue towards 1."""
+    """Return a cell's colour: orange far below the threshold, pale at it, blue towards 1."""
     if value < threshold:
         end, share = _LOW, min(1.0, (threshold - value) / _SPAN)
     else:
@@ -121,7 +119,7 @@ def colour(value: float, threshold: float) -> Colour:
     return tuple(round(middle + (far - middle) * share) for middle, far in zip(_MIDDLE, end))
 
 
-def _wrapped(text: str, font, width: int) -> list[str]:
+def _wrap(text: str, font, width: int) -> list[str]:
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -18,7 +18,7 @@ GPU_PROVIDERS = ("CUDAExecutionProvider", "ROCMExecutionProvider")  # both run w
 
 
 def load_arcface(path: str) -> FaceEncoder:
-    """The recogniser at `path`, whatever the file is called: features are its embedding as it is, [n, 1, 512].
+    """Load the recogniser at `path`, whatever the file is called; features are its embedding as it is, [n, 1, 512].
 
     Raises ValueError where onnxruntime is missing, or the file is no ONNX file or no recogniser of 112 px crops.
     """
@@ -39,14 +39,24 @@ class OnnxRecogniser(torch.nn.Module):
     def __init__(self, path: str):
         super().__init__()
         self.path = path
-        self._session = _session(path, torch.device("cpu"))  # so that a wrong file is refused at once
+        self._session = _open_session(path, torch.device("cpu"))  # so that a wrong file is refused at once
         self._device = "cpu"
-        _check(self._session, Path(path).name)
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) == len(outputs) == 1:
+            crop, embedding = inputs[0].shape, outputs[0].shape
+            if crop[1:] == [3, CROP, CROP] and len(embedding) == 2 and isinstance(embedding[1], int):
+                return
+        shapes = f"inputs {[part.shape for part in inputs]} and outputs {[part.shape for part in outputs]}"
+        raise ValueError(
+            f"{Path(path).name} is no ArcFace recogniser: one input [n, 3, {CROP}, {CROP}] and one output [n, 512] are "
+            f"needed, but it has {shapes}. Choose w600k_r50.onnx, glintr100.onnx or AuraFace's glintr100.onnx."
+        )
 
     def identify(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(features [n, 1, 512], embedding [n, 512]), the same numbers, of RGB crops [n, 3, 112, 112] in -1..1."""
-        session = self._on(pixels.device)
-        feed = session.get_inputs()[0].name
+        """Return features [n, 1, 512] and embedding [n, 512], the same numbers, of RGB crops [n, 3, S, S] in -1..1."""
+        if self._session is None or self._device != pixels.device.type:
+            self._session, self._device = _open_session(self.path, pixels.device), pixels.device.type
+        session, feed = self._session, self._session.get_inputs()[0].name
         photos = pixels.float().cpu().split(1)  # one by one: some files have a fixed batch of 1
         answers = [torch.from_numpy(session.run(None, {feed: photo.numpy()})[0]) for photo in photos]
         embedding = torch.cat(answers).to(pixels.device)
@@ -56,13 +66,8 @@ class OnnxRecogniser(torch.nn.Module):
         """Close the session and free its memory, on the GPU too."""
         self._session = None
 
-    def _on(self, device: torch.device):
-        if self._session is None or self._device != device.type:
-            self._session, self._device = _session(self.path, device), device.type
-        return self._session
 
-
-def _session(path: str, device: torch.device):
+def _open_session(path: str, device: torch.device):
     try:
         import onnxruntime
     except ImportError as error:
@@ -70,27 +75,9 @@ def _session(path: str, device: torch.device):
             f"{Path(path).name} is an ONNX recogniser, which needs a package that is not installed ({error}): run "
             "'pip install onnxruntime-gpu' in ComfyUI's Python (onnxruntime without a GPU)."
         ) from error
+    present, number = onnxruntime.get_available_providers(), {"device_id": device.index or 0}
+    gpu = [(name, number) for name in GPU_PROVIDERS if name in present and device.type == "cuda"]
     try:
-        return onnxruntime.InferenceSession(path, providers=_providers(onnxruntime, device))
+        return onnxruntime.InferenceSession(path, providers=[*gpu, "CPUExecutionProvider"])
     except Exception as error:  # its errors have no common class but this one
         raise ValueError(f"{Path(path).name} cannot be read as an ONNX model; download it again.") from error
-
-
-def _providers(onnxruntime, device: torch.device) -> list:
-    present = onnxruntime.get_available_providers()
-    number = {"device_id": device.index or 0}
-    gpu = [(name, number) for name in GPU_PROVIDERS if name in present and device.type == "cuda"]
-    return [*gpu, "CPUExecutionProvider"]
-
-
-def _check(session, name: str) -> None:
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) == len(outputs) == 1:
-        crop, embedding = inputs[0].shape, outputs[0].shape
-        if crop[1:] == [3, CROP, CROP] and len(embedding) == 2 and isinstance(embedding[1], int):
-            return
-    found = f"inputs {[part.shape for part in inputs]} and outputs {[part.shape for part in outputs]}"
-    raise ValueError(
-        f"{name} is no ArcFace recogniser: one input [n, 3, {CROP}, {CROP}] and one output [n, 512] are needed, but it "
-        f"has {found}. Choose w600k_r50.onnx, glintr100.onnx or AuraFace's glintr100.onnx."
-    )

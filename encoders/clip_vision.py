@@ -1,4 +1,4 @@
-"""Pictures through a CLIP vision model of the host, as image adapters read them."""
+"""Images through a CLIP vision model of the host, as image adapters read them."""
 
 from typing import NamedTuple
 
@@ -8,10 +8,10 @@ _OUTPUTS = {"embeds": "image_embeds", "penultimate": "penultimate_hidden_states"
 
 
 class ClipFeatures(NamedTuple):
-    """What CLIP sees in n pictures.
+    """What CLIP sees in n images.
 
     kind:      "embeds" [n, D], or the hidden states "penultimate" and "last" [n, tokens, D]
-    negative:  the same for no picture: zeros for embeddings, one empty picture for hidden states
+    negative:  the same for no image: zeros for embeddings, one empty image for hidden states
     """
 
     kind: str
@@ -19,13 +19,13 @@ class ClipFeatures(NamedTuple):
     negative: torch.Tensor
 
 
-def clip_features(clip_vision, pictures: torch.Tensor, kind: str) -> ClipFeatures:
-    """Encode pictures [n, H, W, 3] in 0..1, of which CLIP sees the middle square.
+def clip_features(clip_vision, images: torch.Tensor, kind: str) -> ClipFeatures:
+    """Encode images [n, H, W, 3] in 0..1, of which CLIP sees the middle square.
 
-    clip_vision is the host's CLIP_VISION. The empty picture is the one that is zero after CLIP's normalisation (to half
+    clip_vision is the host's CLIP_VISION. The empty image is the one that is zero after CLIP's normalisation (to half
     an 8-bit step, to which the host rounds): grey, as the authors of IP-Adapter have it, and not black.
     """
-    features = clip_vision.encode_image(pictures)[_OUTPUTS[kind]].float()
+    features = clip_vision.encode_image(images)[_OUTPUTS[kind]].float()
     if kind == "embeds":
         return ClipFeatures(kind, features, torch.zeros_like(features[:1]))
     size = clip_vision.image_size

@@ -14,48 +14,49 @@ METHODS = ("concatenate", "mean", "median", "drop outliers", "interpolate")
 
 
 def combine(identities: list[FaceId], method: str, slider: float, min_agreement: float) -> tuple[FaceId, str]:
-    """The identities as one, and what was done in words.
+    """Join the identities into one; return also what was done, in words.
 
     method: one of `METHODS`; slider, in 0..1, is read by "interpolate", min_agreement, in -1..1, by "drop outliers".
     Raises ValueError where the identities come from different encoders, or are not two to interpolate between.
     """
     if method == "interpolate":
-        return _interpolated(identities, slider)
+        return _interpolate_two(identities, slider)
     whole = reduce(join, identities)
     photos = len(whole.features)
     if method == "concatenate":
-        return whole, f"{_photos(photos)} side by side, of {_counted(len(identities), 'identity', 'identities')}."
+        return whole, f"{_photos(photos)} side by side, of {_count(len(identities), 'identity', 'identities')}."
     if method == "drop outliers":
-        return _without_outliers(whole, identities, min_agreement)
+        return _drop_outliers(whole, identities, min_agreement)
     return {"mean": mean, "median": median}[method](whole), f"The {method} of {_photos(photos)}."
 
 
 def mean(face_id: FaceId) -> FaceId:
-    """One photo: the mean of all; an identity of one photo is its own mean, bit for bit."""
-    return _pooled(face_id, lambda values: values.mean(dim=0, keepdim=True))
+    """Return the mean of all photos as one; an identity of one photo is its own mean, bit for bit."""
+    return _pool(face_id, lambda values: values.mean(dim=0, keepdim=True))
 
 
 def median(face_id: FaceId) -> FaceId:
-    """One photo: the median of all, value by value; of an even number the mean of the two in the middle."""
-    return _pooled(face_id, _median)
+    """Return the median of all photos, value by value, as one; of an even number the mean of the two in the middle."""
+    count = len(face_id.features)
 
+    def pool(values: torch.Tensor) -> torch.Tensor:
+        ordered = values.sort(dim=0).values
+        return ((ordered[(count - 1) // 2] + ordered[count // 2]) / 2).unsqueeze(0)
 
-def _median(values: torch.Tensor) -> torch.Tensor:
-    ordered, count = values.sort(dim=0).values, len(values)
-    return ((ordered[(count - 1) // 2] + ordered[count // 2]) / 2).unsqueeze(0)
+    return _pool(face_id, pool)
 
 
 def interpolate(first: FaceId, second: FaceId, slider: float) -> FaceId:
-    """One photo: (1 - slider) mean(first) + slider mean(second); at 0 and 1 exactly one of the means."""
+    """Return one photo, (1 - slider) mean(first) + slider mean(second); at 0 and 1 exactly one of the means."""
     means = mean(first), mean(second)
     both = join(*means)
     if slider in (0, 1):
         return means[int(slider)]
-    return _pooled(both, lambda values: ((1 - slider) * values[0] + slider * values[1]).unsqueeze(0))
+    return _pool(both, lambda values: ((1 - slider) * values[0] + slider * values[1]).unsqueeze(0))
 
 
-def _pooled(face_id: FaceId, pool: Callable[[torch.Tensor], torch.Tensor]) -> FaceId:
-    """Features, embedding and crops [photos, ...] each pooled to [1, ...]; the embedding gets back its length of 1."""
+def _pool(face_id: FaceId, pool: Callable[[torch.Tensor], torch.Tensor]) -> FaceId:
+    """Pool features, embedding and crops [photos, ...] each to [1, ...]; the embedding gets back its length of 1."""
     if len(face_id.features) == 1:
         return face_id
     return replace(
@@ -67,44 +68,44 @@ def _pooled(face_id: FaceId, pool: Callable[[torch.Tensor], torch.Tensor]) -> Fa
 
 
 def outliers(embedding: torch.Tensor, min_agreement: float) -> list[tuple[int, float]]:
-    """The photos to drop from embeddings [n, d], from 0, with how far each agreed with those that were left then.
+    """Return the photos to drop from embeddings [n, d], from 0, with how far each agreed with those left at that time.
 
     The worst goes first and the others are compared anew, for a wrong photo pulls down the right ones too. It stops
     where all agree by `min_agreement`, and at two photos: which of two is wrong, no comparison can tell.
     """
-    kept, dropped = [*range(len(embedding))], []
-    while len(kept) > 2:
-        values = agreement(embedding[kept])
+    rest, dropped = [*range(len(embedding))], []
+    while len(rest) > 2:
+        values = agreement(embedding[rest])
         worst = int(values.argmin())
         if values[worst] >= min_agreement:
             break
-        dropped.append((kept.pop(worst), values[worst].item()))
+        dropped.append((rest.pop(worst), values[worst].item()))
     return dropped
 
 
-def _without_outliers(whole: FaceId, identities: list[FaceId], min_agreement: float) -> tuple[FaceId, str]:
+def _drop_outliers(whole: FaceId, identities: list[FaceId], min_agreement: float) -> tuple[FaceId, str]:
     if not -1 <= min_agreement <= 1:
         raise ValueError(f"Combine Identities: min_agreement is a cosine between -1 and 1, not {min_agreement}.")
     dropped = outliers(whole.embedding, min_agreement)
-    kept = sorted({*range(len(whole.features))} - {photo for photo, _ in dropped})
-    names = _names(identities)
+    rest = sorted({*range(len(whole.features))} - {photo for photo, _ in dropped})
+    names = _name_photos(identities)
     lines = [
         f"Dropped {names[photo]}: {digits(value)} with the others, {digits(min_agreement)} is asked."
         for photo, value in dropped
     ]
-    lines.append(f"Kept {len(kept)} of {_photos(len(whole.features))}.")
-    left = agreement(whole.embedding[kept])
+    lines.append(f"Kept {len(rest)} of {_photos(len(whole.features))}.")
+    left = agreement(whole.embedding[rest])
     if len(left) and left.min() < min_agreement:
         lines.append(f"The two that are left disagree ({digits(left[0])}), and which of them is wrong cannot be told.")
     if not dropped:
         return whole, "\n".join(lines)
     return (
-        replace(whole, features=whole.features[kept], embedding=whole.embedding[kept], crops=whole.crops[kept]),
+        replace(whole, features=whole.features[rest], embedding=whole.embedding[rest], crops=whole.crops[rest]),
         "\n".join(lines),
     )
 
 
-def _interpolated(identities: list[FaceId], slider: float) -> tuple[FaceId, str]:
+def _interpolate_two(identities: list[FaceId], slider: float) -> tuple[FaceId, str]:
     if len(identities) != 2:
         raise ValueError(
             "Combine Identities: interpolate goes from one identity to a second one, so two must be connected, not "
@@ -117,8 +118,8 @@ def _interpolated(identities: list[FaceId], slider: float) -> tuple[FaceId, str]
     return interpolate(*identities, slider), report
 
 
-def _names(identities: list[FaceId]) -> list[str]:
-    """What each photo of the joined identities is called, from 1."""
+def _name_photos(identities: list[FaceId]) -> list[str]:
+    """Return what each photo of the joined identities is called, from 1."""
     pairs = [(number, photo) for number, one in enumerate(identities, 1) for photo in range(1, len(one.features) + 1)]
     if len(identities) == 1:
         return [f"photo {photo}" for _, photo in pairs]
@@ -126,8 +127,8 @@ def _names(identities: list[FaceId]) -> list[str]:
 
 
 def _photos(count: int) -> str:
-    return _counted(count, "photo", "photos")
+    return _count(count, "photo", "photos")
 
 
-def _counted(count: int, one: str, many: str) -> str:
+def _count(count: int, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"

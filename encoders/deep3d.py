@@ -1,4 +1,4 @@
-"""Deep3DFaceRecon: the coefficients of a 3D face model from one picture, with its expression (docs/papers.md 3.3).
+"""Deep3DFaceRecon: the coefficients of a 3D face model from one image, with its expression (docs/papers.md 3.3).
 
 A ResNet-50 with seven linear heads: identity 80, expression 64, texture 80, angle 3, light 27, shift 2, depth 1. It was
 trained on crops aligned in its own way, which `cut_aligned` repeats; the face model itself is not needed.
@@ -15,7 +15,7 @@ from torch import nn
 from ..weights.reading import count_modules
 
 CROP = 224
-LARGEST = 50_000_000  # pixels of a resized picture that is made as a whole
+LARGEST = 50_000_000  # pixels of a resized image that is made as a whole
 FACE_SCALE = 102.0  # pixels of the crop to one unit of STANDARD_POINTS
 # The mean face of the model: both eyes, nose tip and mouth corners, x to the right, y up, z towards the viewer.
 STANDARD_POINTS = np.array(
@@ -33,9 +33,9 @@ EXPANSION = 4  # of a bottleneck's width, from inside to outside
 
 
 def weak_perspective(points: np.ndarray) -> tuple[float, np.ndarray]:
-    """Scale and shift [2] with which the standard face comes nearest to `points` [5, 2] (x, y up) in least squares.
+    """Return scale and shift [2] that bring the standard face nearest to `points` [5, 2] (x, y up) in least squares.
 
-    The picture is taken as an affine image of the standard face: x = r1 X + shift, y = r2 X + shift. The scale is the
+    The image is taken as an affine image of the standard face: x = r1 X + shift, y = r2 X + shift. The scale is the
     mean length of r1 and r2.
     """
     homogeneous = np.hstack([STANDARD_POINTS, np.ones((len(STANDARD_POINTS), 1))])
@@ -44,7 +44,7 @@ def weak_perspective(points: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def cut_aligned(image: torch.Tensor, points: np.ndarray) -> torch.Tensor:
-    """The crop [224, 224, 3] in 0..1 that the regressor expects of the face with five `points` [5, 2] in `image`.
+    """Cut the crop [224, 224, 3] in 0..1 that the regressor expects of the face with five `points` [5, 2] in `image`.
 
     image: [H, W, 3] in 0..1. It is resized (bicubic, without turning it) until the standard face is `FACE_SCALE` large,
     and cut around it; black outside. Raises ValueError where the points are not finite or coincide.
@@ -57,26 +57,26 @@ def cut_aligned(image: torch.Tensor, points: np.ndarray) -> torch.Tensor:
     zoom = FACE_SCALE / scale
     resized = int(width * zoom), int(height * zoom)
     left, top = (
-        int(size / 2 - CROP / 2 + (at - before / 2) * zoom)
-        for size, at, before in zip(resized, (shift[0], height - shift[1]), (width, height))
+        int(size / 2 - CROP / 2 + (middle - before / 2) * zoom)
+        for size, middle, before in zip(resized, (shift[0], height - shift[1]), (width, height))
     )
     pixels = (image[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    crop = _resized_part(Image.fromarray(pixels), resized, left, top)
+    crop = _resize_part(Image.fromarray(pixels), resized, left, top)
     return torch.from_numpy(np.array(crop, dtype=np.float32) / 255)
 
 
-def _resized_part(picture: Image.Image, size: tuple[int, int], left: int, top: int) -> Image.Image:
-    """The crop at (left, top) of `picture` resized to `size`."""
+def _resize_part(image: Image.Image, size: tuple[int, int], left: int, top: int) -> Image.Image:
+    """Return the crop at (left, top) of `image` resized to `size`."""
     if size[0] * size[1] <= LARGEST:
-        return picture.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + CROP, top + CROP))
+        return image.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + CROP, top + CROP))
     # A tiny face makes the whole huge: only the part is made, which differs by a rounding here and there.
     crop = Image.new("RGB", (CROP, CROP))
     x0, y0 = max(left, 0), max(top, 0)
     x1, y1 = (min(start + CROP, limit) for start, limit in zip((left, top), size))
     if x0 < x1 and y0 < y1:
-        fx, fy = picture.width / size[0], picture.height / size[1]
-        box = x0 * fx, y0 * fy, min(x1 * fx, picture.width), min(y1 * fy, picture.height)
-        part = picture.resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, box=box)
+        fx, fy = image.width / size[0], image.height / size[1]
+        box = x0 * fx, y0 * fy, min(x1 * fx, image.width), min(y1 * fy, image.height)
+        part = image.resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, box=box)
         crop.paste(part, (x0 - left, y0 - top))
     return crop
 

@@ -31,7 +31,7 @@ class ExpressionEncoder:
 
     def encode(self, faces: Faces) -> Expression:
         """Read the expression of the one face in `faces`; raises ValueError where there is not just one."""
-        count = sum(map(len, faces.per_image))
+        count = len(faces.pairs)
         if count != 1:
             raise ValueError(
                 f"Encode Expression reads one face, but {count} came: connect one picture and choose 'largest' in "
@@ -40,9 +40,8 @@ class ExpressionEncoder:
         return self.read(faces)
 
     def read(self, faces: Faces) -> Expression:
-        """The expressions of all n faces in `faces`, at least one: coefficients [n, 64], crop [n, 224, 224, 3]."""
-        pairs = [(image, face) for image, found in zip(faces.images, faces.per_image) for face in found]
-        crops = torch.stack([cut_aligned(image, face.points) for image, face in pairs])
+        """Return the expressions of all n faces, at least one: coefficients [n, 64], crop [n, 224, 224, 3]."""
+        crops = torch.stack([cut_aligned(image, face.points) for image, face in faces.pairs])
         comfy.model_management.load_models_gpu([self.patcher])
         coefficients = self.patcher.model(crops.movedim(-1, 1).to(self.patcher.load_device))
         device = comfy.model_management.intermediate_device()

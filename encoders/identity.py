@@ -14,7 +14,7 @@ class FaceId:
     sha256:     of that file: identities of two files do not mix, whatever the files are called
     features:   [photos, tokens, dim] float32, what adapters read
     embedding:  [photos, d] float32 of length 1, by which photos are compared
-    crops:      [photos, S, S, 3] in 0..1, the pictures the encoder saw
+    crops:      [photos, S, S, 3] in 0..1, the images the encoder saw
     masked:     whether the crops' background was blackened before
     """
 
@@ -28,7 +28,7 @@ class FaceId:
 
 
 def join(first: FaceId, second: FaceId) -> FaceId:
-    """The photos of both identities as those of one person, `first`'s before `second`'s.
+    """Return the photos of both identities as those of one person, `first`'s before `second`'s.
 
     Raises ValueError where they come from different encoders, whose features have nothing in common.
     """

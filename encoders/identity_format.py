@@ -31,9 +31,9 @@ from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 from ..weights import files
+from ..weights.formats import Format
 
-FORMAT = "likeness.face_id"
-VERSION = 1
+FORMAT = Format("likeness.face_id", 1, "an identity", "; choose a file that Save Identity wrote")
 LARGEST_HEADER = 100_000  # bytes
 LARGEST_FILE = 1 << 30  # bytes
 LONGEST_NOTE = 4000  # characters
@@ -79,10 +79,9 @@ class Header:
 
 
 def metadata(header: Header) -> dict[str, str]:
-    """A header's fields as they stand in the file."""
+    """Return a header's fields as they stand in the file."""
     return {
-        "format": FORMAT,
-        "version": str(VERSION),
+        **FORMAT.metadata,
         "encoder": header.encoder,
         "encoder_file": header.encoder_file,
         "encoder_sha256": header.encoder_sha256,
@@ -94,21 +93,13 @@ def metadata(header: Header) -> dict[str, str]:
     }
 
 
-def refusal(path: str | os.PathLike, reason: str) -> ValueError:
-    """The error for a file that is no identity, or none that can be used."""
-    return ValueError(f"'{path}' cannot be loaded as an identity: {reason}.")
-
-
 def read_header(path: str | os.PathLike) -> Header:
-    """What the file at `path` says of itself; its tensors are not read.
+    """Return what the file at `path` says of itself; its tensors are not read.
 
     Raises ValueError, naming file and fault, for anything that does not keep the format; OSError if it cannot be read.
     """
-    with open(path, "rb") as file:
-        try:
-            return parse(file)
-        except ValueError as error:
-            raise refusal(path, str(error)) from error
+    with open(path, "rb") as file, FORMAT.name_faults(path):
+        return parse(file)
 
 
 def parse(file: BinaryIO) -> Header:
@@ -118,38 +109,32 @@ def parse(file: BinaryIO) -> Header:
     if size > LARGEST_FILE:
         raise ValueError(f"it has {size} bytes, more than any identity ({LARGEST_FILE})")
     start = file.read(files.HEAD)
-    if what := files.not_weights(start):
-        raise ValueError(f"it is {what}")
+    if reason := files.not_weights(start):
+        raise ValueError(f"it is {reason}")
     length = int.from_bytes(start[:8], "little")
     if start[8:9] != b"{":
         raise ValueError("it is not a safetensors file")
     if length > min(LARGEST_HEADER, size - 8):
         raise ValueError("it is cut short, or its header is longer than an identity's")
     file.seek(8)
-    content = _json(file.read(length))
-    fields = _fields(content.pop("__metadata__", None))
-    return Header(**fields, tensors=_tensors(content, fields["photos"], fields["crop_size"], size - 8 - length))
-
-
-def _json(text: bytes) -> dict:
     try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=_once)
+        content = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_refuse_repeats)
     except (ValueError, RecursionError) as error:
         raise ValueError("its header is damaged") from error
+    fields = _read_fields(content.pop("__metadata__", None))
+    return Header(**fields, tensors=_read_tensors(content, fields["photos"], fields["crop_size"], size - 8 - length))
 
 
-def _once(pairs: list[tuple[str, object]]) -> dict:
-    """A JSON object whose keys stand only once: two readers may else take different ones of them."""
+def _refuse_repeats(pairs: list[tuple[str, object]]) -> dict:
+    """Return a JSON object whose keys stand only once: two readers may else take different ones of them."""
     if len(dict(pairs)) < len(pairs):
         raise ValueError("a key twice")
     return dict(pairs)
 
 
-def _fields(values: object) -> dict:
-    """The fields of a `Header` but for its tensors, from the metadata."""
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise ValueError("it holds other tensors; choose a file that Save Identity wrote")
-    _check_version(values.get("version"))
+def _read_fields(values: object) -> dict:
+    """Return the fields of a `Header` but for its tensors, from the metadata."""
+    FORMAT.check(values)
     for key, pattern in _PATTERNS.items():
         if not (isinstance(values.get(key), str) and pattern.fullmatch(values[key])):
             raise ValueError(f"'{key}' of its metadata is missing or damaged")
@@ -165,17 +150,8 @@ def _fields(values: object) -> dict:
     return fields
 
 
-def _check_version(version: object) -> None:
-    if not (isinstance(version, str) and re.fullmatch("[1-9][0-9]{0,8}", version)):
-        raise ValueError("'version' of its metadata is missing or damaged")
-    if int(version) > VERSION:
-        raise ValueError(
-            f"it has format version {version}, but this ComfyUI-Likeness reads up to version {VERSION}; update it"
-        )
-
-
-def _tensors(entries: dict, photos: int, crop_size: int, room: int) -> dict[str, Tensor]:
-    """The tensors by name; they must be the format's, fit together, and fill the `room` bytes after the header."""
+def _read_tensors(entries: dict, photos: int, crop_size: int, room: int) -> dict[str, Tensor]:
+    """Return the tensors by name: the format's, that fit together and fill the `room` bytes after the header."""
     if {*entries} - {"crops"} != {"features", "embedding"}:
         raise ValueError(f"it must hold features and embedding, not {', '.join(sorted(entries))[:200] or 'nothing'}")
     tensors = {name: _tensor(name, entry) for name, entry in entries.items()}

@@ -36,11 +36,17 @@ def load_encoder(path: str) -> FaceEncoder:
         return load_arcface(path)
     state_dict = read_state_dict(path)
     name = Path(path).name
-    if _is_msid(state_dict):
-        patcher = _built(name, "MSID", msid, state_dict)
+    if "cls_token" in state_dict and any(key.startswith("norms.layer_") for key in state_dict):
+        patcher = _build(name, "MSID", msid, state_dict)
         return FaceEncoder("msid", name, file_sha256(path), patcher, patcher.model.crop_size)
-    _refuse_strangers(name, state_dict)
-    return FaceEncoder("transface", name, file_sha256(path), _built(name, "TransFace", transface, state_dict))
+    missing = [key for key in TRANSFACE_KEYS if key not in state_dict]
+    if missing or "cls_token" in state_dict:
+        why = f"the tensor '{missing[0]}' is missing" if missing else "it has a class token, which TransFace has not"
+        raise ValueError(
+            f"{name} is not a TransFace encoder: {why}. Nor is it MSID, which has 'cls_token' and 'norms.layer_2'. "
+            "Choose another file in Load Face Encoder."
+        )
+    return FaceEncoder("transface", name, file_sha256(path), _build(name, "TransFace", transface, state_dict))
 
 
 def load_expression_encoder(path: str) -> ExpressionEncoder:
@@ -53,7 +59,7 @@ def load_expression_encoder(path: str) -> ExpressionEncoder:
             f"{name} is not a Deep3DFaceRecon network: the tensor '{missing[0]}' is missing. Choose another file in "
             "Load Expression Encoder."
         )
-    patcher = _built(name, "Deep3DFaceRecon", regressor, state_dict)
+    patcher = _build(name, "Deep3DFaceRecon", regressor, state_dict)
     outputs = sum(patcher.model.heads)
     if outputs != COEFFICIENTS:
         raise ValueError(
@@ -63,42 +69,28 @@ def load_expression_encoder(path: str) -> ExpressionEncoder:
 
 
 def transface(state_dict: dict):
-    """The patcher of a TransFace."""
+    """Return the patcher of a TransFace."""
     weights = {key: value for key, value in state_dict.items() if key not in UNUSED_KEYS}
     return _network(TransFace, TransFaceSizes.of(weights), weights)
 
 
 def msid(state_dict: dict):
-    """The patcher of an MSID; its final norm and a classifier head, which nothing reads, are left out."""
+    """Return the patcher of an MSID; its final norm and a classifier head, which nothing reads, are left out."""
     weights = {key: value for key, value in state_dict.items() if key.startswith(USED_KEYS)}
     return _network(Msid, MsidSizes.of(weights), weights)
 
 
 def regressor(state_dict: dict):
-    """The patcher of a Deep3DFaceRecon regressor."""
+    """Return the patcher of a Deep3DFaceRecon regressor."""
     return _network(Regressor, RegressorSizes.of(state_dict), state_dict)
 
 
-def _built(name: str, family: str, build, state_dict: dict):
+def _build(name: str, family: str, build, state_dict: dict):
     return build_network(f"{name} looks like {family} but its tensors do not fit together", build, state_dict)
 
 
 def _network(network, sizes, weights: dict):
-    """The patcher of `network`. It computes in float32: encoders are small, and what they say steers the picture."""
+    """Return the patcher of `network`, in float32: encoders are small, and what they say steers the image."""
     offload_device = comfy.model_management.text_encoder_offload_device()
     module = network(sizes, comfy.ops.manual_cast, torch.float32, offload_device)
     return manage(module, {key: value.float() for key, value in weights.items()}, offload_device)
-
-
-def _is_msid(state_dict: dict) -> bool:
-    return "cls_token" in state_dict and any(key.startswith("norms.layer_") for key in state_dict)
-
-
-def _refuse_strangers(name: str, state_dict: dict) -> None:
-    missing = [key for key in TRANSFACE_KEYS if key not in state_dict]
-    if missing or "cls_token" in state_dict:
-        why = f"the tensor '{missing[0]}' is missing" if missing else "it has a class token, which TransFace has not"
-        raise ValueError(
-            f"{name} is not a TransFace encoder: {why}. Nor is it MSID, which has 'cls_token' and 'norms.layer_2'. "
-            "Choose another file in Load Face Encoder."
-        )

@@ -1,6 +1,6 @@
 """MSID, Face2Diffusion's encoder: a face recogniser's ViT, read at several depths (docs/papers.md 3.1).
 
-Its shallow taps keep how a face looks, its deep ones who it is. Published layout: patches of 8 px, a class token,
+Its shallow taps keep how a face looks, its deep ones whose it is. Published layout: patches of 8 px, a class token,
 pre-norm blocks with biases everywhere; the class token after each tapped block goes through a BatchNorm and a LayerNorm
 of its own.
 """
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.functional import gelu, scaled_dot_product_attention
+from torch.nn.functional import gelu
 
 from ..weights.reading import count_modules
+from .vit import PatchEmbed, TransformerBlock
 
 HEAD_WIDTH = 32  # of the published 12 heads of 384; no tensor tells
 USED_KEYS = ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norms.")  # besides a final norm and maybe a head
@@ -43,61 +44,17 @@ class MsidSizes:
             depth=count_modules(state_dict, "blocks."),
             mlp=state_dict["blocks.0.mlp.fc1.weight"].shape[0],
             patch=patch,
-            taps=tuple(sorted({_tap(key) for key in state_dict if key.startswith("norms.")})),
+            taps=tuple(
+                sorted(
+                    {int(key.split(".")[1].removeprefix("layer_")) for key in state_dict if key.startswith("norms.")}
+                )
+            ),
         )
 
     @property
     def crop_size(self) -> int:
         """Pixels a side of the crops."""
         return math.isqrt(self.tokens) * self.patch
-
-
-def _tap(key: str) -> int:
-    return int(key.split(".")[1].removeprefix("layer_"))
-
-
-class Attention(nn.Module):
-    def __init__(self, dim: int, operations, **factory):
-        super().__init__()
-        self.heads = dim // HEAD_WIDTH
-        self.qkv = operations.Linear(dim, 3 * dim, **factory)
-        self.proj = operations.Linear(dim, dim, **factory)
-
-    def forward(self, x):
-        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-
-class Mlp(nn.Module):
-    def __init__(self, dim: int, hidden: int, operations, **factory):
-        super().__init__()
-        self.fc1 = operations.Linear(dim, hidden, **factory)
-        self.fc2 = operations.Linear(hidden, dim, **factory)
-
-    def forward(self, x):
-        return self.fc2(gelu(self.fc1(x)))
-
-
-class Block(nn.Module):
-    def __init__(self, sizes: MsidSizes, operations, **factory):
-        super().__init__()
-        self.norm1 = operations.LayerNorm(sizes.dim, eps=EPS, **factory)
-        self.attn = Attention(sizes.dim, operations, **factory)
-        self.norm2 = operations.LayerNorm(sizes.dim, eps=EPS, **factory)
-        self.mlp = Mlp(sizes.dim, sizes.mlp, operations, **factory)
-
-    def forward(self, x):
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
-
-
-class PatchEmbed(nn.Module):
-    def __init__(self, sizes: MsidSizes, operations, **factory):
-        super().__init__()
-        self.proj = operations.Conv2d(3, sizes.dim, sizes.patch, stride=sizes.patch, **factory)
-
-    def forward(self, x):
-        return self.proj(x).flatten(2).transpose(1, 2)
 
 
 class Msid(nn.Module):
@@ -109,8 +66,10 @@ class Msid(nn.Module):
         self.crop_size = sizes.crop_size
         self.cls_token = nn.Parameter(torch.empty(1, 1, sizes.dim, **factory))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + sizes.tokens, sizes.dim, **factory))
-        self.patch_embed = PatchEmbed(sizes, operations, **factory)
-        self.blocks = nn.ModuleList(Block(sizes, operations, **factory) for _ in range(sizes.depth))
+        self.patch_embed = PatchEmbed(sizes.dim, sizes.patch, operations, **factory)
+        heads = sizes.dim // HEAD_WIDTH
+        block = {"heads": heads, "bias": True, "activation": gelu, "eps": EPS, "operations": operations, **factory}
+        self.blocks = nn.ModuleList(TransformerBlock(sizes.dim, sizes.mlp, **block) for _ in range(sizes.depth))
         self.norms = nn.ModuleDict(
             {
                 f"layer_{tap}": nn.Sequential(

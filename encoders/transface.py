@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import relu6
 
 from ..weights.reading import count_modules
+from .vit import PatchEmbed, TransformerBlock
 
 HEADS = 8  # the same in TransFace-S, -B and -L, and the one size that no tensor tells
 UNUSED_KEYS = ("mask_token",)  # training only
@@ -41,49 +42,6 @@ class TransFaceSizes:
         )
 
 
-class Attention(nn.Module):
-    def __init__(self, dim: int, operations, **factory):
-        super().__init__()
-        self.qkv = operations.Linear(dim, 3 * dim, bias=False, **factory)
-        self.proj = operations.Linear(dim, dim, **factory)
-
-    def forward(self, x):
-        q, k, v = self.qkv(x).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-
-class Mlp(nn.Module):
-    def __init__(self, dim: int, hidden: int, operations, **factory):
-        super().__init__()
-        self.fc1 = operations.Linear(dim, hidden, **factory)
-        self.fc2 = operations.Linear(hidden, dim, **factory)
-
-    def forward(self, x):
-        return self.fc2(nn.functional.relu6(self.fc1(x)))
-
-
-class Block(nn.Module):
-    def __init__(self, sizes: TransFaceSizes, operations, **factory):
-        super().__init__()
-        self.norm1 = operations.LayerNorm(sizes.dim, **factory)
-        self.attn = Attention(sizes.dim, operations, **factory)
-        self.norm2 = operations.LayerNorm(sizes.dim, **factory)
-        self.mlp = Mlp(sizes.dim, sizes.mlp, operations, **factory)
-
-    def forward(self, x):
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
-
-
-class PatchEmbed(nn.Module):
-    def __init__(self, sizes: TransFaceSizes, operations, **factory):
-        super().__init__()
-        self.proj = operations.Conv2d(3, sizes.dim, sizes.patch, stride=sizes.patch, **factory)
-
-    def forward(self, x):
-        return self.proj(x).flatten(2).transpose(1, 2)
-
-
 class TransFace(nn.Module):
     """TransFace of any size; `operations` is a namespace of layers such as `torch.nn` or the host's `comfy.ops`."""
 
@@ -91,8 +49,9 @@ class TransFace(nn.Module):
         super().__init__()
         factory = {"dtype": dtype, "device": device}
         self.pos_embed = nn.Parameter(torch.empty(1, sizes.tokens, sizes.dim, **factory))
-        self.patch_embed = PatchEmbed(sizes, operations, **factory)
-        self.blocks = nn.ModuleList(Block(sizes, operations, **factory) for _ in range(sizes.depth))
+        self.patch_embed = PatchEmbed(sizes.dim, sizes.patch, operations, **factory)
+        block = {"heads": HEADS, "bias": False, "activation": relu6, "eps": 1e-5, "operations": operations, **factory}
+        self.blocks = nn.ModuleList(TransformerBlock(sizes.dim, sizes.mlp, **block) for _ in range(sizes.depth))
         self.norm = operations.LayerNorm(sizes.dim, **factory)
         if sizes.embedding:
             flat = sizes.tokens * sizes.dim

@@ -65,7 +65,7 @@ def put(image: torch.Tensor, patch: torch.Tensor, weight: torch.Tensor, window: 
     Pixels of weight 0 stay as they are, to the last bit; what lies beyond the image is lost.
     """
     left, top, side = window
-    x0, y0, x1, y1 = clip_box((left, top, left + side, top + side), image.shape)
+    x0, y0, x1, y1 = clip_box((left, top, left + side, top + side), image.shape[:2])
     inside = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
     result = image.clone()
     result[y0:y1, x0:x1] = torch.lerp(image[y0:y1, x0:x1], patch[inside], weight[inside][..., None])
@@ -88,8 +88,8 @@ def box_area(box: tuple[float, ...], window: Window, size: int) -> np.ndarray:
 class FaceCrop:
     """n faces of B images, each ready to be inpainted; what travels on a FACE_CROP socket.
 
-    originals: [B, H, W, 3], the whole images. owners: which of them, from 0, each face is in. faces, windows: the faces,
-    and where they were cut from. limits: bool [side, side], the pixels of each window that may change.
+    originals: [B, H, W, 3], the whole images. owners: which of them, from 0, each face is in. faces, windows: the
+    faces and where they were cut from. limits: bool [side, side], the pixels of each window that may change.
     images: [n, size, size, 3], the crops, other faces black. others: bool [n, size, size], where those are.
     areas: bool [n, size, size], the face. masks: float 0 or 1 [n, size, size], what is to be painted over.
     """

@@ -12,13 +12,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-import safetensors
 import safetensors.torch
 import torch
 
-from ..weights import saving
+from ..weights import formats, saving
 
-FORMAT, VERSION = "likeness-portraits", "1"
+FORMAT = formats.Format(
+    "likeness-portraits",
+    1,
+    "portraits",
+    newer="its format has version {0}, and only {1} can be read",
+    advice=" Encode the photos again.",
+)
 _TENSORS = ("latents", "people", "faces")
 _FEATURES = "features."
 
@@ -91,7 +96,7 @@ def save(path: str | Path, portraits: Portraits) -> None:
     """Write a set to `path`, which holds the whole file or what it held before. Raises OSError where it cannot."""
     tensors = {name: getattr(portraits, name) for name in _TENSORS}
     tensors |= {f"{_FEATURES}{name}": each for name, each in portraits.features.items()}
-    metadata = {"format": FORMAT, "version": VERSION, "captions": json.dumps(portraits.captions)}
+    metadata = {**FORMAT.metadata, "captions": json.dumps(portraits.captions)}
     data = safetensors.torch.save({name: each.contiguous() for name, each in tensors.items()}, metadata)
     saving.write(path, data, "Portraits for training")
 
@@ -101,21 +106,10 @@ def load(path: str | Path) -> Portraits:
 
     Raises ValueError, naming file and fault, for a file that is none or a damaged one.
     """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            captions = _captions(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    with FORMAT.name_faults(path):
+        metadata, tensors = formats.read(path, FORMAT)
         if missing := [name for name in _TENSORS if name not in tensors]:
             raise ValueError(f"'{missing[0]}' is missing")
         features = {name.removeprefix(_FEATURES): tensors[name] for name in tensors if name.startswith(_FEATURES)}
+        captions = json.loads(metadata.get("captions", "[]"))
         return Portraits(captions=captions, features=features, **{name: tensors[name] for name in _TENSORS})
-    except (ValueError, safetensors.SafetensorError) as error:
-        raise ValueError(f"'{path}' cannot be loaded as portraits: {error}. Encode the photos again.") from error
-
-
-def _captions(metadata: dict[str, str]) -> list[str]:
-    if metadata.get("format") != FORMAT:
-        raise ValueError("it holds other tensors")
-    if metadata.get("version") != VERSION:
-        raise ValueError(f"its format has version {metadata.get('version')}, and only {VERSION} can be read")
-    return json.loads(metadata.get("captions", "[]"))

@@ -20,7 +20,10 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Origin:
-    """The published file that a file was made from: its place below the models folder, and what was verified of it."""
+    """The published file that a file was made from: its path below the models folder, and what was verified of it.
+
+    The names of the fields stand in the lock file.
+    """
 
     place: str
     sha256: str
@@ -38,7 +41,7 @@ class Record:
 
 
 def read(root: Path) -> dict[str, Record]:
-    """The records by place below the models folder `root`; none where nothing was recorded yet.
+    """Return the records by path below the models folder `root`, {} where nothing was recorded yet.
 
     Raises FetchError where the file is there and is no lock file.
     """
@@ -49,14 +52,14 @@ def read(root: Path) -> dict[str, Record]:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content.pop("format") != _FORMAT:
             raise ValueError("another format")
-        return {place: _record(**values) for place, values in content.items()}
+        return {path: _make_record(**values) for path, values in content.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise FetchError(
             f"{file} cannot be read ({error}): mend it, or delete it to have the files recorded anew."
         ) from error
 
 
-def _record(origin: dict | None = None, **values) -> Record:
+def _make_record(origin: dict | None = None, **values) -> Record:
     return Record(**values, origin=Origin(**origin) if origin else None)
 
 
@@ -64,17 +67,20 @@ def add(root: Path, records: dict[str, Record]) -> None:
     """Add or replace records, while nobody else does; the file is always whole."""
     file = root / NAME
     with disk_errors(file), guard(root, NAME):
-        text = _text({**read(root), **records})
+        lines = [f'{{"format": {_FORMAT}']
+        for path, record in sorted({**read(root), **records}.items()):
+            values = {key: value for key, value in asdict(record).items() if value is not None}
+            lines.append(f",{json.dumps(path)}: {json.dumps(values)}")
         temporary = file.with_name(f"{NAME}.part")
         with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
+            stream.write("\n".join([*lines, "}\n"]))
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, file)
 
 
-def guard(root: Path, place: str):
-    """A lock between processes for what is at `place` below `root`, a `filelock.FileLock` not yet acquired.
+def guard(root: Path, path: str):
+    """Return a lock between processes for what is at `path` below `root`, a `filelock.FileLock` not yet acquired.
 
     The system's lock files are empty and stay; all of them lie in one hidden folder.
     """
@@ -82,30 +88,22 @@ def guard(root: Path, place: str):
 
     folder = root / ".likeness-weights"
     folder.mkdir(exist_ok=True)
-    return FileLock(folder / f"{place.replace('/', '__')}.lock")
+    return FileLock(folder / f"{path.replace('/', '__')}.lock")
 
 
-def _text(records: dict[str, Record]) -> str:
-    lines = [f'{{"format": {_FORMAT}']
-    for place, record in sorted(records.items()):
-        values = {key: value for key, value in asdict(record).items() if value is not None}
-        lines.append(f",{json.dumps(place)}: {json.dumps(values)}")
-    return "\n".join([*lines, "}\n"])
-
-
-def first_seen(records: dict[str, Record], place: str) -> tuple[str, int] | None:
-    """Hash and size of the published file at `place` when it first came, also where only what was made of it stayed."""
+def first_seen(records: dict[str, Record], path: str) -> tuple[str, int] | None:
+    """Return hash and size of the published file at `path` when it first came, or None; what it was made into tells."""
     for name, record in records.items():
-        if name == place:
+        if name == path:
             return record.sha256, record.bytes
-        if record.origin and record.origin.place == place:
+        if record.origin and record.origin.place == path:
             return record.origin.sha256, record.origin.bytes
     return None
 
 
-def how_to_accept(root: Path, place: str) -> str:
-    """What to do where a file has changed since it was recorded, and the change is meant."""
-    return f"If you trust the change, delete every line with {place} from {root / NAME} and run this again."
+def how_to_accept(root: Path, path: str) -> str:
+    """Say what to do where a file has changed since it was recorded, and the change is meant."""
+    return f"If you trust the change, delete every line with {path} from {root / NAME} and run this again."
 
 
 @dataclass(frozen=True)
@@ -122,16 +120,21 @@ class Finding:
 
 
 def check(entry: manifest.WeightFile, root: Path, records: dict[str, Record]) -> Finding:
-    """Size and sha256 of what is present of an entry below `root`, against the manifest or else the records."""
-    found = paths.find(entry, root)
-    if found is None:
+    """Check size and sha256 of what is present of an entry below `root`, against the manifest or else the records."""
+    present = paths.find(entry, root)
+    if present is None:
         return Finding(MISSING, "", {})
-    if found.is_dir():
-        return _check_pack(entry, found, root, records)
-    name = found.relative_to(root).as_posix()
-    if found.name != entry.file:
-        return _check_rewritten(entry, found, name, root, records)
-    return _check_file(found, name, entry, root, records)
+    if present.is_dir():
+        return _check_pack(entry, present, root, records)
+    name = present.relative_to(root).as_posix()
+    if present.name == entry.file:
+        return _check_file(present, name, entry, root, records)
+    origin = records[name].origin if name in records else None
+    if origin and entry.sha256 and origin.sha256 != entry.sha256:
+        return Finding(WRONG, f"{present} was made from another file than the published one: {_replace(present)}", {})
+    finding = _check_file(present, name, None, root, records)
+    as_published = finding.state == RECORDED and origin and entry.sha256
+    return Finding(OK, f"as rewritten from the published {entry.file}", {}) if as_published else finding
 
 
 def _check_file(
@@ -154,22 +157,12 @@ def _check_file(
         return Finding(UNKNOWN, "its hash is not published", {name: Record(sha256, size, url)})
     if sha256 == known.sha256:
         return Finding(RECORDED, "its hash is not published; it is as it first came", {})
-    return Finding(WRONG, _changed(file, sha256, known.sha256, root, name), {})
-
-
-def _check_rewritten(
-    entry: manifest.WeightFile, file: Path, name: str, root: Path, records: dict[str, Record]
-) -> Finding:
-    origin = records[name].origin if name in records else None
-    if origin and entry.sha256 and origin.sha256 != entry.sha256:
-        return Finding(WRONG, f"{file} was made from another file than the published one: {_replace(file)}", {})
-    finding = _check_file(file, name, None, root, records)
-    as_published = finding.state == RECORDED and origin and entry.sha256
-    return Finding(OK, f"as rewritten from the published {entry.file}", {}) if as_published else finding
+    detail = f"{file} has changed: its sha256 is {sha256}, it came with {known.sha256}. {how_to_accept(root, name)}"
+    return Finding(WRONG, detail, {})
 
 
 def _check_pack(archive: manifest.WeightFile, folder: Path, root: Path, records: dict[str, Record]) -> Finding:
-    """Every file of an unpacked archive that the manifest or the records know."""
+    """Check every file of an unpacked archive that the manifest or the records know."""
     findings = [check(member, root, records) for member in manifest.members(archive)]
     known = {paths.relative_path(member) for member in manifest.members(archive)}
     for name, record in records.items():
@@ -186,7 +179,3 @@ def _check_pack(archive: manifest.WeightFile, folder: Path, root: Path, records:
 
 def _replace(file: Path) -> str:
     return f"delete {file.name} and fetch it again."
-
-
-def _changed(file: Path, sha256: str, known: str, root: Path, name: str) -> str:
-    return f"{file} has changed: its sha256 is {sha256}, it came with {known}. {how_to_accept(root, name)}"

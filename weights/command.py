@@ -14,7 +14,7 @@ _USE = {True: "yes", False: "no", None: "?"}
 
 
 def table(model_roots: list[Path]) -> list[str]:
-    """The lines to print, at most 100 columns wide but for the paths of the model folders."""
+    """Return the lines to print, at most 100 columns wide but for the paths of the model folders."""
     lines = ["Model folders searched:"]
     lines += [f"  [{number}] {root}" for number, root in enumerate(model_roots, 1)]
     lines += [
@@ -25,47 +25,40 @@ def table(model_roots: list[Path]) -> list[str]:
     for pipeline, group in itertools.groupby(manifest.entries(), lambda entry: entry.used_by[0]):
         lines += ["", f"{pipeline}:"]
         for entry in group:
-            lines += _lines(entry, model_roots)
+            file = "/".join(filter(None, (entry.folder, entry.file or "(file name not published)")))
+            if entry.bytes is not None:
+                size = f"{entry.bytes / 1e6:.1f} MB"
+            else:
+                size = f"~{entry.bytes_estimate / 1e6:.4g} MB" if entry.bytes_estimate else "?"
+            lines += [
+                f"{entry.name:<30}{size:>10}  {_USE[entry.commercial_use]:<11} {entry.licence}",
+                f"    {file:<76} {_locate(entry, model_roots)}",
+            ]
     return lines
 
 
-def _lines(entry: manifest.WeightFile, model_roots: list[Path]) -> list[str]:
-    place = "/".join(filter(None, (entry.folder, entry.file or "(file name not published)")))
-    return [
-        f"{entry.name:<30}{_size(entry):>10}  {_USE[entry.commercial_use]:<11} {entry.licence}",
-        f"    {place:<76} {_presence(entry, model_roots)}",
-    ]
+def _locate(entry: manifest.WeightFile, model_roots: list[Path]) -> str:
+    """Say in which folder a file is, and how many bytes it is too long or too short.
 
-
-def _size(entry: manifest.WeightFile) -> str:
-    if entry.bytes is not None:
-        return f"{entry.bytes / 1e6:.1f} MB"
-    return f"~{entry.bytes_estimate / 1e6:.4g} MB" if entry.bytes_estimate else "?"
-
-
-def _presence(entry: manifest.WeightFile, model_roots: list[Path]) -> str:
+    A rewritten or unpacked one has no published size.
+    """
     if not (entry.folder and entry.file):
         return "not checked"
     for number, root in enumerate(model_roots, 1):
-        if found := paths.find(entry, root):
-            return f"[{number}]" + _difference(entry, found)
+        if path := paths.find(entry, root):
+            comparable = path.name == entry.file and entry.bytes is not None
+            difference = path.stat().st_size - entry.bytes if comparable else 0
+            return f"[{number}]" + (f" {difference:+d} B" if difference else "")
     return "missing"
 
 
-def _difference(entry: manifest.WeightFile, found: Path) -> str:
-    """How many bytes a file is too long or too short; a rewritten or unpacked one has no published size."""
-    if found.name != entry.file or entry.bytes is None or found.stat().st_size == entry.bytes:
-        return ""
-    return f" {found.stat().st_size - entry.bytes:+d} B"
-
-
 def record(entry: manifest.WeightFile, model_roots: list[Path]) -> list[str]:
-    """Everything that is known of one file."""
-    found = next(filter(None, (paths.find(entry, root) for root in model_roots)), None)
+    """Return everything that is known of one file, as lines."""
+    path = next(filter(None, (paths.find(entry, root) for root in model_roots)), None)
     facts = {
         "file": entry.file or "its name is not published",
         "folder": f"models/{entry.folder}" if entry.folder else "none",
-        "here": str(found or "missing"),
+        "here": str(path or "missing"),
         "size": manifest.size_text(entry),
         "sha256": f"{entry.sha256} ({entry.sha256_evidence})" if entry.sha256 else "not published",
         "licence": f"{entry.licence} (commercial use: {manifest.COMMERCIAL_USE[entry.commercial_use]})",
@@ -85,7 +78,7 @@ _NEEDED = ("requests", "huggingface_hub", "filelock", "tqdm", "safetensors", "to
 
 
 def runs_here(argv: list[str]) -> bool:
-    """Whether this Python has what the command needs: nothing for the list, a ComfyUI's packages for the others."""
+    """Return whether this Python has what the command needs: nothing for the list, else a ComfyUI's packages."""
     return _parse(argv).action == "list" or all(importlib.util.find_spec(package) for package in _NEEDED)
 
 
@@ -97,13 +90,21 @@ def main(argv: list[str], say: Say = print, net=None) -> int:
     options = _parse(argv)
     try:
         entries = manifest.choose(options.names)
+        roots = [options.models] if options.models else default_roots()
         if options.action == "list":
-            return _list(entries, [options.models] if options.models else default_roots(), say)
-        root = _models_folder(options.models)
+            say("\n".join([line for entry in entries for line in record(entry, roots)] or table(roots)))
+            return 0
+        root = roots[0]
+        if not root.is_dir():
+            raise FetchError(f"There is no folder {root}: say with --models where your ComfyUI has its models.")
+        root = root.absolute()
         say(f"Models folder: {root}")
         if options.action == "verify":
             return _verify(entries, root, say)
-        return _fetch(entries, _accepted(options.accept_licence), root, net, say)
+        licences = {entry.name for entry in manifest.choose(options.accept_licence)}
+        if pipelines := [name for name in options.accept_licence if name not in licences]:
+            raise FetchError(f"'{pipelines[0]}' is a pipeline: a licence is accepted for each file by its own name.")
+        return _fetch(entries, licences, root, net, say)
     except FetchError as error:
         say(str(error))
         return 1
@@ -133,19 +134,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _models_folder(given: Path | None) -> Path:
-    root = given or default_roots()[0]
-    if not root.is_dir():
-        raise FetchError(f"There is no folder {root}: say with --models where your ComfyUI has its models.")
-    return root.absolute()
-
-
-def _list(entries: list[WeightFile], roots: list[Path], say: Say) -> int:
-    lines = [line for entry in entries for line in record(entry, roots)] or table(roots)
-    say("\n".join(lines))
-    return 0
-
-
 def _verify(entries: list[WeightFile], root: Path, say: Say) -> int:
     wrong = 0
     records = checking.read(root)
@@ -162,23 +150,19 @@ def _verify(entries: list[WeightFile], root: Path, say: Say) -> int:
     return 1 if wrong else 0
 
 
-def _accepted(names: list[str]) -> set[str]:
-    files = {entry.name for entry in manifest.choose(names)}
-    if pipelines := [name for name in names if name not in files]:
-        raise FetchError(f"'{pipelines[0]}' is a pipeline: a licence is accepted for each file by its own name.")
-    return files
-
-
-def _fetch(entries: list[WeightFile], accepted: set[str], root: Path, net, say: Say) -> int:
+def _fetch(entries: list[WeightFile], licences: set[str], root: Path, net, say: Say) -> int:
     from .download import Patience, open_session
     from .fetch import Net, fetch
 
     net = net or Net(open_session(Patience()), Patience())
-    refused = [entry for entry in entries if _needs_acceptance(entry, accepted, root)]
+    refused = [entry for entry in entries if _needs_acceptance(entry, licences, root)]
     for entry in refused:
-        say(_licence(entry))
+        say(
+            f"{entry.name}: not for commercial use. Its licence: {entry.licence}; its page: {manifest.url(entry)}. "
+            f"If you accept that, add --accept-licence {entry.name}"
+        )
     failures, not_reached = len(refused), False
-    for entry, members in _jobs([entry for entry in entries if entry not in refused]).items():
+    for entry, members in _plan([entry for entry in entries if entry not in refused]).items():
         try:
             say(f"{entry.name}: {fetch(entry, members, root, net, say)}")
         except FetchError as error:
@@ -186,24 +170,17 @@ def _fetch(entries: list[WeightFile], accepted: set[str], root: Path, net, say: 
             failures += 1
             not_reached |= isinstance(error, NotReachedError)
     if not_reached:
-        say(_by_hand(entries, root))
+        say(_explain_by_hand(entries, root))
     return 1 if failures else 0
 
 
-def _needs_acceptance(entry: WeightFile, accepted: set[str], root: Path) -> bool:
-    is_accepted = entry.name in accepted or manifest.archive_of(entry).name in accepted
+def _needs_acceptance(entry: WeightFile, licences: set[str], root: Path) -> bool:
+    is_accepted = entry.name in licences or manifest.archive_of(entry).name in licences
     return entry.commercial_use is False and not is_accepted and paths.find(entry, root) is None
 
 
-def _licence(entry: WeightFile) -> str:
-    return (
-        f"{entry.name}: not for commercial use. Its licence: {entry.licence}; its page: {manifest.url(entry)}. "
-        f"If you accept that, add --accept-licence {entry.name}"
-    )
-
-
-def _jobs(entries: list[WeightFile]) -> dict[WeightFile, list[WeightFile] | None]:
-    """What to download, each file once: for an archive with the members that are wanted of it, None for all of it."""
+def _plan(entries: list[WeightFile]) -> dict[WeightFile, list[WeightFile] | None]:
+    """Return what to download, each file once; of an archive the members that are wanted, or None for all of it."""
     jobs = {}
     for entry in entries:
         archive = manifest.archive_of(entry)
@@ -214,8 +191,8 @@ def _jobs(entries: list[WeightFile]) -> dict[WeightFile, list[WeightFile] | None
     return jobs
 
 
-def _by_hand(entries: list[WeightFile], root: Path) -> str:
-    """What a machine without network needs, for all that was asked and is not there."""
+def _explain_by_hand(entries: list[WeightFile], root: Path) -> str:
+    """Say what a machine without network needs, for all that was asked and is not there."""
     lines = ["Without a network, carry these by hand, then run the same command again (it verifies and unpacks them):"]
     missing = [entry for entry in entries if entry.folder and entry.file and paths.find(entry, root) is None]
     for entry in dict.fromkeys(map(manifest.archive_of, missing)):

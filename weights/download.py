@@ -64,7 +64,7 @@ class Wanted:
 
 
 def open_session(patience: Patience) -> requests.Session:
-    """A session that tries again by itself, as long as no byte of the file has come."""
+    """Return a session that tries again by itself, as long as no byte of the file has come."""
 
     class Capped(urllib3.Retry):
         def get_retry_after(self, response) -> float | None:
@@ -113,7 +113,7 @@ def forget(part: Path) -> None:
 
 
 def _attempt(session: requests.Session, patience: Patience, wanted: Wanted, part: Path) -> None:
-    validator = _remembered(part, wanted.url)
+    validator = _recall(part, wanted.url)
     have = _size(part) if validator else 0
     ranged = {"Range": f"bytes={have}-", "If-Range": validator} if have else {}
     with _open(session, patience, wanted, ranged) as response:
@@ -125,7 +125,8 @@ def _attempt(session: requests.Session, patience: Patience, wanted: Wanted, part
             return None
         _refuse_answer(response, wanted)
         start = _start(response, have)
-        total = _announced(response, start)
+        length = response.headers.get("Content-Length", "")
+        total = start + int(length) if length.isdecimal() else None
         _refuse_size(total, wanted, part)
         refuse_full_disk(part.parent, (total or wanted.bytes or 0) - start)
         if start == 0:
@@ -151,14 +152,14 @@ def _open(session: requests.Session, patience: Patience, wanted: Wanted, ranged:
 
 
 def _cause(error: Exception) -> str:
-    """The last link of what requests tells, without the objects and addresses it shows."""
+    """Return the last link of what requests tells, without the objects and addresses it shows."""
     reason = getattr(error.args[0], "reason", error) if error.args else error
     text = re.sub(r"<[^>]*>:? ?|\w+\(host=[^)]*\):? ?|\(Caused by .*", "", str(reason))
     return text.strip(" ,:") or type(error).__name__
 
 
 def _refuse_answer(response: requests.Response, wanted: Wanted) -> None:
-    """Everything that shows before the first byte of the file."""
+    """Raise FetchError for everything that shows before the first byte of the file."""
     status = response.status_code
     if status in (401, 403):
         raise FetchError(
@@ -175,10 +176,12 @@ def _refuse_answer(response: requests.Response, wanted: Wanted) -> None:
     if status not in (200, 206):
         raise FetchError(f"{wanted.url} answers with an error ({status} {response.reason}): try again later.")
     if "html" in response.headers.get("Content-Type", ""):
-        raise FetchError(f"{wanted.url} answers with a web page instead of the file: {_page(response)}")
+        raise FetchError(f"{wanted.url} answers with a web page instead of the file: {_explain_page(response)}")
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise FetchError(f"{wanted.url} sends the file packed, though it was asked for as it is.")
-    now = _hub_sha256(response)
+    # Hugging Face tells the sha256 of a file before it sends one to the storage that has it.
+    etags = (answer.headers.get("X-Linked-Etag", "").strip('"') for answer in (*response.history, response))
+    now = next((etag for etag in etags if re.fullmatch("[0-9a-f]{64}", etag)), None)
     if now and wanted.sha256 and now != wanted.sha256:
         raise FetchError(
             f"{wanted.url} is another file by now: its sha256 is {now}, {wanted.sha256} was expected. "
@@ -186,7 +189,7 @@ def _refuse_answer(response: requests.Response, wanted: Wanted) -> None:
         )
 
 
-def _page(response: requests.Response) -> str:
+def _explain_page(response: requests.Response) -> str:
     text = response.raw.read1(_PAGE, decode_content=True).decode(errors="replace").lower()
     if "quota" in text or "too many users" in text:
         return "the publisher's quota is used up. Try again in 24 hours, or carry the file by hand."
@@ -195,17 +198,8 @@ def _page(response: requests.Response) -> str:
     return "the link has changed, or a proxy is in the way. Open it in a browser."
 
 
-def _hub_sha256(response: requests.Response) -> str | None:
-    """The sha256 that Hugging Face tells of a file before it sends one to the storage that has it."""
-    for answer in (*response.history, response):
-        etag = answer.headers.get("X-Linked-Etag", "").strip('"')
-        if re.fullmatch("[0-9a-f]{64}", etag):
-            return etag
-    return None
-
-
 def _start(response: requests.Response, have: int) -> int:
-    """Where in the file the answer begins: at 0 where the server cannot resume or the file is another by now."""
+    """Return where in the file the answer begins: at 0 where the server cannot resume or the file is another by now."""
     if response.status_code == 200:
         return 0
     sent = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
@@ -216,13 +210,8 @@ def _start(response: requests.Response, have: int) -> int:
     return have
 
 
-def _announced(response: requests.Response, start: int) -> int | None:
-    length = response.headers.get("Content-Length", "")
-    return start + int(length) if length.isdecimal() else None
-
-
 def _refuse_size(total: int | None, wanted: Wanted, part: Path) -> None:
-    """`total` is what was announced, or what has come so far, which can only be too much."""
+    """Raise FetchError where the announced size, `total`, cannot be that of the wanted file."""
     if total is None:
         return
     if total == 0:
@@ -266,7 +255,7 @@ def _receive(
 
 
 def _chunks(response: requests.Response, patience: Patience) -> Iterator[bytes]:
-    """The bytes as they come. A server that sends a byte now and then never is silent, so progress is asked for."""
+    """Yield the bytes as they come; a server that sends one now and then is never silent, so progress is asked for."""
     begin, come = time.monotonic(), 0
     while chunk := response.raw.read1(_CHUNK, decode_content=False):
         yield chunk
@@ -297,8 +286,8 @@ def _remember(part: Path, url: str, response: requests.Response) -> None:
         _memory(part).write_text(json.dumps({"url": url, "validator": validator}), encoding="utf-8")
 
 
-def _remembered(part: Path, url: str) -> str | None:
-    """The validator of a partial file that came from this address; None where it cannot be gone on with."""
+def _recall(part: Path, url: str) -> str | None:
+    """Return the validator of a partial file that came from this address; None where it cannot be gone on with."""
     try:
         memory = json.loads(_memory(part).read_text(encoding="utf-8"))
         return memory["validator"] if memory["url"] == url else None
@@ -307,7 +296,7 @@ def _remembered(part: Path, url: str) -> str | None:
 
 
 def address(entry: manifest.WeightFile) -> tuple[str, dict[str, str]]:
-    """URL and headers to ask for a file (for a file inside an archive: for the archive).
+    """Return URL and headers to ask for a file (for a file inside an archive: for the archive).
 
     Hugging Face: with the user's log-in, from the mirror that HF_ENDPOINT names. Google Drive: past the page that says
     the file was not searched for viruses.

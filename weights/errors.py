@@ -34,7 +34,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def refuse_full_disk(folder: Path, needed: int) -> None:
-    """Raises FetchError where `needed` more bytes would fill the disk of `folder`."""
+    """Raise FetchError where `needed` more bytes would fill the disk of `folder`."""
     free = shutil.disk_usage(folder).free
     if needed + _SPARE > free:
         raise FetchError(

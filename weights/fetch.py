@@ -42,16 +42,18 @@ def unpack(archive: Path, names: list[str] | None, folder: Path) -> list[Path]:
     """
     try:
         with zipfile.ZipFile(archive) as file:
-            members = _members(file, archive.stat().st_size)
-            wanted = _choose(members, names)
-            refuse_full_disk(archive.parent, sum(info.file_size for info in wanted.values()))
-            return [_extract(file, info, folder / name) for name, info in wanted.items()]
+            members = _list_members(file, archive.stat().st_size)
+            names = list(members) if names is None else names
+            if lacking := [name for name in names if name not in members]:
+                raise RefusedError(f"the archive holds {', '.join(members) or 'nothing'}, but no {lacking[0]}.")
+            refuse_full_disk(archive.parent, sum(members[name].file_size for name in names))
+            return [_extract(file, members[name], folder / name) for name in names]
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise RefusedError(f"the archive is damaged or of an unknown kind ({error}).") from error
 
 
-def _members(file: zipfile.ZipFile, packed: int) -> dict[str, zipfile.ZipInfo]:
-    """The files inside by their path, without the folder that all of them share."""
+def _list_members(file: zipfile.ZipFile, packed: int) -> dict[str, zipfile.ZipInfo]:
+    """Return the files inside by their path, without the folder that all of them share; refuse unsafe ones."""
     files = {}
     for info in file.infolist():
         _refuse_member(info)
@@ -79,16 +81,11 @@ def _refuse_member(info: zipfile.ZipInfo) -> None:
         raise RefusedError("the archive is locked with a password: nothing was kept.")
 
 
-def _choose(members: dict[str, zipfile.ZipInfo], names: list[str] | None) -> dict[str, zipfile.ZipInfo]:
-    if names is None:
-        return members
-    if lacking := [name for name in names if name not in members]:
-        raise RefusedError(f"the archive holds {', '.join(members) or 'nothing'}, but no {lacking[0]}.")
-    return {name: members[name] for name in names}
-
-
 def _extract(file: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> Path:
-    """zipfile gives at most the announced size and checks the CRC; too little passes there, if the CRC is right."""
+    """Write one member to `target` and return that.
+
+    zipfile gives at most the announced size and checks the CRC; too little passes there, if the CRC is right.
+    """
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with file.open(info) as source, target.open("wb") as copy:
@@ -122,14 +119,14 @@ def fetch(entry: WeightFile, members: list[WeightFile] | None, root: Path, net: 
     target = root / paths.relative_path(entry)
     with disk_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(entry, root, say):
-        if all(paths.find(wanted, root) for wanted in members or [entry]):
-            return _already_there(members or [entry], root)
+    with _wait_for_others(entry, root, say):
+        if all(paths.find(file, root) for file in members or [entry]):
+            return _check_present(members or [entry], root)
         if target.is_file():
             return _accept(entry, members, target, root)
         part = target.with_name(f"{target.name}.part")
         say(f"{entry.name}: fetching {manifest.url(entry)}")
-        download.download(net.session, net.patience, _wanted(entry, root), part)
+        download.download(net.session, net.patience, _plan(entry, root), part)
         try:
             return _accept(entry, members, part, root)
         except RefusedError:
@@ -141,8 +138,8 @@ def fetch(entry: WeightFile, members: list[WeightFile] | None, root: Path, net: 
 
 
 @contextmanager
-def _alone(entry: WeightFile, root: Path, say: Say) -> Iterator[None]:
-    """Two fetches of one file: the second waits, and then finds it there."""
+def _wait_for_others(entry: WeightFile, root: Path, say: Say) -> Iterator[None]:
+    """Hold the file alone: of two fetches of one file the second waits, and then finds it there."""
     with disk_errors(root / paths.relative_path(entry)):
         lock = checking.guard(root, paths.relative_path(entry))
         try:
@@ -156,9 +153,9 @@ def _alone(entry: WeightFile, root: Path, say: Say) -> Iterator[None]:
         lock.release()
 
 
-def _already_there(wanted: list[WeightFile], root: Path) -> str:
+def _check_present(entries: list[WeightFile], root: Path) -> str:
     records = checking.read(root)
-    findings = [checking.check(entry, root, records) for entry in wanted]
+    findings = [checking.check(entry, root, records) for entry in entries]
     for finding in findings:
         if finding.state == checking.WRONG:
             raise FetchError(finding.detail)
@@ -167,11 +164,11 @@ def _already_there(wanted: list[WeightFile], root: Path) -> str:
     return f"is there already ({findings[0].detail})"
 
 
-def _wanted(entry: WeightFile, root: Path) -> download.Wanted:
+def _plan(entry: WeightFile, root: Path) -> download.Wanted:
     url, headers = download.address(entry)
     size, sha256, if_changed = entry.bytes, entry.sha256, "Is there a newer Likeness, which knows it?"
-    if not sha256 and (seen := checking.first_seen(checking.read(root), paths.relative_path(entry))):
-        sha256, size = seen
+    if not sha256 and (first := checking.first_seen(checking.read(root), paths.relative_path(entry))):
+        sha256, size = first
         if_changed = checking.how_to_accept(root, paths.relative_path(entry))
     at_most = size or _ESTIMATE_OFF * (entry.bytes_estimate or 0) or _LARGEST_UNKNOWN
     return download.Wanted(url, headers, size, sha256, at_most, if_changed)
@@ -179,12 +176,17 @@ def _wanted(entry: WeightFile, root: Path) -> download.Wanted:
 
 def _accept(entry: WeightFile, members: list[WeightFile] | None, file: Path, root: Path) -> str:
     """Give a file its final name, or what it is made into, once nothing speaks against it."""
-    record = _verified(entry, file, root)
+    record = _verify(entry, file, root)
     if paths.is_archive(entry):
         return _unpack(entry, members, file, record, root)
     if paths.is_rewritten(entry):
         return _rewrite(entry, file, record, root)
-    _refuse_other_content(file, paths.relative_path(entry))
+    if entry.file.endswith(".safetensors"):  # one whose header lies would fail in a graph only
+        try:
+            with safetensors.safe_open(file, framework="numpy"):
+                pass
+        except (safetensors.SafetensorError, OSError) as error:
+            raise RefusedError(f"what came is no safetensors file, or a damaged one ({error}).") from error
     if not entry.sha256:
         checking.add(root, {paths.relative_path(entry): record})
     with disk_errors(root / paths.relative_path(entry)):
@@ -198,32 +200,21 @@ def _how_sure(entry: WeightFile) -> str:
     return f"its hash is not published; recorded in {checking.NAME}"
 
 
-def _verified(entry: WeightFile, file: Path, root: Path) -> Record:
+def _verify(entry: WeightFile, file: Path, root: Path) -> Record:
     size, sha256 = file.stat().st_size, file_sha256(file)
-    seen = checking.first_seen(checking.read(root), paths.relative_path(entry))
+    first = checking.first_seen(checking.read(root), paths.relative_path(entry))
     with file.open("rb") as stream:
-        if what := not_weights(stream.read(HEAD)):
-            raise RefusedError(f"what came is {what}.")
+        if reason := not_weights(stream.read(HEAD)):
+            raise RefusedError(f"what came is {reason}.")
     if entry.bytes not in (None, size):
         raise RefusedError(f"what came has {size} bytes, published are {entry.bytes}.")
     if entry.sha256 and sha256 != entry.sha256:
         evidence = f" ({entry.sha256_evidence})" if entry.sha256_evidence != "published" else ""
         raise RefusedError(f"what came has the sha256 {sha256}, published is {entry.sha256}{evidence}.")
-    if not entry.sha256 and seen and sha256 != seen[0]:
+    if not entry.sha256 and first and sha256 != first[0]:
         accept = checking.how_to_accept(root, paths.relative_path(entry))
-        raise RefusedError(f"what came has the sha256 {sha256}, the first time it was {seen[0]}. {accept}")
+        raise RefusedError(f"what came has the sha256 {sha256}, the first time it was {first[0]}. {accept}")
     return Record(sha256, size, manifest.url(entry))
-
-
-def _refuse_other_content(file: Path, name: str) -> None:
-    """A safetensors file whose header lies would fail in a graph only."""
-    if not name.endswith(".safetensors"):
-        return
-    try:
-        with safetensors.safe_open(file, framework="numpy"):
-            pass
-    except (safetensors.SafetensorError, OSError) as error:
-        raise RefusedError(f"what came is no safetensors file, or a damaged one ({error}).") from error
 
 
 def _origin(entry: WeightFile, record: Record) -> Origin:
@@ -246,8 +237,8 @@ def _rewrite(entry: WeightFile, file: Path, record: Record, root: Path) -> str:
     }
     try:
         reading.rewrite(file, part, origin)
-        made = Record(file_sha256(part), part.stat().st_size, record.url, _origin(entry, record))
-        checking.add(root, {name: made})
+        result = Record(file_sha256(part), part.stat().st_size, record.url, _origin(entry, record))
+        checking.add(root, {name: result})
         with disk_errors(target):
             os.replace(part, target)
     finally:
@@ -264,36 +255,32 @@ def _unpack(entry: WeightFile, members: list[WeightFile] | None, file: Path, rec
     try:
         names = None if members is None else [member.source.member for member in members]
         files = unpack(file, names, staging / "files")
-        made = {path.relative_to(staging / "files").as_posix(): path for path in files}
-        _check_members(entry, made)
+        unpacked = {path.relative_to(staging / "files").as_posix(): path for path in files}
+        _check_members(entry, unpacked)
         origin = _origin(entry, record)
         checking.add(
             root,
             {
                 f"{paths.pack(entry)}/{name}": Record(file_sha256(path), path.stat().st_size, record.url, origin)
-                for name, path in made.items()
+                for name, path in unpacked.items()
             },
         )
-        _move(staging / "files", made, target)
+        with disk_errors(target):
+            if not target.exists():
+                os.replace(staging / "files", target)  # the whole pack at once
+            else:
+                for name, path in unpacked.items():
+                    (target / name).parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(path, target / name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     file.unlink()
-    return f"{target} ({_how_sure(entry)}; {len(made)} files unpacked)"
+    return f"{target} ({_how_sure(entry)}; {len(unpacked)} files unpacked)"
 
 
-def _check_members(archive: WeightFile, made: dict[str, Path]) -> None:
+def _check_members(archive: WeightFile, unpacked: dict[str, Path]) -> None:
     for member in manifest.members(archive):
-        if path := made.get(member.source.member):
+        if path := unpacked.get(member.source.member):
             size, sha256 = path.stat().st_size, file_sha256(path)
             if member.bytes not in (None, size) or member.sha256 not in (None, sha256):
                 raise RefusedError(f"{member.file} in the archive is not the published file ({size} bytes, {sha256}).")
-
-
-def _move(folder: Path, made: dict[str, Path], target: Path) -> None:
-    with disk_errors(target):
-        if not target.exists():
-            os.replace(folder, target)  # the whole pack at once
-            return
-        for name, path in made.items():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, target / name)

@@ -15,15 +15,15 @@ _NOT_WEIGHTS = {
 
 
 def not_weights(head: bytes) -> str | None:
-    """What stands in the place of the weights, in words; None where nothing speaks against them."""
+    """Return in words what the first bytes show instead of weights; None where nothing speaks against them."""
     if not head:
         return "empty (0 bytes)"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    return next((what for start, what in _NOT_WEIGHTS.items() if text.startswith(start)), None)
+    return next((words for start, words in _NOT_WEIGHTS.items() if text.startswith(start)), None)
 
 
 def file_sha256(path: str | Path) -> str:
-    """The sha256 of a file's bytes, 64 hexadecimal digits."""
+    """Return the sha256 of a file's bytes, 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):

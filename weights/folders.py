@@ -52,7 +52,7 @@ def register_shipped(folder: Path, kinds: tuple[str, ...]) -> None:
 
 
 def names(kind: str) -> list[str]:
-    """The weight files present in the folders of a kind, each relative to its folder: sorted, the pack's own last."""
+    """Return the weight files in the folders of a kind, each relative to its folder: sorted, the pack's own last."""
     strangers = _NOT_OFFERED.get(kind)
     try:
         present = folder_paths.get_filename_list(kind)
@@ -64,9 +64,10 @@ def names(kind: str) -> list[str]:
 
 
 def find(kind: str, name: str) -> str | None:
-    """Where the file `name` of a kind lies. The host reads "../" and absolute names as lying inside its model folders.
+    """Return where the file `name` of a kind lies, or None.
 
-    A PyTorch file that is not there may have been rewritten when it was fetched: its .safetensors is taken then.
+    The host reads "../" and absolute names as lying inside its model folders. A PyTorch file that is
+    not there may have been rewritten when it was fetched: its .safetensors is taken then.
     """
     rewritten = paths.safetensors_name(name)
     return folder_paths.get_full_path(kind, name) or (
@@ -75,15 +76,15 @@ def find(kind: str, name: str) -> str | None:
 
 
 def path(kind: str, name: str) -> str:
-    """As `find`; raises FileNotFoundError that says where the file was looked for and where to get it."""
-    found = find(kind, name)
-    if found is None:
+    """Return as `find`; raise FileNotFoundError that says where the file was looked for and where to get it."""
+    file = find(kind, name)
+    if file is None:
         raise FileNotFoundError(manifest.explain_missing(kind, name, folder_paths.get_folder_paths(kind), names(kind)))
-    return found
+    return file
 
 
 def list_choices(kind: str, published: tuple[str, ...]) -> list[str]:
-    """What a combo offers: the files present; where none are but the pack's own, the published names before those.
+    """Return what a combo offers: the files present; where none are but the pack's own, published names before those.
 
     So a combo is never empty, and choosing a published name leads to the error that tells how to get the file.
     """

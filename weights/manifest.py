@@ -17,7 +17,7 @@ COMMERCIAL_USE = {True: "allowed", False: "not allowed", None: "not settled, rea
 
 
 def default_roots() -> list[Path]:
-    """The folders that hold checkpoints/, loras/ and so on, the likeliest first: fetched files go there.
+    """Return the folders that hold checkpoints/, loras/ and so on, the likeliest first: fetched files go there.
 
     Those of the ComfyUI this checkout lies in, of the one in $COMFYUI_PATH, and of the test host.
     """
@@ -74,7 +74,7 @@ class WeightFile:
 
 @functools.cache
 def entries() -> tuple[WeightFile, ...]:
-    """Every file of the manifest, in its order: by pipeline."""
+    """Return every file of the manifest, in its order: by pipeline."""
     records = json.loads(_MANIFEST.read_text(encoding="utf-8"))["files"]
     return tuple(
         WeightFile(**{**record, "source": Source(**record["source"]), "used_by": tuple(record["used_by"])})
@@ -83,7 +83,7 @@ def entries() -> tuple[WeightFile, ...]:
 
 
 def find(file_name: str) -> WeightFile | None:
-    """The entry a file name or path belongs to, or None when none or more than one does.
+    """Return the entry a file name or path belongs to, or None where none or more than one does.
 
     The more of the path is given, the less is ambiguous: "glintr100.onnx" alone lies in two packs,
     "auraface/glintr100.onnx" in one. Folders the manifest does not know are ignored.
@@ -98,7 +98,7 @@ def find(file_name: str) -> WeightFile | None:
 
 
 def choose(names: Iterable[str]) -> list[WeightFile]:
-    """The entries of these names, each once; a pipeline's name stands for all its entries that have a file.
+    """Return the entries of these names, each once; a pipeline's name stands for all its entries that have a file.
 
     Raises FetchError that suggests near names for one that is neither.
     """
@@ -106,27 +106,23 @@ def choose(names: Iterable[str]) -> list[WeightFile]:
     pipelines = {pipeline for entry in entries() for pipeline in entry.used_by}
     of_pipeline = {name: [entry for entry in entries() if name in entry.used_by and entry.file] for name in pipelines}
     known = {**by_name, **of_pipeline}
-    found = []
+    choice = []
     for name in names:
         if name not in known:
-            raise FetchError(_unknown(name, list(known)))
-        found += [entry for entry in known[name] if entry not in found]
-    return found
-
-
-def _unknown(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "'weights list' names them all."
-    return f"There is no weight file and no pipeline called '{name}'; {hint}"
+            near = difflib.get_close_matches(name, known, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else "'weights list' names them all."
+            raise FetchError(f"There is no weight file and no pipeline called '{name}'; {hint}")
+        choice += [entry for entry in known[name] if entry not in choice]
+    return choice
 
 
 def members(archive: WeightFile) -> list[WeightFile]:
-    """The entries that lie inside an archive; none for any other file."""
+    """Return the entries that lie inside an archive; none for any other file."""
     return [entry for entry in entries() if entry.source.member and _without_member(entry) == archive.source]
 
 
 def archive_of(entry: WeightFile) -> WeightFile:
-    """The entry of the archive a file lies in; the entry itself where it is published as it is."""
+    """Return the entry of the archive a file lies in; the entry itself where it is published as it is."""
     if not entry.source.member:
         return entry
     return next(other for other in entries() if other.source == _without_member(entry))
@@ -137,7 +133,7 @@ def _without_member(entry: WeightFile) -> Source:
 
 
 def by_hand_only(entry: WeightFile) -> str | None:
-    """Why a file can be had by hand only, in words; None where it can be fetched."""
+    """Return in words why a file can be had by hand only; None where it can be fetched."""
     source = entry.source
     if not entry.file:
         return "which of the files there is meant is not published"
@@ -151,7 +147,7 @@ def by_hand_only(entry: WeightFile) -> str | None:
 
 
 def fetch_command(entry: WeightFile, models: str | None = None) -> str | None:
-    """What to type to have a file, into the models folder `models` where one is given; None: by hand only."""
+    """Return what to type to have a file, into the models folder `models` where one is given; None: by hand only."""
     if by_hand_only(entry):
         return None
     accept = f" --accept-licence {entry.name}" if entry.commercial_use is False else ""
@@ -160,7 +156,7 @@ def fetch_command(entry: WeightFile, models: str | None = None) -> str | None:
 
 
 def url(entry: WeightFile) -> str:
-    """Where a person gets the file: a direct link, or the page that holds it when the file's own path is not known."""
+    """Return where a person gets the file: a direct link, or the page that holds it where its path is not known."""
     source = entry.source
     if source.kind == "huggingface":
         page = f"https://huggingface.co/{source.repo}"
@@ -169,24 +165,20 @@ def url(entry: WeightFile) -> str:
         page = f"https://www.modelscope.cn/models/{source.repo}"
         return f"{page}/resolve/{source.revision or 'master'}/{source.path}" if source.path else page
     if source.kind == "github":
-        return _github_url(source)
+        page = f"https://github.com/{source.repo}"
+        if not source.tag:
+            return f"{page}/raw/HEAD/{source.path}"
+        if not source.path:
+            return f"{page}/releases/tag/{source.tag}"
+        return f"{page}/releases/download/{source.tag}/{source.path}"
     if source.kind == "google-drive":
         drive = "https://drive.google.com"
         return f"{drive}/drive/folders/{source.id}" if source.path else f"{drive}/file/d/{source.id}/view"
     return source.url
 
 
-def _github_url(source: Source) -> str:
-    page = f"https://github.com/{source.repo}"
-    if not source.tag:
-        return f"{page}/raw/HEAD/{source.path}"
-    if not source.path:
-        return f"{page}/releases/tag/{source.tag}"
-    return f"{page}/releases/download/{source.tag}/{source.path}"
-
-
 def size_text(entry: WeightFile) -> str:
-    """The size for a sentence: exact, rough, or "size not published"."""
+    """Return the size for a sentence: exact, rough, or "size not published"."""
     if entry.bytes is not None:
         return f"{entry.bytes} bytes"
     if entry.bytes_estimate is not None:
@@ -195,7 +187,7 @@ def size_text(entry: WeightFile) -> str:
 
 
 def explain_missing(kind_folder: str, file_name: str, searched: list[str], present: list[str]) -> str:
-    """One paragraph for the person who lacks a file: what was looked for and where, what is there, where to get it.
+    """Tell the person who lacks a file what was looked for and where, what is there, and where to get it.
 
     `kind_folder` is the models sub-folder (the host's kind), `searched` the folders on disk, `present` the names
     found in them.
@@ -207,21 +199,15 @@ def explain_missing(kind_folder: str, file_name: str, searched: list[str], prese
     entry = find(f"{kind_folder}/{file_name}")
     if entry is None:
         return f"{message} Put it there or choose another; 'python3 likeness.py weights list' names the known ones."
-    message = f"{message} {_how_to_get(entry)} and save it as {os.path.join(searched[0], file_name)}"
-    command = fetch_command(entry, _models_folder(searched[0], kind_folder))
+    inside = f" ({entry.source.member} inside this archive)" if entry.source.member else ""
+    message += (
+        f" Download it from {url(entry)}{inside} ({size_text(entry)}, sha256 {entry.sha256 or 'not published'}, "
+        f"licence: {entry.licence}, commercial use: {COMMERCIAL_USE[entry.commercial_use]}) and save it as "
+        f"{os.path.join(searched[0], file_name)}"
+    )
+    models = Path(searched[0].replace("\\", "/").removesuffix(f"/{kind_folder}"))
+    # The command is told the folder, so that the file comes where it was looked for, unless it knows it.
+    known = models in (Path(searched[0]), default_roots()[0])
+    command = fetch_command(entry, None if known else str(models))
     unpacks = " (which unpacks it too)" if entry.file.endswith(".zip") else ""
     return f"{message}, or run '{command}' in the folder of ComfyUI-Likeness{unpacks}." if command else f"{message}."
-
-
-def _models_folder(searched: str, kind_folder: str) -> str | None:
-    """What the command must be told, so that it leaves the file where it was looked for; None where it knows."""
-    models = Path(searched.replace("\\", "/").removesuffix(f"/{kind_folder}"))
-    return None if models in (Path(searched), default_roots()[0]) else str(models)
-
-
-def _how_to_get(entry: WeightFile) -> str:
-    inside = f" ({entry.source.member} inside this archive)" if entry.source.member else ""
-    return (
-        f"Download it from {url(entry)}{inside} ({size_text(entry)}, sha256 {entry.sha256 or 'not published'}, "
-        f"licence: {entry.licence}, commercial use: {COMMERCIAL_USE[entry.commercial_use]})"
-    )

@@ -11,34 +11,34 @@ _PROGRAMS = {"ViT-B-32.pt", "ViT-L-14.pt"}  # TorchScript, of which there are no
 
 
 def relative_path(entry: manifest.WeightFile) -> str:
-    """Folder and file as published, relative to a models folder, with slashes."""
+    """Return folder and file as published, relative to a models folder, with slashes."""
     return f"{entry.folder}/{entry.file}"
 
 
 def safetensors_name(name: str) -> str | None:
-    """The name a PyTorch file has once it is rewritten as safetensors; None for any other file."""
+    """Return the name a PyTorch file has once it is rewritten as safetensors; None for any other file."""
     path = PurePosixPath(name)
     return str(path.with_suffix(".safetensors")) if path.suffix in _PICKLES else None
 
 
 def is_rewritten(entry: manifest.WeightFile) -> bool:
-    """Whether fetching the file rewrites it as safetensors."""
+    """Return whether fetching the file rewrites it as safetensors."""
     is_ours = entry.folder.split("/")[0] in _OURS and entry.file not in _PROGRAMS
     return is_ours and safetensors_name(entry.file) is not None
 
 
 def is_archive(entry: manifest.WeightFile) -> bool:
-    """Whether fetching the file unpacks it, into the folder beside it that has its name."""
+    """Return whether fetching the file unpacks it, into the folder beside it that has its name."""
     return entry.file.endswith(".zip")
 
 
 def pack(archive: manifest.WeightFile) -> str:
-    """The folder an archive is unpacked into, relative to a models folder."""
+    """Return the folder an archive is unpacked into, relative to a models folder."""
     return relative_path(archive).removesuffix(".zip")
 
 
 def find(entry: manifest.WeightFile, root: Path) -> Path | None:
-    """The file of an entry below the models folder `root`, for an archive the folder of its files; None: not there.
+    """Return the file of an entry below the models folder `root`, of an archive its folder; None where it is not there.
 
     A PyTorch file of our own folders may have been rewritten as safetensors, and a pack that was unpacked by hand may
     lie in a folder of its own name, one level deeper.

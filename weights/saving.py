@@ -1,4 +1,4 @@
-"""Files that the pack writes: named as the host names pictures, whole or not at all."""
+"""Files that the pack writes: named as the host names images, whole or not at all."""
 
 import contextlib
 import os
@@ -12,43 +12,39 @@ import folder_paths
 _NOT_IN_NAMES = re.compile(r'[<>:"|?*\x00-\x1f]')
 
 
-def new_path(kind: str, prefix: str, who: str) -> str:
-    """Where to save a file: output/<kind>/<prefix>_<number>_.safetensors, numbered as the host numbers pictures.
+def new_path(kind: str, prefix: str, writer: str) -> str:
+    """Return where to save a file: output/<kind>/<prefix>_<number>_.safetensors, numbered as the host numbers images.
 
     The number is one that no file of that name has, in any folder files of the kind are loaded from. `prefix` may hold
-    sub-folders, which are made, and the host's %year% and the like. who: the node, for the messages.
+    sub-folders, which are made, and the host's %year% and the like. writer: the node, for the messages.
     Raises ValueError for a prefix that is no name or leaves the folder, OSError where the folder cannot be made.
     """
     prefix = prefix.strip().replace("\\", "/")
     root = os.path.join(folder_paths.get_output_directory(), kind)
-    _check_prefix(prefix, root, who)
-    with _saying_why(root, who):
+    parts = prefix.split("/")
+    if _NOT_IN_NAMES.search(prefix) or any(not part or part.startswith(".") for part in parts):
+        raise ValueError(
+            f"{writer}: {prefix!r} is no name for a file in {root}: use letters and digits, '/' only for sub-folders, "
+            "and nothing that begins with a dot."
+        )
+    if not folder_paths.is_within_directory(root, os.path.join(root, *parts)):
+        raise ValueError(f"{writer}: {prefix!r} leads out of {root} by a link: choose another name.")
+    with _explain_failure(root, writer):
         folder, name, number, sub_folder, _ = folder_paths.get_save_image_path(prefix, root)
     while folder_paths.get_full_path(kind, os.path.join(sub_folder, f"{name}_{number:05}_.safetensors")):
         number += 1
     return os.path.join(folder, f"{name}_{number:05}_.safetensors")
 
 
-def _check_prefix(prefix: str, root: str, who: str) -> None:
-    parts = prefix.split("/")
-    if _NOT_IN_NAMES.search(prefix) or any(not part or part.startswith(".") for part in parts):
-        raise ValueError(
-            f"{who}: {prefix!r} is no name for a file in {root}: use letters and digits, '/' only for sub-folders, "
-            "and nothing that begins with a dot."
-        )
-    if not folder_paths.is_within_directory(root, os.path.join(root, *parts)):
-        raise ValueError(f"{who}: {prefix!r} leads out of {root} by a link: choose another name.")
-
-
-def write(path: str | Path, data: bytes, who: str) -> None:
+def write(path: str | Path, data: bytes, writer: str) -> None:
     """Write `data` to `path`, which holds the whole of it or what it held before, whatever happens in between.
 
-    Raises OSError with a sentence that begins with `who`.
+    Raises OSError with a sentence that begins with `writer`.
     """
     path = Path(path)
     temporary = path.with_name(f"{path.name}.part")
     try:
-        with _saying_why(path, who):
+        with _explain_failure(path, writer):
             with temporary.open("wb") as file:
                 file.write(data)
                 file.flush()
@@ -60,11 +56,11 @@ def write(path: str | Path, data: bytes, who: str) -> None:
 
 
 @contextlib.contextmanager
-def _saying_why(path: str | Path, who: str) -> Iterator[None]:
+def _explain_failure(path: str | Path, writer: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise OSError(
-            f"{who}: {path} cannot be written: {error.strerror or error}. Nothing was saved; make room or the folder "
-            "writable, or choose another name."
+            f"{writer}: {path} cannot be written: {error.strerror or error}. Nothing was saved; make room or the "
+            "folder writable, or choose another name."
         ) from error

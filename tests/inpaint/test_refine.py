@@ -179,7 +179,7 @@ def test_an_inpainting_model_sees_grey_where_it_paints():
             (2, 60, 60, 3),
             (1, 60, 60, 3),
             None,
-            "faces were layout in 1 pictures of 60 x 60, but image holds 2 of 60 x 60",
+            "faces were found in 1 pictures of 60 x 60, but image holds 2 of 60 x 60",
         ),
         ((1, 60, 70, 3), (1, 60, 60, 3), None, "in 1 pictures of 60 x 60, but image holds 1 of 70 x 60"),
         ((1, 60, 60, 3), (1, 60, 60, 3), torch.eye(60)[None, :, :] * 0, "mask is empty"),

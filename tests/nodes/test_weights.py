@@ -45,7 +45,7 @@ def test_files_are_found_by_name_in_any_input(models):
         "5": {"inputs": {"again": "ms1mv2_model_TransFace_S.pt"}},
         "6": {},
     }
-    names = [(name, entry.name) for name, entry in needs.named(prompt)]
+    names = [(name, entry.name) for name, entry in needs.find_entries(prompt)]
     assert names == [
         ("ms1mv2_model_TransFace_S.pt", "transface-s"),
         ("mediapipe_face_fp32.safetensors", "mediapipe-face"),
