@@ -11,7 +11,6 @@ import json
 import re
 from pathlib import Path
 
-import folder_paths
 import safetensors.torch
 import torch
 
@@ -110,14 +109,8 @@ def new_path(prefix: str) -> str:
 
 
 def find_facea(name: str) -> str:
-    """Where the identity that a combo calls `name` lies; raises FileNotFoundError that says where it was looked for."""
-    found = folder_paths.get_full_path(KIND, name)
-    if found is None:
-        raise FileNotFoundError(
-            f"There is no FaceA identity '{name}' in {' or '.join(folder_paths.get_folder_paths(KIND))}. Save FaceA "
-            "Identity writes one; press R afterwards, so that the list is read again."
-        )
-    return found
+    """Return where the identity `name` of a combo lies, see `saving.find`."""
+    return saving.find(KIND, name, "FaceA identity", "Save FaceA Identity")
 
 
 def description(name: str, identity: FaceaIdentity) -> str:

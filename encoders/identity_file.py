@@ -4,7 +4,6 @@ import io
 import re
 
 import comfy.model_management
-import folder_paths
 import numpy as np
 import safetensors.torch
 import torch
@@ -62,14 +61,8 @@ def save_identity(path: str, face_id: FaceId, thumbnails: bool = True, note: str
 
 
 def find_identity(name: str) -> str:
-    """Return where the identity `name` of a combo lies; raise FileNotFoundError that says where it was looked for."""
-    path = folder_paths.get_full_path(KIND, name)
-    if path is None:
-        raise FileNotFoundError(
-            f"There is no identity '{name}' in {' or '.join(folder_paths.get_folder_paths(KIND))}. Save Identity "
-            "writes one; press R afterwards, so that the list is read again."
-        )
-    return path
+    """Return where the identity `name` of a combo lies, see `saving.find`."""
+    return saving.find(KIND, name, "identity", "Save Identity")
 
 
 def load_identity(path: str) -> tuple[FaceId, Header]:

@@ -27,19 +27,13 @@ def lines(folders: Iterable[Path], describe: Callable[[Path], str] = entry) -> l
     """Return per folder a line with its number of files, and for each a line with its name and what `describe` says."""
     result = []
     for folder in folders:
-        files = sorted(_list_files(folder))
+        paths = (os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names)
+        present = (path for path in paths if path.lower().endswith(".safetensors") and os.path.isfile(path))
+        files = sorted(os.path.relpath(path, folder) for path in present)
         result.append(f"{plain(str(folder))}: {len(files) or 'no'} {'file' if len(files) == 1 else 'files'}")
         width = max((len(plain(file)) for file in files), default=0)
         result += [f"  {plain(file):<{width}}  {describe(folder / file)}" for file in files]
     return result
-
-
-def _list_files(folder: Path) -> Iterable[str]:
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.join(parent, name)
-            if name.lower().endswith(".safetensors") and os.path.isfile(path):
-                yield os.path.relpath(path, folder)
 
 
 def plain(text: str) -> str:

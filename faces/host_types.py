@@ -51,7 +51,14 @@ def export_landmarks(faces: Faces) -> dict:
             "FACE_LANDMARKS hold nothing else: choose a mediapipe detector in Load Face Detector."
         )
     height, width = faces.images.shape[1:3]
-    frames = [[_to_host(face, faces, (width, height)) for face in present if face.host] for present in faces.per_image]
+    frames = []
+    for present in faces.per_image:
+        frame = [dict(face.host) for face in present if face.host]
+        for face in frame:
+            if faces.canonical is not None and "transformation_matrix" not in face:
+                matrix = transformation_matrix_from_detection(face, width, height, faces.canonical)
+                face["transformation_matrix"] = matrix
+        frames.append(frame)
     return {"frames": frames, "image_size": (height, width), "connection_sets": faces.connection_sets}
 
 
@@ -169,14 +176,6 @@ def boxes_of_masks(masks: torch.Tensor, images: torch.Tensor) -> list[list[Face]
     if not any(boxes):
         raise ValueError("The mask is empty: nothing in it is above 0.5, so it shows no face.")
     return [[_estimate(box, 1.0) for box in per_image] for per_image in boxes * (batch // len(boxes))]
-
-
-def _to_host(face: Face, faces: Faces, size: tuple[int, int]) -> dict:
-    """Return a copy of the host's face dict, with the matrix its node adds for a face in an image of `size` (W, H)."""
-    if faces.canonical is None or "transformation_matrix" in face.host:
-        return dict(face.host)
-    matrix = transformation_matrix_from_detection(face.host, *size, faces.canonical)
-    return {**face.host, "transformation_matrix": matrix}
 
 
 def _read_box(box: dict, which: str, size: tuple[int, int]) -> Face:

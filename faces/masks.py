@@ -114,8 +114,8 @@ def _find_areas(image: torch.Tensor, face: Face, region: str, parser: FaceParser
         return [_Area(parsing.bounds(part), fill, source) for part, fill in zip(parts, fills)]
     if region == "head":
         points = "five points" if dense(face) is None else "landmarks"
-        return [_bound_polygon(head_outline(face), f"head estimated from {points}", box)]
-    return [_bound_polygon(*outline(face, part), box) for part in parts]
+        return [_outline_area(head_outline(face), f"head estimated from {points}", box)]
+    return [_outline_area(*outline(face, part), box) for part in parts]
 
 
 def _extend(fill: Callable[[PixelBox], np.ndarray], size: tuple[int, int]) -> Callable[[PixelBox], np.ndarray]:
@@ -132,7 +132,7 @@ def _extend(fill: Callable[[PixelBox], np.ndarray], size: tuple[int, int]) -> Ca
     return fill_beyond
 
 
-def _bound_polygon(corners: np.ndarray, source: str, box: bool) -> _Area:
+def _outline_area(corners: np.ndarray, source: str, box: bool) -> _Area:
     if box:
         corners = box_corners(*corners.min(axis=0), *corners.max(axis=0))
     return _Area(corners, lambda pixel_box: fill_convex(corners, pixel_box), source)

@@ -9,8 +9,7 @@ import torch
 from scipy import ndimage
 
 from ..faces.detector import as_rgb
-from ..faces.types import Face
-from .crop import FaceCrop, Window, box_area, dilate, grow, kernel_reach, nearest, put, resize
+from .crop import FaceCrop, box_area, dilate, grow, kernel_reach, nearest, put, resize
 
 BLENDS = ("mask", "whole crop")
 
@@ -54,10 +53,8 @@ def paste(
         mask = crop.masks[i] if mask is None else mask.float().clamp(0, 1)
         painted = correct(crop, i, image.to(crop.images), round_trip, mask.to(crop.images), colour_match)
         window, whole = crop.windows[i], results[owner]
-        if blend == "mask":
-            weight = mask_weight(mask.cpu().numpy(), feather, window.side)
-        else:
-            weight = border_weight(window, crop.faces[i], (height, width))
+        soft = blend == "mask"
+        weight = mask_weight(mask.cpu().numpy(), feather, window.side) if soft else border_weight(crop, i)
         weight = weight * find_changed(crop, i, painted) * limits
         results[owner] = put(whole, resize(painted, window.side).to(whole), weight.to(whole), window)
     return torch.stack(results)
@@ -96,20 +93,21 @@ def mask_weight(mask: np.ndarray, feather: int, side: int) -> torch.Tensor:
     return weight * torch.from_numpy(nearest(mask > 0, side))
 
 
-def border_weight(window: Window, face: Face, image_size: tuple[int, int]) -> torch.Tensor:
-    """Return how much of the crop counts under "whole crop" (step 6): [side, side] of 0..1; image_size: (H, W).
+def border_weight(crop: FaceCrop, i: int) -> torch.Tensor:
+    """Return how much of the crop counts under "whole crop" (step 6): [side, side] of 0..1 for crop `i`.
 
     All but a soft border, which fades to 0 at the crop's edge, but not where the image ends there; the face's box
     counts in any case.
     """
+    window = crop.windows[i]
     kernel = int(10 * window.side / 256) | 1
     sigma = 0.3 * ((kernel - 1) / 2 - 1) + 0.8  # OpenCV's choice for a kernel
     pixels, profiles = np.arange(window.side), []
-    for start, length in zip((window.top, window.left), image_size):
+    for start, length in zip((window.top, window.left), crop.originals.shape[1:3]):
         whole = (pixels >= kernel) | (start <= 0)
         whole &= (pixels < window.side - kernel) | (start + window.side >= length)
         profiles.append(ndimage.gaussian_filter1d(whole.astype(float), sigma, radius=kernel // 2, mode="nearest"))
-    weight = np.maximum(np.outer(*profiles), box_area(face.box, window, window.side))
+    weight = np.maximum(np.outer(*profiles), box_area(crop.faces[i].box, window, window.side))
     return torch.from_numpy(weight.astype(np.float32))
 
 

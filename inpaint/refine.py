@@ -71,7 +71,11 @@ def refine_crops(
     for i, image in enumerate(images):
         comfy.model_management.throw_exception_if_processing_interrupted()
         area = None if mask is None else mask[i % len(mask)]
-        numbered = _read_mask(area) if faces is None else _list_detected(faces.per_image[i])
+        if faces is None:
+            numbered = _read_mask(area)
+        else:  # but for stand-ins, which have no score
+            present = faces.per_image[i]
+            numbered = [(number, face) for number, face in zip(list_numbers(present), present) if face.score > 0]
         targets += _find_targets(i, image, numbered, area, style)
     _check_wanted({target.number for target in targets}, wanted, mask is not None)
     targets = [target for target in targets if EVERY_FACE in wanted or target.number in wanted]
@@ -150,11 +154,6 @@ def _make_crop(images: torch.Tensor, targets: list[Target], size: int) -> FaceCr
         areas=masks.numpy(),
         masks=masks.to(images),
     )
-
-
-def _list_detected(faces: tuple[Face, ...]) -> list[tuple[int, Face]]:
-    """Return the faces with their numbers; stand-ins, which have no score, are left out."""
-    return [(number, face) for number, face in zip(list_numbers(faces), faces) if face.score > 0]
 
 
 def _read_mask(mask: torch.Tensor) -> list[tuple[int, Face]]:

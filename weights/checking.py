@@ -52,15 +52,15 @@ def read(root: Path) -> dict[str, Record]:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content.pop("format") != _FORMAT:
             raise ValueError("another format")
-        return {path: _make_record(**values) for path, values in content.items()}
+        records = {}
+        for path, values in content.items():
+            origin = values.pop("origin", None)
+            records[path] = Record(**values, origin=Origin(**origin) if origin else None)
+        return records
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise FetchError(
             f"{file} cannot be read ({error}): mend it, or delete it to have the files recorded anew."
         ) from error
-
-
-def _make_record(origin: dict | None = None, **values) -> Record:
-    return Record(**values, origin=Origin(**origin) if origin else None)
 
 
 def add(root: Path, records: dict[str, Record]) -> None:

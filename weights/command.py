@@ -155,12 +155,15 @@ def _fetch(entries: list[WeightFile], licences: set[str], root: Path, net, say: 
     from .fetch import Net, fetch
 
     net = net or Net(open_session(Patience()), Patience())
-    refused = [entry for entry in entries if _needs_acceptance(entry, licences, root)]
-    for entry in refused:
-        say(
-            f"{entry.name}: not for commercial use. Its licence: {entry.licence}; its page: {manifest.url(entry)}. "
-            f"If you accept that, add --accept-licence {entry.name}"
-        )
+    refused = []
+    for entry in entries:
+        accepted = entry.name in licences or manifest.archive_of(entry).name in licences
+        if entry.commercial_use is False and not accepted and paths.find(entry, root) is None:
+            refused.append(entry)
+            say(
+                f"{entry.name}: not for commercial use. Its licence: {entry.licence}; its page: {manifest.url(entry)}. "
+                f"If you accept that, add --accept-licence {entry.name}"
+            )
     failures, not_reached = len(refused), False
     for entry, members in _plan([entry for entry in entries if entry not in refused]).items():
         try:
@@ -172,11 +175,6 @@ def _fetch(entries: list[WeightFile], licences: set[str], root: Path, net, say: 
     if not_reached:
         say(_explain_by_hand(entries, root))
     return 1 if failures else 0
-
-
-def _needs_acceptance(entry: WeightFile, licences: set[str], root: Path) -> bool:
-    is_accepted = entry.name in licences or manifest.archive_of(entry).name in licences
-    return entry.commercial_use is False and not is_accepted and paths.find(entry, root) is None
 
 
 def _plan(entries: list[WeightFile]) -> dict[WeightFile, list[WeightFile] | None]:

@@ -143,19 +143,15 @@ def _open(session: requests.Session, patience: Patience, wanted: Wanted, ranged:
     except requests.TooManyRedirects as error:
         raise FetchError(f"{wanted.url} leads from one address to the next without end.") from error
     except (requests.ConnectionError, requests.Timeout) as error:
-        raise NotReachedError(f"{wanted.url} could not be reached ({_cause(error)}).") from error
+        # The last link of what requests tells, without the objects and addresses it shows.
+        reason = getattr(error.args[0], "reason", error) if error.args else error
+        text = re.sub(r"<[^>]*>:? ?|\w+\(host=[^)]*\):? ?|\(Caused by .*", "", str(reason)).strip(" ,:")
+        raise NotReachedError(f"{wanted.url} could not be reached ({text or type(error).__name__}).") from error
     except requests.RequestException as error:
         raise FetchError(f"{wanted.url} could not be asked for ({error}).") from error
     if wanted.url.startswith("https:") and not response.url.startswith("https:"):
         raise FetchError(f"{wanted.url} leads to {response.url}, which is not encrypted: anyone could change the file.")
     return response
-
-
-def _cause(error: Exception) -> str:
-    """Return the last link of what requests tells, without the objects and addresses it shows."""
-    reason = getattr(error.args[0], "reason", error) if error.args else error
-    text = re.sub(r"<[^>]*>:? ?|\w+\(host=[^)]*\):? ?|\(Caused by .*", "", str(reason))
-    return text.strip(" ,:") or type(error).__name__
 
 
 def _refuse_answer(response: requests.Response, wanted: Wanted) -> None:

@@ -36,6 +36,20 @@ def new_path(kind: str, prefix: str, writer: str) -> str:
     return os.path.join(folder, f"{name}_{number:05}_.safetensors")
 
 
+def find(kind: str, name: str, label: str, writer: str) -> str:
+    """Return where the saved file `name` of a combo lies; raise FileNotFoundError that says where it was looked for.
+
+    label: what the file is. writer: the node that saves such files.
+    """
+    path = folder_paths.get_full_path(kind, name)
+    if path is None:
+        raise FileNotFoundError(
+            f"There is no {label} '{name}' in {' or '.join(folder_paths.get_folder_paths(kind))}. {writer} "
+            "writes one; press R afterwards, so that the list is read again."
+        )
+    return path
+
+
 def write(path: str | Path, data: bytes, writer: str) -> None:
     """Write `data` to `path`, which holds the whole of it or what it held before, whatever happens in between.
 

@@ -22,12 +22,12 @@ from torch.nn.functional import normalize
 RED = torch.tensor(agreement_picture._ALARM) / 255
 
 
-def person(photos, who=1, wrong=()):
-    generator = torch.Generator().manual_seed(who)
+def person(photos, seed=1, wrong=()):
+    generator = torch.Generator().manual_seed(seed)
     embedding = torch.randn(1, 256, generator=generator) + 0.5 * torch.randn(photos, 256, generator=generator)
     for photo in wrong:
         embedding[photo] = torch.randn(256, generator=generator)
-    return replace(tiny.face_id(photos, who), embedding=normalize(embedding, dim=1))
+    return replace(tiny.face_id(photos, seed), embedding=normalize(embedding, dim=1))
 
 
 def test_cosines_and_leave_one_out_by_hand():
@@ -87,30 +87,30 @@ def test_of_many_photos_the_least_agreeing_are_shown_in_order():
     assert mixed.cosines.shape == (40, 3) and len(mixed.overall) == 40
 
 
-def picture(compared, rows, columns):
-    drawn = agreement_picture.draw(compared, rows, columns)
-    assert drawn.shape[0] == 1 and drawn.shape[3] == 3 and 0 <= drawn.min() and drawn.max() <= 1
-    return drawn[0]
+def draw_image(compared, rows, columns):
+    canvas = agreement_picture.draw(compared, rows, columns)
+    assert canvas.shape[0] == 1 and canvas.shape[3] == 3 and 0 <= canvas.min() and canvas.max() <= 1
+    return canvas[0]
 
 
-def reds(drawn):
+def reds(canvas):
     """Rows and columns of pixels that hold the red of frames and marked cells, without the red headline."""
-    red = (drawn - RED).abs().amax(dim=2) < 1e-3
+    red = (canvas - RED).abs().amax(dim=2) < 1e-3
     red[:60] = False
     return red
 
 
 @pytest.mark.parametrize("photos", [1, 2, 9, 30, 60])
-def test_a_picture_for_any_number_of_photos_without_red_where_all_agree(photos):
+def test_a_image_for_any_number_of_photos_without_red_where_all_agree(photos):
     identity = person(photos)
-    drawn = picture(between_photos(identity, 0.3), identity.crops, identity.crops)
-    assert not reds(drawn).any() and drawn.shape[0] < 2100 and drawn.shape[1] < 2100
-    assert drawn.std() > 0.05
+    canvas = draw_image(between_photos(identity, 0.3), identity.crops, identity.crops)
+    assert not reds(canvas).any() and canvas.shape[0] < 2100 and canvas.shape[1] < 2100
+    assert canvas.std() > 0.05
 
 
 def test_the_wrong_photo_has_a_red_frame_on_both_sides_and_a_red_value():
     identity = replace(person(5, wrong=(3,)), crops=torch.full((5, 8, 8, 3), 0.5))
-    red = reds(picture(between_photos(identity, 0.3), identity.crops, identity.crops))
+    red = reds(draw_image(between_photos(identity, 0.3), identity.crops, identity.crops))
     cell = next(pixels for count, pixels in agreement_picture._CELLS if 5 <= count)
     left, top = agreement_picture._left(cell), agreement_picture._MARGIN + 28 + agreement_picture._GAP
     first_row = top + agreement_picture._NUMBER + cell + agreement_picture._GAP
@@ -123,19 +123,19 @@ def test_the_wrong_photo_has_a_red_frame_on_both_sides_and_a_red_value():
 
 def test_thumbnails_and_cells_have_their_colours():
     crops = torch.stack([torch.full((8, 8, 3), value) for value in (0.2, 0.6)])
-    drawn = picture(between_photos(person(2), 0.3), crops, crops)
+    canvas = draw_image(between_photos(person(2), 0.3), crops, crops)
     cell = agreement_picture._CELLS[0][1]
-    x, y = agreement_picture._MARGIN + agreement_picture._NUMBER + cell // 2, drawn.shape[0]
+    x, y = agreement_picture._MARGIN + agreement_picture._NUMBER + cell // 2, canvas.shape[0]
     bottom = y - agreement_picture._MARGIN - agreement_picture._GAP - cell // 2
-    assert torch.allclose(drawn[bottom, x], torch.tensor(0.6), atol=0.01)
-    assert torch.allclose(drawn[bottom - cell, x], torch.tensor(0.2), atol=0.01)
+    assert torch.allclose(canvas[bottom, x], torch.tensor(0.6), atol=0.01)
+    assert torch.allclose(canvas[bottom - cell, x], torch.tensor(0.2), atol=0.01)
     low, at, high = (agreement_picture.colour(value, 0.3) for value in (-0.5, 0.3, 1.0))
     assert (low, at, high) == (agreement_picture._LOW, agreement_picture._MIDDLE, agreement_picture._HIGH)
     assert agreement_picture.colour(1.0, 1.0) == agreement_picture._MIDDLE
 
 
-def test_two_identities_as_a_picture():
+def test_two_identities_as_a_image():
     one, other = person(3, 1), person(6, 2)
-    drawn = picture(between_identities(one, other, 0.3), one.crops, other.crops)
-    red = reds(drawn)
-    assert red.any() and drawn.shape[1] > drawn.shape[0]
+    canvas = draw_image(between_identities(one, other, 0.3), one.crops, other.crops)
+    red = reds(canvas)
+    assert red.any() and canvas.shape[1] > canvas.shape[0]

@@ -21,7 +21,7 @@ def clip_vision():
 
 
 @pytest.fixture
-def pictures():
+def images():
     return torch.rand(2, 40, 30, 3, generator=torch.Generator().manual_seed(0))
 
 
@@ -35,40 +35,40 @@ def layers(clip_vision, pixels):
 
 
 @pytest.mark.parametrize("kind, width", [("embeds", 16), ("penultimate", 24), ("last", 24)])
-def test_features_and_their_negative(clip_vision, pictures, kind, width):
+def test_features_and_their_negative(clip_vision, images, kind, width):
     with torch.inference_mode():
-        found = clip_features(clip_vision, pictures, kind)
+        result = clip_features(clip_vision, images, kind)
     tokens = () if kind == "embeds" else (5,)
-    assert found.kind == kind and found.features.dtype == torch.float32
-    assert found.features.shape == (2, *tokens, width) and found.negative.shape == (1, *tokens, width)
+    assert result.kind == kind and result.features.dtype == torch.float32
+    assert result.features.shape == (2, *tokens, width) and result.negative.shape == (1, *tokens, width)
 
 
 @pytest.mark.parametrize("kind, layer", [("penultimate", 2), ("last", 3)])
-def test_hidden_states_before_any_norm_and_of_an_empty_picture(clip_vision, pictures, kind, layer):
+def test_hidden_states_before_any_norm_and_of_an_empty_image(clip_vision, images, kind, layer):
     """The authors' empty picture is zeros after normalisation, which 8-bit pictures come near: within 0.5 / 255."""
     with torch.inference_mode():
-        found = clip_features(clip_vision, pictures, kind)
-        pixels = comfy.clip_vision.clip_preprocess(pictures, 28)
-        torch.testing.assert_close(found.features, layers(clip_vision, pixels)[layer])
+        result = clip_features(clip_vision, images, kind)
+        pixels = comfy.clip_vision.clip_preprocess(images, 28)
+        torch.testing.assert_close(result.features, layers(clip_vision, pixels)[layer])
         zeros = layers(clip_vision, torch.zeros(1, 3, 28, 28))[layer]
         black = layers(clip_vision, comfy.clip_vision.clip_preprocess(torch.zeros(1, 28, 28, 3), 28))[layer]
-    assert (found.negative - zeros).norm() < 0.02 * zeros.norm() < (black - zeros).norm()
+    assert (result.negative - zeros).norm() < 0.02 * zeros.norm() < (black - zeros).norm()
 
 
-def test_no_embedding_is_zeros(clip_vision, pictures):
-    assert not clip_features(clip_vision, pictures, "embeds").negative.any()
+def test_no_embedding_is_zeros(clip_vision, images):
+    assert not clip_features(clip_vision, images, "embeds").negative.any()
 
 
 @pytest.mark.parametrize("kind", ["ip-adapter", "plus", "faceid-plusv2", "faceid", "pulid", "infinite-id"])
-def test_each_adapter_gets_what_it_reads(clip_vision, pictures, kind):
+def test_each_adapter_gets_what_it_reads(clip_vision, images, kind):
     adapter = tiny_ip.infinite_id() if kind == "infinite-id" else tiny_ip.adapter(kind)
-    found = adapter.clip_input(clip_vision, pictures)
+    result = adapter.clip_input(clip_vision, images)
     wanted = {"faceid": None, "pulid": None}.get(kind, adapter.format.clip)
-    assert (found and found.kind) == wanted
-    assert adapter.clip_input(None, pictures) is None and adapter.clip_input(clip_vision, None) is None
+    assert (result and result.kind) == wanted
+    assert adapter.clip_input(None, images) is None and adapter.clip_input(clip_vision, None) is None
 
 
-def test_tokens_from_pictures(clip_vision, pictures):
+def test_tokens_from_images(clip_vision, images):
     with torch.inference_mode():
         adapter = tiny_ip.adapter("plus")
-        assert adapter.tokens(clip=adapter.clip_input(clip_vision, pictures)).shape == (2, 2 * 4, tiny_ip.DIM)
+        assert adapter.tokens(clip=adapter.clip_input(clip_vision, images)).shape == (2, 2 * 4, tiny_ip.DIM)

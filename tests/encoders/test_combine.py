@@ -12,14 +12,14 @@ from likeness.tests.support import tiny
 from torch.nn.functional import normalize
 
 
-def person(photos, who, wrong=(), noise=0.5) -> FaceId:
+def person(photos, seed, wrong=(), noise=0.5) -> FaceId:
     """Photos of one person whose embeddings agree; those of `wrong` are of somebody else each."""
-    generator = torch.Generator().manual_seed(who)
+    generator = torch.Generator().manual_seed(seed)
     embedding = torch.randn(1, 64, generator=generator) + noise * torch.randn(photos, 64, generator=generator)
     for photo in wrong:
         embedding[photo] = torch.randn(64, generator=generator)
     crops = torch.rand(photos, 8, 8, 3, generator=generator)
-    return replace(tiny.face_id(photos, who), embedding=normalize(embedding, dim=1), crops=crops)
+    return replace(tiny.face_id(photos, seed), embedding=normalize(embedding, dim=1), crops=crops)
 
 
 def same(first: FaceId, second: FaceId) -> bool:
@@ -27,7 +27,7 @@ def same(first: FaceId, second: FaceId) -> bool:
 
 
 def test_concatenate_keeps_every_photo():
-    a, b, c = (person(photos, who) for who, photos in enumerate((1, 2, 3)))
+    a, b, c = (person(photos, seed) for seed, photos in enumerate((1, 2, 3)))
     whole, report = combine([a, b, c], "concatenate", 0.5, 0.3)
     assert same(whole, join(join(a, b), c)) and torch.equal(whole.features[3:], c.features)
     assert report == "6 photos side by side, of 3 identities."
@@ -79,7 +79,7 @@ def test_interpolation_is_exact_at_its_ends_and_straight_between(photos):
 @pytest.mark.parametrize("count", [1, 3])
 def test_interpolation_takes_two(count):
     with pytest.raises(ValueError, match=f"^Combine Identities: interpolate .* two must be connected, not {count}"):
-        combine([person(1, who) for who in range(count)], "interpolate", 0.5, 0.3)
+        combine([person(1, seed) for seed in range(count)], "interpolate", 0.5, 0.3)
 
 
 @pytest.mark.parametrize("value", [float("nan"), -0.1, 1.1])
@@ -92,11 +92,11 @@ def test_numbers_outside_their_range(value):
 
 def test_wrong_photos_are_dropped_worst_first_and_named():
     a, b = person(4, 1, wrong=(2,)), person(4, 1, wrong=(0,))
-    kept, report = combine([a, b], "drop outliers", 0.5, 0.3)
+    result, report = combine([a, b], "drop outliers", 0.5, 0.3)
     whole = join(a, b)
     right = [0, 1, 3, 5, 6, 7]
-    assert torch.equal(kept.features, whole.features[right]) and torch.equal(kept.embedding, whole.embedding[right])
-    assert torch.equal(kept.crops, whole.crops[right])
+    assert torch.equal(result.features, whole.features[right]) and torch.equal(result.embedding, whole.embedding[right])
+    assert torch.equal(result.crops, whole.crops[right])
     lines = report.splitlines()
     assert {line.split(":")[0] for line in lines[:2]} == {
         "Dropped photo 3 of identity 1",
@@ -119,8 +119,8 @@ def test_right_photos_that_a_wrong_one_pulls_down_stay():
 @pytest.mark.parametrize("photos", [1, 2])
 def test_never_fewer_than_two_are_left(photos):
     strangers = person(photos, 1, wrong=range(photos))
-    kept, report = combine([strangers], "drop outliers", 0.5, 1.0)
-    assert same(kept, strangers) and "Dropped" not in report
+    result, report = combine([strangers], "drop outliers", 0.5, 1.0)
+    assert same(result, strangers) and "Dropped" not in report
     assert ("which of them is wrong cannot be told" in report) == (photos == 2)
     five, report = combine([person(5, 2, wrong=range(5))], "drop outliers", 0.5, 1.0)
     assert len(five.features) == 2 and report.count("Dropped") == 3 and "cannot be told" in report

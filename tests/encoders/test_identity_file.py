@@ -22,11 +22,11 @@ from likeness.tests.support import tiny
 @pytest.fixture(autouse=True)
 def folders(tmp_path, monkeypatch):
     """Output and models folder of this test alone."""
-    saved, kept = tmp_path / "output" / "face_id", tmp_path / "models" / "face_id"
+    saved, models = tmp_path / "output" / "face_id", tmp_path / "models" / "face_id"
     monkeypatch.setattr(folder_paths, "output_directory", str(saved.parent))
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "face_id", ([str(kept), str(saved)], {".safetensors"}))
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "face_id", ([str(models), str(saved)], {".safetensors"}))
     folder_paths.filename_list_cache.pop("face_id", None)
-    return kept, saved
+    return models, saved
 
 
 def bits(tensor):
@@ -59,7 +59,7 @@ def tensors(photos=2):
     }
 
 
-def written(path, values, metadata):
+def write(path, values, metadata):
     path.write_bytes(safetensors.torch.save(values, metadata))
     return path
 
@@ -119,7 +119,7 @@ def test_the_file_is_the_promised_one(tmp_path):
 @pytest.mark.parametrize("photos", [1, 2])
 def test_a_file_written_by_the_book_loads(tmp_path, photos):
     values = tensors(photos)
-    path = written(tmp_path / "a.safetensors", values, fields(photos, another="key of somebody else"))
+    path = write(tmp_path / "a.safetensors", values, fields(photos, another="key of somebody else"))
     loaded, header = load_identity(str(path))
     assert torch.equal(loaded.features, values["features"]) and torch.equal(loaded.embedding, values["embedding"])
     assert torch.equal((loaded.crops * 255).round().to(torch.uint8), values["crops"])
@@ -164,7 +164,7 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_no_identity_is_refused_by_name(tmp_path, name):
     values, metadata, message = WRONG[name]
-    path = written(tmp_path / "a.safetensors", values, metadata)
+    path = write(tmp_path / "a.safetensors", values, metadata)
     with pytest.raises(ValueError, match=rf"a.safetensors' cannot be loaded as an identity: .*{message}"):
         load_identity(str(path))
 
@@ -197,15 +197,15 @@ def test_other_files_are_refused(tmp_path, name):
         load_identity(str(path))
 
 
-SHAPE, PLACE, SIZE = "'features' has a shape or place", "overlap or leave gaps", "another size than its shape says"
+SHAPE, OVERLAP, SIZE = "'features' has a shape or place", "overlap or leave gaps", "another size than its shape says"
 
 
 @pytest.mark.parametrize(
     ("features", "embedding", "data", "message"),
     [
-        (entry([2, 3, 6], 0, 144), entry([2, 5], 104, 144), 144, PLACE),  # one inside the other
-        (entry([2, 3, 6], 0, 144), entry([2, 5], 148, 188), 188, PLACE),
-        (entry([2, 3, 6], 4, 148), entry([2, 5], 148, 188), 188, PLACE),
+        (entry([2, 3, 6], 0, 144), entry([2, 5], 104, 144), 144, OVERLAP),  # one inside the other
+        (entry([2, 3, 6], 0, 144), entry([2, 5], 148, 188), 188, OVERLAP),
+        (entry([2, 3, 6], 4, 148), entry([2, 5], 148, 188), 188, OVERLAP),
         (entry([2, 3, 6], 0, 144), entry([2, 5], 144, 184), 188, "184 bytes of tensors are announced, 188 are there"),
         (entry([2, 3, 6], 0, 144), entry([2, 5], 144, 184), 180, "184 bytes of tensors are announced, 180 are there"),
         (entry([2, 3, 6], 0, 144), entry([2, 5], 184, 144), 144, "'embedding' has another size"),
@@ -249,25 +249,25 @@ def test_a_pickle_is_not_opened(tmp_path, monkeypatch):
 VALUES = ["", "0", "-1", "99999999999", "NaN", [], {}, None, True, 1e308, [2**63, -1], "é" * 300, "F64", "\x00"]
 
 
-def mutated(dice: random.Random, whole: bytes) -> bytes:
+def mutate(dice: random.Random, whole: bytes) -> bytes:
     """One of: bytes changed, cut, doubled; a value of the header replaced, renamed, removed."""
     kind = dice.randrange(6)
     if kind == 0:
-        place = dice.randrange(len(whole))
-        return whole[:place] + dice.randbytes(dice.randrange(1, 9)) + whole[place + 1 :]
+        position = dice.randrange(len(whole))
+        return whole[:position] + dice.randbytes(dice.randrange(1, 9)) + whole[position + 1 :]
     if kind == 1:
         return whole[: dice.randrange(len(whole))]
     if kind == 2:
         return dice.randbytes(8) + whole[8:]
     length = int.from_bytes(whole[:8], "little")
     header = json.loads(whole[8 : 8 + length])
-    place = dice.choice([header, *header.values()])
-    key = dice.choice(list(place))
-    value = place.pop(key)
+    target = dice.choice([header, *header.values()])
+    key = dice.choice(list(target))
+    value = target.pop(key)
     if kind == 3:
-        place[dice.choice(["features", "__metadata__", "x", "shape", key + key])] = value
+        target[dice.choice(["features", "__metadata__", "x", "shape", key + key])] = value
     elif kind == 4:
-        place[key] = dice.choice(VALUES)
+        target[key] = dice.choice(VALUES)
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + whole[8 + length :]
 
@@ -276,7 +276,7 @@ def test_hundreds_of_mutated_files_each_a_named_error_or_an_identity(tmp_path):
     whole, dice, refused = safetensors.torch.save(tensors(), fields()), random.Random(3), 0
     path = tmp_path / "a.safetensors"
     for _ in range(1200):
-        path.write_bytes(mutated(dice, whole))
+        path.write_bytes(mutate(dice, whole))
         start = time.perf_counter()
         try:
             identity, _ = load_identity(str(path))
@@ -308,9 +308,9 @@ def test_what_could_not_be_loaded_again_is_not_saved(tmp_path, change, message):
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
     resource = pytest.importorskip("resource")
-    place = tmp_path / "full"
-    place.mkdir()
-    path = place / "a.safetensors"
+    folder = tmp_path / "full"
+    folder.mkdir()
+    path = folder / "a.safetensors"
     save_identity(str(path), tiny.face_id(1))
     before = path.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -320,11 +320,11 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
             save_identity(str(path), tiny.face_id(3))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert os.listdir(place) == ["a.safetensors"] and path.read_bytes() == before
+    assert os.listdir(folder) == ["a.safetensors"] and path.read_bytes() == before
 
 
 def test_a_folder_that_cannot_be_written(folders):
-    kept, saved = folders
+    models, saved = folders
     saved.parent.mkdir(parents=True)
     saved.write_text("a file where the folder should be")
     with pytest.raises(OSError, match="^Save Identity: .*face_id cannot be written: Not a directory"):
@@ -337,12 +337,12 @@ def test_a_folder_that_cannot_be_written(folders):
 
 
 def test_names_are_numbered_and_no_file_is_hidden_by_another(folders):
-    kept, saved = folders
+    models, saved = folders
     assert new_path("ada") == str(saved / "ada_00001_.safetensors")
     save_identity(new_path("ada"), tiny.face_id())
     assert new_path("ada") == str(saved / "ada_00002_.safetensors")
-    kept.mkdir(parents=True)
-    (kept / "ada_00002_.safetensors").touch()
+    models.mkdir(parents=True)
+    (models / "ada_00002_.safetensors").touch()
     assert new_path(" ada ") == str(saved / "ada_00003_.safetensors"), "the loader would find the other 00002 first"
     assert new_path("sub/folder\\ada") == str(saved / "sub" / "folder" / "ada_00001_.safetensors")
     assert new_path("%year%/x").split(os.sep)[-2] == time.strftime("%Y")
@@ -392,7 +392,7 @@ def test_a_missing_identity_says_where_it_was_looked_for(folders, name):
         identity_file.find_identity(name)
 
 
-def listed(root, *arguments):
+def list_lines(root, *arguments):
     # -S: without site-packages, as where nothing is installed.
     command = [sys.executable, "-I", "-S", str(root / "likeness.py"), "identities", *map(str, arguments)]
     env = {"PYTHONIOENCODING": "utf-8"}
@@ -401,12 +401,12 @@ def listed(root, *arguments):
 
 def test_the_command_lists_identities_with_the_standard_library(root, tmp_path):
     (tmp_path / "list" / "sub").mkdir(parents=True)
-    written(tmp_path / "list" / "ada.safetensors", tensors(3), fields(3, agreement="0.5100 0.1200 -0.0700"))
-    written(tmp_path / "list" / "sub" / "bob.safetensors", tensors(1), fields(1, note="a\nlong \u202enote " + "x" * 90))
-    written(tmp_path / "list" / "new.safetensors", tensors(), fields(version="2"))
+    write(tmp_path / "list" / "ada.safetensors", tensors(3), fields(3, agreement="0.5100 0.1200 -0.0700"))
+    write(tmp_path / "list" / "sub" / "bob.safetensors", tensors(1), fields(1, note="a\nlong \u202enote " + "x" * 90))
+    write(tmp_path / "list" / "new.safetensors", tensors(), fields(version="2"))
     (tmp_path / "list" / "empty.SAFETENSORS").touch()
     os.mkfifo(tmp_path / "list" / "pipe.safetensors")
-    answer = listed(root, tmp_path / "list")
+    answer = list_lines(root, tmp_path / "list")
     assert answer.returncode == 0, answer.stderr
     head, ada, empty, new, bob = answer.stdout.splitlines()
     assert head == f"{tmp_path / 'list'}: 4 files"
@@ -417,5 +417,5 @@ def test_the_command_lists_identities_with_the_standard_library(root, tmp_path):
     assert "1 photo   worst agreement     -" in bob and bob.endswith("a long ?note " + "x" * 44 + "...")
     assert "it has format version 2, but this ComfyUI-Likeness reads up to version 1" in new
     assert "it is empty" in empty
-    nowhere = listed(root, tmp_path / "nowhere")
+    nowhere = list_lines(root, tmp_path / "nowhere")
     assert nowhere.returncode == 1 and "There is no folder" in nowhere.stderr

@@ -21,7 +21,7 @@ def astronaut(root):
     return torch.from_numpy(np.array(Image.open(root / "workflows" / "assets" / "astronaut.png"))).float() / 255
 
 
-def _turned(points, degrees, scale, shift):
+def _turn(points, degrees, scale, shift):
     turn = scale * np.exp(1j * np.radians(degrees))
     moved = (np.asarray(points) @ [1, 1j]) * turn + complex(*shift)
     return np.stack([moved.real, moved.imag], axis=1)
@@ -53,16 +53,16 @@ def test_template_points_give_the_identity():
     assert np.allclose(similarity(template(112), template(112)), [[1, 0, 0], [0, 1, 0]], atol=1e-12)
 
 
-def test_identity_crop_is_the_picture_bit_for_bit(astronaut):
-    picture = astronaut[100:212, 150:262]
-    assert torch.equal(warp(picture, similarity(template(112), template(112)), 112), picture)
+def test_identity_crop_is_the_image_bit_for_bit(astronaut):
+    image = astronaut[100:212, 150:262]
+    assert torch.equal(warp(image, similarity(template(112), template(112)), 112), image)
 
 
 @pytest.mark.parametrize("degrees, scale", [(0, 2.0), (30, 1.0), (-75, 1.7), (180, 1.3)])
 def test_rotated_and_scaled_points_are_brought_back(golden, degrees, scale):
     points = np.array(golden["landmarks_xy"])
     expected = similarity(points, template(112)) @ np.vstack([points.T, np.ones(5)])
-    moved = _turned(points, degrees, scale, (40, -20))
+    moved = _turn(points, degrees, scale, (40, -20))
     assert np.allclose(similarity(moved, template(112)) @ np.vstack([moved.T, np.ones(5)]), expected, atol=1e-9)
 
 
@@ -70,7 +70,7 @@ def test_rotated_and_scaled_copy_gives_the_same_crop(golden, astronaut):
     points = np.array(golden["landmarks_xy"])
     # Turn the picture about the face by 25 degrees and enlarge it by 1.5, as one warp into a larger canvas.
     centre = points.mean(axis=0)
-    about = _turned(points - centre, 25, 1.5, (300, 300))
+    about = _turn(points - centre, 25, 1.5, (300, 300))
     copy = warp(astronaut, similarity(points, about), 600)
     crop, again = (
         warp(image, similarity(where, template(112)), 112) for image, where in ((astronaut, points), (copy, about))
@@ -80,11 +80,11 @@ def test_rotated_and_scaled_copy_gives_the_same_crop(golden, astronaut):
 
 
 def test_half_a_pixel_is_bilinear_and_outside_is_black():
-    picture = torch.tensor([[0.2, 0.6], [0.4, 1.0]])[..., None]
-    crop = warp(picture, np.array([[1, 0, 0.5], [0, 1, 0.5]]), 3)[..., 0]
-    assert torch.allclose(crop[1, 1], picture.mean())
+    image = torch.tensor([[0.2, 0.6], [0.4, 1.0]])[..., None]
+    crop = warp(image, np.array([[1, 0, 0.5], [0, 1, 0.5]]), 3)[..., 0]
+    assert torch.allclose(crop[1, 1], image.mean())
     assert torch.allclose(crop[0], torch.tensor([0.05, 0.2, 0.15]))  # three, two and three of four corners are black
-    assert warp(picture, np.array([[1, 0, 9], [0, 1, 9]]), 3).abs().max() == 0
+    assert warp(image, np.array([[1, 0, 9], [0, 1, 9]]), 3).abs().max() == 0
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -107,13 +107,13 @@ def test_degenerate_points_are_refused(fill):
 
 @pytest.mark.parametrize("degrees", [0, 60, 180, -100])
 def test_template_order(degrees):
-    points = _turned(template(112), degrees, 1, (0, 0))
+    points = _turn(template(112), degrees, 1, (0, 0))
     assert np.array_equal(in_template_order(points), points)
     mirrored = points * [-1, 1]
     assert np.array_equal(in_template_order(mirrored), mirrored[[1, 0, 2, 4, 3]])
 
 
-def test_mirrored_picture_gives_the_mirrored_crop(golden):
+def test_mirrored_image_gives_the_mirrored_crop(golden):
     points = np.array(golden["landmarks_xy"])
     mirrored = in_template_order(points * [-1, 1] + [511, 0])
     spots = np.array([[190, 60], [260, 60], [190, 180], [260, 180], [225, 120]])
@@ -125,7 +125,7 @@ def test_mirrored_picture_gives_the_mirrored_crop(golden):
     assert np.abs(landed * [[-1], [1]] + [[111], [0]] - other).max() < 1.5
 
 
-def test_align_faces_runs_picture_by_picture_and_applies_each_mask(golden, astronaut):
+def test_align_faces_runs_image_by_image_and_applies_each_mask(golden, astronaut):
     points = np.array(golden["landmarks_xy"], dtype=np.float32)
     face = Face(points, (0, 0, 1, 1), 1.0)
     shifted = Face(points + np.float32([10, 0]), (0, 0, 1, 1), 1.0)

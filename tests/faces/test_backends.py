@@ -54,9 +54,9 @@ def _mediapipe(folder, photo):
     path = folder / mediapipe_file.FILE
     mediapipe_file.write(path, states)
     image = (photo[0] * 255).round().byte().numpy()
-    drawn = FaceLandmarkerModel(comfy.utils.load_torch_file(str(path)))
+    network = FaceLandmarkerModel(comfy.utils.load_torch_file(str(path)))
     with torch.no_grad():
-        (face,) = drawn.detect_batch([image], 0, 0.5, "short")[0]
+        (face,) = network.detect_batch([image], 0, 0.5, "short")[0]
     # The way from the mesh network's 192 pixels to the photo's, from this face, and the truth taken back along it.
     mesh = np.concatenate([face["landmarks_3d"][:, :2], np.ones((478, 1))], axis=1).astype(np.float64)
     way = np.linalg.lstsq(mesh, face["landmarks_xy"].astype(np.float64), rcond=None)[0]

@@ -29,8 +29,8 @@ FOUND = (RIGHT, LEFT, MIDDLE)
         ("all", 0, (LEFT, MIDDLE, RIGHT)),
     ],
 )
-def test_rules(rule, index, kept):
-    assert choose(FOUND, rule, index, SIZE) == kept
+def test_rules(rule, index, result):
+    assert choose(FOUND, rule, index, SIZE) == result
     assert choose((), rule, index, SIZE) == ()
 
 
@@ -45,7 +45,7 @@ def test_index_out_of_reach_names_how_many_there_are(index):
         choose(FOUND, "left to right", index, SIZE)
 
 
-def test_index_error_names_the_picture():
+def test_index_error_names_the_image():
     faces = Faces(torch.zeros(2, *SIZE, 3), (FOUND, (LEFT,)))
     with pytest.raises(ValueError, match=r"Picture 2 of 2: .*1 face \(index 0\)"):
         apply_policy(faces, "left to right", 1, "error")
@@ -57,15 +57,15 @@ def mixed():
     return Faces(images, ((), FOUND, ()), "haar, then again with a border")
 
 
-def test_error_names_pictures_detector_and_remedy(mixed):
+def test_error_names_images_detector_and_remedy(mixed):
     with pytest.raises(ValueError, match=r"picture 1, 3 of 3 \(searched with haar, then again .* Lower min_score"):
         apply_policy(mixed, "largest", 0, "error")
 
 
-def test_skip_drops_pictures_from_both(mixed):
-    kept = apply_policy(mixed, "largest", 0, "skip")
-    assert torch.equal(kept.images, mixed.images[1:2])
-    assert kept.per_image == ((RIGHT,),)
+def test_skip_drops_images_from_both(mixed):
+    result = apply_policy(mixed, "largest", 0, "skip")
+    assert torch.equal(result.images, mixed.images[1:2])
+    assert result.per_image == ((RIGHT,),)
 
 
 def test_skip_of_everything_is_an_error(mixed):
@@ -73,27 +73,27 @@ def test_skip_of_everything_is_an_error(mixed):
         apply_policy(Faces(mixed.images[:1], ((),)), "all", 0, "skip")
 
 
-def test_whole_picture_keeps_the_batch(mixed):
-    kept = apply_policy(mixed, "left to right", 2, "whole picture")
-    assert torch.equal(kept.images, mixed.images)
-    assert [len(found) for found in kept.per_image] == [1, 1, 1]
-    assert kept.per_image[1] == (RIGHT,) and kept.per_image[0][0].score == 0
+def test_whole_image_keeps_the_batch(mixed):
+    result = apply_policy(mixed, "left to right", 2, "whole picture")
+    assert torch.equal(result.images, mixed.images)
+    assert [len(present) for present in result.per_image] == [1, 1, 1]
+    assert result.per_image[1] == (RIGHT,) and result.per_image[0][0].score == 0
 
 
 @pytest.mark.parametrize("size", [(224, 224), (300, 500), (90, 40)])
-def test_whole_picture_is_the_centred_square(size):
+def test_whole_image_is_the_centred_square(size):
     centre = (size[1] - 1) / 2, (size[0] - 1) / 2
     matrix = similarity(whole_image(size).points, template(112))
     assert np.allclose(matrix[:, :2], np.eye(2) * 112 / min(size), atol=1e-5)
     assert np.allclose(matrix @ [*centre, 1], [55.5, 55.5], atol=1e-4)
 
 
-def test_whole_picture_of_crop_size_is_the_picture():
-    picture = torch.rand(1, 112, 112, 3, generator=torch.Generator().manual_seed(0))
-    crop = align_faces(Faces(picture, ((whole_image((112, 112)),),)), 112)
-    assert torch.allclose(crop, picture, atol=1e-5)
+def test_whole_image_of_crop_size_is_the_image():
+    image = torch.rand(1, 112, 112, 3, generator=torch.Generator().manual_seed(0))
+    crop = align_faces(Faces(image, ((whole_image((112, 112)),),)), 112)
+    assert torch.allclose(crop, image, atol=1e-5)
 
 
-def test_all_faces_are_kept_in_order_when_every_picture_has_some():
+def test_all_faces_are_kept_in_order_when_every_image_has_some():
     faces = Faces(torch.zeros(1, *SIZE, 3), (FOUND,))
     assert apply_policy(faces, "all", 0, "error").per_image == ((LEFT, MIDDLE, RIGHT),)

@@ -46,7 +46,7 @@ def test_shapes_are_checked(shape, message):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_pixels_that_are_no_numbers_name_the_picture(bad):
+def test_pixels_that_are_no_numbers_name_the_image(bad):
     images = torch.zeros(3, 8, 8, 3)
     images[1, 4, 4, 0] = bad
     with pytest.raises(ValueError, match="Picture 2 of 3"):
@@ -64,10 +64,10 @@ def test_grey_is_repeated_alpha_dropped_values_clamped_and_rounded():
     assert faces.images.shape == (1, 2, 2, 3) and faces.images.max() == 1 and faces.images.min() == 0
 
 
-def test_faces_come_left_to_right_in_every_picture():
+def test_faces_come_left_to_right_in_every_image():
     answer = [_face(80), _face(0), _face(40)]
     faces = detector.detect_faces(Scripted(answer), torch.zeros(2, 200, 200, 3))
-    assert [[face.box[0] for face in found] for found in faces.per_image] == [[0, 40, 80]] * 2
+    assert [[face.box[0] for face in present] for present in faces.per_image] == [[0, 40, 80]] * 2
 
 
 def test_boxes_are_clipped_and_points_are_not():
@@ -83,7 +83,7 @@ def test_broken_and_outside_faces_are_dropped():
     assert faces.per_image == ((),)
 
 
-def test_mirrored_naming_is_put_in_picture_order():
+def test_mirrored_naming_is_put_in_image_order():
     mirrored = Face(POINTS * np.float32([-1, 1]) + np.float32([111, 0]), (0.0, 0.0, 60.0, 60.0), 0.9)
     face = detector.detect_faces(Scripted([mirrored]), torch.zeros(1, 112, 112, 3)).per_image[0][0]
     assert face.points[0, 0] < face.points[1, 0] and face.points[3, 0] < face.points[4, 0]
@@ -101,10 +101,10 @@ def test_second_look_has_a_border_and_its_answer_is_moved_back():
     assert faces.tried.startswith("scripted, then again with a black border around the picture and turned by")
 
 
-def test_search_and_min_size_reach_every_picture():
+def test_search_and_min_size_reach_every_image():
     script = Scripted([_face()], [])
     faces = detector.detect_faces(script, torch.zeros(2, 64, 64, 3), "quick", min_size=60)
-    assert [len(found) for found in faces.per_image] == [1, 0] and len(script.shown) == 3
+    assert [len(present) for present in faces.per_image] == [1, 0] and len(script.shown) == 3
     assert faces.tried.endswith("picture; faces under 60 pixels (min_size) do not count")
 
 

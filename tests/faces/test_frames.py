@@ -27,7 +27,7 @@ def video(*frames):
     return Faces(images, tuple(left_to_right(frame) for frame in frames), "a detector")
 
 
-def crossing(frames=32, hidden=range(0), jitter=0.0):
+def cross_paths(frames=32, hidden=range(0), jitter=0.0):
     """Two persons walk past each other: A from the left, B from the right and a little lower."""
     random = np.random.default_rng(3)
     both = []
@@ -42,9 +42,9 @@ def crossing(frames=32, hidden=range(0), jitter=0.0):
 @pytest.mark.parametrize("hidden, jitter", [(range(0), 0), (range(14, 19), 0), (range(0), 1.5), (range(13, 20), 1.0)])
 @pytest.mark.parametrize("index", [0, 1])
 def test_two_persons_crossing_keep_their_numbers(hidden, jitter, index):
-    frames, *ways = crossing(32, hidden, jitter)
-    kept = apply_policy(video(*frames), "left to right", index, "nearest frame", video=True)
-    for i, (one,) in enumerate(kept.per_image):
+    frames, *ways = cross_paths(32, hidden, jitter)
+    result = apply_policy(video(*frames), "left to right", index, "nearest frame", video=True)
+    for i, (one,) in enumerate(result.per_image):
         assert one.number == index
         if index == 1 or i not in hidden:
             assert abs(centre(one) - ways[index][i]) < 5
@@ -52,45 +52,45 @@ def test_two_persons_crossing_keep_their_numbers(hidden, jitter, index):
 
 def test_twins_who_cross_are_told_apart_by_where_they_were_going():
     frames = [(face(40 + 10 * i), face(355 - 10 * i)) for i in range(32)]
-    kept = apply_policy(video(*frames), "all", 0, "error", video=True)
-    assert [[centre(one) for one in found] for found in kept.per_image] == [
+    result = apply_policy(video(*frames), "all", 0, "error", video=True)
+    assert [[centre(one) for one in present] for present in result.per_image] == [
         [40 + 10 * i, 355 - 10 * i] for i in range(32)
     ]
 
 
 def test_without_video_faces_come_left_to_right_as_ever():
-    frames, *_ = crossing()
-    kept = apply_policy(video(*frames), "all", 0, "error")
-    for found in kept.per_image:
-        assert [centre(one) for one in found] == sorted(map(centre, found))
-        assert [one.number for one in found] == [None, None]
+    frames, *_ = cross_paths()
+    result = apply_policy(video(*frames), "all", 0, "error")
+    for present in result.per_image:
+        assert [centre(one) for one in present] == sorted(map(centre, present))
+        assert [one.number for one in present] == [None, None]
     (first,), *_, (last,) = apply_policy(video(*frames), "left to right", 0, "error").per_image
     assert centre(first) == 40 and centre(last) == 50, "whoever is leftmost"
 
 
 def test_all_keeps_a_stable_order_through_the_crossing():
-    frames, a, b = crossing()
-    kept = apply_policy(video(*frames), "all", 0, "error", video=True)
-    assert [[centre(one) for one in found] for found in kept.per_image] == [list(pair) for pair in zip(a, b)]
+    frames, a, b = cross_paths()
+    result = apply_policy(video(*frames), "all", 0, "error", video=True)
+    assert [[centre(one) for one in present] for present in result.per_image] == [list(pair) for pair in zip(a, b)]
 
 
 @pytest.mark.parametrize("rule, expected", [("largest", 200), ("most central", 200), ("left to right", 60)])
 def test_largest_and_most_central_are_decided_in_the_first_frame_with_faces(rule, expected):
     frames = [(), (face(60), face(200, side=44)), (face(62, side=56), face(190, side=40))]
-    kept = apply_policy(video(*frames), rule, 0, "skip", video=True)
-    assert len(kept.per_image) == 2 and centre(kept.per_image[0][0]) == expected
-    assert kept.per_image[1][0].number == kept.per_image[0][0].number
+    result = apply_policy(video(*frames), rule, 0, "skip", video=True)
+    assert len(result.per_image) == 2 and centre(result.per_image[0][0]) == expected
+    assert result.per_image[1][0].number == result.per_image[0][0].number
     assert centre(apply_policy(video(*frames), "largest", 0, "skip").per_image[1][0]) == 62
 
 
 def test_who_vanishes_keeps_the_number_free_and_newcomers_get_the_next():
     frames = [(face(60), face(200)), (face(60),), (face(60), face(340)), (face(60), face(204), face(340))]
-    numbers = [{one.number: centre(one) for one in found} for found in number_faces(tuple(frames))]
+    numbers = [{one.number: centre(one) for one in present} for present in number_faces(tuple(frames))]
     assert numbers == [{0: 60, 1: 200}, {0: 60}, {0: 60, 2: 340}, {0: 60, 1: 204, 2: 340}]
 
 
-def test_a_face_of_quite_another_size_in_the_same_place_is_somebody_else():
-    numbers = [found[0].number for found in number_faces(((face(60, side=30),), (face(60, side=100),)))]
+def test_a_face_of_quite_another_size_in_the_same_position_is_somebody_else():
+    numbers = [present[0].number for present in number_faces(((face(60, side=30),), (face(60, side=100),)))]
     assert numbers == [0, 1]
 
 
@@ -122,20 +122,22 @@ def test_a_batch_of_32_with_faceless_frames_in_the_middle(thirty_two, rule, if_n
         with pytest.raises(ValueError, match=f'No face was found in {named}.*"nearest frame"'):
             apply_policy(thirty_two, rule, 0, if_no_face, followed)
         return
-    kept = apply_policy(thirty_two, rule, 0, if_no_face, followed)
+    result = apply_policy(thirty_two, rule, 0, if_no_face, followed)
     if if_no_face == "skip":
         shown = [i for i in range(32) if i not in MIDDLE]
-        assert torch.equal(kept.images, thirty_two.images[shown])
-        assert [centre(found[0]) for found in kept.per_image] == [50 + 8 * i for i in shown]
+        assert torch.equal(result.images, thirty_two.images[shown])
+        assert [centre(present[0]) for present in result.per_image] == [50 + 8 * i for i in shown]
         return
-    assert torch.equal(kept.images, thirty_two.images) and [len(found) for found in kept.per_image] == [1] * 32
+    assert torch.equal(result.images, thirty_two.images) and [len(present) for present in result.per_image] == [1] * 32
     if if_no_face == "whole picture":
-        assert [found[0].score == 0 for found in kept.per_image] == [i in MIDDLE for i in range(32)]
+        assert [present[0].score == 0 for present in result.per_image] == [i in MIDDLE for i in range(32)]
         return
     # 12 to 15 are nearer to 11, 16 to 19 to 20.
     source = [11 if i in range(12, 16) else 20 if i in range(16, 20) else i for i in range(32)]
-    assert [centre(found[0]) for found in kept.per_image] == [50 + 8 * i for i in source]
-    assert [found[0].score for found in kept.per_image] == [0.5 + i / 100 for i in source], "the score comes along"
+    assert [centre(present[0]) for present in result.per_image] == [50 + 8 * i for i in source]
+    assert [present[0].score for present in result.per_image] == [0.5 + i / 100 for i in source], (
+        "the score comes along"
+    )
 
 
 def test_of_two_equally_near_frames_the_earlier_one_lends():
@@ -147,11 +149,11 @@ def test_a_frame_in_which_only_another_is_seen_lacks_the_one_followed():
     frames = [(face(60), face(200)), (face(60),), (face(60), face(200))]
     with pytest.raises(ValueError, match="Face 1, as the video numbers them, was not found in picture 2 of 3"):
         apply_policy(video(*frames), "left to right", 1, "error", video=True)
-    kept = apply_policy(video(*frames), "left to right", 1, "nearest frame", video=True)
-    assert [centre(found[0]) for found in kept.per_image] == [200, 200, 200]
+    result = apply_policy(video(*frames), "left to right", 1, "nearest frame", video=True)
+    assert [centre(present[0]) for present in result.per_image] == [200, 200, 200]
     assert len(apply_policy(video(*frames), "left to right", 1, "skip", video=True).per_image) == 2
 
 
-def test_many_faceless_pictures_are_not_all_listed():
+def test_many_faceless_images_are_not_all_listed():
     with pytest.raises(ValueError, match="picture 2, 3, 4, 5, 6, 7, 8, 9 and more of 40"):
         apply_policy(video((face(60),), *[()] * 39), "largest", 0, "error")

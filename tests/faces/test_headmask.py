@@ -69,15 +69,15 @@ def test_face_at_the_border_and_far_outside():
 
 def test_masks_follow_the_faces_and_blacken_the_rest(root):
     pixels = np.array(Image.open(root / "workflows" / "assets" / "astronaut.png"))
-    picture = torch.from_numpy(pixels).float()[None] / 255
-    faces = Faces(picture.expand(2, -1, -1, -1), ((_face(POINTS), _face(POINTS + np.float32([100, 100]))), ()))
+    image = torch.from_numpy(pixels).float()[None] / 255
+    faces = Faces(image.expand(2, -1, -1, -1), ((_face(POINTS), _face(POINTS + np.float32([100, 100]))), ()))
     masks = head_masks(faces)
     assert masks.shape == (2, *SIZE)
     assert torch.equal(masks[1, 150:, 150:], masks[0, 50:-100, 50:-100])
-    black = mask_background(picture, masks[:1])
-    assert torch.equal(black[0][masks[0] == 1], picture[0][masks[0] == 1])
+    black = mask_background(image, masks[:1])
+    assert torch.equal(black[0][masks[0] == 1], image[0][masks[0] == 1])
     assert black[0][masks[0] == 0].abs().max() == 0
-    assert head_masks(Faces(picture, ((),))).shape == (0, *SIZE)
+    assert head_masks(Faces(image, ((),))).shape == (0, *SIZE)
 
 
 def test_template_sized_head_fills_its_crop():
@@ -245,7 +245,7 @@ def test_wrong_graphs_are_told_in_a_sentence(executor, graph):
 
 
 @pytest.mark.parametrize("per_face", [False, True])
-def test_pictures_without_faces_give_empty_masks(executor, per_face):
+def test_images_without_faces_give_empty_masks(executor, per_face):
     node = nodes.NODE_CLASS_MAPPINGS["LikenessFaceMasks"]
     faces = Faces(torch.rand(2, 48, 64, 3), ((), ()))
     mask, source = node.execute(faces, "nose", "hull", 5.0, 5.0, "pixels", per_face).result

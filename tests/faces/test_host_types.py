@@ -35,7 +35,7 @@ def box(x=60, y=40, width=40, height=50, **more):
 def test_landmarks_are_taken_exactly_and_given_back_the_same():
     given = face_landmarks([mesh_face(40), mesh_face(0)], [mesh_face(5, score=0.5)])
     faces = host_types.import_faces(IMAGES, landmarks=given)
-    assert [len(found) for found in faces.per_image] == [2, 1]
+    assert [len(present) for present in faces.per_image] == [2, 1]
     left, right = faces.per_image[0]
     assert left.box[0] < right.box[0], "left to right"
     assert np.array_equal(right.landmarks, given["frames"][0][0]["landmarks_xy"]) and right.score == 0.75
@@ -59,7 +59,7 @@ def test_landmarks_are_taken_exactly_and_given_back_the_same():
         ([], "not what Detect Face Landmarks .MediaPipe. gives"),
     ],
 )
-def test_landmarks_of_other_pictures_are_refused(given, message):
+def test_landmarks_of_other_images_are_refused(given, message):
     with pytest.raises(ValueError, match=message):
         host_types.import_faces(IMAGES, landmarks=given)
 
@@ -80,8 +80,8 @@ def test_faces_without_a_mesh_are_no_face_landmarks():
 
 
 def test_a_stand_in_has_no_mesh_and_leaves_its_frame_empty():
-    found = host_types.import_faces(IMAGES, landmarks=face_landmarks([mesh_face()], []))
-    faces = Faces(IMAGES, (found.per_image[0], (whole_image(SIZE),)), "", found.connection_sets)
+    present = host_types.import_faces(IMAGES, landmarks=face_landmarks([mesh_face()], []))
+    faces = Faces(IMAGES, (present.per_image[0], (whole_image(SIZE),)), "", present.connection_sets)
     assert [len(frame) for frame in host_types.export_landmarks(faces)["frames"]] == [1, 0]
 
 
@@ -101,7 +101,7 @@ def test_every_form_of_boxes_the_hosts_nodes_take(given, counts):
     assert tuple(map(len, faces.per_image)) == counts
 
 
-def test_boxes_keep_place_and_score_come_left_to_right_and_are_clipped():
+def test_boxes_keep_position_and_score_come_left_to_right_and_are_clipped():
     faces = host_types.import_faces(IMAGES[:1], bboxes=[box(x=150, width=80, score=0.3), box(), box(x=5, score=0.0)])
     assert [one.box for one in faces.per_image[0]] == [(5, 40, 45, 90), (60, 40, 100, 90), (150, 40, 199, 90)]
     assert [one.score for one in faces.per_image[0]] == [0, 1, 0.3]
@@ -153,18 +153,18 @@ def mask_of(*patches):
 def test_every_patch_of_a_mask_is_a_face_and_specks_are_not():
     masks = torch.stack([mask_of((20, 70, 110, 150), (30, 70, 10, 40), (100, 103, 80, 84)), mask_of((20, 70, 50, 90))])
     faces = host_types.import_faces(IMAGES, mask=masks)
-    assert [[one.box for one in found] for found in faces.per_image] == [
+    assert [[one.box for one in present] for present in faces.per_image] == [
         [(10, 30, 39, 69), (110, 20, 149, 69)],
         [(50, 20, 89, 69)],
     ]
     assert faces.per_image[0][0].score == 1
     for one in (masks[1], masks[1:], masks[1][None, None]):
-        assert [len(found) for found in host_types.import_faces(IMAGES, mask=one).per_image] == [1, 1]
+        assert [len(present) for present in host_types.import_faces(IMAGES, mask=one).per_image] == [1, 1]
 
 
-def test_a_picture_whose_mask_is_empty_has_no_face_there():
+def test_a_image_whose_mask_is_empty_has_no_face_there():
     faces = host_types.import_faces(IMAGES, mask=torch.stack([mask_of((20, 70, 50, 90)), mask_of()]))
-    assert [len(found) for found in faces.per_image] == [1, 0]
+    assert [len(present) for present in faces.per_image] == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ class Dots:
         ]  # fmt: skip
 
 
-def dotted(*dots):
+def draw_dots(*dots):
     images = torch.zeros(1, *SIZE, 3)
     for x, y, score in dots:
         images[0, y, x, 1] = score
@@ -208,7 +208,7 @@ def dotted(*dots):
 
 
 def test_a_detector_looks_into_each_box_and_keeps_the_best_face_whose_centre_is_inside():
-    images = dotted((75, 60, 0.6), (85, 55, 0.8), (110, 60, 1.0), (20, 20, 1.0))
+    images = draw_dots((75, 60, 0.6), (85, 55, 0.8), (110, 60, 1.0), (20, 20, 1.0))
     detector = Dots()
     faces = host_types.import_faces(images, bboxes=[box(60, 40, 40, 50), box(150, 20, 30, 30)], detector=detector)
     (face,) = faces.per_image[0]  # 110 is seen in the margin but lies outside the box; the other box holds nothing
@@ -219,12 +219,12 @@ def test_a_detector_looks_into_each_box_and_keeps_the_best_face_whose_centre_is_
 
 
 def test_boxes_at_the_edge_and_two_boxes_on_one_face():
-    images = dotted((5, 6, 0.9))
+    images = draw_dots((5, 6, 0.9))
     boxes = [box(-20, -20, 40, 40), box(0, 0, 16, 16)]
     faces = host_types.import_faces(images, bboxes=boxes, detector=Dots())
     assert [one.box for one in faces.per_image[0]] == [(0, 0, 15, 16)]
 
 
 def test_a_detector_looks_into_the_patches_of_a_mask():
-    faces = host_types.import_faces(dotted((75, 60, 0.9)), mask=mask_of((30, 90, 50, 100)), detector=Dots())
+    faces = host_types.import_faces(draw_dots((75, 60, 0.9)), mask=mask_of((30, 90, 50, 100)), detector=Dots())
     assert [one.box for one in faces.per_image[0]] == [(65, 50, 85, 70)]

@@ -23,10 +23,8 @@ def models(tmp_path, monkeypatch):
     return tmp_path / "models"
 
 
-def _detect(label, picture, det_size=640):
-    return detector.detect_faces(detector.load(label, 0.5, det_size), torch.from_numpy(picture)[None] / 255).per_image[
-        0
-    ]
+def _detect(label, image, det_size=640):
+    return detector.detect_faces(detector.load(label, 0.5, det_size), torch.from_numpy(image)[None] / 255).per_image[0]
 
 
 @needs_insightface
@@ -40,7 +38,7 @@ def test_red_cell_is_the_face_and_blue_is_not(models):
 
 
 @needs_insightface
-def test_landmarks_come_in_picture_pixels(models):
+def test_landmarks_come_in_image_pixels(models):
     onnx_packs.write_insightface_pack(models / "buffalo_l")
     (face,) = _detect("insightface: buffalo_l", onnx_packs.red_cell_picture(7, 4))
     # The landmark network sees 1.5 boxes around the box's centre.
@@ -49,7 +47,7 @@ def test_landmarks_come_in_picture_pixels(models):
 
 
 @needs_insightface
-def test_pack_without_landmarks_and_larger_picture(models):
+def test_pack_without_landmarks_and_larger_image(models):
     onnx_packs.write_insightface_pack(models / "own_pack", landmarks=False)
     assert "insightface: own_pack" in detector.available()
     wide = onnx_packs.red_cell_picture(3, 4)[:320].repeat(2, axis=0).repeat(2, axis=1)

@@ -19,13 +19,13 @@ folders.register()
 
 
 @pytest.fixture(scope="module")
-def picture(root):
+def image(root):
     return torch.from_numpy(np.array(Image.open(root / "workflows" / "assets" / "astronaut.png"))).float()[None] / 255
 
 
 @pytest.fixture(scope="module")
-def states(picture):
-    return mediapipe_file.drawn_states(picture)
+def states(image):
+    return mediapipe_file.drawn_states(image)
 
 
 def _write(folder, states, silent=()):
@@ -38,24 +38,24 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def _host_node(folder, picture, variant):
+def _host_node(folder, image, variant):
     """FACE_LANDMARKS and BOUNDING_BOX of the host's own node."""
     model = FaceLandmarkerModel(comfy.utils.load_torch_file(str(folder / FILE)))
     with torch.no_grad():
-        return MediaPipeFaceLandmarker.execute(model, picture, variant, 0, 0.5, "empty").result
+        return MediaPipeFaceLandmarker.execute(model, image, variant, 0, 0.5, "empty").result
 
 
-def _host_answer(folder, picture, variant):
-    return _host_node(folder, picture, variant)[0]["frames"][0]
+def _host_answer(folder, image, variant):
+    return _host_node(folder, image, variant)[0]["frames"][0]
 
 
 @pytest.mark.parametrize("silent, variant", [((), "short"), (("short",), "full")])
-def test_same_landmarks_as_the_hosts_node_short_range_first(folder, states, picture, silent, variant):
+def test_same_landmarks_as_the_hosts_node_short_range_first(folder, states, image, silent, variant):
     _write(folder, states, silent)
     assert f"mediapipe: {FILE}" in detector.available()
     loaded = detector.load(f"mediapipe: {FILE}", 0.5, 640)
-    (face,) = loaded.detect((picture[0] * 255).round().byte().numpy())
-    (expected,) = _host_answer(folder, picture, variant)
+    (face,) = loaded.detect((image[0] * 255).round().byte().numpy())
+    (expected,) = _host_answer(folder, image, variant)
     assert face.landmarks.shape == (478, 2) and np.array_equal(face.landmarks, expected["landmarks_xy"])
     assert face.score == expected["score"] > 0.99
     assert {tuple(point) for point in face.points} == {tuple(point) for point in expected["landmarks_xy"][FIVE]}
@@ -70,22 +70,22 @@ def _same(ours, theirs):
     return np.array_equal(ours, theirs)
 
 
-def test_face_landmarks_and_boxes_are_those_of_the_hosts_node(folder, states, picture):
+def test_face_landmarks_and_boxes_are_those_of_the_hosts_node(folder, states, image):
     _write(folder, states)
-    faces = detector.detect_faces(detector.load(f"mediapipe: {FILE}", 0.5, 640), picture)
-    landmarks, boxes = _host_node(folder, picture, "short")  # of one picture: a batch rounds otherwise
+    faces = detector.detect_faces(detector.load(f"mediapipe: {FILE}", 0.5, 640), image)
+    landmarks, boxes = _host_node(folder, image, "short")  # of one picture: a batch rounds otherwise
     ours = export_landmarks(faces)
     assert ours["frames"][0][0]["transformation_matrix"].shape == (4, 4)
     assert _same(ours, landmarks)
     assert _same(export_boxes(faces), boxes), "this face lies within the picture, so nothing is clipped"
 
 
-def test_face_landmarks_after_the_border_are_in_pixels_of_the_picture(folder, picture):
-    bordered = torch.nn.functional.pad(picture, (0, 0, 128, 128, 128, 128))
+def test_face_landmarks_after_the_border_are_in_pixels_of_the_image(folder, original):
+    bordered = torch.nn.functional.pad(original, (0, 0, 128, 128, 128, 128))
     mediapipe_file.write(folder / FILE, mediapipe_file.drawn_states(bordered))
     loaded = detector.load(f"mediapipe: {FILE}", 0.5, 640)
     blind, loaded.detect = loaded.detect, lambda image: blind(image) if image.shape[0] == 768 else []
-    (face,) = export_landmarks(detector.detect_faces(loaded, picture))["frames"][0]
+    (face,) = export_landmarks(detector.detect_faces(loaded, original))["frames"][0]
     (there,) = _host_answer(folder, bordered, "short")
     assert np.array_equal(face["landmarks_xy"], there["landmarks_xy"] - 128)
     assert np.array_equal(face["bbox_xyxy"], there["bbox_xyxy"] - 128)
@@ -96,9 +96,9 @@ def test_face_landmarks_after_the_border_are_in_pixels_of_the_picture(folder, pi
     assert not np.allclose(expected, there["transformation_matrix"])
 
 
-def test_nothing_found_by_both(folder, states, picture):
+def test_nothing_found_by_both(folder, states, image):
     _write(folder, states, silent=("short", "full"))
-    faces = detector.detect_faces(detector.load(f"mediapipe: {FILE}", 0.5, 640), picture)
+    faces = detector.detect_faces(detector.load(f"mediapipe: {FILE}", 0.5, 640), image)
     assert faces.per_image == ((),) and "short range, then full range" in faces.tried
 
 
@@ -129,7 +129,7 @@ def test_five_points_are_the_published_indices():
     assert face.box == (1, 2, 3, 4) and face.score == 0.75 and face.landmarks.shape == (478, 2)
 
 
-def test_mirrored_landmarks_keep_the_first_eye_at_the_pictures_left():
+def test_mirrored_landmarks_keep_the_first_eye_at_the_images_left():
     mirrored = POINTS * np.float32([-1, 1]) + np.float32([511, 0])
     face = from_host_landmarks(_face_dict(mirrored))
     assert np.array_equal(face.points, mirrored[[1, 0, 2, 4, 3]])

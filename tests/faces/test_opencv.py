@@ -81,8 +81,8 @@ def test_smaller_photo_gives_smaller_points(haar, astronaut, side):
 
 @needs_cascade
 def test_two_people_come_left_to_right(haar, astronaut):
-    found = detector.detect_faces(haar, torch.cat([astronaut, astronaut.flip(2)], dim=2)).per_image[0]
-    assert [round(face.points[2, 0] / 100) for face in found] == [2, 8]
+    present = detector.detect_faces(haar, torch.cat([astronaut, astronaut.flip(2)], dim=2)).per_image[0]
+    assert [round(face.points[2, 0] / 100) for face in present] == [2, 8]
 
 
 @needs_cascade
@@ -93,12 +93,12 @@ def test_two_people_come_left_to_right(haar, astronaut):
     ids=["cut at the left eye", "cut at the brows", "nothing but the face"],
 )  # fmt: skip
 def test_cut_faces_need_the_second_look(haar, astronaut, window, whole):
-    picture = astronaut[:, window[0], window[1]]
-    assert haar.detect((picture[0] * 255).round().byte().numpy()) == []
-    (face,) = detector.detect_faces(haar, picture).per_image[0]
+    image = astronaut[:, window[0], window[1]]
+    assert haar.detect((image[0] * 255).round().byte().numpy()) == []
+    (face,) = detector.detect_faces(haar, image).per_image[0]
     origin = [window[1].start or 0, window[0].start or 0]
     assert _errors(face, POINTS - origin).mean() < 8
-    assert 0 <= face.box[0] and face.box[2] <= picture.shape[2] - 1
+    assert 0 <= face.box[0] and face.box[2] <= image.shape[2] - 1
 
 
 @needs_cascade
@@ -146,7 +146,7 @@ def detection_folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_yunet_reads_bgr_and_its_points_come_back_in_picture_pixels(detection_folder):
+def test_yunet_reads_bgr_and_its_points_come_back_in_image_pixels(detection_folder):
     onnx_packs.write_yunet(detection_folder / "my_yunet_2023.onnx")
     assert "opencv: my_yunet_2023.onnx" in detector.available()
     yunet = detector.load("opencv: my_yunet_2023.onnx", 0.5, 640)
@@ -169,12 +169,12 @@ def test_yunet_scales_to_det_size_and_back(detection_folder):
 def test_the_search_at_other_sizes_reaches_yunet(detection_folder):
     onnx_packs.write_yunet(detection_folder / "yunet.onnx")
     yunet = detector.load("opencv: yunet.onnx", 0.5, 320)
-    picture = onnx_packs.red_cell_picture(7, 4)
-    assert yunet.detect(picture) == []
+    image = onnx_packs.red_cell_picture(7, 4)
+    assert yunet.detect(image) == []
     double = copy.copy(yunet)
     double.det_size = 640
-    (face,) = double.detect(picture)
-    assert np.allclose(face.box, (128, 224, 160, 256), atol=1e-3) and yunet.detect(picture) == []
+    (face,) = double.detect(image)
+    assert np.allclose(face.box, (128, 224, 160, 256), atol=1e-3) and yunet.detect(image) == []
 
 
 def test_missing_yunet_names_the_folder(detection_folder):

@@ -96,7 +96,7 @@ def masks_of(parser, labels, points, region, **style):
     return masks[0]
 
 
-def painted_mask(labels, region):
+def paint_mask(labels, region):
     return torch.isin(labels, torch.tensor(REGION_LABELS[region])).float()
 
 
@@ -185,8 +185,8 @@ def test_crop_is_celeba_hqs():
         y = np.array([-x[1], x[0]])
         corners = np.array([centre - x / 2 - y / 2, centre + x / 2 - y / 2, centre + x / 2 + y / 2])
         cut = find_parsing_crop(Face(points, (0.0, 0.0, 1.0, 1.0), 1.0))
-        found = corners @ cut[:, :2].T + cut[:, 2]
-        assert np.abs(found - ([[0, 0], [SIZE, 0], [SIZE, SIZE]] - np.array(0.5))).max() < 1e-9
+        mapped = corners @ cut[:, :2].T + cut[:, 2]
+        assert np.abs(mapped - ([[0, 0], [SIZE, 0], [SIZE, SIZE]] - np.array(0.5))).max() < 1e-9
 
 
 def test_crop_ignores_the_order_of_mirrored_points():
@@ -223,7 +223,7 @@ def test_large_faces_are_averaged_not_picked():
 def test_painted_parts_come_back(painted, region):
     mask = masks_of(painted, portrait(), POINTS, region)
     assert set(mask.unique().tolist()) == {0.0, 1.0}
-    assert overlap(mask, painted_mask(portrait(), region)) > 0.9
+    assert overlap(mask, paint_mask(portrait(), region)) > 0.9
 
 
 @pytest.mark.parametrize(
@@ -251,11 +251,11 @@ def test_sides_follow_the_face_not_the_labels(painted, region, names):
     labels = portrait()
     if names == "named the other way":
         labels = torch.tensor([0, 1, 3, 2, 5, 4, *range(6, 19)])[labels]
-    expected = painted_mask(portrait(), region)
+    expected = paint_mask(portrait(), region)
     assert overlap(masks_of(painted, labels, POINTS, region), expected) > 0.9
     mirrored = POINTS[[1, 0, 2, 4, 3]] * [-1, 1] + [511, 0]
     mask = masks_of(painted, labels.flip(1), mirrored, region)
-    assert overlap(mask, painted_mask(portrait(), SWAPPED.get(region, region)).flip(1)) > 0.9
+    assert overlap(mask, paint_mask(portrait(), SWAPPED.get(region, region)).flip(1)) > 0.9
 
 
 def test_the_left_eye_is_at_the_right_hand_side(painted):
@@ -265,7 +265,7 @@ def test_the_left_eye_is_at_the_right_hand_side(painted):
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
-def test_turned_pictures(painted, turns):
+def test_turned_images(painted, turns):
     points, labels = POINTS, portrait()
     for _ in range(turns):
         points, labels = points[:, ::-1] * [1, -1] + [0, 511], torch.rot90(labels)
@@ -282,8 +282,8 @@ def test_neighbours_in_the_crop_are_somebody_else(painted):
     faces = Faces(PALETTE[labels][None], ((face_at(POINTS), second),))
     for region in ("left eye", "mouth", "hair"):
         masks, _ = face_masks(faces, region, MaskStyle(), painted)
-        assert overlap(masks[0], painted_mask(portrait(512, 1000), region)) > 0.85, region
-        assert overlap(masks[1], painted_mask(beside, region)) > 0.85, region
+        assert overlap(masks[0], paint_mask(portrait(512, 1000), region)) > 0.85, region
+        assert overlap(masks[1], paint_mask(beside, region)) > 0.85, region
         assert torch.minimum(masks[0], masks[1]).sum() == 0
 
 
@@ -292,7 +292,7 @@ def test_a_bigger_neighbour_does_not_take_over(painted):
     big = portrait(900, 1500, (620, 30), 1.6)
     labels = torch.where(small > 0, small, big * (torch.arange(1500) > 760))
     mask = masks_of(painted, labels, POINTS * 0.3 + [600, 420], "face")
-    assert overlap(mask, painted_mask(small, "face")) > 0.8
+    assert overlap(mask, paint_mask(small, "face")) > 0.8
 
 
 @pytest.mark.parametrize("style", [{}, {"feather": 12.0}, {"expand": -4.0}, {"expand": 6.0}])
@@ -332,8 +332,8 @@ def test_head_is_face_and_hair_without_neck(painted):
 @torch.inference_mode()
 def test_any_answer_makes_masks(written):
     parser = load_parser(written(drawn(bisenet_shapes(**SMALL), 3)))
-    pictures = torch.rand(3, 60, 90, 3, generator=torch.Generator().manual_seed(0))
-    faces = Faces(pictures, ((), (face_at(POINTS / 8),), (face_at(POINTS / 10), face_at(POINTS / 12 + 20))))
+    images = torch.rand(3, 60, 90, 3, generator=torch.Generator().manual_seed(0))
+    faces = Faces(images, ((), (face_at(POINTS / 8),), (face_at(POINTS / 10), face_at(POINTS / 12 + 20))))
     for region in ("head", "both eyes", "hair"):
         masks, sources = face_masks(faces, region, MaskStyle("box", 5, 5, "per cent of the face"), parser)
         assert masks.shape == (3, 60, 90) and torch.isfinite(masks).all() and len(sources) == 3
@@ -344,14 +344,14 @@ def test_any_answer_makes_masks(written):
 def test_probabilities_are_the_networks(written):
     """Softmax of the network's own answer to the normalised crop, in its patcher's care."""
     parser = load_parser(written(drawn(bisenet_shapes(**SMALL), 3)))
-    picture = torch.rand(300, 200, 3, generator=torch.Generator().manual_seed(0))
-    parsed = parser.parse(picture, face_at(POINTS / 3))
-    crop = _cut(picture, parsed.to_crop).movedim(2, 0)
+    image = torch.rand(300, 200, 3, generator=torch.Generator().manual_seed(0))
+    parsed = parser.parse(image, face_at(POINTS / 3))
+    crop = _cut(image, parsed.to_crop).movedim(2, 0)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     logits = parser.patcher.model(
         ((crop - mean[:, None, None]) / std[:, None, None])[None].to(parser.patcher.load_device)
     )
     expected = logits[0].softmax(dim=0).cpu().numpy()
-    own = parsed.probabilities.sum(axis=0) > 0
-    assert own.any() and np.abs(parsed.probabilities - expected)[:, own].max() < 1e-5
+    person = parsed.probabilities.sum(axis=0) > 0
+    assert person.any() and np.abs(parsed.probabilities - expected)[:, person].max() < 1e-5
     assert parser.patcher in [loaded.model for loaded in comfy.model_management.current_loaded_models]

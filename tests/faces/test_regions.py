@@ -74,8 +74,8 @@ def face_68() -> Face:
 FACES = {"478": face_478, "106": face_106, "68": face_68, "5": lambda: face_of(face_478().points)}
 
 
-def faces_of(*found, height=SIZE, width=SIZE) -> Faces:
-    return Faces(torch.zeros(len(found), height, width, 3), found)
+def faces_of(*present, height=SIZE, width=SIZE) -> Faces:
+    return Faces(torch.zeros(len(present), height, width, 3), present)
 
 
 def mask_of(face, region, height=SIZE, width=SIZE, **style):
@@ -84,7 +84,7 @@ def mask_of(face, region, height=SIZE, width=SIZE, **style):
     return masks[0]
 
 
-def moved(face: Face, move) -> Face:
+def move_face(face: Face, move) -> Face:
     return face_of(move(face.points), None if face.landmarks is None else np.float32(move(face.landmarks)))
 
 
@@ -123,7 +123,7 @@ def test_the_subjects_left_eye_is_at_the_right_hand_side(kind):
 @pytest.mark.parametrize("region", NO_HAIR)
 def test_mirrored_coordinates_swap_the_sides(kind, region):
     """Landmarks flipped with the picture: their indices now name the wrong side, and the five points' order is off."""
-    mirrored = moved(FACES[kind](), lambda points: points * [-1, 1] + [SIZE - 1, 0])
+    mirrored = move_face(FACES[kind](), lambda points: points * [-1, 1] + [SIZE - 1, 0])
     expected = mask_of(FACES[kind](), SWAPPED.get(region, region)).flip(1)
     assert overlap(mask_of(mirrored, region), expected) > 0.95
 
@@ -133,9 +133,9 @@ def test_a_mirrored_photo_detected_anew_swaps_the_sides(region):
     """MediaPipe's own answer on the mirrored photo: its indices name the sides of the person seen there."""
     expected = mask_of(face_478(), SWAPPED.get(region, region), expand=2).flip(1)
     other = mask_of(face_478(), region, expand=2).flip(1)
-    found = mask_of(face_478("mirrored"), region, expand=2)
-    assert overlap(found, expected) > 0.7
-    assert region not in SWAPPED or overlap(found, other) == 0
+    mask = mask_of(face_478("mirrored"), region, expand=2)
+    assert overlap(mask, expected) > 0.7
+    assert region not in SWAPPED or overlap(mask, other) == 0
 
 
 @pytest.mark.parametrize("kind", FACES)
@@ -148,7 +148,7 @@ def test_masks_turn_with_the_face(kind, turns):
 
     for region in ("face", "left eye", "right brow", "mouth", "head"):
         expected = torch.rot90(mask_of(FACES[kind](), region), turns)
-        assert overlap(mask_of(moved(FACES[kind](), turn), region), expected) > 0.97, region
+        assert overlap(mask_of(move_face(FACES[kind](), turn), region), expected) > 0.97, region
 
 
 @pytest.mark.slow
@@ -157,10 +157,10 @@ def test_faces_half_outside_are_cut_and_nothing_else(kind):
     by = np.float32([225, 0])
     for region in ("face", "right eye", "head"):
         for style in ({}, {"expand": 6.0}, {"expand": -2.0}, {"feather": 8.0}, {"shape": "box"}):
-            whole = mask_of(moved(FACES[kind](), lambda points: points + by), region, width=2 * SIZE, **style)
+            whole = mask_of(move_face(FACES[kind](), lambda points: points + by), region, width=2 * SIZE, **style)
             cut = mask_of(FACES[kind](), region, **style)
             assert torch.allclose(whole[:, 225 : 225 + SIZE], cut, atol=1e-4), (region, style)
-            outside = moved(FACES[kind](), lambda points: points - by)
+            outside = move_face(FACES[kind](), lambda points: points - by)
             left = mask_of(outside, region, **style)
             assert (left[:, :100] - cut[:, 225:325]).abs().max() < 1e-4, (region, style)
 
@@ -168,7 +168,7 @@ def test_faces_half_outside_are_cut_and_nothing_else(kind):
 @pytest.mark.parametrize("kind", FACES)
 @pytest.mark.parametrize("region", NO_HAIR)
 def test_a_face_far_outside_gives_an_empty_mask(kind, region):
-    far = moved(FACES[kind](), lambda points: points + [2000, -900])
+    far = move_face(FACES[kind](), lambda points: points + [2000, -900])
     assert mask_of(far, region, expand=30, feather=10).sum() == 0
 
 
@@ -176,17 +176,17 @@ def test_a_face_far_outside_gives_an_empty_mask(kind, region):
 def test_tiny_and_huge_faces(kind):
     face = FACES[kind]()
     middle = face.points.mean(axis=0)
-    tiny = moved(face, lambda points: (points - middle) * 0.08 + [20, 20])  # about 8 px
+    tiny = move_face(face, lambda points: (points - middle) * 0.08 + [20, 20])  # about 8 px
     sizes = {region: int(mask_of(tiny, region, 40, 40).sum()) for region in NO_HAIR}
     assert all(sizes.values()) and 25 < sizes["face"] < 120 and sizes["left eye"] <= 6
-    huge = moved(face, lambda points: (points - middle) * 30 + [256, 256])  # 3000 px
+    huge = move_face(face, lambda points: (points - middle) * 30 + [256, 256])  # 3000 px
     assert mask_of(huge, "face").mean() == 1 and 0 < mask_of(huge, "nose").mean() <= 1
     assert mask_of(huge, "face", expand=100, feather=20, unit="per cent of the face").mean() == 1
 
 
 def test_batches_without_faces_with_one_and_with_three():
     one = FACES["478"]()
-    three = tuple(moved(one, lambda points, x=x: (points - 225) * 0.5 + [x, 200]) for x in (80, 240, 400))
+    three = tuple(move_face(one, lambda points, x=x: (points - 225) * 0.5 + [x, 200]) for x in (80, 240, 400))
     faces = faces_of((), (one,), three)
     masks, sources = face_masks(faces, "both eyes", MaskStyle())
     assert masks.shape == (4, SIZE, SIZE) and len(sources) == 4
@@ -273,22 +273,22 @@ def test_landmarks_that_are_no_numbers_are_left_aside():
     assert torch.equal(mask_of(face, "head"), mask_of(FACES["5"](), "head"))
 
 
-def test_large_pictures_are_worked_on_in_the_faces_window():
-    face = moved(face_478(), lambda points: points * 4)
+def test_large_images_are_worked_on_in_the_faces_window():
+    face = move_face(face_478(), lambda points: points * 4)
     large = mask_of(face, "face", 2048, 2048, expand=10, feather=5, unit="per cent of the face")
     small = mask_of(face_478(), "face", expand=10, feather=5, unit="per cent of the face")
     shrunk = torch.nn.functional.avg_pool2d(large[None], 4)[0]
     assert (shrunk - small).abs().mean() < 2e-3
 
 
-def test_preview_shows_the_mask_and_leaves_the_picture_recognisable():
+def test_preview_shows_the_mask_and_leaves_the_image_recognisable():
     faces = Faces(torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(0)), ((),))
     masks = torch.zeros(1, 32, 32)
     masks[:, :16] = 1
-    picture = tint(faces.images, masks)
-    assert picture.shape == faces.images.shape and picture.min() >= 0 and picture.max() <= 1
-    assert picture[:, :16].mean() > picture[:, 16:].mean() + 0.1
-    assert torch.equal(picture[:, 16:], faces.images[:, 16:] * 0.55)
+    image = tint(faces.images, masks)
+    assert image.shape == faces.images.shape and image.min() >= 0 and image.max() <= 1
+    assert image[:, :16].mean() > image[:, 16:].mean() + 0.1
+    assert torch.equal(image[:, 16:], faces.images[:, 16:] * 0.55)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -12,16 +12,16 @@ OFFSETS = np.array([[4, 5], [14, 6], [9, 10], [5, 15], [13, 14]])  # x, y
 
 
 def marked(width, height, at, scale=1):
-    picture = np.full((height, width, 3), 9, np.uint8)
+    image = np.full((height, width, 3), 9, np.uint8)
     for number, (x, y) in enumerate(np.array(at) + scale * OFFSETS):
-        picture[y, x] = RED[number], number, 200
-    return picture
+        image[y, x] = RED[number], number, 200
+    return image
 
 
-def numbered(picture):
+def numbered(image):
     """The places of the five marks [5, 2] in a picture, in template order: the truth, read off its pixels."""
-    rows, columns = np.nonzero(picture[..., 2] == 200)
-    order = picture[rows, columns, 1].argsort()
+    rows, columns = np.nonzero(image[..., 2] == 200)
+    order = image[rows, columns, 1].argsort()
     return np.stack([columns, rows], axis=1)[order]
 
 
@@ -53,10 +53,10 @@ class Reader:
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
-def test_a_turned_picture_gives_points_box_landmarks_and_mesh_back_exactly(turns):
-    picture = np.ascontiguousarray(np.rot90(marked(90, 70, (30, 20)), turns))
-    (face,) = search.find(Reader(), picture)
-    truth = numbered(picture)
+def test_a_turned_image_gives_points_box_landmarks_and_mesh_back_exactly(turns):
+    image = np.ascontiguousarray(np.rot90(marked(90, 70, (30, 20)), turns))
+    (face,) = search.find(Reader(), image)
+    truth = numbered(image)
     assert np.array_equal(face.points, truth) and np.array_equal(face.landmarks, truth)
     assert np.array_equal(face.host["landmarks_xy"], truth)
     upright = (*OFFSETS.min(axis=0) - 2 + (30, 20), *OFFSETS.max(axis=0) + 3 + (30, 20))
@@ -121,12 +121,12 @@ def test_a_find_that_is_not_seen_in_the_mirror_does_not_count():
 
 
 @pytest.mark.parametrize("change", ["low score", "upside down", "points outside"])
-def test_an_unsure_find_in_a_turned_picture_does_not_count(monkeypatch, change):
+def test_an_unsure_find_in_a_turned_image_does_not_count(monkeypatch, change):
     sees = Reader.detect
 
     def unsure(self, image):
-        found = sees(self, image)
-        for face in found:
+        faces = sees(self, image)
+        for face in faces:
             points = face.points.copy()
             if change == "upside down":
                 points = points[[3, 4, 2, 0, 1]]
@@ -140,7 +140,7 @@ def test_an_unsure_find_in_a_turned_picture_does_not_count(monkeypatch, change):
     assert change == "upside down" or len(search.find(Reader(), marked(90, 70, (30, 20)))) == 1  # nothing to doubt
 
 
-def test_a_sure_find_in_a_turned_picture_needs_half_of_what_is_left_above_min_score():
+def test_a_sure_find_in_a_turned_image_needs_half_of_what_is_left_above_min_score():
     turned = np.ascontiguousarray(np.rot90(marked(90, 70, (30, 20)), 1))
     assert len(search.find(Reader(score=0.75, min_score=0.5), turned)) == 1
     assert search.find(Reader(score=0.75, min_score=0.6), turned) == []
@@ -148,9 +148,9 @@ def test_a_sure_find_in_a_turned_picture_needs_half_of_what_is_left_above_min_sc
 
 def test_min_size_measures_the_shorter_side_and_the_search_goes_on():
     reader = Reader(640)
-    picture = marked(100, 64, (30, 20))  # the box is 15 wide and 15 high
-    assert len(search.find(reader, picture, min_size=15)) == 1 and len(reader.looks) == 1
-    assert search.find(reader, picture, min_size=16) == [] and len(reader.looks) > 7
+    image = marked(100, 64, (30, 20))  # the box is 15 wide and 15 high
+    assert len(search.find(reader, image, min_size=15)) == 1 and len(reader.looks) == 1
+    assert search.find(reader, image, min_size=16) == [] and len(reader.looks) > 7
     clipped = marked(100, 64, (84, 20))  # and 14 wide where the edge cuts it
     assert len(search.find(Reader(), clipped, min_size=13)) == 1 and search.find(Reader(), clipped, min_size=14) == []
 

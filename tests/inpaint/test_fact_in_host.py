@@ -22,7 +22,7 @@ def node(graph, class_type) -> dict:
     return graph[only(graph, class_type)]["inputs"]
 
 
-def unsampled(name, size=64) -> dict:
+def leave_unsampled(name, size=64) -> dict:
     """The workflow with the crop inverted instead of inpainted, and nothing that only the sampler needs."""
     graph = workflow(name, size=size)
     graph = {key: graph[key] for key in ("4", "5", "6", "11", "14", "15", "16", "24", "25")}
@@ -38,7 +38,7 @@ def run(executor, graph) -> tuple[torch.Tensor, list]:
     return outputs[only(graph, "LikenessPasteFaceBack")][0][0], outputs[only(graph, "LikenessPrepareFaceCrop")]
 
 
-def masked(crop) -> np.ndarray:
+def add_mask(crop) -> np.ndarray:
     """Which of the picture's pixels lie over a masked pixel of the crop: bool [H, W]."""
     (left, top, side), mask = crop.windows[0], crop.masks[0].numpy() > 0
     height, width = crop.originals.shape[1:3]
@@ -53,37 +53,37 @@ def masked(crop) -> np.ndarray:
 def test_published_workflows_change_the_face_and_nothing_else(executor, base, name):
     graph = workflow(name)
     assert graph["11"]["inputs"]["image"] == TEMPLATES[name]
-    picture, (crop, image, mask, *guides) = run(executor, graph)
-    before, face = template(base, graph), masked(crop)
-    assert picture.shape == before.shape and torch.equal(picture[~face], before[~face])
-    assert (picture - before).abs()[face].mean() > 0.02
+    original, (crop, image, mask, *guides) = run(executor, graph)
+    before, face = template(base, graph), add_mask(crop)
+    assert original.shape == before.shape and torch.equal(original[~face], before[~face])
+    assert (original - before).abs()[face].mean() > 0.02
     assert image.shape == (1, 64, 64, 3) and mask.shape == (1, 64, 64) and 0.1 < mask.mean() < 0.6
     assert all(guide.shape == image.shape for guide in guides) and guides[1].max() > 0.5
     node(graph, "LikenessApplyFACT")["strength"] = 0.0
-    assert not torch.equal(run(executor, graph)[0], picture)
+    assert not torch.equal(run(executor, graph)[0], original)
 
 
 @pytest.mark.slow
-def test_without_sampling_the_picture_stays(executor, base):
+def test_without_sampling_the_image_stays(executor, base):
     """What the VAE did comes off again: denoise 0 is the round trip, and the round trip is what is returned."""
     graph = workflow("fact_inpaint")
     node(graph, "KSampler")["denoise"] = 0.0
     for blend in ("mask", "whole crop"):
         node(graph, "LikenessPasteFaceBack")["blend"] = blend
-        picture, (crop, *_) = run(executor, graph)
-        before, face = template(base, graph), masked(crop)
+        image, (crop, *_) = run(executor, graph)
+        before, face = template(base, graph), add_mask(crop)
         grown = torch.nn.functional.max_pool2d(torch.from_numpy(face)[None].float(), 33, 1, 16)[0].bool()
-        assert torch.equal(picture[~grown], before[~grown]) and not torch.equal(picture, before), blend
+        assert torch.equal(image[~grown], before[~grown]) and not torch.equal(image, before), blend
 
 
 def test_the_chosen_face_of_three(executor, base):
-    graph, changed = unsampled("fact_inpaint_one_of_three"), []
+    graph, changed = leave_unsampled("fact_inpaint_one_of_three"), []
     before = template(base, graph)
     for index in range(3):
         graph["16"]["inputs"]["index"] = index
-        picture, (crop, *_) = run(executor, graph)
-        assert torch.equal(picture[~masked(crop)], before[~masked(crop)])
-        changed.append(np.nonzero((picture != before).any(dim=-1).any(dim=0).numpy())[0])
+        image, (crop, *_) = run(executor, graph)
+        assert torch.equal(image[~add_mask(crop)], before[~add_mask(crop)])
+        changed.append(np.nonzero((image != before).any(dim=-1).any(dim=0).numpy())[0])
     assert all(left.max() < right.min() for left, right in zip(changed, changed[1:]))
     graph["16"]["inputs"]["index"] = 3
     with pytest.raises(GraphError, match=r"LikenessPrepareFaceCrop: Picture 1 of 1 has no face 3, only \[0, 1, 2\]"):
@@ -91,7 +91,7 @@ def test_the_chosen_face_of_three(executor, base):
 
 
 def test_two_faces_one_after_the_other(executor, base):
-    graph = unsampled("fact_inpaint_one_of_three")
+    graph = leave_unsampled("fact_inpaint_one_of_three")
     ends = []
     for first, second in ((1, 2), (2, 1)):
         for key, index in (("", first), ("again", second)):
@@ -108,7 +108,7 @@ def test_two_faces_one_after_the_other(executor, base):
 
 
 def test_the_crop_comes_back_bit_for_bit_through_the_nodes(executor, base):
-    graph = unsampled("fact_inpaint_one_of_three", size=200)
+    graph = leave_unsampled("fact_inpaint_one_of_three", size=200)
     graph["24"]["inputs"].update(image=["16", 1], round_trip=["16", 1])
     for index in range(3):
         graph["16"]["inputs"]["index"] = index
@@ -117,17 +117,17 @@ def test_the_crop_comes_back_bit_for_bit_through_the_nodes(executor, base):
             assert torch.equal(run(executor, graph)[0], template(base, graph))
 
 
-def test_several_results_of_one_crop_give_as_many_pictures(executor, base):
-    graph = unsampled("fact_inpaint")
+def test_several_results_of_one_crop_give_as_many_images(executor, base):
+    graph = leave_unsampled("fact_inpaint")
     graph["two"] = {"class_type": "ImageBatch", "inputs": {"image1": ["painted", 0], "image2": ["16", 1]}}
     graph["24"]["inputs"]["image"] = ["two", 0]
-    pictures = executor.run(graph)["24"][0]
-    assert pictures.shape == (2, 512, 448, 3)
-    assert torch.equal(pictures[1], template(base, graph)) and not torch.equal(pictures[0], pictures[1])
+    images = executor.run(graph)["24"][0]
+    assert images.shape == (2, 512, 448, 3)
+    assert torch.equal(images[1], template(base, graph)) and not torch.equal(images[0], images[1])
 
 
 def test_a_donor_widens_what_is_painted_and_shows_in_the_composite(executor):
-    graph = unsampled("fact_inpaint", size=128)
+    graph = leave_unsampled("fact_inpaint", size=128)
     graph["16"]["inputs"]["face_share"] = 0.4
     plain = run(executor, graph)[1]
     graph["16"]["inputs"]["donor"] = ["6", 0]
@@ -137,7 +137,7 @@ def test_a_donor_widens_what_is_painted_and_shows_in_the_composite(executor):
     assert 0.2 < shown.float().mean() < 0.95 and shown[64, 64]
 
 
-def painted_mask(graph, width, height, value):
+def paint_mask(graph, width, height, value):
     graph["mask"] = {"class_type": "SolidMask", "inputs": {"value": value, "width": width, "height": height}}
     graph["16"]["inputs"]["face_mask"] = ["mask", 0]
 
@@ -145,9 +145,9 @@ def painted_mask(graph, width, height, value):
 @pytest.mark.parametrize(
     "break_it, message",
     [
-        (lambda graph: painted_mask(graph, 448, 512, 0.0), "There is nothing to paint over: the mask of face 0"),
+        (lambda graph: paint_mask(graph, 448, 512, 0.0), "There is nothing to paint over: the mask of face 0"),
         (
-            lambda graph: painted_mask(graph, 512, 512, 1.0),
+            lambda graph: paint_mask(graph, 512, 512, 1.0),
             "face_mask is 512 x 512 pixels, the picture .* is 448 x 512",
         ),
         (
@@ -163,7 +163,7 @@ def painted_mask(graph, width, height, value):
     ],
 )
 def test_bad_input_is_one_sentence_and_the_next_graph_runs(executor, break_it, message):
-    graph = unsampled("fact_inpaint")
+    graph = leave_unsampled("fact_inpaint")
     good = copy.deepcopy(graph)
     break_it(graph)
     with pytest.raises(GraphError, match=message) as caught:

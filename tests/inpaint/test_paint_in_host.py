@@ -53,15 +53,15 @@ def people(checkpoint):
 
 
 @torch.inference_mode()
-def painted(photo, people, vae, wanted=None, mask=None, layout=LAYOUT, **sampling):
+def paint_faces(photo, people, vae, wanted=None, mask=None, layout=LAYOUT, **sampling):
     faces = layout and faces_in(photo[0], *layout)
     wanted = tuple(person.number for person in people) if wanted is None else wanted
     crop, numbers = refine_crops(photo, faces, mask, wanted, STYLE)
     return crop, paint(crop, assign(numbers, people), vae, SAMPLING._replace(**sampling))
 
 
-def refined(photo, people, vae, feather=0, colour_match=False, **options):
-    crop, faces = painted(photo, people, vae, **options)
+def refine(photo, people, vae, feather=0, colour_match=False, **options):
+    crop, faces = paint_faces(photo, people, vae, **options)
     return crop, paste(crop, faces, None, None, None, "mask", feather, colour_match)
 
 
@@ -79,7 +79,7 @@ def test_without_sampling_the_mask_holds_the_vae_s_round_trip(checkpoint, people
     mask = torch.zeros(1, *photo.shape[1:3])
     mask[0, 50:82, 60:92] = 1
     person = (FacePerson(people[0].model, people[0].positive, people[0].negative, EVERY_FACE),)
-    crop, result = refined(photo, person, vae, mask=mask, layout=None, denoise=0.0)
+    crop, result = refine(photo, person, vae, mask=mask, layout=None, denoise=0.0)
     assert crop.windows[0] == (44, 34, 64) and torch.equal(outside(crop), mask == 0)
     with torch.inference_mode():
         round_trip = vae.decode(vae.encode(crop.images))[0]
@@ -90,7 +90,7 @@ def test_without_sampling_the_mask_holds_the_vae_s_round_trip(checkpoint, people
 def test_without_sampling_resized_faces_hold_the_round_trip_too(checkpoint, people, photo):
     """But for the rim, where a resized pixel is made of painted and unpainted ones."""
     _, _, vae = checkpoint
-    crop, result = refined(photo, people, vae, denoise=0.0)
+    crop, result = refine(photo, people, vae, denoise=0.0)
     assert torch.equal(result[outside(crop)], photo[outside(crop)]) and len(crop.windows) == 2
     for image, window, limit in zip(crop.images, crop.windows, crop.limits):
         with torch.inference_mode():
@@ -103,39 +103,39 @@ def test_without_sampling_resized_faces_hold_the_round_trip_too(checkpoint, peop
 def test_one_face_is_what_the_stock_nodes_paint(checkpoint, people, photo):
     """InpaintModelConditioning and KSampler, tensor for tensor, with the same crop."""
     _, _, vae = checkpoint
-    crop, ours = painted(photo, people[:1], vae)
-    who = people[0]
+    crop, ours = paint_faces(photo, people[:1], vae)
+    first = people[0]
     with torch.inference_mode():
         positive, negative, latent = nodes.InpaintModelConditioning().encode(
-            who.positive, who.negative, crop.images, vae, crop.masks
+            first.positive, first.negative, crop.images, vae, crop.masks
         )
         (samples,) = nodes.common_ksampler(
-            who.model, 3, 2, 3.0, "ddim", "normal", positive, negative, latent, denoise=1.0
+            first.model, 3, 2, 3.0, "ddim", "normal", positive, negative, latent, denoise=1.0
         )
         assert torch.equal(vae.decode(samples["samples"]), ours)
 
 
 def test_each_face_is_painted_with_its_own_model_and_prompt(checkpoint, people, photo):
     _, _, vae = checkpoint
-    seen = []
+    calls = []
 
-    def watched(person):
+    def watch(person):
         model = person.model.clone()
 
         def note(apply_model, arguments):
             unet = apply_model.__self__.diffusion_model
             weight = unet.input_blocks[1][1].transformer_blocks[0].attn1.to_q.weight.clone()
-            seen.append((person.number, weight, arguments["c"]["c_crossattn"], arguments["c"]["c_concat"]))
+            calls.append((person.number, weight, arguments["c"]["c_crossattn"], arguments["c"]["c_concat"]))
             return apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
 
         model.set_model_unet_function_wrapper(note)
         return FacePerson(model, person.positive, person.negative, person.number)
 
-    crop, _ = painted(photo, tuple(map(watched, people)), vae)
-    assert [number for number, *_ in seen] == [0, 0, 1, 1], "two steps each"
-    weights = [weight for _, weight, *_ in seen]
+    crop, _ = paint_faces(photo, tuple(map(watch, people)), vae)
+    assert [number for number, *_ in calls] == [0, 0, 1, 1], "two steps each"
+    weights = [weight for _, weight, *_ in calls]
     assert torch.equal(weights[0], weights[1]) and not torch.allclose(weights[0], weights[2], atol=1e-3)
-    for number, _, text, concat in seen:
+    for number, _, text, concat in calls:
         prompts = [people[number].negative[0][0], people[number].positive[0][0]]
         assert sorted(prompt.shape[1] for prompt in prompts) == [462, 462]
         for prompt in prompts:
@@ -143,48 +143,48 @@ def test_each_face_is_painted_with_its_own_model_and_prompt(checkpoint, people, 
         small = torch.nn.functional.interpolate(crop.masks[number][None, None], (8, 8), mode="bilinear")[0, 0].round()
         assert torch.equal(concat[0, 0], small)
     others = people[1].positive[0][0]
-    assert not any(torch.equal(row, others[0]) for row in seen[0][2])
+    assert not any(torch.equal(row, others[0]) for row in calls[0][2])
 
 
 def test_the_order_of_people_and_who_else_is_painted_change_nothing(checkpoint, people, photo):
     _, _, vae = checkpoint
-    crop, both = refined(photo, people, vae, feather=3, colour_match=True)
-    assert torch.equal(refined(photo, people[::-1], vae, feather=3, colour_match=True)[1], both)
-    alone = [refined(photo, (person,), vae, feather=3, colour_match=True) for person in people]
+    crop, both = refine(photo, people, vae, feather=3, colour_match=True)
+    assert torch.equal(refine(photo, people[::-1], vae, feather=3, colour_match=True)[1], both)
+    alone = [refine(photo, (person,), vae, feather=3, colour_match=True) for person in people]
     one_by_one = torch.where((alone[0][1] != photo).any(dim=-1, keepdim=True), alone[0][1], alone[1][1])
     assert torch.equal(one_by_one, both)
     assert torch.equal(both[outside(crop)], photo[outside(crop)]) and not any(torch.equal(r, both) for _, r in alone)
     everybody = FacePerson(people[0].model, people[0].positive, people[0].negative, EVERY_FACE)
-    assert torch.equal(refined(photo, (everybody, people[1]), vae, feather=3, colour_match=True)[1], both)
+    assert torch.equal(refine(photo, (everybody, people[1]), vae, feather=3, colour_match=True)[1], both)
 
 
 def test_every_step_of_every_face_is_shown(checkpoint, people, photo):
     """Through the host's own progress bar, with the host's own previews."""
     _, _, vae = checkpoint
-    seen = []
+    calls = []
     hook = comfy.utils.PROGRESS_BAR_HOOK
-    comfy.utils.set_progress_bar_global_hook(lambda value, total, preview, **_: seen.append((value, total, preview)))
+    comfy.utils.set_progress_bar_global_hook(lambda value, total, preview, **_: calls.append((value, total, preview)))
     latent_preview.set_preview_method("latent2rgb")
     try:
-        painted(photo, people, vae)
+        paint_faces(photo, people, vae)
     finally:
         comfy.utils.set_progress_bar_global_hook(hook)
         latent_preview.set_preview_method("default")
-    shown = [(value, total) for value, total, preview in seen if preview is not None]
+    shown = [(value, total) for value, total, preview in calls if preview is not None]
     assert shown == [(1, 2), (2, 2)] * 2
 
 
-def test_a_batch_is_painted_picture_by_picture_with_the_seed_s_noises(checkpoint, people, photo):
+def test_a_batch_is_painted_image_by_image_with_the_seed_s_noises(checkpoint, people, photo):
     _, _, vae = checkpoint
     pair = torch.cat([photo, photo.flip(-1)])
     everybody = FacePerson(people[0].model, people[0].positive, people[0].negative, EVERY_FACE)
     mask = torch.zeros(1, *photo.shape[1:3])
     mask[0, 40:90, 50:90] = 1
-    crop, both = painted(pair, (everybody,), vae, wanted=(EVERY_FACE,), mask=mask, layout=None)
+    crop, both = paint_faces(pair, (everybody,), vae, wanted=(EVERY_FACE,), mask=mask, layout=None)
     assert crop.owners == (0, 1)
-    _, first = painted(photo, (everybody,), vae, wanted=(EVERY_FACE,), mask=mask, layout=None)
+    _, first = paint_faces(photo, (everybody,), vae, wanted=(EVERY_FACE,), mask=mask, layout=None)
     assert torch.equal(both[:1], first)
-    _, same = painted(torch.cat([photo, photo]), (everybody,), vae, wanted=(EVERY_FACE,), mask=mask, layout=None)
+    _, same = paint_faces(torch.cat([photo, photo]), (everybody,), vae, wanted=(EVERY_FACE,), mask=mask, layout=None)
     assert torch.equal(same[:1], first) and not torch.equal(same[1:], first), "another noise"
 
 
@@ -196,7 +196,7 @@ def test_a_model_that_does_not_inpaint_works_and_is_mentioned(base, people, phot
         patched, remark = apply(model, identity, 1.0)
         assert remark.startswith("The connected model is not an inpainting model")
         person = FacePerson(patched, *encode_prompt(clip, identity, "a woman face", "", True), EVERY_FACE)
-        crop, result = refined(photo, (person,), vae, wanted=(EVERY_FACE,))
+        crop, result = refine(photo, (person,), vae, wanted=(EVERY_FACE,))
     assert torch.equal(result[outside(crop)], photo[outside(crop)]) and not torch.equal(result, photo)
 
 

@@ -15,12 +15,12 @@ from likeness.tests.support.face_at import face_at, faces_in, noise
 from scipy import ndimage
 
 
-def pasted(crop, image, round_trip=None, picture=None, mask=None, blend="mask", feather=8, colour_match=True):
-    return paste(crop, image, round_trip, picture, mask, blend, feather, colour_match)
+def paste_back(crop, image, round_trip=None, original=None, mask=None, blend="mask", feather=8, colour_match=True):
+    return paste(crop, image, round_trip, original, mask, blend, feather, colour_match)
 
 
-def cropped(picture, *layout, index=0, share=0.7, size=64):
-    return prepare(faces_in(picture, *layout), index, share, size, None, None)[0]
+def make_crop(image, *layout, index=0, share=0.7, size=64):
+    return prepare(faces_in(image, *layout), index, share, size, None, None)[0]
 
 
 def smooth(*shape, seed=0) -> torch.Tensor:
@@ -59,15 +59,15 @@ settings_of_paste = st.fixed_dictionaries(
     own_mask=st.booleans(), seed=st.integers(0, 9),
 )  # fmt: skip
 def test_crop_then_paste_unchanged_is_the_identity(height, width, layout, share, size, how, returned, own_mask, seed):
-    picture = noise(height, width, 3, seed=seed)
+    image = noise(height, width, 3, seed=seed)
     try:
-        crop = cropped(picture, *layout, share=share, size=size)
+        crop = make_crop(image, *layout, share=share, size=size)
     except ValueError as error:  # a face of which nothing is left beside the others
         assert "nothing to paint over" in str(error)
         return
     mask = noise(1, size, size, seed=seed + 1) if own_mask else None
-    back = pasted(crop, crop.images.clone(), crop.images.clone() if returned else None, mask=mask, **how)
-    assert torch.equal(back[0], picture)
+    back = paste_back(crop, crop.images.clone(), crop.images.clone() if returned else None, mask=mask, **how)
+    assert torch.equal(back[0], image)
 
 
 @settings(deadline=None, max_examples=60)
@@ -76,10 +76,10 @@ def test_crop_then_paste_unchanged_is_the_identity(height, width, layout, share,
     size=st.sampled_from([8, 40, 64]), feather=st.integers(0, 12), seed=st.integers(0, 9),
 )  # fmt: skip
 def test_what_is_not_masked_stays(height, width, face, share, size, feather, seed):
-    picture = noise(height, width, 3, seed=seed)
-    crop = cropped(picture, face, share=share, size=size)
-    back = pasted(crop, noise(1, size, size, 3, seed=seed + 1), feather=feather)[0]
-    changed = (back != picture).any(dim=-1).numpy()
+    image = noise(height, width, 3, seed=seed)
+    crop = make_crop(image, face, share=share, size=size)
+    back = paste_back(crop, noise(1, size, size, 3, seed=seed + 1), feather=feather)[0]
+    changed = (back != image).any(dim=-1).numpy()
     assert not (changed & ~is_masked(crop)).any()
     if feather == 0 and is_masked(crop).sum() > 30:
         assert changed[is_masked(crop)].mean() > 0.9
@@ -90,25 +90,25 @@ def test_what_is_not_masked_stays(height, width, face, share, size, feather, see
     "at, scale", [((100, 90), 0.5), ((100, 90), 1.3), ((0, 40), 0.8), ((199, 149), 1.0), ((90, 0), 2.0)]
 )
 def test_outside_the_crop_nothing_changes(blend, at, scale):
-    picture = noise(150, 200, 3)
-    crop = cropped(picture, face_at(*at, scale))
-    back = pasted(crop, 1 - crop.images, blend=blend)[0]
+    image = noise(150, 200, 3)
+    crop = make_crop(image, face_at(*at, scale))
+    back = paste_back(crop, 1 - crop.images, blend=blend)[0]
     rows, columns = under(crop)
     outside = (rows < 0) | (columns < 0)
-    assert torch.equal(back[outside], picture[outside]) and not torch.equal(back, picture)
+    assert torch.equal(back[outside], image[outside]) and not torch.equal(back, image)
 
 
 @pytest.mark.parametrize("scale", [0.3, 0.59, 1.0, 2.3])
 @pytest.mark.parametrize("at", [(110.0, 120.0), (87.3, 131.9)])
 def test_a_marker_lands_where_it_was_painted(scale, at):
-    picture = torch.full((260, 240, 3), 0.5)
-    crop = cropped(picture, face_at(*at, scale), size=128)
+    image = torch.full((260, 240, 3), 0.5)
+    crop = make_crop(image, face_at(*at, scale), size=128)
     side = crop.windows[0].side
     for x, y in ((64, 64), (40, 80), (81.5, 52.25)):
         rows, columns = torch.arange(128)[:, None], torch.arange(128)
         spot = torch.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * (3 * max(1, 128 / side)) ** 2)) * 0.4
-        back = pasted(crop, crop.images + spot[..., None], mask=torch.ones(1, 128, 128), feather=0)[0]
-        weight = (back - picture)[..., 0].double().numpy()
+        back = paste_back(crop, crop.images + spot[..., None], mask=torch.ones(1, 128, 128), feather=0)[0]
+        weight = (back - image)[..., 0].double().numpy()
         layout = np.array([weight.sum(axis=0) @ np.arange(240), weight.sum(axis=1) @ np.arange(260)]) / weight.sum()
         left, top, _ = crop.windows[0]
         expected = (np.array([x, y]) + 0.5) * side / 128 - 0.5 + [left, top]
@@ -117,59 +117,59 @@ def test_a_marker_lands_where_it_was_painted(scale, at):
 
 
 def test_several_faces_in_any_order():
-    picture = noise(120, 420, 3)
+    image = noise(120, 420, 3)
     layout = [face_at(x, 60, 0.7, roll) for x, roll in ((70, 0), (210, 20), (350, -15))]
-    crops = [cropped(picture, *layout, index=i, size=96) for i in range(3)]
+    crops = [make_crop(image, *layout, index=i, size=96) for i in range(3)]
     results = [noise(1, 96, 96, 3, seed=i) for i in range(3)]
     ends = []
     for order in permutations(range(3)):
-        whole = picture[None]
+        whole = image[None]
         for i in order:
-            whole = pasted(crops[i], results[i], picture=whole)
+            whole = paste_back(crops[i], results[i], picture=whole)
         ends.append(whole)
     assert all(torch.equal(ends[0], end) for end in ends[1:])
-    assert all((ends[0][0, 60, x] != picture[60, x]).all() for x in (70, 210, 350))
+    assert all((ends[0][0, 60, x] != image[60, x]).all() for x in (70, 210, 350))
 
 
 def test_detail_lost_in_resizing_does_not_come_back_as_a_ghost():
-    picture = noise(400, 400, 3)
-    crop = cropped(picture, face_at(200, 200, 3.0), size=64)
-    back = pasted(crop, torch.full((1, 64, 64, 3), 0.25), feather=0, colour_match=False)[0]
+    image = noise(400, 400, 3)
+    crop = make_crop(image, face_at(200, 200, 3.0), size=64)
+    back = paste_back(crop, torch.full((1, 64, 64, 3), 0.25), feather=0, colour_match=False)[0]
     deep = ndimage.binary_erosion(is_masked(crop), iterations=16)
     assert deep.any() and (back[deep] - 0.25).abs().max() < 1e-3
 
 
-def test_beside_a_change_the_picture_keeps_its_own_detail():
-    picture = noise(400, 400, 3)
-    crop = cropped(picture, face_at(200, 200, 3.0), size=64)
+def test_beside_a_change_the_image_keeps_its_own_detail():
+    original = noise(400, 400, 3)
+    crop = make_crop(original, face_at(200, 200, 3.0), size=64)
     image = crop.images.clone()
     image[0, 30:34, 30:34] = 0
-    back = pasted(crop, image, feather=0, colour_match=False)[0]
+    back = paste_back(crop, image, feather=0, colour_match=False)[0]
     rows, columns = under(crop)
     away = (rows < 30 - 4) | (rows > 33 + 4) | (columns < 30 - 4) | (columns > 33 + 4)
-    assert torch.equal(back[away], picture[away])
+    assert torch.equal(back[away], original[away])
     changed = (rows == 31) & (columns == 31)
     assert (back[changed] < 1e-3).all()
 
 
 @pytest.mark.parametrize("scale", [0.2, 0.7, 3.0])
 def test_a_change_is_seen_as_far_as_resizing_spreads_it(scale):
-    picture = torch.full((400, 400, 3), 0.5)
-    crop = cropped(picture, face_at(200, 200, scale), size=64)
+    original = torch.full((400, 400, 3), 0.5)
+    crop = make_crop(original, face_at(200, 200, scale), size=64)
     image = crop.images.clone()
     image[0, 30, 33] = 1
     (left, top, side), everything = crop.windows[0], torch.ones(1, 64, 64)
-    back = pasted(crop, image, mask=everything, feather=0, colour_match=False)[0]
+    back = paste_back(crop, image, mask=everything, feather=0, colour_match=False)[0]
     assert (back[top : top + side, left : left + side] - resize(image[0], side)).abs().max() < 1e-6
 
 
 def test_the_feather_rises_inwards():
-    picture = torch.zeros(128, 128, 3)
-    crop = cropped(picture, face_at(64, 64), size=128)
+    image = torch.zeros(128, 128, 3)
+    crop = make_crop(image, face_at(64, 64), size=128)
     mask = torch.zeros(1, 128, 128)
     mask[0, 32:96, 32:96] = 1
     sharp, soft = (
-        pasted(crop, torch.ones(1, 128, 128, 3), mask=mask, feather=feather, colour_match=False)[0, ..., 0]
+        paste_back(crop, torch.ones(1, 128, 128, 3), mask=mask, feather=feather, colour_match=False)[0, ..., 0]
         for feather in (0, 9)
     )
     masked = is_masked(crop, mask[0])
@@ -181,39 +181,39 @@ def test_the_feather_rises_inwards():
 
 
 def test_the_tone_of_the_vae_is_taken_back():
-    picture = smooth(300, 300) * 0.4 + 0.3
-    crop = cropped(picture, face_at(150, 150, 1.2), size=128)
+    image = smooth(300, 300) * 0.4 + 0.3
+    crop = make_crop(image, face_at(150, 150, 1.2), size=128)
     mask = crop.masks[0, ..., None]
     shift = torch.tensor([0.06, -0.03, 0.02])
     painted = crop.images + shift + 0.1 * mask
     for blend in BLENDS:
-        on, off = (pasted(crop, painted, blend=blend, feather=0, colour_match=match)[0] for match in (True, False))
-        middle = on[140:160, 140:160] - picture[140:160, 140:160], off[140:160, 140:160] - picture[140:160, 140:160]
+        on, off = (paste_back(crop, painted, blend=blend, feather=0, colour_match=match)[0] for match in (True, False))
+        middle = on[140:160, 140:160] - image[140:160, 140:160], off[140:160, 140:160] - image[140:160, 140:160]
         assert (middle[0].mean(dim=(0, 1)) - 0.1).abs().max() < 2e-3
         assert (middle[1].mean(dim=(0, 1)) - 0.1 - shift).abs().max() < 2e-3
 
 
 def test_details_the_vae_lost_are_returned_outside_the_mask():
-    picture = noise(150, 150, 3) * 0.6 + 0.2
-    crop = cropped(picture, face_at(75, 75, 1.0), size=128)
+    image = noise(150, 150, 3) * 0.6 + 0.2
+    crop = make_crop(image, face_at(75, 75, 1.0), size=128)
     blurred = torch.from_numpy(ndimage.gaussian_filter(crop.images.numpy(), (0, 1, 1, 0))) + 0.02
     mask = crop.masks[0, ..., None]
     painted = blurred * (1 - mask) + mask * 0.9
-    (back,) = pasted(crop, painted, blurred, blend="whole crop")
+    (back,) = paste_back(crop, painted, blurred, blend="whole crop")
     far = ~ndimage.binary_dilation(is_masked(crop), np.ones((11, 11)))
     box = crop.faces[0].box
-    assert torch.equal(back[far], picture[far]) and far.sum() > 5000
+    assert torch.equal(back[far], image[far]) and far.sum() > 5000
     assert (back[75, 75] - 0.88).abs().max() < 5e-3, "within the mask the tone goes back by what the ring shows"
-    (lost,) = pasted(crop, painted, blend="whole crop", colour_match=False)
+    (lost,) = paste_back(crop, painted, blend="whole crop", colour_match=False)
     inside = far & (np.arange(150) > box[0]) & (np.arange(150) < box[2])
-    assert (lost[inside] - picture[inside]).abs().mean() > 0.02
+    assert (lost[inside] - image[inside]).abs().mean() > 0.02
 
 
-def test_the_whole_crop_has_a_soft_border_but_not_at_the_pictures_end():
-    picture = torch.zeros(300, 400, 3)
-    crop = cropped(picture, face_at(200, 127, 2.0), size=128)
+def test_the_whole_crop_has_a_soft_border_but_not_at_the_images_end():
+    image = torch.zeros(300, 400, 3)
+    crop = make_crop(image, face_at(200, 127, 2.0), size=128)
     left, top, side = crop.windows[0]
-    (back,) = pasted(crop, torch.ones(1, 128, 128, 3), blend="whole crop", colour_match=False)
+    (back,) = paste_back(crop, torch.ones(1, 128, 128, 3), blend="whole crop", colour_match=False)
     assert -3 <= top <= 0 and (back[0, left + 40 : left + side - 40] > 0.9999).all()
     row = back[30, left : left + side, 0]
     kernel = int(10 * side / 256) | 1
@@ -223,44 +223,44 @@ def test_the_whole_crop_has_a_soft_border_but_not_at_the_pictures_end():
 
 
 def test_the_whole_crop_leaves_nothing_of_the_old_face():
-    crop = cropped(torch.zeros(200, 200, 3), face_at(100, 100), share=1.0, size=128)
-    (back,) = pasted(crop, torch.ones(1, 128, 128, 3), blend="whole crop", colour_match=False)
+    crop = make_crop(torch.zeros(200, 200, 3), face_at(100, 100), share=1.0, size=128)
+    (back,) = paste_back(crop, torch.ones(1, 128, 128, 3), blend="whole crop", colour_match=False)
     x0, y0, x1, y1 = (round(edge) for edge in crop.faces[0].box)
     assert (back[y0 + 1 : y1, x0 + 1 : x1] > 0.9999).all()
 
 
 def test_other_faces_stay_as_they_are():
-    picture = noise(150, 300, 3)
+    image = noise(150, 300, 3)
     left, right = face_at(90, 75), face_at(165, 75)
-    crop = cropped(picture, left, right, share=0.4, size=128)
+    crop = make_crop(image, left, right, share=0.4, size=128)
     others = crop.others[0]
     rows, columns = under(crop)
     theirs = (rows >= 0) & (columns >= 0) & others[rows, columns]
     assert theirs.sum() > 1000
     for blend in BLENDS:
-        (back,) = pasted(crop, noise(1, 128, 128, 3), blend=blend)
-        assert torch.equal(back[theirs], picture[theirs])
+        (back,) = paste_back(crop, noise(1, 128, 128, 3), blend=blend)
+        assert torch.equal(back[theirs], image[theirs])
 
 
 def test_a_batch_and_one_for_all():
-    pictures = noise(2, 90, 100, 3)
-    crop, _ = prepare(Faces(pictures, ((face_at(50, 50, 0.5),), (face_at(40, 30, 0.4),))), 0, 0.7, 48, None, None)
+    originals = noise(2, 90, 100, 3)
+    crop, _ = prepare(Faces(originals, ((face_at(50, 50, 0.5),), (face_at(40, 30, 0.4),))), 0, 0.7, 48, None, None)
     images = noise(2, 48, 48, 3)
-    both = pasted(crop, images)
+    both = paste_back(crop, images)
     for i in range(2):
-        alone = prepare(faces_in(pictures[i], *crop.faces[i : i + 1]), 0, 0.7, 48, None, None)[0]
-        assert torch.equal(pasted(alone, images[i : i + 1])[0], both[i])
-    several = pasted(alone, noise(3, 48, 48, 3))
+        alone = prepare(faces_in(originals[i], *crop.faces[i : i + 1]), 0, 0.7, 48, None, None)[0]
+        assert torch.equal(paste_back(alone, images[i : i + 1])[0], both[i])
+    several = paste_back(alone, noise(3, 48, 48, 3))
     assert several.shape == (3, 90, 100, 3) and not torch.equal(several[0], several[1])
     with pytest.raises(ValueError, match="There are 2 results to paste, but image holds 3: give one"):
-        pasted(crop, noise(3, 48, 48, 3))
+        paste_back(crop, noise(3, 48, 48, 3))
 
 
 def test_an_empty_mask_pastes_nothing_and_no_ring_is_no_tone():
-    picture = noise(90, 100, 3)
-    crop = cropped(picture, face_at(50, 50, 0.5))
-    assert torch.equal(pasted(crop, noise(1, 64, 64, 3), mask=torch.zeros(1, 64, 64))[0], picture)
-    full = pasted(crop, torch.ones(1, 64, 64, 3), mask=torch.ones(64, 64), feather=0)[0]
+    image = noise(90, 100, 3)
+    crop = make_crop(image, face_at(50, 50, 0.5))
+    assert torch.equal(paste_back(crop, noise(1, 64, 64, 3), mask=torch.zeros(1, 64, 64))[0], image)
+    full = paste_back(crop, torch.ones(1, 64, 64, 3), mask=torch.ones(64, 64), feather=0)[0]
     assert full[50, 50].min() == 1
 
 
@@ -276,18 +276,18 @@ def test_an_empty_mask_pastes_nothing_and_no_ring_is_no_tone():
     ],
 )
 def test_inputs_that_do_not_fit(given, message):
-    crop = cropped(noise(90, 100, 3), face_at(50, 50, 0.5))
+    crop = make_crop(noise(90, 100, 3), face_at(50, 50, 0.5))
     with pytest.raises(ValueError, match=message):
-        pasted(crop, **{"image": crop.images} | given)
+        paste_back(crop, **{"image": crop.images} | given)
 
 
-def test_grey_pictures_with_alpha_and_other_dtypes():
-    picture = noise(90, 100, 3)
-    crop = cropped(picture, face_at(50, 50, 0.5))
-    grey = pasted(crop, torch.full((1, 64, 64, 1), 0.5, dtype=torch.float64))
-    with_alpha = pasted(
+def test_grey_images_with_alpha_and_other_dtypes():
+    image = noise(90, 100, 3)
+    crop = make_crop(image, face_at(50, 50, 0.5))
+    grey = paste_back(crop, torch.full((1, 64, 64, 1), 0.5, dtype=torch.float64))
+    with_alpha = paste_back(
         crop,
         torch.full((1, 64, 64, 4), 0.5, dtype=torch.float16),
-        picture=torch.cat([picture, picture], -1)[None, ..., :4],
+        picture=torch.cat([image, image], -1)[None, ..., :4],
     )
     assert torch.equal(grey, with_alpha) and grey.dtype == torch.float32

@@ -19,29 +19,29 @@ ALL = (EVERY_FACE,)
 SMALL = CropStyle(0.5, 64, "box", 6)
 
 
-def crops(picture, *layout, mask=None, wanted=ALL, style=SMALL):
-    return refine_crops(picture[None], faces_in(picture, *layout), mask, wanted, style)
+def crops(image, *layout, mask=None, wanted=ALL, style=SMALL):
+    return refine_crops(image[None], faces_in(image, *layout), mask, wanted, style)
 
 
-def inverted(crop, feather=0):
+def invert(crop, feather=0):
     """The pictures with every face inverted."""
     return paste(crop, 1 - crop.images, None, None, None, "mask", feather, False)
 
 
-def changed(crop, **options) -> np.ndarray:
-    return (inverted(crop, **options) != crop.originals).any(dim=-1).numpy()
+def change(crop, **options) -> np.ndarray:
+    return (invert(crop, **options) != crop.originals).any(dim=-1).numpy()
 
 
 def test_the_mask_is_the_face_with_room_around_it():
-    picture, face = noise(200, 260, 3), face_at(130, 100)
+    image, face = noise(200, 260, 3), face_at(130, 100)
     for size in (64, 256):
-        tight, _ = crops(picture, face, style=CropStyle(0.5, size, "box", 0))
-        wide, _ = crops(picture, face, style=CropStyle(0.5, size, "box", size // 16))
+        tight, _ = crops(image, face, style=CropStyle(0.5, size, "box", 0))
+        wide, _ = crops(image, face, style=CropStyle(0.5, size, "box", size // 16))
         widths = [crop.masks[0].amax(dim=0).sum().item() for crop in (tight, wide)]
         assert tight.images.shape == (1, size, size, 3) and abs(widths[1] - widths[0] - size / 8) <= size / 32
         assert tight.windows[0].side == pytest.approx((max(np.subtract(face.box[2:], face.box[:2])) + 1) * 2, abs=1)
-    box = crops(picture, face, style=CropStyle(0.5, 64, "box", 0))[0].masks[0]
-    hull = crops(picture, face, style=CropStyle(0.5, 64, "hull", 0))[0].masks[0]
+    box = crops(image, face, style=CropStyle(0.5, 64, "box", 0))[0].masks[0]
+    hull = crops(image, face, style=CropStyle(0.5, 64, "hull", 0))[0].masks[0]
     assert (hull <= box).all() and hull.sum() < 0.85 * box.sum() and box.sum() == box.any(0).sum() * box.any(1).sum()
 
 
@@ -57,11 +57,11 @@ a_face = st.builds(face_at, somewhere, somewhere, st.floats(0.02, 1.2), st.float
     feather=st.integers(0, 12), masked=st.booleans(),
 )  # fmt: skip
 def test_only_what_is_masked_changes_whatever_faces_there_are(height, width, layout, style, feather, masked):
-    picture = noise(height, width, 3)
+    image = noise(height, width, 3)
     layout = left_to_right(tuple(face for face in layout if face.box[2] > face.box[0]))
     mask = (noise(1, height, width, seed=1) > 0.4).float() if masked else None
     try:
-        crop, numbers = crops(picture, *layout, mask=mask, style=style)
+        crop, numbers = crops(image, *layout, mask=mask, style=style)
     except ValueError as error:
         assert "nothing to paint" in str(error)
         return
@@ -72,27 +72,27 @@ def test_only_what_is_masked_changes_whatever_faces_there_are(height, width, lay
         inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
         held[rows[inside], columns[inside]] += 1
     assert held.max() <= 1, "no pixel belongs to two faces"
-    assert not (changed(crop, feather=feather)[0] & (held == 0)).any()
+    assert not (change(crop, feather=feather)[0] & (held == 0)).any()
     if masked:
         assert not (held > 0)[mask[0].numpy() == 0].any()
-    assert torch.equal(paste(crop, crop.images, None, None, None, "mask", feather, True), picture[None])
+    assert torch.equal(paste(crop, crop.images, None, None, None, "mask", feather, True), image[None])
 
 
 def test_faces_are_painted_alone_or_together_in_any_order():
-    picture = noise(160, 300, 3)
+    image = noise(160, 300, 3)
     layout = face_at(80, 80), face_at(130, 90, 0.9), face_at(250, 70, 0.5)  # the first two overlap
-    together, numbers = crops(picture, *layout)
+    together, numbers = crops(image, *layout)
     assert numbers == (0, 1, 2)
-    expected = inverted(together)
-    alone = [crops(picture, *layout, wanted=(i,))[0] for i in range(3)]
+    expected = invert(together)
+    alone = [crops(image, *layout, wanted=(i,))[0] for i in range(3)]
     for i, crop in enumerate(alone):
         assert torch.equal(crop.images[0], together.images[i]) and torch.equal(crop.masks[0], together.masks[i])
     for order in permutations(alone):
-        pasted = picture[None]
+        pasted = image[None]
         for crop in order:
             pasted = paste(crop, 1 - crop.images, None, pasted, None, "mask", 0, False)
         assert torch.equal(pasted, expected)
-    assert all((inverted(crop) != picture).any() for crop in alone)
+    assert all((invert(crop) != image).any() for crop in alone)
 
 
 def test_what_two_faces_share_is_the_nearer_one_s():
@@ -105,59 +105,59 @@ def test_what_two_faces_share_is_the_nearer_one_s():
 
 
 def test_a_mask_of_one_s_own_counts_exactly():
-    picture, mask = noise(160, 300, 3), torch.zeros(160, 300)
+    image, mask = noise(160, 300, 3), torch.zeros(160, 300)
     mask[40:61, 70:99], mask[100, 240] = 1, 1
-    crop, numbers = crops(picture, face_at(80, 80), face_at(250, 90, 0.5), mask=mask, style=CropStyle(0.5, 256))
-    assert numbers == (0, 1) and np.array_equal(changed(crop)[0], mask.bool().numpy())
-    crop, numbers = crops(picture, face_at(80, 80), face_at(250, 30, 0.2), mask=mask, style=CropStyle(0.5, 256))
+    crop, numbers = crops(image, face_at(80, 80), face_at(250, 90, 0.5), mask=mask, style=CropStyle(0.5, 256))
+    assert numbers == (0, 1) and np.array_equal(change(crop)[0], mask.bool().numpy())
+    crop, numbers = crops(image, face_at(80, 80), face_at(250, 30, 0.2), mask=mask, style=CropStyle(0.5, 256))
     assert numbers == (0,), "the mask holds nothing of the second"
 
 
 def test_a_speck_of_a_mask_is_not_lost_where_the_crop_shrinks_it():
-    picture, mask = noise(400, 400, 3), torch.zeros(400, 400)
+    image, mask = noise(400, 400, 3), torch.zeros(400, 400)
     mask[200, 190] = 1
-    crop, _ = crops(picture, face_at(200, 200, 3), mask=mask)
+    crop, _ = crops(image, face_at(200, 200, 3), mask=mask)
     assert crop.windows[0].side > 8 * crop.size and crop.masks.sum() >= 1
-    assert np.array_equal(np.argwhere(changed(crop)[0]), [[200, 190]])
+    assert np.array_equal(np.argwhere(change(crop)[0]), [[200, 190]])
 
 
-def test_a_mask_without_faces_is_one_place():
-    pictures, mask = noise(3, 120, 140, 3), torch.zeros(3, 120, 140)
+def test_a_mask_without_faces_is_one_position():
+    images, mask = noise(3, 120, 140, 3), torch.zeros(3, 120, 140)
     mask[0, 20:50, 30:60], mask[0, 70:80, 100:110], mask[2, 5, 139] = 1, 1, 1
-    crop, numbers = refine_crops(pictures, None, mask, ALL, CropStyle(0.8, 128))
+    crop, numbers = refine_crops(images, None, mask, ALL, CropStyle(0.8, 128))
     assert crop.owners == (0, 2) and numbers == (0, 0)
-    assert np.array_equal(changed(crop), mask.bool().numpy())
-    assert crop.windows[0] == (20, 0, 100) and torch.equal(inverted(crop)[1], pictures[1])
+    assert np.array_equal(change(crop), mask.bool().numpy())
+    assert crop.windows[0] == (20, 0, 100) and torch.equal(invert(crop)[1], images[1])
 
 
-def test_pictures_without_a_face_stay_as_they_are():
-    pictures = noise(3, 90, 100, 3)
+def test_images_without_a_face_stay_as_they_are():
+    images = noise(3, 90, 100, 3)
     layout = ((whole_image((90, 100)),), (face_at(50, 50, 0.4), replace(face_at(80, 40, 0.3))), ())
-    crop, numbers = refine_crops(pictures, Faces(pictures, layout), None, ALL, SMALL)
+    crop, numbers = refine_crops(images, Faces(images, layout), None, ALL, SMALL)
     assert (
-        crop.owners == (1, 1) and numbers == (0, 1) and changed(crop).any(axis=(1, 2)).tolist() == [False, True, False]
+        crop.owners == (1, 1) and numbers == (0, 1) and change(crop).any(axis=(1, 2)).tolist() == [False, True, False]
     )
     with pytest.raises(ValueError, match="There is nothing to paint: no face was found in any picture"):
-        refine_crops(pictures, Faces(pictures, (layout[0], (), ())), None, ALL, SMALL)
+        refine_crops(images, Faces(images, (layout[0], (), ())), None, ALL, SMALL)
 
 
-def test_the_index_is_the_place_or_the_person_s_number_in_a_video():
-    pictures = noise(2, 90, 200, 3)
+def test_the_index_is_the_position_or_the_person_s_number_in_a_video():
+    images = noise(2, 90, 200, 3)
     followed = tuple(replace(face_at(x, 45, 0.3), number=n) for x, n in ((40, 4), (150, 2)))
-    crop, numbers = refine_crops(pictures, Faces(pictures, (followed, followed[:1])), None, (2,), SMALL)
+    crop, numbers = refine_crops(images, Faces(images, (followed, followed[:1])), None, (2,), SMALL)
     assert crop.owners == (0,) and numbers == (2,) and crop.faces[0] is followed[1]
     with pytest.raises(
         ValueError, match=r"There is no face 3 in any picture, only \[2, 4\]: change index, or set choose"
     ):
-        refine_crops(pictures, Faces(pictures, (followed, followed)), None, (3, EVERY_FACE), SMALL)
+        refine_crops(images, Faces(images, (followed, followed)), None, (3, EVERY_FACE), SMALL)
 
 
 @pytest.mark.parametrize("side", [3, 8])
 def test_tiny_faces(side):
-    picture, face = noise(70, 80, 3), face_at(40, 35, side / 90)
-    crop, _ = crops(picture, face, style=CropStyle(0.5, 512, "hull", 12))
+    image, face = noise(70, 80, 3), face_at(40, 35, side / 90)
+    crop, _ = crops(image, face, style=CropStyle(0.5, 512, "hull", 12))
     assert crop.images.shape == (1, 512, 512, 3) and crop.masks[0].mean() > 0.1
-    assert 1 <= changed(crop).sum() <= 2 * side * side
+    assert 1 <= change(crop).sum() <= 2 * side * side
 
 
 def test_an_inpainting_model_sees_grey_where_it_paints():

@@ -81,8 +81,8 @@ class Here:
         paths = (path for path in self.models.rglob("*") if path.is_file() and ".lock" not in path.name)
         return sorted(path.relative_to(self.models).as_posix() for path in paths)
 
-    def content(self, place):
-        return (self.models / place).read_bytes()
+    def content(self, location):
+        return (self.models / location).read_bytes()
 
 
 @pytest.fixture
@@ -295,7 +295,7 @@ def test_a_full_disk_is_seen_before_and_named_while(here, server, monkeypatch):
     "name, folder", [("thing.onnx", "detection"), ("thing.pt", "metrics"), ("thing.zip", "metrics")]
 )
 def test_a_disk_too_full_for_the_last_step_keeps_the_download(here, server, monkeypatch, name, folder):
-    content = {"thing.onnx": BODY, "thing.pt": saved({"a": torch.ones(9)}), "thing.zip": zipped({"a.onnx": DET})}[name]
+    content = {"thing.onnx": BODY, "thing.pt": pack({"a": torch.ones(9)}), "thing.zip": zip_up({"a.onnx": DET})}[name]
     here.knows(file=name, folder=folder)
     server.answers[f"/{name}"] = file(content)
 
@@ -310,7 +310,7 @@ def test_a_disk_too_full_for_the_last_step_keeps_the_download(here, server, monk
     assert "the disk is full" in here.text
     assert here.left() == [f"{folder}/{name}.part", f"{folder}/{name}.part.json"]
     assert here.fetch() == 0 and server.ranges() == [None, f"bytes={len(content)}-"]
-    assert not any(".part" in place for place in here.left())
+    assert not any(".part" in location for location in here.left())
 
 
 def test_a_folder_that_cannot_be_written_is_named(here, server):
@@ -537,7 +537,7 @@ class Harmful:
         return os.mkdir, (self.marker,)
 
 
-def saved(content) -> bytes:
+def pack(content) -> bytes:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
@@ -548,7 +548,7 @@ def saved(content) -> bytes:
 def test_a_malicious_pickle_is_refused_and_not_run(here, server, tmp_path, known):
     marker = tmp_path / "marker"
     harm = {"weight": torch.ones(2), "x": Harmful(marker)}
-    for content in (saved(harm), pickle.dumps(harm)):
+    for content in (pack(harm), pickle.dumps(harm)):
         here.files.clear()
         here.knows(file="thing.pt", folder="facechain_fact", body=content if known else None)
         server.answers["/thing.pt"] = file(content)
@@ -560,41 +560,41 @@ def test_a_malicious_pickle_is_refused_and_not_run(here, server, tmp_path, known
 @pytest.mark.parametrize("known", [True, False])
 def test_a_pickle_of_ours_becomes_safetensors_that_name_their_origin(here, server, known):
     shared = torch.arange(6.0).reshape(2, 3)
-    content = saved({
+    content = pack({
         "image_proj": {"a": shared, "b": shared, "half": torch.nn.Parameter(shared[1])},
         "ip_adapter": {"1.to_k_ip.weight": shared.t(), "scalar": torch.tensor(3), "bf": shared.bfloat16()},
     })  # fmt: skip
     here.knows(file="thing.bin", folder="ipadapter", body=content if known else None, licence="research only")
     server.answers["/thing.bin"] = file(content)
     assert here.fetch() == 0 and "rewritten as safetensors" in here.text
-    place = "ipadapter/thing.safetensors"
-    assert here.left() == [place]
-    with safetensors.safe_open(here.models / place, "pt") as written:
+    location = "ipadapter/thing.safetensors"
+    assert here.left() == [location]
+    with safetensors.safe_open(here.models / location, "pt") as written:
         assert written.metadata() == {
             "format": "pt", "origin_url": f"{server.url}/thing.bin", "origin_file": "thing.bin",
             "origin_sha256": sha(content), "origin_bytes": str(len(content)), "origin_licence": "research only",
         }  # fmt: skip
-    tensors = read_state_dict(here.models / place)
+    tensors = read_state_dict(here.models / location)
     assert tensors.keys() == {
         "image_proj.a", "image_proj.b", "image_proj.half",
         "ip_adapter.1.to_k_ip.weight", "ip_adapter.scalar", "ip_adapter.bf",
     }  # fmt: skip
     assert torch.equal(tensors["image_proj.b"], shared) and torch.equal(tensors["image_proj.half"], shared[1])
     assert torch.equal(tensors["ip_adapter.1.to_k_ip.weight"], shared.t())
-    record = checking.read(here.models)[place]
-    assert record.sha256 == sha(here.content(place)) and record.origin.sha256 == sha(content)
+    record = checking.read(here.models)[location]
+    assert record.sha256 == sha(here.content(location)) and record.origin.sha256 == sha(content)
     assert here.fetch() == 0 and "is there already" in here.text and len(server.seen) == 1
     assert here.run("verify", "thing") == 0 and here.said[-1].startswith("ok" if known else "recorded")
-    (here.models / place).write_bytes(here.content(place)[:-1] + b"\1")
+    (here.models / location).write_bytes(here.content(location)[:-1] + b"\1")
     assert here.run("verify", "thing") == 1
-    (here.models / place).unlink()
+    (here.models / location).unlink()
     if not known:
-        server.answers["/thing.bin"] = file(saved({"other": torch.ones(1)}))
+        server.answers["/thing.bin"] = file(pack({"other": torch.ones(1)}))
         assert here.fetch() == 1 and "delete every line with ipadapter/thing.bin" in here.text
 
 
 def test_a_pickle_carried_by_hand_and_those_of_other_loaders_stay_pickles(here, server):
-    content = saved({"a": torch.ones(1)})
+    content = pack({"a": torch.ones(1)})
     here.knows(file="thing.bin", folder="ipadapter", body=content)
     here.knows("stock", "stock.ckpt", "checkpoints", body=content)
     server.answers["/stock.ckpt"] = file(content)
@@ -615,7 +615,7 @@ def test_a_pickle_carried_by_hand_and_those_of_other_loaders_stay_pickles(here, 
 )
 def test_a_pickle_that_cannot_be_rewritten_is_refused(here, server, content):
     here.knows(file="thing.pt", folder="metrics")
-    server.answers["/thing.pt"] = file(saved(content))
+    server.answers["/thing.pt"] = file(pack(content))
     assert here.fetch() == 1 and "could not be rewritten as safetensors" in here.text
     assert here.left() == []
 
@@ -623,7 +623,7 @@ def test_a_pickle_that_cannot_be_rewritten_is_refused(here, server, content):
 # Archives
 
 
-def zipped(members: dict[str, bytes]) -> bytes:
+def zip_up(members: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
@@ -636,7 +636,7 @@ PACK = "insightface/models/pack"
 
 
 def knows_pack(here, server, members, **facts):
-    body = zipped(members)
+    body = zip_up(members)
     source = {"kind": "github", "repo": "some/body", "tag": "v1", "path": "pack.zip"}
     here.knows("pack", "pack.zip", "insightface/models", body, source=source, **facts)
     for name, content in (("det", DET), ("rec", REC)):
@@ -688,7 +688,7 @@ def test_an_archive_carried_by_hand_is_unpacked(here, server):
     target.parent.mkdir(parents=True)
     target.write_bytes(b"x")
     assert here.fetch("det") == 1 and target.is_file(), "a wrong one is not ours to delete"
-    target.write_bytes(zipped({"det.onnx": DET, "rec.onnx": REC}))
+    target.write_bytes(zip_up({"det.onnx": DET, "rec.onnx": REC}))
     assert here.fetch("pack") == 0 and server.seen == []
     assert here.left() == [f"{PACK}/det.onnx", f"{PACK}/rec.onnx"]
 
@@ -727,21 +727,21 @@ def test_a_zip_with_a_way_out_through_the_whole_fetcher(here, server, tmp_path):
     assert not list(tmp_path.rglob("outside*"))
 
 
-def lying(content: bytes, size: int) -> bytes:
+def lie(content: bytes, size: int) -> bytes:
     """A zip whose table says that its one file has `size` bytes."""
-    body = bytearray(zipped({"a.onnx": content}))
+    body = bytearray(zip_up({"a.onnx": content}))
     at = body.rindex(b"PK\x01\x02")
     body[at + 24 : at + 28] = size.to_bytes(4, "little")
     return bytes(body)
 
 
 @pytest.mark.parametrize("content, said", [
-    (zipped({"a.onnx": bytes(10_000_000)}), "would grow from"),
-    (lying(os.urandom(100_000), 1000), "damaged or of an unknown kind"),
-    (lying(os.urandom(1000), 50_000), "is damaged: 'a.onnx' is shorter than it says"),
-    (zipped({"a.onnx": DET})[:-30], "damaged or of an unknown kind"),
+    (zip_up({"a.onnx": bytes(10_000_000)}), "would grow from"),
+    (lie(os.urandom(100_000), 1000), "damaged or of an unknown kind"),
+    (lie(os.urandom(1000), 50_000), "is damaged: 'a.onnx' is shorter than it says"),
+    (zip_up({"a.onnx": DET})[:-30], "damaged or of an unknown kind"),
     (b"7z\xbc\xaf\x27\x1c" + bytes(100), "damaged or of an unknown kind"),
-    (zipped({"a.onnx": os.urandom(500)}).replace(b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01"),
+    (zip_up({"a.onnx": os.urandom(500)}).replace(b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01"),
      "locked with a password"),
 ], ids=["bomb", "table says less", "table says more", "cut short", "7z", "password"])  # fmt: skip
 def test_archives_that_lie_are_refused(tmp_path, content, said):

@@ -63,12 +63,12 @@ def bytes_changed(rng, data):
     data = bytearray(data)
     header = 8 + int.from_bytes(data[:8], "little")
     for _ in range(rng.randint(1, 4)):
-        place = rng.randrange(8) if rng.random() < 0.2 else rng.randrange(header)
-        data[place] = rng.randrange(256)
+        position = rng.randrange(8) if rng.random() < 0.2 else rng.randrange(header)
+        data[position] = rng.randrange(256)
     return bytes(data[: rng.choice([len(data), header, rng.randrange(len(data))])] if rng.random() < 0.3 else data)
 
 
-def mutated(rng, tensors):
+def mutate(rng, tensors):
     """A file of `tensors` with one to three things wrong with it."""
     if rng.random() < 0.3:
         return bytes_changed(rng, save(tensors))
@@ -85,7 +85,7 @@ def fuzz(tmp_path, family, seed, count):
     refused = 0
     for number in range(count):
         path = tmp_path / f"strange_{number}.safetensors"
-        path.write_bytes(mutated(rng, tensors))
+        path.write_bytes(mutate(rng, tensors))
         begin = time.perf_counter()
         try:
             load(str(path))

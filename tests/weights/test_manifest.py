@@ -85,11 +85,11 @@ def test_every_published_file_and_hash_is_listed():
     assert second_hand == {"instantid-controlnet", "deep3dfacerecon", "mediapipe-face", "facenet-vggface2"}
 
 
-def test_names_and_places_are_unique():
+def test_names_and_locations_are_unique():
     names = [entry.name for entry in manifest.entries()]
-    places = [(entry.folder, entry.file) for entry in manifest.entries() if entry.file]
+    locations = [(entry.folder, entry.file) for entry in manifest.entries() if entry.file]
     assert len(set(names)) == len(names)
-    assert len(set(places)) == len(places)
+    assert len(set(locations)) == len(locations)
 
 
 def test_files_are_ordered_by_pipeline():
@@ -169,7 +169,7 @@ def test_the_command_in_a_message_fits_the_file_and_the_folder():
     assert message.endswith(f"save it as {os.path.join('/a/face2diffusion', 'epoch_20.pth')}."), "by hand only"
 
 
-def test_what_can_be_fetched_has_one_address_and_one_place():
+def test_what_can_be_fetched_has_one_address_and_one_position():
     by_hand = {entry.name for entry in manifest.entries() if manifest.by_hand_only(entry)}
     assert by_hand >= {"deep3dfacerecon", "sphereface-20a", "dino-vits16", "bfm09", "bfm-exp-pca", "face-alignment-sfd"}
     assert len(by_hand) == 22
@@ -298,13 +298,13 @@ def test_list_shows_what_is_present(tmp_path):
     for name in ("scrfd_10g_bnkps.onnx", "glintr100.onnx"):
         put(second / "insightface" / "models" / "antelopev2" / "antelopev2" / name)
     lines = command.table([first, second])
-    found = {line.split()[0]: " ".join(line.split()[1:]) for line in lines if "/" in line}
-    assert found["facechain_fact/ms1mv2_model_TransFace_S.pt"] == "[1]", "rewritten"
-    assert found["insightface/models/buffalo_l/genderage.onnx"] == "[2]"
-    assert found["insightface/models/buffalo_l.zip"] == "missing"
-    assert found["insightface/models/antelopev2.zip"] == "[2]", "unpacked, if one folder too deep"
-    assert found["checkpoints/sd_xl_base_1.0.safetensors"] == "[2] -6938078331 B"
-    assert found["vae/sdxl_vae.safetensors"] == "missing"
+    presence = {line.split()[0]: " ".join(line.split()[1:]) for line in lines if "/" in line}
+    assert presence["facechain_fact/ms1mv2_model_TransFace_S.pt"] == "[1]", "rewritten"
+    assert presence["insightface/models/buffalo_l/genderage.onnx"] == "[2]"
+    assert presence["insightface/models/buffalo_l.zip"] == "missing"
+    assert presence["insightface/models/antelopev2.zip"] == "[2]", "unpacked, if one folder too deep"
+    assert presence["checkpoints/sd_xl_base_1.0.safetensors"] == "[2] -6938078331 B"
+    assert presence["vae/sdxl_vae.safetensors"] == "missing"
     assert [line[:-1] for line in lines if line.endswith(":")][1:] == PIPELINES
     assert f"  [2] {second}" in lines
     assert all(len(line) <= 100 and line.isascii() for line in lines if str(tmp_path) not in line)
@@ -337,9 +337,9 @@ def test_the_command_line_refuses(arguments, complaint, capsys):
 def test_default_roots(monkeypatch, tmp_path):
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     monkeypatch.setattr(manifest, "__file__", str(tmp_path / "anywhere" / "weights" / "manifest.py"))
-    own = tmp_path / "anywhere" / ".host" / "base" / "models"
-    assert manifest.default_roots() == [own]
+    fallback = tmp_path / "anywhere" / ".host" / "base" / "models"
+    assert manifest.default_roots() == [fallback]
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "comfy"))
-    assert manifest.default_roots() == [tmp_path / "comfy" / "models", own]
+    assert manifest.default_roots() == [tmp_path / "comfy" / "models", fallback]
     monkeypatch.setattr(manifest, "__file__", str(tmp_path / "host" / "custom_nodes" / "x" / "weights" / "manifest.py"))
     assert manifest.default_roots()[:2] == [tmp_path / "host" / "models", tmp_path / "comfy" / "models"]

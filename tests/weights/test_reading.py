@@ -159,7 +159,7 @@ def test_damaged_files_are_refused(tmp_path, content):
     assert "damaged" in refusal(tmp_path / "a.safetensors")
 
 
-def mutated(content: bytes, rng: random.Random) -> bytes:
+def mutate(content: bytes, rng: random.Random) -> bytes:
     """A few bytes changed, lost or added, anywhere."""
     content = bytearray(content)
     for _ in range(rng.randint(1, 8)):
@@ -191,7 +191,7 @@ def with_another_header(rng: random.Random) -> bytes:
 def test_mutated_files_are_tensors_or_a_named_error(tmp_path, kind):
     rng, read = random.Random(kind), 0
     for _ in range(500):
-        content = with_another_header(rng) if kind == "header" else mutated(saved(kind, 100), rng)
+        content = with_another_header(rng) if kind == "header" else mutate(saved(kind, 100), rng)
         (tmp_path / "a.pt").write_bytes(content)
         begin = time.monotonic()
         try:
@@ -266,6 +266,6 @@ def test_empty_file_and_folder(tmp_path):
         ({7: torch.ones(2)}, "entries such as '7'"),
     ],
 )
-def test_other_contents_are_refused(tmp_path, content, found):
+def test_other_contents_are_refused(tmp_path, content, summary):
     torch.save(content, tmp_path / "a.pt")
-    assert f"holds {found}, but tensors by name (a state dict) are needed" in refusal(tmp_path / "a.pt")
+    assert f"holds {summary}, but tensors by name (a state dict) are needed" in refusal(tmp_path / "a.pt")
