@@ -75,9 +75,15 @@ def _open_session(path: str, device: torch.device):
             f"{Path(path).name} is an ONNX recogniser, which needs a package that is not installed ({error}): run "
             "'pip install onnxruntime-gpu' in ComfyUI's Python (onnxruntime without a GPU)."
         ) from error
-    present, number = onnxruntime.get_available_providers(), {"device_id": device.index or 0}
-    gpu = [(name, number) for name in GPU_PROVIDERS if name in present and device.type == "cuda"]
     try:
-        return onnxruntime.InferenceSession(path, providers=[*gpu, "CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(path, providers=list_providers(onnxruntime, device))
     except Exception as error:  # its errors have no common class but this one
         raise ValueError(f"{Path(path).name} cannot be read as an ONNX model; download it again.") from error
+
+
+def list_providers(onnxruntime, device: torch.device) -> list:
+    """Return what onnxruntime is to compute with, the best first: the GPU of `device` if it can, then the CPU."""
+    present = onnxruntime.get_available_providers()
+    number = {"device_id": device.index or 0}
+    gpu = [(name, number) for name in GPU_PROVIDERS if name in present and device.type == "cuda"]
+    return [*gpu, "CPUExecutionProvider"]

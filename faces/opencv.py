@@ -55,10 +55,7 @@ class HaarCascade:
     def _to_face(self, grey: np.ndarray, box: np.ndarray, score: float, scale: np.ndarray) -> Face:
         """Return the face in a box (x, y, width, height) of the working size, laid on its two eyes."""
         corner, width = box[:2], box[2]
-        eyes = self._find_eyes(grey, box)
-        across = eyes[1] - eyes[0]
-        points = eyes.mean(axis=0) + _FACE_SHAPE @ np.array([across, [-across[1], across[0]]])
-        points = corner + width * points
+        points = corner + width * lay_on_eyes(self._find_eyes(grey, box))
         # Boxes and eye centres are measured from the image's edge, pixels from their centres: half a pixel apart.
         edges = np.concatenate([corner, corner + width]) / np.tile(scale, 2) - 0.5
         return Face((points / scale - 0.5).astype(np.float32), tuple(edges.tolist()), score)
@@ -109,6 +106,12 @@ class YuNet:
 def haar_score(weight: float) -> float:
     """Return a cascade's stage sum as a score in 0..1, increasing, 0.5 at the sum where faces and false alarms part."""
     return 1 / (1 + math.exp(_EVEN_WEIGHT - weight))
+
+
+def lay_on_eyes(eyes: np.ndarray) -> np.ndarray:
+    """Return an average face's five points [5, 2] in the roll, size and position that two eyes [2, 2] give."""
+    across = eyes[1] - eyes[0]
+    return eyes.mean(axis=0) + _FACE_SHAPE @ np.array([across, [-across[1], across[0]]])
 
 
 def yunet_files() -> dict[str, str]:

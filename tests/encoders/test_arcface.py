@@ -100,7 +100,7 @@ def test_the_gpu_where_onnxruntime_and_the_host_have_one(present, device, first)
         def get_available_providers():
             return present
 
-    assert arcface_onnx._providers(Onnxruntime, torch.device(device))[0] == first
+    assert arcface_onnx.list_providers(Onnxruntime, torch.device(device))[0] == first
 
 
 @pytest.mark.parametrize("wrong", [{"crop": 224}, {"outputs": 2}])

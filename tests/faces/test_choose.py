@@ -20,7 +20,7 @@ FOUND = (RIGHT, LEFT, MIDDLE)
 
 
 @pytest.mark.parametrize(
-    "rule, index, kept",
+    "rule, index, result",
     [
         ("largest", 0, (RIGHT,)),
         ("most central", 0, (MIDDLE,)),

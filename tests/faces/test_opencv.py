@@ -59,7 +59,7 @@ def test_astronaut_is_found_once_near_the_true_points(haar, astronaut):
 
 @needs_cascade
 def test_average_eyes_stand_in_when_none_are_seen():
-    points = np.array([174.5, 64.5]) + 98 * opencv._points_from_eyes(opencv._AVERAGE_EYES)
+    points = np.array([174.5, 64.5]) + 98 * opencv.lay_on_eyes(opencv._AVERAGE_EYES)
     assert np.linalg.norm(points - POINTS, axis=1).max() < 8
 
 

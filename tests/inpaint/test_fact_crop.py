@@ -264,7 +264,7 @@ def test_what_lies_half_a_face_beyond_the_donors_is_not_shown():
     assert abs(columns - 1.5 * width * 256 / one.windows[0].side) <= 2
 
 
-@pytest.mark.parametrize("found", [((),), ((face_at(9, 9, 0.1),),) * 3])
+@pytest.mark.parametrize("present", [((),), ((face_at(9, 9, 0.1),),) * 3])
 def test_a_donor_that_does_not_fit(present):
     with pytest.raises(ValueError, match="donor must hold one picture with a face, or 2"):
         prepare(

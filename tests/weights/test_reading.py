@@ -251,7 +251,7 @@ def test_empty_file_and_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, found",
+    "content, summary",
     [
         ([torch.ones(2)], "a list"),
         (torch.ones(2), "a Tensor"),
