@@ -80,12 +80,12 @@ def test_face_landmarks_and_boxes_are_those_of_the_hosts_node(folder, states, im
     assert _same(export_boxes(faces), boxes), "this face lies within the picture, so nothing is clipped"
 
 
-def test_face_landmarks_after_the_border_are_in_pixels_of_the_image(folder, original):
-    bordered = torch.nn.functional.pad(original, (0, 0, 128, 128, 128, 128))
+def test_face_landmarks_after_the_border_are_in_pixels_of_the_image(folder, image):
+    bordered = torch.nn.functional.pad(image, (0, 0, 128, 128, 128, 128))
     mediapipe_file.write(folder / FILE, mediapipe_file.drawn_states(bordered))
     loaded = detector.load(f"mediapipe: {FILE}", 0.5, 640)
-    blind, loaded.detect = loaded.detect, lambda image: blind(image) if image.shape[0] == 768 else []
-    (face,) = export_landmarks(detector.detect_faces(loaded, original))["frames"][0]
+    blind, loaded.detect = loaded.detect, lambda pixels: blind(pixels) if pixels.shape[0] == 768 else []
+    (face,) = export_landmarks(detector.detect_faces(loaded, image))["frames"][0]
     (there,) = _host_answer(folder, bordered, "short")
     assert np.array_equal(face["landmarks_xy"], there["landmarks_xy"] - 128)
     assert np.array_equal(face["bbox_xyxy"], there["bbox_xyxy"] - 128)

@@ -15,8 +15,8 @@ from likeness.tests.support.face_at import face_at, faces_in, noise
 from scipy import ndimage
 
 
-def paste_back(crop, image, round_trip=None, original=None, mask=None, blend="mask", feather=8, colour_match=True):
-    return paste(crop, image, round_trip, original, mask, blend, feather, colour_match)
+def paste_back(crop, image, round_trip=None, picture=None, mask=None, blend="mask", feather=8, colour_match=True):
+    return paste(crop, image, round_trip, picture, mask, blend, feather, colour_match)
 
 
 def make_crop(image, *layout, index=0, share=0.7, size=64):
