@@ -2,6 +2,7 @@
 
 import comfy.model_management
 import comfy.model_patcher
+import comfy.ops
 import torch
 
 
@@ -20,3 +21,13 @@ def manage(
     )
     network.load_state_dict(weights, assign=patcher.is_dynamic())
     return patcher
+
+
+def manage_small(network: type[torch.nn.Module], sizes, weights: dict) -> comfy.model_patcher.ModelPatcher:
+    """Return the patcher of `network` of these `sizes`, in float32 where the host has text encoders compute.
+
+    For small networks whose result steers the image or draws an edge, which should not depend on the card.
+    """
+    offload_device = comfy.model_management.text_encoder_offload_device()
+    module = network(sizes, comfy.ops.manual_cast, torch.float32, offload_device)
+    return manage(module, {key: value.float() for key, value in weights.items()}, offload_device)

@@ -2,11 +2,7 @@
 
 from pathlib import Path
 
-import comfy.model_management
-import comfy.ops
-import torch
-
-from ..patcher import manage
+from ..patcher import manage_small
 from ..weights.files import file_sha256
 from ..weights.reading import build_network, read_state_dict
 from .arcface_onnx import load_arcface
@@ -71,26 +67,19 @@ def load_expression_encoder(path: str) -> ExpressionEncoder:
 def transface(state_dict: dict):
     """Return the patcher of a TransFace."""
     weights = {key: value for key, value in state_dict.items() if key not in UNUSED_KEYS}
-    return _network(TransFace, TransFaceSizes.of(weights), weights)
+    return manage_small(TransFace, TransFaceSizes.of(weights), weights)
 
 
 def msid(state_dict: dict):
     """Return the patcher of an MSID; its final norm and a classifier head, which nothing reads, are left out."""
     weights = {key: value for key, value in state_dict.items() if key.startswith(USED_KEYS)}
-    return _network(Msid, MsidSizes.of(weights), weights)
+    return manage_small(Msid, MsidSizes.of(weights), weights)
 
 
 def regressor(state_dict: dict):
     """Return the patcher of a Deep3DFaceRecon regressor."""
-    return _network(Regressor, RegressorSizes.of(state_dict), state_dict)
+    return manage_small(Regressor, RegressorSizes.of(state_dict), state_dict)
 
 
 def _build(name: str, family: str, build, state_dict: dict):
     return build_network(f"{name} looks like {family} but its tensors do not fit together", build, state_dict)
-
-
-def _network(network, sizes, weights: dict):
-    """Return the patcher of `network`, in float32: encoders are small, and what they say steers the image."""
-    offload_device = comfy.model_management.text_encoder_offload_device()
-    module = network(sizes, comfy.ops.manual_cast, torch.float32, offload_device)
-    return manage(module, {key: value.float() for key, value in weights.items()}, offload_device)

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import comfy.model_management
 import comfy.model_patcher
-import comfy.ops
 import numpy as np
 import torch
 from scipy import ndimage
 
-from ..patcher import manage
+from ..patcher import manage_small
 from ..weights.reading import build_network, read_state_dict
 from .align import in_template_order, warp
 from .bisenet import UNUSED_KEYS, BiSeNet, BiSeNetSizes
@@ -159,11 +158,8 @@ def find_parsing_crop(face: Face) -> np.ndarray:
 
 
 def _make_bisenet(state_dict: dict) -> comfy.model_patcher.ModelPatcher:
-    """Return the patcher of a BiSeNet, in float32: it is small, and a mask's edge should not depend on the card."""
-    weights = {key: value.float() for key, value in state_dict.items() if not key.startswith(UNUSED_KEYS)}
-    offload_device = comfy.model_management.text_encoder_offload_device()
-    network = BiSeNet(BiSeNetSizes.of(weights), comfy.ops.manual_cast, torch.float32, offload_device)
-    return manage(network, weights, offload_device)
+    weights = {key: value for key, value in state_dict.items() if not key.startswith(UNUSED_KEYS)}
+    return manage_small(BiSeNet, BiSeNetSizes.of(weights), weights)
 
 
 def _cut(image: torch.Tensor, to_crop: np.ndarray) -> torch.Tensor:
