@@ -10,12 +10,12 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.cldm.cldm import ControlNet
+from likeness.adapters.unet_blocks import transformer_blocks
 from likeness.attention_patches.infinite_id import STREAMS, Streams, apply_infinite_id
 from likeness.attention_patches.ip_adapter import (
-    AttentionSlot,
+    AttentionReplacement,
     ImageAttentionPatch,
     apply_ip_adapter,
-    cross_attentions,
     layer_strengths,
     parse_layer_weights,
 )
@@ -297,7 +297,7 @@ def with_guest(model, weight=0.5, sigma_start=1000.0, sigma_end=0.0):
     options["patches_replace"] = options.get("patches_replace", {}).copy()
     taken = options["patches_replace"]["attn2"] = options["patches_replace"].get("attn2", {}).copy()
     settings = {"weight": weight, "sigma_start": sigma_start, "sigma_end": sigma_end}
-    for key in {place[:2] for place in cross_attentions(model.model.diffusion_model)}:
+    for key in {place[:2] for place in transformer_blocks(model.model.diffusion_model)}:
         if key in taken:
             taken[key].add(guest, **settings)
         else:
@@ -605,7 +605,7 @@ def test_infinite_ids_style_moves_the_images_keys_and_values(model, adapter, tok
     style = Streams("mixed", "AdaIN-mean", 1.0)
     with torch.inference_mode():
         styled = slot(*pair, options | {STREAMS: style})[[0, 2]]
-        keys, values = slot.patch._runs[torch.device("cpu")].layers[slot.place]
+        keys, values = slot.patch._runs[torch.device("cpu")].faces[slot.block]
         keys = style.restyle(keys[[1, 0]], k, slot.place)  # the chunks are uncond, cond
         values = style.restyle(values[[1, 0]], v, slot.place)
         expected = attend(q, k, v, options) + attend(q, keys, values, options)
@@ -634,7 +634,7 @@ def test_refuses_another_base(adapter, tokens):
 def test_slots_are_ours(model, adapter, tokens):
     """Under the keys other packs use: no index where a block holds one transformer block."""
     found = slots(patched(model, adapter, tokens))
-    assert all(isinstance(slot, AttentionSlot) for slot in found.values())
+    assert all(isinstance(slot, AttentionReplacement) for slot in found.values())
     assert len(found) == 16 and ("middle", 0) in found and ("input", 1) in found
 
 
