@@ -434,7 +434,7 @@ class Operations(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("mask", [None, torch.ones(1, 128, 128)])
-def test_at_most_eleven_more_operations_and_no_wait_for_the_device(model, adapter, tokens, mask):
+def test_one_attention_and_one_addition_more_and_no_wait_for_the_device(model, adapter, tokens, mask):
     slot, call = layer(patched(model, adapter, tokens, mask=mask))
     with torch.no_grad():  # where composite operations show their parts
         slot(*call)  # what is made once
@@ -444,7 +444,7 @@ def test_at_most_eleven_more_operations_and_no_wait_for_the_device(model, adapte
                 attention(*call)
             counts.append(operations.seen)
     added = counts[1] - counts[0]
-    assert 3 <= added.total() <= 11, added
+    assert added.total() == 2, added
     assert not added.keys() & {"_local_scalar_dense", "_to_copy", "mm", "addmm", "bmm", "nonzero"}, added
 
 
@@ -606,8 +606,8 @@ def test_infinite_ids_style_moves_the_images_keys_and_values(model, adapter, tok
     with torch.inference_mode():
         styled = slot(*pair, options | {STREAMS: style})[[0, 2]]
         keys, values = slot.patch._runs[torch.device("cpu")].faces[slot.block]
-        keys = style.restyle(keys[[1, 0]], k, slot.place)  # the chunks are uncond, cond
-        values = style.restyle(values[[1, 0]], v, slot.place)
+        keys = style.restyle(keys[[1, 0]], k, slot.block)  # the chunks are uncond, cond
+        values = style.restyle(values[[1, 0]], v, slot.block)
         expected = attend(q, k, v, options) + attend(q, keys, values, options)
     torch.testing.assert_close(styled, expected)
 
