@@ -1,16 +1,25 @@
-"""Test bench: the checkout as the package `likeness`, and a real ComfyUI host on the CPU."""
+"""Test bench: the checkout as the package `likeness`, and a real ComfyUI host on the CPU.
 
+Every process that runs tests has a base directory of its own, so that several may run at once.
+"""
+
+import atexit
 import importlib.util
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 COMFY = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".host" / "ComfyUI")
-BASE = ROOT / ".host" / "test"
+BASE = Path(tempfile.mkdtemp(prefix="likeness-test-")) / "base"
+atexit.register(shutil.rmtree, BASE.parent, ignore_errors=True)
+
+# The tests' tensors are so small that threads wait for each other longer than they compute.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def _load_package() -> None:
