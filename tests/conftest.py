@@ -54,6 +54,11 @@ _load_package()
 _start_comfy()
 
 
+def pytest_collection_modifyitems(items):
+    """Put what needs the server first: of several workers one runs all of that, and starts the only server."""
+    items.sort(key=lambda item: "server" not in item.fixturenames)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout."""
@@ -73,11 +78,17 @@ def base() -> Path:
 
 
 @pytest.fixture(scope="session")
-def executor(base):
-    """The host's graph executor in this process, with the pack loaded as the host loads it."""
+def _executor(base):
     from likeness.tests.executor import Executor
 
     return Executor(base / "custom_nodes" / "ComfyUI-Likeness")
+
+
+@pytest.fixture(scope="module")
+def executor(_executor):
+    """The host's graph executor in this process, with the pack loaded as the host loads it."""
+    yield _executor
+    _executor.free()  # the models of one graph take gigabytes, in each of the processes
 
 
 @pytest.fixture(scope="session")
