@@ -4,6 +4,8 @@ Every process that runs tests has a base directory of its own, so that several m
 """
 
 import atexit
+import ctypes
+import gc
 import importlib.util
 import os
 import shutil
@@ -11,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,6 +62,18 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: "server" not in item.fixturenames)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _memory():
+    """Give back what a module's models took, where that is gigabytes: there are as many processes as cores."""
+    yield
+    if psutil.Process().memory_info().rss < 2e9:
+        return
+    sys.modules["comfy.model_management"].unload_all_models()
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)  # free memory would stay with the process
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout."""
@@ -88,7 +103,7 @@ def _executor(base):
 def executor(_executor):
     """The host's graph executor in this process, with the pack loaded as the host loads it."""
     yield _executor
-    _executor.free()  # the models of one graph take gigabytes, in each of the processes
+    _executor.forget()
 
 
 @pytest.fixture(scope="session")
@@ -96,5 +111,7 @@ def server(base):
     """The URL of a real server in a process of its own."""
     from likeness.devtools import hosting
 
-    with hosting.start(base, COMFY) as host:
-        yield host.url
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MALLOC_MMAP_THRESHOLD_", "1000000")  # large tensors go back to the system
+        with hosting.start(base, COMFY) as host:
+            yield host.url

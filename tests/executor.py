@@ -1,10 +1,8 @@
 """The host's own graph executor inside the test process: real validation, real nodes, no HTTP."""
 
 import asyncio
-import gc
 from pathlib import Path
 
-import comfy.model_management
 import execution
 import server
 
@@ -52,11 +50,9 @@ class Executor:
         entry = self._loop.run_until_complete(self._executor.caches.outputs.get(node))
         return [slot[0] for slot in entry.outputs] if entry else []
 
-    def free(self) -> None:
-        """Forget all graphs and models, as the editor's "Free model and node cache" does."""
+    def forget(self) -> None:
+        """Let go of all graphs and what they made."""
         self._executor.reset()
-        comfy.model_management.unload_all_models()
-        gc.collect()
 
     def executed(self) -> set[str]:
         """Ids of the nodes the last graph really ran: those that the cache did not answer."""
