@@ -19,7 +19,7 @@ def main(arguments: list) -> int:
         print(f"ComfyUI-Likeness needs Python 3.11 or newer; this is {sys.version.split()[0]}.", file=sys.stderr)
         return 1
     load_package()
-    from likeness.devtools import environment
+    from likeness.launcher import environment
 
     try:
         if options.command == "weights" and runs_here(options.rest):
@@ -84,7 +84,7 @@ def run_again(command: list) -> int:
 
 
 def demo(options: argparse.Namespace, comfy: Path) -> int:
-    from likeness.devtools import demo
+    from likeness.launcher import demo
 
     return demo.main(comfy, options.port)
 
@@ -109,7 +109,7 @@ def check(options: argparse.Namespace, comfy: Path) -> int:
 
 
 def host(options: argparse.Namespace, comfy: Path) -> int:
-    from likeness.devtools import environment, hosting
+    from likeness.launcher import environment, hosting
 
     with hosting.start(environment.BASE, comfy, port=options.port, extra_args=options.rest) as running:
         print(f"ComfyUI with Likeness: {running.url}  (Ctrl-C stops it, its log: {running.log})", flush=True)
@@ -132,8 +132,8 @@ def runs_here(rest: list) -> bool:
 def identities(options: argparse.Namespace) -> int:
     """List the identities in folders with the standard library alone."""
     from likeness.adapters import facea_list
-    from likeness.devtools import environment
     from likeness.encoders import identity_list
+    from likeness.launcher import environment
 
     if gone := [folder for folder in options.folder if not folder.is_dir()]:
         print(f"There is no folder {gone[0]}.", file=sys.stderr)
@@ -150,7 +150,7 @@ def identities(options: argparse.Namespace) -> int:
 
 
 def train(options: argparse.Namespace, comfy: Path) -> int:
-    from likeness.devtools import train
+    from likeness.launcher import train
 
     return train.main(options.rest, comfy)
 
@@ -162,10 +162,10 @@ def miniature(options: argparse.Namespace, comfy: Path) -> int:
 
 
 def evaluate(options: argparse.Namespace, comfy: Path) -> int:
-    from likeness.devtools import train
+    from likeness import host_process
 
-    train.open_host(comfy, cpu=False)
-    from likeness.devtools.evaluation import command
+    host_process.open_host(comfy, cpu=False)
+    from likeness.miniature.evaluation import command
 
     return command.main(options.rest)
 
@@ -176,9 +176,9 @@ def bench(options: argparse.Namespace, comfy: Path) -> int:
 
 
 def workflows(options: argparse.Namespace, comfy: Path) -> int:
-    from likeness.devtools import editor_form
+    from likeness.launcher import workflow_forms
 
-    return editor_form.main(comfy)
+    return workflow_forms.main(comfy)
 
 
 COMMANDS = {

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.functional import leaky_relu
 
 from ..encoders.identity import FaceId
-from ..weights.building import numbered
-from ..weights.managed import managed
+from ..patcher import managed
+from ..weights.reading import numbered
 
 MAPPING_KEY = "i2t_first.fc_out.weight"  # no other adapter has it
 

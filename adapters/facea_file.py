@@ -16,7 +16,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from ..weights import heads, saving
+from ..weights import files, saving
 from .facea import LEVELS, REGIONS, FaceaIdentity
 from .facea_list import FORMAT
 
@@ -70,7 +70,7 @@ def load_facea(path: str | Path) -> FaceaIdentity:
     """
     try:
         with open(path, "rb") as file:
-            if what := heads.not_weights(file.read(heads.HEAD)):
+            if what := files.not_weights(file.read(files.HEAD)):
                 raise ValueError(f"it is {what}")
         with safetensors.safe_open(path, framework="pt") as file:
             fields = _fields(file.metadata() or {})

@@ -12,7 +12,7 @@ import comfy.utils
 import torch
 from torch import nn
 
-from ..weights.managed import managed
+from ..patcher import managed
 from .resampler import Resampler, ResamplerSizes
 
 PROJECTOR_PREFIX = "local_fac_prj."

@@ -21,7 +21,7 @@ from torch import nn
 
 from ..encoders.clip_vision import ClipFeatures, clip_features
 from ..encoders.identity import FaceId
-from ..weights.managed import managed
+from ..patcher import managed
 from . import ip_projectors
 from .ip_layout import PLACES, Place, image_numbers, lora_targets
 

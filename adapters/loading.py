@@ -3,8 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from ..weights.building import built
-from ..weights.reading import read_metadata, read_state_dict
+from ..weights.reading import built, read_metadata, read_state_dict
 from .face2diffusion import MAPPING_KEY, Face2DiffusionAdapter
 from .fact import PROJECTOR_PREFIX, FactAdapter
 from .ip_adapter import BY_NAME, IpAdapter, is_ip_adapter

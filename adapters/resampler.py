@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from ..weights.building import numbered
+from ..weights.reading import numbered
 
 DIM_HEAD = 64  # in every published file
 

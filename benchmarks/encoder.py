@@ -10,9 +10,9 @@ open_host()
 import torch  # noqa: E402
 from likeness.adapters.fact import FactAdapter  # noqa: E402
 from likeness.attention_patches.sfags import project_face  # noqa: E402
-from likeness.devtools.checkpoints import drawn, fact_shapes, transface_shapes  # noqa: E402
 from likeness.encoders.face_encoder import FaceEncoder  # noqa: E402
 from likeness.encoders.loading import transface  # noqa: E402
+from likeness.tests.support.checkpoints import drawn, fact_shapes, transface_shapes  # noqa: E402
 
 WIDTHS = [320, 320, 640, 640, *[1280] * 6, *[640] * 3, *[320] * 3]
 PHOTOS = (1, 4)

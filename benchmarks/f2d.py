@@ -18,9 +18,9 @@ from comfy.sd1_clip import SD1ClipModel, SD1Tokenizer  # noqa: E402
 from comfy.supported_models_base import ClipTarget  # noqa: E402
 from likeness.adapters.face2diffusion import Face2DiffusionAdapter  # noqa: E402
 from likeness.adapters.face_prompt import encode, face_prompt  # noqa: E402
-from likeness.devtools.checkpoints import drawn, mapping_shapes, msid_shapes  # noqa: E402
 from likeness.encoders.face_encoder import FaceEncoder  # noqa: E402
 from likeness.encoders.loading import msid  # noqa: E402
+from likeness.tests.support.checkpoints import drawn, mapping_shapes, msid_shapes  # noqa: E402
 from networks import unet  # noqa: E402
 
 ROUNDS = 20

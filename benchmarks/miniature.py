@@ -14,11 +14,13 @@ bench.THREADS = 1  # one process a core is quickest, so that is what is measured
 bench.open_host()
 
 import torch  # noqa: E402
-from likeness.devtools.recipes import adapters  # noqa: E402
-from likeness.devtools.recipes import base as recipe  # noqa: E402
-from likeness.miniature import base as miniature  # noqa: E402
-from likeness.miniature.people import VECTOR_NAMES  # noqa: E402
-from likeness.training import base, face2diffusion, fact, frozen, infinite_id, language  # noqa: E402
+from likeness.miniature.models import base_model as miniature  # noqa: E402
+from likeness.miniature.models import language  # noqa: E402
+from likeness.miniature.recipes import adapters  # noqa: E402
+from likeness.miniature.recipes import diffusion as recipe  # noqa: E402
+from likeness.miniature.training import text_to_image as base  # noqa: E402
+from likeness.miniature.world.people import VECTOR_NAMES  # noqa: E402
+from likeness.training import face2diffusion, fact, frozen, infinite_id  # noqa: E402
 from likeness.training.portraits import Portraits  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 

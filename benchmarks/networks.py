@@ -6,7 +6,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.supported_models
 import torch
-from likeness.devtools.checkpoints import SD15_LAYOUT, SDXL_LAYOUT, SHARED
+from likeness.tests.support.checkpoints import SD15_LAYOUT, SDXL_LAYOUT, SHARED
 
 LAYOUTS = {
     "SD15": SHARED | SD15_LAYOUT | {"in_channels": 4, "out_channels": 4, "channel_mult": [1, 2, 4, 4]},

@@ -21,8 +21,8 @@ import torch  # noqa: E402
 from comfy.ldm.modules.attention import optimized_attention  # noqa: E402
 from likeness.adapters.fact import FactAdapter  # noqa: E402
 from likeness.attention_patches.fact import apply_fact  # noqa: E402
-from likeness.devtools.checkpoints import drawn, fact_shapes  # noqa: E402
 from likeness.encoders.identity import FaceId  # noqa: E402
+from likeness.tests.support.checkpoints import drawn, fact_shapes  # noqa: E402
 from networks import unet  # noqa: E402
 from torch.nn.functional import linear  # noqa: E402
 

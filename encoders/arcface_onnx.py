@@ -10,7 +10,7 @@ import comfy.model_patcher
 import torch
 from comfy.patcher_extension import CallbacksMP
 
-from ..weights.hashing import file_sha256
+from ..weights.files import file_sha256
 from .face_encoder import FaceEncoder
 
 CROP = 112

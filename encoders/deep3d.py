@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ..weights.building import numbered
+from ..weights.reading import numbered
 
 CROP = 224
 LARGEST = 50_000_000  # pixels of a resized picture that is made as a whole

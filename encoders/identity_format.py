@@ -30,7 +30,7 @@ import re
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
-from ..weights import heads
+from ..weights import files
 
 FORMAT = "likeness.face_id"
 VERSION = 1
@@ -117,8 +117,8 @@ def parse(file: BinaryIO) -> Header:
     file.seek(0)
     if size > LARGEST_FILE:
         raise ValueError(f"it has {size} bytes, more than any identity ({LARGEST_FILE})")
-    start = file.read(heads.HEAD)
-    if what := heads.not_weights(start):
+    start = file.read(files.HEAD)
+    if what := files.not_weights(start):
         raise ValueError(f"it is {what}")
     length = int.from_bytes(start[:8], "little")
     if start[8:9] != b"{":

@@ -6,10 +6,9 @@ import comfy.model_management
 import comfy.ops
 import torch
 
-from ..weights.building import built
-from ..weights.hashing import file_sha256
-from ..weights.managed import managed
-from ..weights.reading import read_state_dict
+from ..patcher import managed
+from ..weights.files import file_sha256
+from ..weights.reading import built, read_state_dict
 from .arcface_onnx import load_arcface
 from .deep3d import COEFFICIENTS, Regressor, RegressorSizes
 from .expression import ExpressionEncoder

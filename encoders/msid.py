@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-from ..weights.building import numbered
+from ..weights.reading import numbered
 
 HEAD_WIDTH = 32  # of the published 12 heads of 384; no tensor tells
 USED_KEYS = ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norms.")  # besides a final norm and maybe a head

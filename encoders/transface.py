@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from ..weights.building import numbered
+from ..weights.reading import numbered
 
 HEADS = 8  # the same in TransFace-S, -B and -L, and the one size that no tensor tells
 UNUSED_KEYS = ("mask_token",)  # training only

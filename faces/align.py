@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 import torch
 
+from .geometry import similarity
 from .types import Faces
 
 ARCFACE_112 = np.array(
@@ -33,25 +34,6 @@ def in_template_order(points: np.ndarray) -> np.ndarray:
     """
     across, down = points[1] - points[0], points[3:].mean(axis=0) - points[:2].mean(axis=0)
     return points if across[0] * down[1] >= across[1] * down[0] else points[[1, 0, 2, 4, 3]]
-
-
-def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The similarity (scale, rotation, shift) that brings `source` nearest to `target` in least squares.
-
-    source, target: [n, 2] points. Returns [2, 3] float64, to be applied as M @ (x, y, 1). This is Umeyama's solution;
-    in the plane, with points as complex numbers, it is ordinary least squares for t = a s + b and cannot reflect.
-    Raises ValueError where the points are not finite, all coincide, or leave the rotation undetermined.
-    """
-    if not (np.isfinite(source).all() and np.isfinite(target).all()):
-        raise ValueError("Cannot align a face whose points are not finite numbers; detect the face again.")
-    s, t = (np.asarray(points, dtype=np.float64) @ [1, 1j] for points in (source, target))
-    s_centred, t_centred = s - s.mean(), t - t.mean()
-    spread, agreement = np.vdot(s_centred, s_centred).real, np.vdot(s_centred, t_centred)
-    if spread < 1e-8 or abs(agreement) < 1e-8:
-        raise ValueError("Cannot align a face whose five points coincide or contradict each other; detect it again.")
-    a = agreement / spread
-    b = t.mean() - a * s.mean()
-    return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
 
 def warp(image: torch.Tensor, matrix: np.ndarray, size: int) -> torch.Tensor:

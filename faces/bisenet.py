@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from ..weights.building import numbered
+from ..weights.reading import numbered
 
 UNUSED_KEYS = ("conv_out16.", "conv_out32.", "cp.resnet.fc.")  # training's heads; the classifier of the ResNet
 

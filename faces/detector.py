@@ -1,15 +1,23 @@
 """One protocol for every face detector, and the way from a batch of pictures to `Faces`."""
 
+from collections.abc import Callable
+
 import folder_paths
 import numpy as np
 import torch
 
-from . import drawn, insightface, mediapipe, opencv
+from . import insightface, mediapipe, opencv
 from .choose import left_to_right
 from .search import FaceDetector, find, in_words
 from .types import Faces
 
 _HAAR = "haar cascade"
+_REGISTERED: dict[str, Callable[[float], FaceDetector]] = {}  # by label, of other rooms; called with min_score
+
+
+def register(label: str, make: Callable[[float], FaceDetector]) -> None:
+    """Offer a detector of another room under `label`, after all others; `make` makes one of a lowest score."""
+    _REGISTERED[label] = make
 
 
 def available() -> list[str]:
@@ -21,7 +29,7 @@ def available() -> list[str]:
         *(f"insightface: {pack}" for pack in packs),
         f"opencv: {_HAAR}",
         *(f"opencv: {name}" for name in opencv.yunet_files() or [opencv.PUBLISHED_YUNET]),
-        drawn.LABEL,
+        *_REGISTERED,
     ]
 
 
@@ -29,7 +37,7 @@ def load(label: str, min_score: float, det_size: int) -> FaceDetector:
     """The detector of a label from `available`.
 
     min_score: 0..1, faces below it are dropped. det_size: pixels of the picture's longest side at detection, a
-    multiple of 32; MediaPipe and the drawn world's detector have sizes of their own and ignore it. Raises
+    multiple of 32; MediaPipe and registered detectors have sizes of their own and ignore it. Raises
     FileNotFoundError where weights are missing, ValueError where a package is missing, a file is not what it should
     be, or the label or det_size is not valid.
     """
@@ -44,9 +52,20 @@ def load(label: str, min_score: float, det_size: int) -> FaceDetector:
         return opencv.HaarCascade(min_score, det_size)
     if family == "opencv":
         return opencv.YuNet(name, min_score, det_size)
-    if label == drawn.LABEL:
-        return drawn.MiniatureFinder(min_score)
+    if label in _REGISTERED:
+        return _REGISTERED[label](min_score)
     raise ValueError(f"'{label}' is no face detector; choose one of: {', '.join(available())}.")
+
+
+def first_detector() -> str:
+    """The label of the first face detector that is ready; raises ValueError where none is."""
+    for label in available():
+        try:
+            load(label, 0.5, 640)
+        except (ValueError, OSError):
+            continue
+        return label
+    raise ValueError("No face detector is ready: fetch one with 'python3 likeness.py weights'.")
 
 
 def detect_faces(detector: FaceDetector, images: torch.Tensor, search: str = "thorough", min_size: float = 0) -> Faces:

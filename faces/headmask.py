@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from .align import in_template_order, similarity, template
-from .regions import convex_hull, dense, ellipse, fill_convex
+from .align import in_template_order, template
+from .geometry import convex_hull, ellipse, fill_convex, move, similarity
+from .regions import dense
 from .types import Face, Faces
 
 # Centre and half-axes of a head with hair and ears, in pixels of the 112 template: from above the hair to the chin.
@@ -29,8 +30,8 @@ def head_outline(face: Face) -> np.ndarray:
     to_picture = similarity(template(112), in_template_order(face.points))
     landmarks = dense(face)
     if landmarks is None:
-        return _move(head, to_picture)
-    return convex_hull(np.concatenate([_move(head[head[:, 1] < _EYE_LINE], to_picture), landmarks]))
+        return move(head, to_picture)
+    return convex_hull(np.concatenate([move(head[head[:, 1] < _EYE_LINE], to_picture), landmarks]))
 
 
 def head_mask(face: Face, image_size: tuple[int, int]) -> torch.Tensor:
@@ -101,7 +102,3 @@ def masks_per_face(faces: Faces, masks: torch.Tensor) -> torch.Tensor:
 def mask_background(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Blacken what the masks [B, H, W] leave out of the pictures [B, H, W, C]; values between 0 and 1 dim."""
     return images * masks[..., None].to(images)
-
-
-def _move(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    return points @ matrix[:, :2].T + matrix[:, 2]

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from .geometry import Window, fill_convex
 from .headmask import head_outline
 from .parsing import FaceParser
-from .regions import PAIRS, Window, dense, fill_convex, outline
+from .regions import PAIRS, dense, outline
 from .types import Face, Faces
 
 REGIONS = (

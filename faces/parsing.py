@@ -17,13 +17,12 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from ..weights.building import built
-from ..weights.managed import managed
-from ..weights.reading import read_state_dict
+from ..patcher import managed
+from ..weights.reading import built, read_state_dict
 from .align import in_template_order, warp
 from .bisenet import UNUSED_KEYS, BiSeNet, BiSeNetSizes
+from .geometry import Window
 from .headmask import head_of_labels
-from .regions import Window
 from .types import Face
 
 LABELS = (

@@ -6,11 +6,11 @@ portrait the left eye is at the right-hand side of the picture, and mirroring th
 
 import numpy as np
 
-from .align import in_template_order, similarity, template
+from .align import in_template_order, template
+from .geometry import convex_hull, ellipse, similarity, turn
 from .types import Face
 
 PAIRS = {"both eyes": ("left eye", "right eye"), "brows": ("left brow", "right brow")}
-Window = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, the last two exclusive; may reach beyond the picture
 
 
 def _indices(text: str) -> list[int]:
@@ -81,7 +81,7 @@ def outline(face: Face, part: str) -> tuple[np.ndarray, str]:
     if part == "face" and add_forehead:
         oval = _average(face, part)
         right, left = in_template_order(face.points)[:2]
-        corners = np.concatenate([corners, oval[_turn(right, left, oval.T) < 0]])  # what is above the eyes
+        corners = np.concatenate([corners, oval[turn(right, left, oval.T) < 0]])  # what is above the eyes
     return convex_hull(corners), name
 
 
@@ -90,63 +90,13 @@ def dense(face: Face) -> np.ndarray | None:
     return None if face.landmarks is None or not np.isfinite(face.landmarks).all() else face.landmarks
 
 
-def ellipse(centre, radii, corners: int = 72) -> np.ndarray:
-    """The corners [n, 2] of an ellipse, from the left along its upper half (y points down) and back along the lower."""
-    angles = np.pi * (1 + np.arange(corners) * 2 / corners)
-    return np.asarray(centre) + np.asarray(radii) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-
-
-def convex_hull(points: np.ndarray) -> np.ndarray:
-    """The corners [k, 2] of the convex hull of `points` [n, 2], n > 1, in order; points in a line give its two ends.
-
-    Andrew's monotone chain: unlike Qhull it takes coinciding and collinear points as they come.
-    """
-
-    def chain(ordered: list) -> list:
-        corners = []
-        for x, y in ordered:
-            while len(corners) > 1 and _turn(*corners[-2:], (x, y)) <= 0:
-                corners.pop()
-            corners.append((x, y))
-        return corners[:-1]
-
-    ordered = sorted(points.tolist())
-    return np.array(chain(ordered) + chain(ordered[::-1]))
-
-
-def fill_convex(corners: np.ndarray, window: Window) -> np.ndarray:
-    """Which pixels of `window` have their centre in or on the convex polygon `corners` [k, 2]: bool [h, w].
-
-    A polygon too small to hold any pixel's centre fills the one nearest to it, so that a tiny eye is never lost.
-    """
-    x0, y0, x1, y1 = window
-    rows, columns = np.arange(y0, y1)[:, None], np.arange(x0, x1)
-    start, end = corners, np.roll(corners, -1, axis=0)
-    run = end - start
-    crossed = (np.minimum(start, end)[:, 1] <= rows) & (rows <= np.maximum(start, end)[:, 1])
-    x = start[:, 0] + run[:, 0] * (rows - start[:, 1]) / np.where(run[:, 1] == 0, 1, run[:, 1])
-    left = np.where(crossed, x, np.inf).min(axis=1, keepdims=True)
-    right = np.where(crossed, x, -np.inf).max(axis=1, keepdims=True)
-    rounding = 1e-6  # corners at pixel centres belong to the polygon
-    filled = (left - rounding <= columns) & (columns <= right + rounding)
-    if not filled.any():
-        column, row = np.rint(corners.mean(axis=0)).astype(int)
-        filled[rows[:, 0] == row, columns == column] = True
-    return filled
-
-
 def _subjects_side(landmarks: np.ndarray, groups: dict, part: str) -> str:
     """`part`, or its counterpart where the landmarks run the wrong way round, as those of a flipped picture do.
 
     Seen in any picture, the way from a subject's right eye to the left has the mouth to its right-hand side.
     """
     right, left, mouth = (landmarks[groups[name]].mean(axis=0) for name in ("right eye", "left eye", "mouth"))
-    return part if _turn(right, left, mouth) >= 0 else _OTHER_SIDE.get(part, part)
-
-
-def _turn(a, b, c) -> float:
-    """Positive where the way a, b, c turns to the right-hand side, as seen with y pointing down."""
-    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+    return part if turn(right, left, mouth) >= 0 else _OTHER_SIDE.get(part, part)
 
 
 def _average(face: Face, part: str) -> np.ndarray:

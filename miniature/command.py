@@ -5,9 +5,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from .dataset import Recipe, write
-from .people import SPLITS
-from .sheet import save, sheet
+from .world.dataset import Recipe, write
+from .world.people import SPLITS
+from .world.sheet import save, sheet
 
 
 def main(argv: list[str], say: Callable[[str], None] = print) -> int:

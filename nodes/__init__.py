@@ -2,9 +2,12 @@
 
 from comfy_api.latest import ComfyExtension
 
+from ..miniature import nodes as miniature
+from ..miniature import registration
 from ..weights import folders
 
 folders.register()  # before any schema asks what a folder holds
+registration.register()
 
 from . import (  # noqa: E402
     best_of,
@@ -19,7 +22,6 @@ from . import (  # noqa: E402
     interop,
     ip_adapter,
     masks,
-    miniature,
     refine,
     weights,
 )

@@ -6,8 +6,8 @@ from comfy_api.latest import io, ui
 from server import PromptServer
 
 from ..adapters.facea_prompt import apply, encode_prompt
-from ..faces.refine import EVERY_FACE
-from ..sampling.refine import Person
+from ..inpaint.paint import Person
+from ..inpaint.refine import EVERY_FACE
 from .sockets import FaceaIdentityType, FacePeopleType
 
 

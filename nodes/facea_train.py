@@ -13,7 +13,7 @@ from ..adapters.facea import ATTRIBUTES, LEVELS, REGIONS, base_warning
 from ..adapters.facea_file import KIND, description, find_facea, load_facea, new_path, save_facea
 from ..encoders.agreement import agreement
 from ..faces.masks import SHAPES
-from ..faces.refine import CropStyle
+from ..inpaint.refine import CropStyle
 from ..training import curve, facea_run, loop
 from ..training.inpainting import cut_photos
 from ..weights import folders

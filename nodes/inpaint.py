@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..faces import crop, paste
+from ..inpaint import fact_crop, paste
 from .sockets import FaceCropType, FacesType
 
 
@@ -72,15 +72,15 @@ class PrepareFaceCrop(io.ComfyNode):
 
     @classmethod
     def execute(cls, faces, index, face_share, size, face_mask=None, control_image=None, donor=None) -> io.NodeOutput:
-        prepared, composite = crop.prepare(faces, index, face_share, size, face_mask, donor)
-        control = crop.cut_control(prepared, control_image)
+        prepared, composite = fact_crop.prepare(faces, index, face_share, size, face_mask, donor)
+        control = fact_crop.cut_control(prepared, control_image)
         return io.NodeOutput(
             prepared,
             prepared.images,
             prepared.masks,
-            crop.canny_without_face(prepared),
+            fact_crop.canny_without_face(prepared),
             control,
-            crop.without_face(prepared, control),
+            fact_crop.without_face(prepared, control),
             composite,
         )
 

@@ -4,9 +4,9 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from ..faces.masks import SHAPES
-from ..faces.paste import paste
-from ..faces.refine import EVERY_FACE, CropStyle, refine_crops
-from ..sampling.refine import Sampling, assign, check_people, paint
+from ..inpaint.paint import Sampling, assign, check_people, paint
+from ..inpaint.paste import paste
+from ..inpaint.refine import EVERY_FACE, CropStyle, refine_crops
 from .sockets import FaceCropType, FacePeopleType, FacesType
 
 

@@ -83,7 +83,8 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def base() -> Path:
     """The host's base directory, with the pack linked, the built-in checkpoints and the reference photo in it."""
-    from likeness.devtools import checkpoints, environment
+    from likeness.launcher import environment
+    from likeness.tests.support import checkpoints
 
     environment.make_base(BASE)
     checkpoints.ensure(BASE / "models", COMFY)
@@ -94,7 +95,7 @@ def base() -> Path:
 
 @pytest.fixture(scope="session")
 def _executor(base):
-    from likeness.tests.executor import Executor
+    from likeness.tests.support.executor import Executor
 
     return Executor(base / "custom_nodes" / "ComfyUI-Likeness")
 
@@ -109,7 +110,7 @@ def executor(_executor):
 @pytest.fixture(scope="session")
 def server(base):
     """The URL of a real server in a process of its own."""
-    from likeness.devtools import hosting
+    from likeness.launcher import hosting
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MALLOC_MMAP_THRESHOLD_", "1000000")  # large tensors go back to the system

@@ -8,8 +8,8 @@ from ..adapters.face2diffusion import MappingNetwork, MappingSizes
 from ..adapters.face_prompt import FIRST
 from . import loop
 from .frozen import Frozen, Noised, draw_noise, masked_mean, prediction_error
-from .language import NAME
 from .portraits import Portraits
+from .text_model import NAME
 
 MODES = ("cgdr", "reconstruction", "masked")
 

@@ -7,8 +7,8 @@ import comfy.model_base
 import torch
 
 from . import loop
-from .language import text_rows
 from .plain_attention import quick_on
+from .text_model import text_rows
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import comfy.latent_formats
 import torch
 
-from ..faces.refine import CropStyle, area_in_crop, greyed, outline
 from ..faces.types import Face, Faces
-from ..faces.window import cut, resize, window_around
-from ..miniature.base import MiniatureLatents
+from ..inpaint.crop import cut, resize, window_around
+from ..inpaint.paint import check_size
+from ..inpaint.refine import CropStyle, area_in_crop, greyed, outline
 
 
 def input_channels(latents: type[comfy.latent_formats.LatentFormat]) -> int:
@@ -22,6 +22,13 @@ def input_channels(latents: type[comfy.latent_formats.LatentFormat]) -> int:
 
 
 CHANNELS = input_channels(comfy.latent_formats.SD15)
+_LATENTS = [comfy.latent_formats.SD15]
+
+
+def register_latents(latents: type[comfy.latent_formats.LatentFormat]) -> None:
+    """Let FaceA learn with models of these latents too."""
+    if latents not in _LATENTS:
+        _LATENTS.append(latents)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,27 +114,15 @@ def condition(model, vae, pictures: torch.Tensor, masks: torch.Tensor, latents: 
 
 
 def check_inpainting(model) -> None:
-    """Raise ValueError unless `model` is a UNet that inpaints, of SD 1.x, 2.x or the miniature."""
+    """Raise ValueError unless `model` is a UNet that inpaints, of SD 1.x, 2.x or latents that were registered."""
     latents = model.model.latent_format
     channels = model.model.model_config.unet_config.get("in_channels")
-    known = isinstance(latents, (comfy.latent_formats.SD15, MiniatureLatents))
+    known = isinstance(latents, tuple(_LATENTS))
     if not known or channels != input_channels(type(latents)):
         raise ValueError(
             f"FaceA learns with an SD 1.x or 2.x inpainting model, whose UNet has {CHANNELS} input channels; the "
             f"connected {type(model.model.model_config).__name__} has {channels}. Load an inpainting checkpoint, such "
             "as sd-v1-5-inpainting.ckpt; in Load Miniature set task to inpainting."
-        )
-
-
-def check_size(side: int, vae) -> None:
-    """Raise ValueError unless crops of `side` pixels divide into the latents of the host's `vae`."""
-    cell = vae.spacial_compression_encode()
-    if side % cell:
-        below = side // cell * cell
-        sizes = " or ".join(str(size) for size in (below, below + cell) if size)
-        raise ValueError(
-            f"Crops of {side} x {side} pixels do not divide into this VAE's latents, each of which stands for {cell} x "
-            f"{cell} of them: set size to {sizes}."
         )
 
 

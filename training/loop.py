@@ -7,19 +7,15 @@ Several processes on one host or more, started by `accelerate launch`, train tog
 of its own, and all step by the mean of their gradients.
 """
 
-import atexit
 import hashlib
-import importlib.util
 import io
 import logging
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import comfy.model_management
 import torch
@@ -27,9 +23,7 @@ from PIL import Image
 
 from ..weights import saving
 from . import curve
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from .distributed import check_place, find_accelerator, from_main, share
 
 _STRETCH = 100  # steps over which the speed is measured
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -149,28 +143,6 @@ def stream(seed: int, rank: int = 0, step: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def is_main() -> bool:
-    """Whether this process is the first of those that were started to train together, or alone: the one that writes."""
-    return int(os.environ.get("RANK", 0)) == 0
-
-
-@torch.no_grad()
-def share(accelerator: "Accelerator", parameters: list[torch.nn.Parameter], loss: float) -> float:
-    """Give the parameters the mean of all processes' gradients, in one message, and return the mean of their losses.
-
-    Where a process has no gradient it counts as 0; where none has one, there stays none.
-    """
-    # Fused optimisers take it for granted that a gradient lies in memory as its parameter does: so it is filled anew.
-    own = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
-    numbers = torch.tensor([loss, *(each.grad is not None for each in parameters)]).to(own[0])
-    message = torch.cat([each.flatten() for each in (*own, numbers)])
-    *means, numbers = accelerator.reduce(message, "mean").split([each.numel() for each in (*own, numbers)])
-    loss, *shares = numbers.tolist()
-    for parameter, gradient, mean, some in zip(parameters, own, means, shares):
-        parameter.grad = gradient.copy_(mean.view_as(gradient)) if some else None
-    return loss
-
-
 def train(
     groups: list[Group],
     loss_of: Callable[[torch.Generator], torch.Tensor],
@@ -237,10 +209,10 @@ class _State:
         # float16 has so little range that small gradients would be lost.
         half = compute_dtype(settings.precision, device) == torch.float16
         self.scaler = torch.amp.GradScaler(device.type, enabled=half)
-        self.accelerator = _accelerator(device)
+        self.accelerator = find_accelerator(device)
         self.rank, self.world = 0, 1
         if self.accelerator:
-            _check_place(self.accelerator, self.parameters)
+            check_place(self.accelerator, self.parameters)
             self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.generator = stream(settings.seed, self.rank)
         self._begin()
@@ -253,7 +225,7 @@ class _State:
         found = self.rank == 0 and self.checkpoint is not None and self.checkpoint.is_file()
         saved = torch.load(self.checkpoint, weights_only=True, map_location="cpu") if found else {}
         if self.accelerator:
-            saved = _from_main(saved or {"parameters": {name: each.cpu() for name, each in self.parameters.items()}})
+            saved = from_main(saved or {"parameters": {name: each.cpu() for name, each in self.parameters.items()}})
         if saved:
             for name, parameter in self.parameters.items():
                 parameter.copy_(saved["parameters"][name])
@@ -359,46 +331,6 @@ class _State:
                 self.checkpoint,
                 len(states),
             )
-
-
-def _accelerator(device: torch.device) -> "Accelerator | None":
-    """This process's place among those that were started to train together; None where it is alone."""
-    count = int(os.environ.get("WORLD_SIZE", 1))
-    if count == 1:
-        return None
-    if importlib.util.find_spec("accelerate") is None:
-        raise ModuleNotFoundError(
-            f"This is one of {count} processes (WORLD_SIZE) that are to train together, for which accelerate is needed "
-            "and not installed: run 'python -m pip install accelerate' with this Python, or start one process alone."
-        )
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(cpu=device.type == "cpu")
-    atexit.register(accelerator.end_training)  # a process that ends with its group still there may be aborted
-    if accelerator.num_processes != count:
-        raise RuntimeError(
-            f"{count} processes were started (WORLD_SIZE), but accelerate knows of {accelerator.num_processes}: start "
-            "them with 'accelerate launch', which tells each its place, or unset WORLD_SIZE to train alone."
-        )
-    return accelerator
-
-
-def _check_place(accelerator: "Accelerator", parameters: dict[str, torch.nn.Parameter]) -> None:
-    """Raise RuntimeError where parameters are on another device than the one that this process has among all."""
-    here = accelerator.device
-    for name, parameter in parameters.items():
-        if (parameter.device.type, parameter.device.index or 0) != (here.type, here.index or 0):
-            raise RuntimeError(
-                f"This process trains on {here}, but its parameter '{name}' is on {parameter.device}: call "
-                "torch.cuda.set_device(int(os.environ['LOCAL_RANK'])) before the networks are loaded."
-            )
-
-
-def _from_main(content: dict) -> dict:
-    """What the main process has of `content`, in every process."""
-    from accelerate.utils import broadcast_object_list
-
-    return broadcast_object_list([content])[0]
 
 
 def _peak(device: torch.device) -> int:

@@ -28,7 +28,7 @@ from ..faces.masks import MaskStyle, face_masks
 from ..faces.parsing import FaceParser
 from ..faces.search import FaceDetector, moved
 from ..faces.types import Face, Faces
-from ..faces.window import cut, in_crop, resize, window_around
+from ..inpaint.crop import cut, in_crop, resize, window_around
 from .portraits import Portraits
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")

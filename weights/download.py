@@ -1,6 +1,6 @@
 """One file over HTTP into a partial file: resumed, retried, bounded in size and time. It never writes a final name.
 
-huggingface_hub is asked for addresses and for the user's log-in only (`sources`): its own download begins anew after a
+huggingface_hub is asked for addresses and for the user's log-in only (`address`): its own download begins anew after a
 crash, and with four other kinds of publisher the bytes need this way anyway.
 """
 
@@ -12,14 +12,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import huggingface_hub
 import requests
 import urllib3
+from huggingface_hub.utils import build_hf_headers
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
-from .disk import disk_errors, refuse_full_disk
-from .errors import FetchError, NotReachedError
+from . import manifest
+from .errors import FetchError, NotReachedError, disk_errors, refuse_full_disk
 
+_DRIVE = "https://drive.usercontent.google.com/download?id={}&export=download&confirm=t"
 _CHUNK = 1 << 20
 _REDIRECTS = 10
 _PAGE = 1 << 16  # bytes of an answered page that are looked at
@@ -301,3 +304,18 @@ def _remembered(part: Path, url: str) -> str | None:
         return memory["validator"] if memory["url"] == url else None
     except (OSError, ValueError, KeyError, TypeError):  # not there, or cut short by a crash
         return None
+
+
+def address(entry: manifest.WeightFile) -> tuple[str, dict[str, str]]:
+    """URL and headers to ask for a file (for a file inside an archive: for the archive).
+
+    Hugging Face: with the user's log-in, from the mirror that HF_ENDPOINT names. Google Drive: past the page that says
+    the file was not searched for viruses.
+    """
+    source = entry.source
+    if source.kind == "huggingface":
+        url = huggingface_hub.hf_hub_url(source.repo, source.path, revision=source.revision)
+        return url, build_hf_headers()
+    if source.kind == "google-drive":
+        return _DRIVE.format(source.id), {}
+    return manifest.url(entry), {}

@@ -1,7 +1,14 @@
-"""Getting one published file: downloaded or carried by hand, verified, unpacked or rewritten, and only then named."""
+"""Getting one published file: downloaded or carried by hand, verified, unpacked or rewritten, and only then named.
+
+Archives from strangers are unpacked only into the folder given, and no more than was announced.
+"""
 
 import os
+import re
 import shutil
+import stat
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,15 +18,85 @@ import requests
 import safetensors
 from filelock import Timeout
 
-from . import archives, checking, download, heads, lockfile, manifest, places, sources
-from .disk import disk_errors, refuse_full_disk
-from .errors import FetchError, RefusedError
-from .hashing import file_sha256
-from .lockfile import Origin, Record
+from . import checking, download, manifest, places
+from .checking import Origin, Record
+from .errors import FetchError, RefusedError, disk_errors, refuse_full_disk
+from .files import HEAD, file_sha256, not_weights
 from .manifest import WeightFile
 
 _LARGEST_UNKNOWN = 16_000_000_000  # bytes of a file of which not even a rough size is published
 _ESTIMATE_OFF = 3  # how many times larger than its rough size a file may be
+_HARMLESS = re.compile(
+    r"\w[\w .+()-]*"
+)  # a part of a path; no "..", no drive, nothing a file system reads a meaning into
+_LARGEST_RATIO = 100  # of the content to the archive; weights hardly shrink
+_CHUNK = 1 << 20
+
+
+def unpack(archive: Path, names: list[str] | None, folder: Path) -> list[Path]:
+    """Put the members `names` of a zip (None: all) into `folder` and return the files, none of which is checked.
+
+    A folder that holds everything in the archive is left away. Raises RefusedError for an archive that is damaged or
+    packed otherwise, and, before anything is written, for one with a member that could leave `folder`, that is a link,
+    or that is larger than such an archive can mean.
+    """
+    try:
+        with zipfile.ZipFile(archive) as file:
+            members = _members(file, archive.stat().st_size)
+            wanted = _choose(members, names)
+            refuse_full_disk(archive.parent, sum(info.file_size for info in wanted.values()))
+            return [_extract(file, info, folder / name) for name, info in wanted.items()]
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise RefusedError(f"the archive is damaged or of an unknown kind ({error}).") from error
+
+
+def _members(file: zipfile.ZipFile, packed: int) -> dict[str, zipfile.ZipInfo]:
+    """The files inside by their path, without the folder that all of them share."""
+    files = {}
+    for info in file.infolist():
+        _refuse_member(info)
+        if not info.is_dir():
+            if info.filename in files:
+                raise RefusedError(f"the archive holds '{info.filename}' twice: it was not unpacked.")
+            files[info.filename] = info
+    unpacked = sum(info.file_size for info in files.values())
+    if unpacked > _LARGEST_RATIO * packed:
+        raise RefusedError(f"the archive would grow from {packed} to {unpacked} bytes: it was not unpacked.")
+    tops = {name.split("/")[0] for name in files}
+    if len(tops) == 1 and all("/" in name for name in files):
+        return {name.split("/", 1)[1]: info for name, info in files.items()}
+    return files
+
+
+def _refuse_member(info: zipfile.ZipInfo) -> None:
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    parts = info.filename.rstrip("/").split("/")
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or not all(_HARMLESS.fullmatch(part) for part in parts):
+        raise RefusedError(
+            f"the archive holds '{info.filename}', which could reach outside its folder: nothing was kept."
+        )
+    if info.flag_bits & 1:
+        raise RefusedError("the archive is locked with a password: nothing was kept.")
+
+
+def _choose(members: dict[str, zipfile.ZipInfo], names: list[str] | None) -> dict[str, zipfile.ZipInfo]:
+    if names is None:
+        return members
+    if lacking := [name for name in names if name not in members]:
+        raise RefusedError(f"the archive holds {', '.join(members) or 'nothing'}, but no {lacking[0]}.")
+    return {name: members[name] for name in names}
+
+
+def _extract(file: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> Path:
+    """zipfile gives at most the announced size and checks the CRC; too little passes there, if the CRC is right."""
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with file.open(info) as source, target.open("wb") as copy:
+            shutil.copyfileobj(source, copy, _CHUNK)
+    if target.stat().st_size != info.file_size:
+        raise RefusedError(f"the archive is damaged: '{info.filename}' is shorter than it says.")
+    return target
+
 
 Say = Callable[[str], None]
 
@@ -67,7 +144,7 @@ def fetch(entry: WeightFile, members: list[WeightFile] | None, root: Path, net: 
 def _alone(entry: WeightFile, root: Path, say: Say) -> Iterator[None]:
     """Two fetches of one file: the second waits, and then finds it there."""
     with disk_errors(root / places.place(entry)):
-        lock = lockfile.guard(root, places.place(entry))
+        lock = checking.guard(root, places.place(entry))
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -80,22 +157,22 @@ def _alone(entry: WeightFile, root: Path, say: Say) -> Iterator[None]:
 
 
 def _already_there(wanted: list[WeightFile], root: Path) -> str:
-    records = lockfile.read(root)
+    records = checking.read(root)
     findings = [checking.check(entry, root, records) for entry in wanted]
     for finding in findings:
         if finding.state == checking.WRONG:
             raise FetchError(finding.detail)
         if finding.new:
-            lockfile.add(root, finding.new)
+            checking.add(root, finding.new)
     return f"is there already ({findings[0].detail})"
 
 
 def _wanted(entry: WeightFile, root: Path) -> download.Wanted:
-    url, headers = sources.address(entry)
+    url, headers = download.address(entry)
     size, sha256, if_changed = entry.bytes, entry.sha256, "Is there a newer Likeness, which knows it?"
-    if not sha256 and (seen := lockfile.first_seen(lockfile.read(root), places.place(entry))):
+    if not sha256 and (seen := checking.first_seen(checking.read(root), places.place(entry))):
         sha256, size = seen
-        if_changed = lockfile.how_to_accept(root, places.place(entry))
+        if_changed = checking.how_to_accept(root, places.place(entry))
     at_most = size or _ESTIMATE_OFF * (entry.bytes_estimate or 0) or _LARGEST_UNKNOWN
     return download.Wanted(url, headers, size, sha256, at_most, if_changed)
 
@@ -109,7 +186,7 @@ def _accept(entry: WeightFile, members: list[WeightFile] | None, file: Path, roo
         return _rewrite(entry, file, record, root)
     _refuse_other_content(file, places.place(entry))
     if not entry.sha256:
-        lockfile.add(root, {places.place(entry): record})
+        checking.add(root, {places.place(entry): record})
     with disk_errors(root / places.place(entry)):
         os.replace(file, root / places.place(entry))
     return f"{root / places.place(entry)} ({_how_sure(entry)})"
@@ -118,14 +195,14 @@ def _accept(entry: WeightFile, members: list[WeightFile] | None, file: Path, roo
 def _how_sure(entry: WeightFile) -> str:
     if entry.sha256:
         return "size and sha256 as published" if entry.bytes else "sha256 as published"
-    return f"its hash is not published; recorded in {lockfile.NAME}"
+    return f"its hash is not published; recorded in {checking.NAME}"
 
 
 def _verified(entry: WeightFile, file: Path, root: Path) -> Record:
     size, sha256 = file.stat().st_size, file_sha256(file)
-    seen = lockfile.first_seen(lockfile.read(root), places.place(entry))
+    seen = checking.first_seen(checking.read(root), places.place(entry))
     with file.open("rb") as stream:
-        if what := heads.not_weights(stream.read(heads.HEAD)):
+        if what := not_weights(stream.read(HEAD)):
             raise RefusedError(f"what came is {what}.")
     if entry.bytes not in (None, size):
         raise RefusedError(f"what came has {size} bytes, published are {entry.bytes}.")
@@ -133,7 +210,7 @@ def _verified(entry: WeightFile, file: Path, root: Path) -> Record:
         evidence = f" ({entry.sha256_evidence})" if entry.sha256_evidence != "published" else ""
         raise RefusedError(f"what came has the sha256 {sha256}, published is {entry.sha256}{evidence}.")
     if not entry.sha256 and seen and sha256 != seen[0]:
-        accept = lockfile.how_to_accept(root, places.place(entry))
+        accept = checking.how_to_accept(root, places.place(entry))
         raise RefusedError(f"what came has the sha256 {sha256}, the first time it was {seen[0]}. {accept}")
     return Record(sha256, size, manifest.url(entry))
 
@@ -154,7 +231,7 @@ def _origin(entry: WeightFile, record: Record) -> Origin:
 
 
 def _rewrite(entry: WeightFile, file: Path, record: Record, root: Path) -> str:
-    from . import rewriting  # needs torch, which takes seconds to import
+    from . import reading  # needs torch, which takes seconds to import
 
     name = places.safetensors_name(places.place(entry))
     target = root / name
@@ -168,9 +245,9 @@ def _rewrite(entry: WeightFile, file: Path, record: Record, root: Path) -> str:
         "origin_licence": entry.licence,
     }
     try:
-        rewriting.rewrite(file, part, origin)
+        reading.rewrite(file, part, origin)
         made = Record(file_sha256(part), part.stat().st_size, record.url, _origin(entry, record))
-        lockfile.add(root, {name: made})
+        checking.add(root, {name: made})
         with disk_errors(target):
             os.replace(part, target)
     finally:
@@ -186,11 +263,11 @@ def _unpack(entry: WeightFile, members: list[WeightFile] | None, file: Path, rec
     shutil.rmtree(staging, ignore_errors=True)
     try:
         names = None if members is None else [member.source.member for member in members]
-        files = archives.unpack(file, names, staging / "files")
+        files = unpack(file, names, staging / "files")
         made = {path.relative_to(staging / "files").as_posix(): path for path in files}
         _check_members(entry, made)
         origin = _origin(entry, record)
-        lockfile.add(
+        checking.add(
             root,
             {
                 f"{places.pack(entry)}/{name}": Record(file_sha256(path), path.stat().st_size, record.url, origin)

@@ -21,9 +21,8 @@ _KINDS = {
     "instantid": (("instantid",), _TENSORS),
     "pulid": (("pulid",), _TENSORS),
 }
-# What comes with the pack, a sub-folder for each of these kinds: the drawn world's own small networks.
-_SHIPPED = Path(__file__).parents[1] / "miniature" / "weights"
-_SHIPPED_KINDS = ("facechain_fact", "face2diffusion", "insightface", "ipadapter", "facea")
+# Folders that come with the pack, and the kinds of which each has a sub-folder.
+_SHIPPED: dict[Path, tuple[str, ...]] = {}
 # Files that no combo of ours offers: beside InsightFace's recognisers lie its detectors, landmarks and ages, and face
 # swappers for other nodes. Told by name, because looking into every file whenever a menu is drawn would take seconds; a
 # file with another name is offered, and loading it looks inside.
@@ -34,8 +33,7 @@ def register() -> None:
     """Make our model folders known to the host; calling it again changes nothing.
 
     Paths that extra_model_paths.yaml or another extension gave stay, and stay first. Their file extensions stay too:
-    "insightface" is a kind that several extensions register. Identities are also found where they are saved, and what
-    comes with the pack is found last.
+    "insightface" is a kind that several extensions register. Identities are also found where they are saved.
     """
     for kind, (sub_folders, extensions) in _KINDS.items():
         for sub_folder in sub_folders:
@@ -44,8 +42,13 @@ def register() -> None:
         folder_paths.folder_names_and_paths[kind] = (paths, set(known) | extensions)
     for kind in ("face_id", "facea"):
         folder_paths.add_model_folder_path(kind, os.path.join(folder_paths.get_output_directory(), kind))
-    for kind in _SHIPPED_KINDS:
-        folder_paths.add_model_folder_path(kind, str(_SHIPPED / kind))
+
+
+def register_shipped(folder: Path, kinds: tuple[str, ...]) -> None:
+    """Make the pack's own files known, in a sub-folder of `folder` for each of `kinds`; they are found last."""
+    _SHIPPED[folder] = kinds
+    for kind in kinds:
+        folder_paths.add_model_folder_path(kind, str(folder / kind))
 
 
 def names(kind: str) -> list[str]:
@@ -90,4 +93,4 @@ def published_or_present(kind: str, published: tuple[str, ...]) -> list[str]:
 
 
 def _is_shipped(kind: str, name: str) -> bool:
-    return kind in _SHIPPED_KINDS and (_SHIPPED / kind / name).is_file()
+    return any(kind in kinds and (folder / kind / name).is_file() for folder, kinds in _SHIPPED.items())

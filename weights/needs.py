@@ -5,8 +5,7 @@ from pathlib import Path
 import folder_paths
 
 from . import folders, manifest, places
-from .manifest import WeightFile
-from .roots import default_roots
+from .manifest import WeightFile, default_roots
 
 _LONGEST_NAME = 300  # characters; longer values are prompts, not names of files
 

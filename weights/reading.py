@@ -1,18 +1,48 @@
-"""Reading weight files from strangers as data: tensors come in, code never runs."""
+"""Reading weight files from strangers as data: tensors come in, code never runs.
+
+From a stranger's tensors to a network: sizes without surprises, and errors that name the file.
+"""
 
 import pickle
 import re
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
 import torch
 
-from . import heads, manifest
+from . import files, manifest
+from .errors import FetchError, RefusedError, disk_errors
 
 # Where training scripts keep the network beside optimisers and counters; the last is Deep3DFaceRecon's.
 _NETWORK_KEYS = ("state_dict", "model", "net_recon")
 _LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
+# What reading sizes from tensors of the wrong shape and loading them raises.
+_DOES_NOT_FIT = (ValueError, IndexError, TypeError, RuntimeError)
+
+
+def numbered(names: Collection[str], prefix: str) -> int:
+    """How many modules `names` number after `prefix`: "blocks." with blocks.0.norm.weight, blocks.1.norm.weight is 2.
+
+    Raises ValueError where the numbers are not 0, 1, 2 and so on, so that one name cannot ask for a billion modules.
+    """
+    numbers = {name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)}
+    if not numbers or numbers != {str(number) for number in range(len(numbers))}:
+        raise ValueError(f"the tensors '{prefix}*' are not numbered 0, 1, 2 and so on")
+    return len(numbers)
+
+
+def built(message: str, build: Callable, *arguments):
+    """What `build(*arguments)` makes; raises ValueError(`message` and why) where the tensors do not fit together."""
+    try:
+        return build(*arguments)
+    except KeyError as error:
+        reason = f"the tensor {error} is missing, so the file is incomplete; fetch it again"
+        raise ValueError(f"{message}: {reason}.") from error
+    except _DOES_NOT_FIT as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{message}: {reason.removesuffix('.')}.") from error
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
@@ -29,7 +59,7 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     if path.is_dir():
         raise ValueError(f"'{path}' is a folder, but a weight file is needed: choose a file inside it.")
     with path.open("rb") as file:
-        head = file.read(heads.HEAD)
+        head = file.read(files.HEAD)
     _refuse_other_files(path, head)
     content = _read_safetensors(path) if _is_safetensors(head) else _read_torch(path, zipped=head[:4] == b"PK\x03\x04")
     return _without_common_prefix(_tensors(path, content))
@@ -39,7 +69,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     """What a .safetensors file says of itself; nothing for other files. Raises ValueError for a damaged one."""
     path = Path(path)
     with path.open("rb") as file:
-        if not _is_safetensors(file.read(heads.HEAD)):
+        if not _is_safetensors(file.read(files.HEAD)):
             return {}
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -53,7 +83,7 @@ def _is_safetensors(head: bytes) -> bool:
 
 
 def _refuse_other_files(path: Path, head: bytes) -> None:
-    if what := heads.not_weights(head):
+    if what := files.not_weights(head):
         raise ValueError(f"'{path}' is {what}. {_remedy(path)}")
 
 
@@ -139,3 +169,34 @@ def _without_common_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.
     if not all(name.startswith("module.") for name in tensors):
         return tensors
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
+def rewrite(source: Path, target: Path, origin: dict[str, str]) -> None:
+    """Write the tensors of `source` to `target` as safetensors, with `origin` as the metadata.
+
+    Raises RefusedError where `source` holds anything but tensors by name; nothing in it is run.
+    """
+    try:
+        tensors = _apart(read_state_dict(source))
+    except ValueError as error:
+        raise RefusedError(f"it could not be rewritten as safetensors: {error}") from error
+    try:
+        with disk_errors(target):
+            safetensors.torch.save_file(tensors, target, metadata={"format": "pt", **origin})
+    except safetensors.SafetensorError as error:
+        raise FetchError(f"{target} could not be written ({error}).") from error
+
+
+def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The format knows neither strides nor two names for one memory: every tensor gets what it needs of its own."""
+    seen, apart = set(), {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach()
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+            raise ValueError(
+                f"'{name}' is a tensor of a kind ({tensor.dtype}, {tensor.layout}) safetensors cannot hold."
+            )
+        memory = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone(memory_format=torch.contiguous_format) if memory in seen else tensor.contiguous()
+        seen.add(memory)
+    return apart

@@ -1,0 +1,157 @@
+"""A first look at the extension: one picture without and with the adapter, and a sheet of all steps."""
+
+import asyncio
+import copy
+import io
+import json
+import sys
+import time
+from pathlib import Path
+
+from PIL import Image
+
+from .. import graphics
+from ..host_process import BASE, ROOT, SetupError
+from ..miniature import demo as miniature_demo
+from ..weights import places
+from . import hosting
+from .client import Client, GraphError, Progress, Prompt, Result
+
+WORKFLOW = ROOT / "workflows" / "api" / "fact_text_to_image.json"
+REFERENCE = ROOT / "workflows" / "assets" / "astronaut.png"
+OUTPUT = ROOT / "output" / "demo"
+
+FREE_DETECTOR = "opencv: haar cascade"  # needs no file
+WEIGHTS = {"CheckpointLoaderSimple", "LikenessLoadFaceEncoder", "LikenessLoadFaceAdapter"}  # what loads the published
+MODEL_FOLDERS = ("checkpoints", "facechain_fact", "detection")
+LINE_WIDTH = 70  # characters; the progress line is padded, so that a shorter text overwrites a longer one
+IN_MINIATURE = (
+    "The published files are not in place ('python3 likeness.py weights list' names them), so the miniature stands in: "
+    "small models of a drawn world, which come with the pack."
+)
+
+
+def main(comfy: Path, port: int | None) -> int:
+    """Make the pictures and the sheet under output/demo and print where they are.
+
+    Raises:
+        SetupError: the host did not start, or a graph failed.
+    """
+    begin = time.monotonic()
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    print("starting ComfyUI ...", flush=True)
+    try:
+        with hosting.start(BASE, comfy, port=port) as host:
+            files = asyncio.run(_made(host.url))
+    except GraphError as error:
+        raise SetupError(f"The demo graph did not run.\n{error}", f"The host's log is {host.log}.") from error
+    print(*files, sep="\n")
+    print(f"done in {time.monotonic() - begin:.0f} s")
+    return 0
+
+
+async def _made(url: str) -> list[Path]:
+    """Have the server make everything, with the published weights where all are there, and return the files."""
+    prompt = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+    async with Client(url) as client:
+        present = {name for folder in MODEL_FOLDERS for name in await client.models(folder)}
+        if missing := missing_weights(prompt, present):
+            print(f"missing: {', '.join(missing)}\n{IN_MINIATURE}")
+            return await miniature_demo.make(client, OUTPUT)
+        use_free_detector(prompt, present)
+        set_inputs(prompt, "LoadImage", image=await client.upload_image(REFERENCE))
+        results = {}
+        for label, graph in {"adapter off": without_adapter(prompt), "adapter on": prompt}.items():
+            begin = time.monotonic()
+            results[label] = graph, await client.run(graph, progress_line(label, graph))
+            _print_line(f"{label}: {time.monotonic() - begin:.1f} s")
+    return save(results)
+
+
+def missing_weights(prompt: Prompt, present: set[str]) -> list[str]:
+    """The published files that the graph names and that are not among those `present` in the host's model folders."""
+    nodes = [node for node in prompt.values() if node["class_type"] in WEIGHTS]
+    named = [value for node in nodes for key, value in node["inputs"].items() if key.endswith("_name")]
+    # A fetched PyTorch file was rewritten.
+    return [name for name in named if not {name, places.safetensors_name(name)} & present]
+
+
+def use_free_detector(prompt: Prompt, present: set[str]) -> None:
+    """Let a detector that needs no file stand in where the file of the graph's own is not `present`."""
+    for node in prompt.values():
+        # A detector is named "family: file".
+        if "detector" in node["inputs"] and node["inputs"]["detector"].split(": ")[-1] not in present:
+            print(f"{FREE_DETECTOR} stands in for {node['inputs']['detector']}")
+            node["inputs"]["detector"] = FREE_DETECTOR
+
+
+def set_inputs(prompt: Prompt, node_class: str, **inputs) -> None:
+    """Set inputs of all nodes of a class."""
+    for node in prompt.values():
+        if node["class_type"] == node_class:
+            node["inputs"].update(inputs)
+
+
+def without_adapter(prompt: Prompt) -> Prompt:
+    """The same graph with the adapter at strength 0, where it leaves the base model as it is."""
+    off = copy.deepcopy(prompt)
+    set_inputs(off, "LikenessApplyFACT", strength=0.0)
+    return off
+
+
+def progress_line(label: str, prompt: Prompt) -> Progress:
+    """A progress callback: one line that is updated on a terminal, a line for each node elsewhere."""
+    shown = ""
+
+    def show(node: str, value: float, maximum: float) -> None:
+        nonlocal shown
+        text = f"{label}: {prompt[node].get('_meta', {}).get('title', prompt[node]['class_type'])}"
+        if sys.stdout.isatty():
+            steps = f" {value:.0f}/{maximum:.0f}" if maximum > 1 else ""
+            _print_line(text + steps, end="\r")
+        elif text != shown:
+            _print_line(text)
+        shown = text
+
+    return show
+
+
+def _print_line(text: str, end: str = "\n") -> None:
+    print(text.ljust(LINE_WIDTH) if sys.stdout.isatty() else text, end=end, flush=True)
+
+
+def save(results: dict[str, tuple[Prompt, Result]]) -> list[Path]:
+    """Save the result pictures and the sheet, and return the files."""
+    off, on = OUTPUT / "adapter_off.png", OUTPUT / "adapter_on.png"
+    for file, label in (off, "adapter off"), (on, "adapter on"):
+        file.write_bytes(picture_of(*results[label], "SaveImage", "Result"))
+    without, with_adapter = Image.open(off), Image.open(on)
+    difference, factor = graphics.amplified_difference(without, with_adapter)
+    panels = [
+        ("Reference", Image.open(REFERENCE)),
+        ("Found face", _open(picture_of(*results["adapter on"], "PreviewImage", "Found face"))),
+        ("Aligned crop", _open(picture_of(*results["adapter on"], "PreviewImage", "Aligned crop"))),
+        ("Adapter off", without),
+        ("Adapter on", with_adapter),
+        (f"Difference, amplified {factor} times", difference),
+    ]
+    page = OUTPUT / "sheet.png"
+    graphics.draw("FaceChain-FACT: one photo's way through the graph", panels).save(page)
+    return [off, on, page]
+
+
+def picture_of(prompt: Prompt, result: Result, node_class: str, title: str) -> bytes:
+    """The first picture that the node of this class and title left.
+
+    Raises:
+        GraphError: there is no such node, or it left no picture.
+    """
+    for node_id, node in prompt.items():
+        titled = (node["class_type"], node.get("_meta", {}).get("title")) == (node_class, title)
+        if titled and result.images.get(node_id):
+            return result.images[node_id][0].data
+    raise GraphError(f'No picture came from a {node_class} node titled "{title}" in {WORKFLOW.name}.')
+
+
+def _open(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))

@@ -1,0 +1,41 @@
+"""`python3 likeness.py train`: a person, an adapter, or the miniature's own weights."""
+
+from functools import partial
+from pathlib import Path
+
+from ..host_process import load_extra_models, open_host
+from ..training import command
+
+ADAPTERS = ("fact", "face2diffusion", "infinite-id")
+MINIATURE = "miniature"
+
+
+def main(arguments: list[str], comfy: Path) -> int:
+    """Train what the first argument names; stopped with Ctrl-C it keeps what was learned, run again it goes on.
+
+    Raises SetupError with a sentence where photos, checkpoint or settings do not serve.
+    """
+    what = arguments[0] if arguments else None
+    if what == MINIATURE:
+        open_host(comfy, cpu="--cpu" in arguments)
+        from ..miniature.recipes import command as recipes
+
+        return recipes.main(arguments[1:])
+    if what in ADAPTERS:
+        open_registered(comfy, cpu=False)
+        from ..training import adapter_command
+
+        return adapter_command.main(arguments)
+    return command.main(arguments, partial(open_registered, comfy), (*ADAPTERS, MINIATURE))
+
+
+def open_registered(comfy: Path, cpu: bool) -> None:
+    """Open the host with its further model folders, our own, and what the miniature brings."""
+    open_host(comfy, cpu)
+    load_extra_models()
+    from ..miniature import registration
+    from ..weights import folders
+
+    folders.register()
+    registration.register()
+    registration.register_base()

@@ -1,0 +1,141 @@
+"""The miniature with everything that measures it, loaded once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import comfy.sample
+import torch
+from safetensors.torch import load_file
+from torch.nn.functional import normalize
+
+from ...adapters.loading import load_adapter
+from ...encoders.deep3d import EXPRESSION
+from ...encoders.loading import load_encoder, load_expression_encoder
+from ...faces.align import align_faces
+from ...faces.detector import detect_faces
+from ...faces.headmask import head_masks
+from ...faces.types import Faces
+from ...metrics.scores import text_embedding
+from ..detector import MiniatureFinder
+from ..models import base_model
+from ..models.base_model import WEIGHTS
+from ..models.recogniser import Recogniser
+from ..recipes.common import OUTPUT
+from ..training.crops import CROP, aligned_pixels
+
+ABLATIONS = OUTPUT / "ablations"
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """The host's objects of the base, the face networks and adapters by what they are, and what scores."""
+
+    model: object
+    clip: object
+    vae: object
+    clip_vision: object
+    score_clip: object
+    encoders: dict
+    adapters: dict
+    scorer: Recogniser
+    finder: MiniatureFinder
+    expression: object
+
+    def text(self, prompt: str) -> list:
+        """The host's conditioning of a prompt."""
+        return self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt))
+
+    def faces(self, pictures: torch.Tensor) -> Faces:
+        """The faces that are found in pictures [n, h, w, 3]; one at most in each."""
+        return detect_faces(self.finder, pictures, search="quick")
+
+    @torch.inference_mode()
+    def who(self, faces: Faces) -> torch.Tensor:
+        """The scoring recogniser's unit vectors [n, d] of all faces."""
+        return normalize(self.scorer(aligned_pixels(faces)), dim=1)
+
+    @torch.inference_mode()
+    def seen(self, pictures: torch.Tensor) -> torch.Tensor:
+        """CLIP's unit vectors [n, d] of pictures."""
+        return normalize(self.clip_vision.encode_image(pictures).image_embeds.float(), dim=1)
+
+    @torch.inference_mode()
+    def told(self, prompts: Sequence[str]) -> torch.Tensor:
+        """CLIP's unit vectors [n, d] of prompts."""
+        once = {prompt: text_embedding(self.score_clip, prompt) for prompt in dict.fromkeys(prompts)}
+        return normalize(torch.cat([once[prompt] for prompt in prompts]), dim=1)
+
+    @torch.inference_mode()
+    def expressions(self, faces: Faces) -> torch.Tensor:
+        """The expression's coefficients [n, 64] of all faces."""
+        if not any(faces.found):
+            return torch.zeros(0, EXPRESSION.stop - EXPRESSION.start)
+        return self.expression.read(faces).coefficients
+
+    def identity(self, kind: str, faces: Faces):
+        """The FaceId that the encoder of a kind makes of faces, as its method wants it."""
+        masked = kind == "transface"
+        return self.encoders[kind].encode(align_faces(faces, CROP, head_masks(faces) if masked else None), masked)
+
+
+def load() -> World:
+    """The miniature in `WEIGHTS`, with the encoders and adapters of the ablations in `ABLATIONS`, if there are any.
+
+    Raises FileNotFoundError where a file of the miniature is missing.
+    """
+    model, clip, vae = base_model.load_miniature(WEIGHTS)
+    score_clip, clip_vision = base_model.load_pair(WEIGHTS)
+    found = {path.stem.removeprefix("miniature_"): path for path in WEIGHTS.glob("*/miniature_*")}
+    found |= {path.stem: path for path in ABLATIONS.glob("*.safetensors")}
+    return World(
+        model, clip, vae, clip_vision, score_clip,
+        {name: load_encoder(str(path)) for name, path in found.items() if name.startswith(_ENCODERS)},
+        {name: load_adapter(str(path)) for name, path in found.items() if name.startswith(_ADAPTERS)},
+        Recogniser.of(load_file(base_model.weight_file(WEIGHTS, "scorer.safetensors"))).float(),
+        MiniatureFinder(0.5),
+        load_expression_encoder(str(found["expression"])),
+    )  # fmt: skip
+
+
+def newest() -> float:
+    """When the youngest of the weights was written."""
+    return max(path.stat().st_mtime for folder in (WEIGHTS, ABLATIONS) for path in folder.rglob("*") if path.is_file())
+
+
+_ENCODERS = ("transface", "msid", "arcface")
+_ADAPTERS = ("fact", "face2diffusion", "f2d", "infinite_id")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are drawn."""
+
+    steps: int = 10
+    cfg: float = 3.0
+    sampler: str = "ddim"
+    scheduler: str = "ddim_uniform"
+
+
+def noise(keys: Sequence[tuple[int, ...]], size: int) -> torch.Tensor:
+    """[n, c, h, w], each picture's own, whatever the method: of (person, prompt, seed) by number."""
+    drawn = []
+    for key in keys:
+        seed = sum(number * 1009**place for place, number in enumerate(key))
+        drawn.append(torch.randn(base_model.CHANNELS, size, size, generator=torch.Generator().manual_seed(seed)))
+    return torch.stack(drawn)
+
+
+def stacked(conditionings: Sequence[list]) -> list:
+    """Conditionings of n prompts with the same schedule as one, whose rows are [n, 77, d]."""
+    return [[torch.cat([rows for rows, _ in parts]), parts[0][1]] for parts in zip(*conditionings)]
+
+
+@torch.inference_mode()
+def sampled(world: World, model, positive: list, start: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """Pictures [n, h, w, 3] by the host's sampler; positive: a conditioning of n prompts, start: noise [n, c, h, w]."""
+    negative = stacked([world.text("")] * len(start))
+    latents = comfy.sample.sample(
+        model, start, sampling.steps, sampling.cfg, sampling.sampler, sampling.scheduler, positive, negative,
+        torch.zeros_like(start), disable_pbar=True, seed=0,
+    )  # fmt: skip
+    return world.vae.decode(latents)

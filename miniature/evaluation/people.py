@@ -1,0 +1,45 @@
+"""Who is measured: held-out people of the drawn world, a reference photo of each and others to compare with."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...faces.types import Face, Faces
+from ..recipes.common import SIZE
+from ..world.draw import draw
+from ..world.people import SPLITS, Person, person
+from ..world.scenes import scene
+
+_OTHERS = 4  # photos that pictures are compared with; the reference is not one of them
+PHOTOS = (1.0, 0.0, 0.0)  # shares of photo, sketch, cartoon
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """One held-out person. reference, others: Faces with one face in each picture, of 1 and of k photos."""
+
+    who: Person
+    reference: Faces
+    others: Faces
+
+    @property
+    def word(self) -> str:
+        """What a caption calls them."""
+        return "woman" if self.who.woman else "man"
+
+
+def held_out(count: int, seed: int = 0) -> list[Held]:
+    """The first `count` people of the test split, seen in photos."""
+    return [_held(SPLITS["test"].start + number, seed) for number in range(count)]
+
+
+def _held(number: int, seed: int) -> Held:
+    who = person(number, seed)
+    drawn = draw([who] * (1 + _OTHERS), [scene(number, picture, seed, PHOTOS) for picture in range(1 + _OTHERS)], SIZE)
+    found = tuple((_face(points),) for points in drawn.points.numpy())
+    parts = (slice(0, 1), slice(1, None))
+    return Held(who, *(Faces(drawn.pictures[part], found[part], "the drawn world") for part in parts))
+
+
+def _face(points: np.ndarray) -> Face:
+    return Face(points, (0.0, 0.0, SIZE - 1.0, SIZE - 1.0), 1.0)

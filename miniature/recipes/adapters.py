@@ -1,0 +1,89 @@
+"""The adapters, and what the papers compare them with."""
+
+import torch
+
+from ...training import adapter_command, face2diffusion, fact, infinite_id
+from ...training.frozen import Frozen, frozen
+from ...training.portraits import Portraits
+from ..models import base_model as miniature
+from ..training import fact_projector
+from ..training import portraits as world
+from .common import LONG, OUTPUT, device, keep, keep_curve, kept, pictures, shown
+
+SHARED = {"batch": 32, "lr": 1e-3, "warmup": 50, "ema": 0.995, **LONG}
+FACT = {"gate": 1.0, "queries": 16, "dim": 128, "depth": 2, "projector": 0.02}
+FACTS = {
+    "fact": {"outside": 0.3, "fair": 0.002},
+    "fact_short": {},  # as published, for as few steps as the ablations
+    "fact_no_fair": {"fair": 0.0},
+    "fact_no_shuffle": {"shuffle": (0.0, 0.0)},
+}
+PROJECTOR = {"lr": 2e-3, "warmup": 50, "components": 128, **LONG}
+F2DS = {
+    "face2diffusion": {"focus": 4.0},
+    "f2d_short": {},
+    "f2d_reconstruction": {"mode": "reconstruction"},
+    "f2d_masked": {"mode": "masked"},
+    "f2d_no_expression": {"keep_expression": 0.0},
+    "f2d_arcface": {},
+    "f2d_arcface_multi": {},
+    "f2d_again": {"seed": 1},  # how far it and f2d_short, two trainings of one method, differ
+}
+_ENCODERS = {"f2d_arcface": "msid_deep", "f2d_arcface_multi": "msid_twin"}
+INFINITE = {
+    "infinite_id": {"focus": 8.0},
+    "infinite_id_short": {},
+    "infinite_id_text": {"text_off": False},
+}
+METHODS = ("fact", "face2diffusion", "infinite_id")  # the others are ablations
+
+
+def projector(steps: int) -> None:
+    """Teach FACT's projector by itself of whom a face is; every training of FACT begins with it."""
+    torch.manual_seed(0)
+    settings, seen = fact_projector.Settings(steps=steps, **PROJECTOR), portraits("transface")
+    words = kept("base")[f"{miniature.TEXT_ENCODER}text_model.embeddings.token_embedding.weight"]
+    network = fact.fresh_projector(seen.features["transface"].shape[-1], words.shape[1], fact.Settings(**FACT))
+    checkpoint = OUTPUT / "fact_projector.pt"
+    progress = fact_projector.train(network.to(device()), seen, settings, device(), checkpoint, shown())
+    keep("fact_projector", network.cpu().state_dict())
+    keep_curve("fact_projector", progress)
+
+
+def train(name: str, steps: int) -> None:
+    """Train one of FACTS, F2DS and INFINITE on the base, and keep its running average in float16."""
+    base = _base()
+    if name in FACTS:
+        method = adapter_command.METHODS["fact"]
+        settings = fact.Settings(steps=steps, **(SHARED | FACT | FACTS[name]))
+        begin = kept("fact_projector")
+        adapter, progress = fact.train(base, portraits("transface"), settings, OUTPUT / f"{name}.pt", shown(), begin)
+    elif name in F2DS:
+        method = adapter_command.METHODS["face2diffusion"]
+        settings = face2diffusion.Settings(steps=steps, hidden=(256, 256), **(SHARED | F2DS[name]))
+        seen = portraits(_ENCODERS.get(name, "msid"), "expression")
+        seen.features["msid"] = seen.features.pop(_ENCODERS.get(name, "msid"))
+        adapter, progress = face2diffusion.train(base, seen, settings, OUTPUT / f"{name}.pt", shown())
+    else:
+        method = adapter_command.METHODS["infinite-id"]
+        settings = infinite_id.Settings(steps=steps, queries=12, dim=128, depth=2, **(SHARED | INFINITE[name]))
+        nothing = kept("clip_nothing")["nothing"]
+        seen = portraits("clip", "arcface")
+        adapter, progress = infinite_id.train(base, seen, nothing, settings, OUTPUT / f"{name}.pt", shown())
+    adapter.load_state_dict(progress.average)
+    place = name if name in METHODS else f"ablations/{name}"
+    keep(place, {key: each.half() for key, each in method.state(adapter).items()}, method.metadata)
+    keep_curve(name, progress)
+
+
+def _base() -> Frozen:
+    model, clip, _ = miniature.load_base(str(OUTPUT / "base.safetensors"))
+    return frozen(model, clip, "bfloat16")
+
+
+def portraits(*features: str) -> Portraits:
+    """Photos of the training people, no sketches and cartoons, with the features of some encoders."""
+    drawn = pictures("train")
+    chosen = [index for index, told in enumerate(drawn.captions) if told.startswith("a photo")]
+    seen = {name: kept(f"feat_{name}")[name] for name in features}
+    return world.portraits(drawn, kept("latents")["latents"], seen, torch.tensor(chosen))

@@ -1,0 +1,51 @@
+"""One learned person for FaceA-Net, from three drawn photos."""
+
+import torch
+
+from ...adapters.facea import REGIONS
+from ...adapters.facea_file import save_facea
+from ...training import facea_run
+from ...training.inpainting import Photos, register_latents
+from ..demo import LEARNED
+from ..models import base_model as miniature
+from ..training.inpainting_lessons import widened
+from ..world.draw import draw
+from ..world.people import person
+from ..world.scenes import scene
+from .common import OUTPUT, SIZE
+
+_PHOTOS = 3
+_HEAD = 16  # pixels by which the face's mask is widened, to all of the head with its hair
+_PART = 6  # and those of its parts, so that each fills a cell of the latents, which an eye does not
+SETTINGS = {"steps": 200, "batch": 4, "rank": 8, "lr_lora": 1e-3, "lr_features": 1e-2}
+
+
+def photos(number: int, count: int = _PHOTOS, seed: int = 5) -> Photos:
+    """Photos of a person with the masks they were drawn with."""
+    who = person(number)
+    drawn = draw([who] * count, [scene(number, picture, seed, (1.0, 0.0, 0.0)) for picture in range(count)], SIZE)
+    masks = {region: _seen(drawn.masks[:, place].float(), region) for place, region in enumerate(REGIONS)}
+    return Photos(drawn.pictures, masks)
+
+
+def _seen(mask: torch.Tensor, region: str) -> torch.Tensor:
+    """What is learned to be painted: more than the part alone."""
+    return widened(mask, _HEAD if region == "face" else _PART)
+
+
+def word(number: int) -> str:
+    """The word by which a prompt calls a person."""
+    return "woman" if person(number).woman else "man"
+
+
+def learned(number: int, **settings):
+    """The FaceA identity learned of a person's photos on the miniature's inpainting base."""
+    register_latents(miniature.MiniatureLatents)
+    base = facea_run.Base(*miniature.load_miniature(miniature.WEIGHTS, inpainting=True))
+    settings = facea_run.Settings(**(SETTINGS | settings))
+    return facea_run.learn(base, photos(number), facea_run.Task(word(number)), settings).identity
+
+
+def demo_person() -> None:
+    """The person of the demo."""
+    save_facea(OUTPUT / "facea_person.safetensors", learned(LEARNED), "miniature")

@@ -1,0 +1,197 @@
+"""The networks that see: recognisers in the layouts of the published encoders, CLIP, the expression regressor."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...encoders.clip_vision import clip_features
+from ...encoders.deep3d import EXPRESSION, Regressor
+from ...encoders.msid import Msid, MsidSizes
+from ...encoders.transface import TransFace, TransFaceSizes
+from ...metrics.similarity import pair_cosines
+from ...metrics.statistics import separation
+from ...training import photos
+from ..models import base_model as miniature
+from ..models import language
+from ..models.recogniser import Recogniser
+from ..training import clip_pair, crops, expression, finder, recogniser
+from ..training.degrade import softened
+from .common import LONG, MORE_WORDS, OUTPUT, device, keep, keep_curve, kept, pictures, shown, traits
+
+_AT_ONCE = 256
+_TAPS = 4
+_WIDTH = 96  # of MSID
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """make: the network, of a seed; embed: what of it the identity loss sees; masked: whether on heads before black."""
+
+    make: Callable[[], nn.Module]
+    seed: int
+    embed: Callable[[nn.Module, torch.Tensor], torch.Tensor] = lambda network, pixels: network(pixels)
+    masked: bool = False
+    split: str = "train"
+    settings: dict = field(default_factory=dict)
+
+
+def _vit(network: nn.Module) -> nn.Module:
+    language.draw_weights(network)
+    for name, parameter in network.named_parameters():
+        if name in ("pos_embed", "cls_token"):
+            nn.init.normal_(parameter, std=0.05)
+    return network
+
+
+def _transface() -> nn.Module:
+    return _vit(TransFace(TransFaceSizes(tokens=64, dim=128, depth=4, mlp=256, patch=14, embedding=128)))
+
+
+def _msid() -> nn.Module:
+    return _vit(Msid(MsidSizes(tokens=64, dim=_WIDTH, depth=4, mlp=256, patch=14, taps=tuple(range(_TAPS)))))
+
+
+# A class token gathers what it needs only slowly: it is told more of what people look like, and longer.
+_SLOW = {"steps": 8000, "lr": 2e-3, "traits": 6.0, "late": 0.7}
+RECOGNISERS = {
+    "transface": Recipe(_transface, 3, lambda network, pixels: network.identify(pixels)[1], masked=True,
+                        settings={"steps": 4000, "lr": 1e-3, "traits": 6.0}),
+    "msid": Recipe(_msid, 3, settings=_SLOW),
+    "msid_twin": Recipe(_msid, 3, lambda network, pixels: network(pixels)[:, -_WIDTH:],
+                        settings=_SLOW),
+    "arcface": Recipe(lambda: Recogniser((16, 32, 64, 128), 512), 3, settings={"steps": 900, "lr": 2e-3}),
+    "scorer": Recipe(lambda: Recogniser((24, 48, 96, 128), 128), 7, split="score",
+                     settings={"steps": 900, "lr": 2e-3, "flip": True, "seed": 11}),
+}  # fmt: skip
+
+
+def train_recogniser(name: str) -> None:
+    """Train one of RECOGNISERS, and say how well it tells held-out people apart."""
+    recipe = RECOGNISERS[name]
+    torch.manual_seed(recipe.seed)
+    network = recipe.make()
+    seen, who = _crops(recipe.split, recipe.masked), traits(recipe.split)
+    _, labels = np.unique(pictures(recipe.split).people, return_inverse=True)
+    settings = recogniser.Settings(warmup=100, ema=0.995, weight_decay=0.05, **LONG, **recipe.settings)
+    embed = partial(recipe.embed, network)
+    checkpoint, labels = OUTPUT / f"{name}.pt", torch.from_numpy(labels)
+    progress = recogniser.train(network, embed, seen, labels, who, settings, device(), checkpoint, shown(100))
+    network.cpu()
+    own = {key.removeprefix("network."): each for key, each in progress.average.items() if key.startswith("network.")}
+    network.load_state_dict(network.state_dict() | own)
+    settle(network, embed, seen, settings.soft)
+    print(f"{name}: AUC {held_out_auc(embed, recipe.masked):.4f} on held-out people")
+    keep(name, network.state_dict())
+    keep_curve(name, progress)
+    if name == "msid_twin":
+        _keep_twins(network.state_dict())
+
+
+def _keep_twins(weights: dict[str, torch.Tensor]) -> None:
+    """The plain recogniser as two encoders of the ablation: read at all its depths, and at the deepest alone."""
+    shallow = tuple(f"norms.layer_{tap}." for tap in range(_TAPS - 1))
+    keep("ablations/msid_twin", weights)
+    keep("ablations/msid_deep", {key: each for key, each in weights.items() if not key.startswith(shallow)})
+
+
+@torch.no_grad()
+def settle(network: nn.Module, embed, seen: np.ndarray, soft: float, batches: int = 60) -> None:
+    """Let the norms' running statistics be those of the averaged weights."""
+    generator = torch.Generator().manual_seed(1)
+    network.train()
+    for _ in range(batches):
+        drawn = torch.randint(len(seen), (128,), generator=generator)
+        embed(softened(crops.as_pixels(seen[drawn.numpy()]) / 2 + 0.5, soft, generator) * 2 - 1)
+    network.eval()
+
+
+@torch.no_grad()
+def held_out_auc(embed, masked: bool) -> float:
+    """How often two pictures of one held-out person are nearer than two of two people's."""
+    seen = _crops("test", masked)
+    embedded = torch.cat([embed(crops.as_pixels(seen[rows])) for rows in _rows(len(seen))])
+    return separation(*pair_cosines(embedded, torch.from_numpy(pictures("test").people)))
+
+
+def _crops(split: str, masked: bool) -> np.ndarray:
+    kind = "masked" if masked else "whole"
+    return crops.kept_crops(OUTPUT / f"crops_{split}_{kind}.npy", pictures(split), masked)
+
+
+def _rows(count: int) -> list[slice]:
+    return [slice(start, min(start + _AT_ONCE, count)) for start in range(0, count, _AT_ONCE)]
+
+
+def find() -> None:
+    """The finder of faces, which the detector "drawn: miniature" is."""
+    keep("finder", finder.made(pictures("train"), after_step=shown(100), checkpoint=OUTPUT / "finder.pt"))
+
+
+def clip() -> None:
+    """The CLIP pair."""
+    drawn = pictures("train")
+    texts = {text for split in ("train", "test") for told in pictures(split).captions
+             for text in language.manners(told).values()}  # fmt: skip
+    words = language.Vocabulary([*sorted(texts), *MORE_WORDS, "left right"])
+    torch.manual_seed(5)
+    pair = clip_pair.ClipPair(words)
+    settings = clip_pair.Settings(steps=500, batch=128, lr=1e-3, warmup=100, ema=0.995, weight_decay=0.05, **LONG)
+    captions = language.Captions(drawn.captions, words)
+    progress = clip_pair.train(pair, drawn, captions, settings, device(), OUTPUT / "clip.pt", shown())
+    pair.load_state_dict(progress.average)
+    text = pair.text.weights() | {"text_projection.weight": pair.text_projection.weight, "tokens": words.tokens}
+    vision = {f"vision.{name}": each for name, each in pair.vision.state_dict().items()}
+    keep("clip", {f"text.{name}": each for name, each in text.items()} | vision)
+    keep_curve("clip", progress)
+
+
+def expressions() -> None:
+    """The expression regressor, on every eighth picture."""
+    drawn = pictures("train")
+    chosen = list(range(0, len(drawn), 8))
+    targets = torch.stack([expression.coefficients(*drawn.recipe.shown(index)[:2]) for index in chosen])
+    torch.manual_seed(9)
+    network = Regressor(expression.SIZES)
+    language.draw_weights(network)
+    settings = expression.Settings(steps=600, warmup=50, **LONG)
+    seen = expression.crops(drawn, chosen)
+    progress = expression.train(network, seen, targets, settings, device(), OUTPUT / "expression.pt", shown(100))
+    keep("expression", network.state_dict())
+    keep_curve("expression", progress)
+
+
+@torch.no_grad()
+def features(name: str) -> None:
+    """What a network says of every picture, for the adapters' training."""
+    drawn, see = pictures("train"), _seeing(name)
+    with torch.autocast("cpu", torch.bfloat16, enabled=name != "clip"):
+        told = [see(range(len(drawn))[rows]).half() for rows in _rows(len(drawn))]
+    keep(f"feat_{name}", {name: torch.cat(told)})
+
+
+def _seeing(name: str):
+    """From indices of pictures to features."""
+    drawn = pictures("train")
+    if name == "msid_deep":
+        taps = _seeing("msid_twin")
+        return lambda indices: taps(indices)[:, -_WIDTH:]
+    if name == "clip":
+        _, vision = miniature.load_pair(OUTPUT)
+        keep("clip_nothing", {"nothing": photos.clip_of_nothing(vision)})
+        return lambda indices: clip_features(vision, drawn.pictures(indices).float() / 255, "last").features
+    if name == "expression":
+        network = Regressor(expression.SIZES)
+        network.load_state_dict(kept(name))
+        network.eval()
+        return lambda indices: network(expression.crops(drawn, indices).movedim(-1, 1).float() / 255)[:, EXPRESSION]
+    recipe = RECOGNISERS[name]
+    network = recipe.make()
+    network.load_state_dict(kept(name))
+    network.eval()
+    seen = _crops("train", recipe.masked)
+    tokens = {"transface": lambda x: network(x), "arcface": lambda x: network(x)[:, None]}.get(name, network)
+    return lambda indices: tokens(crops.as_pixels(seen[indices.start : indices.stop]))

@@ -1,0 +1,1 @@
+"""How the networks of the miniature are trained from nothing, and what they see."""

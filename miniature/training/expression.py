@@ -1,0 +1,79 @@
+"""A regressor of the drawn world's expressions, in the layout of Deep3DFaceRecon's: what it tells is known exactly."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch.nn.functional import mse_loss
+
+from ...encoders.deep3d import COEFFICIENTS, EXPRESSION, Regressor, RegressorSizes, aligned_crop
+from ...training import loop
+from ..world.dataset import PictureSet
+from ..world.people import VECTOR_NAMES, Person, as_vector
+from ..world.scenes import EXPRESSIONS, Scene
+from .crops import known_faces
+from .degrade import softened
+
+SIZES = RegressorSizes(16, ((1, 8), (1, 16), (1, 32), (1, 64)), (80, 64, 80, 3, 27, 2, 1))
+_ANGLE, _LIGHT = 224, 227  # where pose and light begin among the coefficients
+
+
+@dataclass(frozen=True)
+class Settings(loop.Settings):
+    """soft: how often a crop is as soft as a small model draws."""
+
+    batch: int = 32
+    lr: float = 2e-3
+    soft: float = 0.5
+
+
+@cache
+def directions() -> torch.Tensor:
+    """Where each of EXPRESSIONS lies among the 64 numbers, [6, 64]: of length 1, at right angles to the others."""
+    generator = torch.Generator().manual_seed(0)
+    square = torch.linalg.qr(torch.randn(64, 64, generator=generator)).Q
+    return square[: len(EXPRESSIONS)]
+
+
+def coefficients(who: Person, seen: Scene) -> torch.Tensor:
+    """What the regressor is to tell of a person in a scene, [257]: looks, expression, yaw and roll, light; else 0."""
+    target = torch.zeros(COEFFICIENTS)
+    target[: len(VECTOR_NAMES)] = torch.from_numpy(as_vector(who))
+    target[EXPRESSION] = directions()[EXPRESSIONS.index(seen.expression)]
+    target[_ANGLE + 1 : _ANGLE + 3] = torch.tensor([seen.yaw, seen.roll])
+    target[_LIGHT : _LIGHT + 3] = torch.tensor([seen.light_x, seen.light_y, seen.light])
+    return target
+
+
+def crops(pictures: PictureSet, indices) -> torch.Tensor:
+    """uint8 [n, 224, 224, 3], aligned as the regressor expects it."""
+    faces = known_faces(pictures, indices)
+    made = [aligned_crop(image, face.points) for image, (face,) in zip(faces.images, faces.found)]
+    return (torch.stack(made) * 255).round().to(torch.uint8)
+
+
+def classes(coefficients: torch.Tensor) -> torch.Tensor:
+    """Which of EXPRESSIONS each of [n, 64] is nearest to, [n]."""
+    return (coefficients @ directions().T.to(coefficients)).argmax(dim=1)
+
+
+def train(network: Regressor, crops: torch.Tensor, targets: torch.Tensor, settings: Settings, device, checkpoint,
+          after_step):  # fmt: skip
+    """Train in place on crops uint8 [n, 224, 224, 3] and coefficients [n, 257]; returns the progress."""
+    network.to(device).train()
+    dtype = loop.compute_dtype(settings.precision, device)
+    used = targets.abs().amax(dim=0) > 0
+    weight = torch.where(torch.arange(COEFFICIENTS) < EXPRESSION.start, 0.3, 1.0)[used]
+    weight[(used.cumsum(0)[EXPRESSION] - 1).unique()] = 8.0  # 64 numbers of length 1 are small
+    weight = weight.to(device)
+
+    def loss_of(generator: torch.Generator) -> torch.Tensor:
+        drawn = torch.randint(len(targets), (settings.batch,), generator=generator)
+        pixels = softened(crops[drawn].movedim(-1, 1).float() / 255, settings.soft, generator).to(device)
+        with loop.computing(dtype, device):
+            told = network(pixels).float()
+        target = targets[drawn].to(device)
+        return mse_loss(told[:, used] * weight, target[:, used] * weight)
+
+    groups = [loop.Group(dict(network.named_parameters()), settings.lr)]
+    return loop.train(groups, loss_of, settings, device, checkpoint, after_step)

@@ -1,1 +1,0 @@
-"""Sampling of parts of a picture with the host's samplers."""

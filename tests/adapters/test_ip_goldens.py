@@ -1,0 +1,118 @@
+"""Image adapters against numbers of their authors' code: nine projectors, and whole UNets with and without LoRA."""
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.supported_models
+import pytest
+import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from likeness.adapters.ip_adapter import IpAdapter, recognise
+from likeness.adapters.ip_layout import PLACES, image_numbers
+from likeness.attention_patches.ip_adapter import ImageAttentionPatch, layer_strengths
+from likeness.tests.support.golden_cases import TOLERANCE, Case, error
+
+pytestmark = pytest.mark.slow
+
+PROJECTORS = {
+    "sd15": "ip-adapter",
+    "plus_face_sd15": "plus",
+    "plus_face_sdxl": "plus",
+    "faceid_sd15": "faceid",
+    "faceid_sdxl": "faceid",
+    "faceid_plus_sd15": "faceid-plus",
+    "faceid_plusv2_sd15": "faceid-plusv2",
+    "faceid_plusv2_sdxl": "faceid-plusv2",
+    "instantid": "instantid",
+}
+
+
+SLOW = {"faceid_plusv2_sdxl", "plus_face_sdxl"}  # 200 and 80 million weights are drawn
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in PROJECTORS]
+)
+def test_projectors(name):
+    """Recognised by the tensors; the one pair without a difference by the file's name."""
+    case = Case(f"ip_image_proj_{name}")
+    weights = {key.removeprefix("image_proj."): value for key, value in case.weights().items()}
+    found = recognise(case.weights() | {"ip_adapter.1.to_k_ip.weight": torch.zeros(1)}, f"ip-adapter-{name}.bin")
+    assert found.name == PROJECTORS[name]
+    projector = found.projector(weights)
+    projector.load_state_dict(weights)
+    settings = {key: value for key, value in case.json("kwargs").items() if key != "shortcut"}
+    tokens = projector(*(case.input[key] for key in sorted(case.input)), **settings)
+    assert error(tokens, case.output["tokens"]) < TOLERANCE
+
+
+class Base(torch.nn.Module):
+    """The golden UNet where the host has it in its own models, so that weight patches find their keys."""
+
+    def __init__(self, case: Case):
+        super().__init__()
+        self.diffusion_model = UNetModel(**case.json("unet_config"), operations=comfy.ops.manual_cast)
+        case.fill(self.diffusion_model)
+
+
+def host_model(case: Case):
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.CoreModelPatcher(Base(case).eval(), cpu, cpu)
+
+
+def adapter_of(case: Case) -> IpAdapter:
+    """The golden attentions with the smallest projector there is, which the golden's ready tokens go past."""
+    weights = case.weights("adapter_shapes")
+    dim = weights["ip_adapter.1.to_k_ip.weight"].shape[1]
+    projector = {"proj.weight": torch.zeros(4 * dim, 8), "proj.bias": torch.zeros(4 * dim)}
+    projector |= {"norm.weight": torch.ones(dim), "norm.bias": torch.zeros(dim)}
+    return IpAdapter(weights | {f"image_proj.{key}": value for key, value in projector.items()}, "golden.bin")
+
+
+@torch.inference_mode()
+def eps(case: Case, model) -> torch.Tensor:
+    """The golden batch as two conditional chunks."""
+    inputs = case.input
+    options = model.model_options["transformer_options"] | {"cond_or_uncond": [0, 1]}
+    model.patch_model(torch.device("cpu"))
+    try:
+        return model.model.diffusion_model(
+            inputs["x"],
+            inputs["timestep"],
+            context=inputs["context"],
+            y=inputs.get("y"),
+            transformer_options=options,
+        )
+    finally:
+        model.unpatch_model(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["sd15_plain", "sdxl_plain", "sd15_faceid_lora", "sdxl_faceid_lora"])
+def test_image_cross_attention_in_the_host_unet(name):
+    case = Case(f"ip_unet_{name}")
+    model, adapter = host_model(case), adapter_of(case)
+    assert adapter.base == {"sd15": "SD1.5", "sdxl": "SDXL"}[name.split("_")[0]]
+    assert error(eps(case, model), case.output["eps_base"]) < TOLERANCE
+
+    with torch.inference_mode():
+        keys_values = adapter.keys_values(case.input["image_tokens"], torch.float32)  # of each picture of the batch
+    strengths = layer_strengths(adapter.widths, float(case.metadata["scale"]))
+    patched = ImageAttentionPatch(adapter, keys_values, strengths, (float("inf"), 0.0)).apply(model)
+    if "lora" in name:
+        assert patched.add_patches(adapter.lora, float(case.metadata["lora_scale"]))
+    assert error(eps(case, patched), case.output["eps"]) < TOLERANCE
+    assert error(case.output["eps"], case.output["eps_base"]) > 1e-2
+
+
+def test_published_numbers():
+    """The order of the published layers: down, up, middle; 16 and 70 of them (papers' section 3.4)."""
+    sd15, sdxl = image_numbers("SD1.5"), image_numbers("SDXL")
+    assert (len(sd15), len(sdxl)) == (16, 70) == (len(set(PLACES["SD1.5"])), len(set(PLACES["SDXL"])))
+    assert [sd15[n] for n in (1, 11, 13, 29, 31)] == [
+        ("input", 1, 0), ("input", 8, 0), ("output", 3, 0), ("output", 11, 0), ("middle", 0, 0),
+    ]  # fmt: skip
+    assert [sdxl[n] for n in (1, 7, 9, 47, 49, 107, 109, 119, 121, 139)] == [
+        ("input", 4, 0), ("input", 5, 1), ("input", 7, 0), ("input", 8, 9), ("output", 0, 0), ("output", 2, 9),
+        ("output", 3, 0), ("output", 5, 1), ("middle", 0, 0), ("middle", 0, 9),
+    ]  # fmt: skip

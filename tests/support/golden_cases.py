@@ -1,0 +1,36 @@
+"""Golden cases: inputs and outputs of the authors' code, and the weights that `golden_recipe` draws for them."""
+
+import json
+from pathlib import Path
+
+import safetensors
+import torch
+from likeness.tests.support.golden_recipe import draw, state_dict
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+TOLERANCE = 2e-5  # of float32 arithmetic in another order
+
+
+class Case:
+    def __init__(self, name: str):
+        with safetensors.safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
+            self.metadata = file.metadata()
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+        self.input = {key.removeprefix("input."): t for key, t in tensors.items() if key.startswith("input.")}
+        self.output = {key.removeprefix("output."): t for key, t in tensors.items() if key.startswith("output.")}
+        self.seed = int(self.metadata["seed"])
+
+    def json(self, key: str):
+        return json.loads(self.metadata[key])
+
+    def weights(self, key: str = "shapes") -> dict[str, torch.Tensor]:
+        return state_dict(self.json(key), self.seed)
+
+    def fill(self, module: torch.nn.Module) -> None:
+        """Draw the module's own parameters by their names."""
+        module.load_state_dict({name: draw(name, tuple(t.shape), self.seed) for name, t in module.state_dict().items()})
+
+
+def error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    assert actual.shape == expected.shape
+    return float((actual.double() - expected.double()).abs().max())

@@ -1,0 +1,224 @@
+"""`likeness.py train fact|face2diffusion|infinite-id`: from a folder of photos to a file that the nodes load."""
+
+import shutil
+from collections import deque
+
+import numpy as np
+import pytest
+import torch
+from likeness.adapters.face2diffusion import Face2DiffusionAdapter
+from likeness.adapters.fact import FactAdapter
+from likeness.adapters.ip_adapter import IpAdapter
+from likeness.adapters.loading import load_adapter
+from likeness.host_process import SetupError
+from likeness.launcher import train
+from likeness.miniature import registration
+from likeness.miniature.models import base_model
+from likeness.miniature.world.dataset import Recipe
+from likeness.miniature.world.draw import draw
+from likeness.tests.support import checkpoints, tiny_miniature
+from likeness.training import adapter_command, bases, face2diffusion, fact, loop, photos, portraits
+from likeness.weights.reading import read_metadata
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+SIZES = {
+    "fact": "dim = 32\ndepth = 1\nqueries = 4\nshuffle = [0.5, 1]",
+    "face2diffusion": "hidden = [16]",
+    "infinite-id": "dim = 32\ndepth = 1\nqueries = 4",
+}
+ADAPTERS = {"fact": FactAdapter, "face2diffusion": Face2DiffusionAdapter, "infinite-id": IpAdapter}
+FEATURES = {
+    "fact": {"transface": (4, 64, 32)},
+    "face2diffusion": {"msid": (4, 1, 128), "expression": (4, 64)},
+    "infinite-id": {"arcface": (4, 1, 512), "clip": (4, 65, 128)},
+}
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """Two drawn people, two photos of each."""
+    folder = tmp_path_factory.mktemp("people")
+    drawn = draw(*zip(*(Recipe(people=2, pictures=2, styles=(1, 0, 0)).shown(index)[:2] for index in range(4))), 96)
+    for index, picture in enumerate(drawn.pictures):
+        file = folder / f"person{index // 2}" / f"{index}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray((picture.numpy() * 255).astype(np.uint8)).save(file)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tiny_miniature.write(tmp_path_factory.mktemp("pack") / "weights")
+    regressor = checkpoints.drawn(checkpoints.deep3d_shapes(8, ((1, 8), (1, 16), (1, 32), (1, 64))), 1)
+    save_file(regressor, folder / "face2diffusion" / "miniature_expression.safetensors")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(weights, monkeypatch):
+    """With drawn weights, and on the host that the tests have."""
+    registration.register()
+    registration.register_base()
+    monkeypatch.setattr(base_model, "WEIGHTS", weights)
+    for opened in ("open_host", "open_registered"):
+        monkeypatch.setattr(train, opened, lambda comfy, cpu: None)
+
+
+def run(method, people, output, *more) -> int:
+    config = output.with_name(f"{method}.toml")
+    config.write_text(f"steps = 3\nbatch = 2\nema = 0.9\nlr = 1e-2\n{SIZES[method]}\n[data]\nsize = 48\n")
+    paths = (str(people), "miniature", str(output))
+    return train.main([method, *paths, "--config", str(config), *more], None)
+
+
+def beside(output) -> list[str]:
+    return sorted(file.name for file in output.parent.iterdir() if file.suffix != ".toml")
+
+
+@pytest.mark.parametrize("method", SIZES)
+def test_photos_become_a_file_that_load_face_adapter_opens(method, people, tmp_path, monkeypatch, capsys):
+    output, kept, how = tmp_path / "out.safetensors", [], adapter_command.METHODS[method]
+    learn = how.trainer.train
+    monkeypatch.setattr(how.trainer, "train", lambda *given: kept.append(learn(*given)) or kept[0])
+    assert run(method, people, output) == 0
+    told = capsys.readouterr().out
+    assert "4 photos of 2 people" in told and "step 3 of 3, loss " in told and f"written to {output}" in told
+    png, seen, written = beside(output)
+    assert (png, written) == ("out.png", "out.safetensors")
+
+    seen = portraits.load(tmp_path / seen)
+    assert {name: tuple(each.shape) for name, each in seen.features.items()} == FEATURES[method]
+    assert seen.latents.shape == (4, base_model.CHANNELS, 4, 4) and seen.people.tolist() == [0, 0, 1, 1]
+
+    ((module, progress),) = kept
+    module.load_state_dict(progress.average)
+    expected, state = how.state(module), load_file(output)
+    assert state.keys() == expected.keys() and {each.dtype for each in state.values()} == {torch.float16}
+    assert all(torch.equal(state[name], each.half()) for name, each in expected.items()), "the running average"
+    assert isinstance(load_adapter(str(output)), ADAPTERS[method])
+    assert read_metadata(output) == (how.metadata or {})
+
+
+def test_stopped_it_goes_on_to_the_same_file(people, tmp_path, monkeypatch, capsys):
+    whole, parts = tmp_path / "whole" / "out.safetensors", tmp_path / "parts" / "out.safetensors"
+    for output in (whole, parts):
+        output.parent.mkdir()
+    run("fact", people, whole)
+    line = adapter_command.progress_line
+
+    def stop(progress, *more):
+        if progress.step == 2:
+            raise KeyboardInterrupt
+        return line(progress, *more)
+
+    monkeypatch.setattr(adapter_command, "_SILENT", 0.0)
+    with monkeypatch.context() as stopping, pytest.raises(KeyboardInterrupt):
+        stopping.setattr(adapter_command, "progress_line", stop)
+        run("fact", people, parts)
+    assert "out.training.pt" in beside(parts) and "out.safetensors" not in beside(parts)
+    monkeypatch.setattr(photos, "read", lambda *_: pytest.fail("the photos were encoded already"))
+    capsys.readouterr()
+    run("fact", people, parts)
+    assert "went on after step 2" in capsys.readouterr().out
+    assert whole.read_bytes() == parts.read_bytes()
+    assert "out.training.pt" not in beside(parts)
+
+
+def test_portraits_are_made_anew_when_photos_or_crops_change(people, tmp_path):
+    mine, output = tmp_path / "people", tmp_path / "out.safetensors"
+    shutil.copytree(people, mine)
+    data = adapter_command.data_of(("msid", "expression"), {"size": 48}, bases.BUILT_IN["miniature"])
+    keys = [adapter_command.fingerprint(mine, data, __file__)]
+    assert adapter_command.fingerprint(mine, data, __file__) == keys[0]
+    (mine / "person0" / "caption.txt").write_text("a man")
+    keys.append(adapter_command.fingerprint(mine, data, __file__))
+    data = adapter_command.data_of(("msid", "expression"), {"size": 96}, bases.BUILT_IN["miniature"])
+    keys.append(adapter_command.fingerprint(mine, data, __file__))
+    assert len(set(keys)) == 3
+    run("face2diffusion", mine, output, "--set", "steps=1")
+    before = set(tmp_path.glob("*.portraits-*"))
+    (mine / "person1" / "2.png").unlink()
+    run("face2diffusion", mine, output, "--set", "steps=1")
+    (after,) = tmp_path.glob("*.portraits-*")
+    assert after not in before and len(portraits.load(after)) == 3, "the old file is gone"
+
+
+def test_progress_tells_speed_and_time_left():
+    settings = face2diffusion.Settings(steps=7201, batch=4, accumulate=2)
+    progress = loop.Progress(losses=[0.5], ends=deque([10.0, 10.5]))
+    assert adapter_command.progress_line(progress, settings, 3) == (
+        "step 1 of 7201, loss 0.5000, 2.00 steps/s, 48.0 samples/s, 1:00:00 left"
+    )
+
+
+def test_config_and_settings(tmp_path):
+    config = tmp_path / "a.toml"
+    config.write_text("lr = 1\nshuffle = [0, 0.5]\n[data]\nsize = 512\n", encoding="utf-8")
+    given = ["steps=7", "denominator=increment", "data.size=256", "data.detector=drawn: miniature", "cosine=true"]
+    values, data = adapter_command.read_config(config, given)
+    assert data == {"size": 256, "detector": "drawn: miniature"}
+    settings = adapter_command.settings_of(fact.Settings, values)
+    assert settings == fact.Settings(steps=7, lr=1.0, shuffle=(0.0, 0.5), denominator="increment", cosine=True)
+    (hidden,) = (adapter_command.settings_of(face2diffusion.Settings, {"hidden": [8, 8, 8]}).hidden,)
+    assert hidden == (8, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("step=3", "There is no training setting 'step'; there are steps, "),
+        ("data.arcface=x.onnx", r"There is no entry 'arcface' in \[data\]; there are size, detector, transface\."),
+        ("steps=many", "steps must be a whole number, not 'many'"),
+        ("steps=2.5", "steps must be a whole number, not 2.5"),
+        ("lr=true", "lr must be a number, not True"),
+        ("shuffle=0.5", "shuffle must be a list of 2 numbers, not 0.5"),
+        ("shuffle=[0.5]", r"shuffle must be a list of 2 numbers, not \[0.5\]"),
+        ("batch=0", "batch must be at least 1, not 0"),
+        ("data.size=0", "size must be at least 1, not 0"),
+        ("data.size=50", "read the photos at 48 pixels"),
+        ("precision=double", "'double' is no precision; choose one of"),
+        ("denominator=all", "'all' is no denominator"),
+        ("steps", "--set needs NAME=VALUE"),
+        ("data.detector=eyes", "'eyes' is no face detector; choose one of"),
+        ("data.transface=mine.pt", "The weight file 'mine.pt' is missing: looked in"),
+    ],
+)
+def test_wrong_settings_are_refused_in_a_sentence(given, told, people, tmp_path):
+    with pytest.raises(SetupError, match=told):
+        run("fact", people, tmp_path / "out.safetensors", "--set", given)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_other_bad_input_is_refused_in_a_sentence(people, tmp_path):
+    output = str(tmp_path / "out.safetensors")
+
+    def refused(*arguments) -> str:
+        with pytest.raises(SetupError) as caught:
+            train.main([str(each) for each in arguments], None)
+        return str(caught.value)
+
+    (tmp_path / "bad.toml").write_text("steps : 3")
+    (tmp_path / "empty").mkdir()
+    miniature = ("miniature", output)
+    assert "bad.toml is not TOML: " in refused("fact", people, *miniature, "--config", tmp_path / "bad.toml")
+    assert "There is no config " in refused("fact", people, *miniature, "--config", tmp_path / "no.toml")
+    assert "There is no folder " in refused("fact", tmp_path / "nobody", *miniature)
+    assert "has no sub-folders: make one for each person" in refused("fact", tmp_path / "empty", *miniature)
+    assert "There is no checkpoint no.ckpt: name an SD1.x" in refused("fact", people, "no.ckpt", output)
+    assert "Nothing can be written into " in refused("fact", people, "miniature", tmp_path / "no" / "x.safetensors")
+    assert "must be called something.safetensors, not x.pt" in refused("fact", people, "miniature", tmp_path / "x.pt")
+
+
+def test_a_checkpoint_of_another_training_is_named(people, tmp_path):
+    output = tmp_path / "out.safetensors"
+    torch.save({"parameters": {}}, tmp_path / "out.training.pt")
+    with pytest.raises(SetupError, match="(?s)out.training.pt is of another training: it has no .*delete that file"):
+        run("face2diffusion", people, output)
+
+
+def test_the_miniature_s_recipes_get_the_rest(monkeypatch):
+    from likeness.miniature.recipes import command
+
+    monkeypatch.setattr(command, "main", lambda arguments: arguments)
+    assert train.main(["miniature", "base", "--steps", "3"], None) == ["base", "--steps", "3"]

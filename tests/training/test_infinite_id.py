@@ -1,0 +1,144 @@
+"""Infinite-ID's identity-enhanced training: without the text, from pairs of photos, for the nodes' own patch."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from likeness.adapters.ip_adapter import INFINITE_ID_METADATA, IpAdapter
+from likeness.attention_patches.ip_adapter import apply_ip_adapter
+from likeness.encoders.clip_vision import ClipFeatures
+from likeness.encoders.identity import FaceId
+from likeness.tests.support import tiny_frozen
+from likeness.training.frozen import draw_noise
+from likeness.training.infinite_id import InfiniteId, Settings, attention_patches, step_loss, train
+from torch.nn.functional import normalize
+
+TINY = {"steps": 3, "batch": 2, "queries": 3, "dim": 64, "depth": 1, "face_tokens": 2, "precision": "float32"}
+CLIP = (5, 20)
+
+
+@pytest.fixture(scope="module")
+def base():
+    return tiny_frozen.frozen_base()
+
+
+@pytest.fixture(scope="module")
+def portraits():
+    return tiny_frozen.portraits(clip=CLIP, arcface=(1, 512))
+
+
+def nothing() -> torch.Tensor:
+    return torch.randn(CLIP, generator=torch.Generator().manual_seed(9))
+
+
+def fresh(base, seed=1) -> InfiniteId:
+    torch.manual_seed(seed)
+    return InfiniteId(base, CLIP[1], 512, Settings(**TINY))
+
+
+def loss_of(base, adapter, portraits, seed=2, **settings):
+    data = portraits, base.tokens(portraits.captions), nothing()
+    return step_loss(base, adapter, data, Settings(**TINY | settings), torch.Generator().manual_seed(seed))
+
+
+def looked_at(adapter) -> list:
+    """What the mapper is given in the calls to come: (face, hidden states)."""
+    seen = []
+    adapter.mapper.register_forward_pre_hook(lambda module, inputs: seen.append([each.clone() for each in inputs]))
+    return seen
+
+
+def test_with_the_text_out_no_caption_is_read(base, portraits):
+    other = replace(portraits, captions=[*portraits.captions[1:], portraits.captions[0]])
+    out, told = (
+        [loss_of(base, fresh(base), each, text_off=text_off).item() for each in (portraits, other)]
+        for text_off in (True, False)
+    )
+    assert out[0] == out[1] and told[0] != told[1] and told[0] != out[0]
+
+
+def test_everything_of_the_adapter_learns_and_nothing_of_the_base(base, portraits):
+    adapter = fresh(base)
+    loss_of(base, adapter, portraits, drop=0.0).backward()
+    assert all(each.grad.abs().max() > 0 for each in adapter.parameters())
+    assert all(each.grad is None for each in base.model.diffusion_model.parameters())
+
+
+def test_an_error_inside_the_face_counts_as_often_as_it_is_told(base, portraits):
+    """From the losses of the whole picture and of nearly nothing but the face, which fills a quarter of it."""
+    adapter, faces = fresh(base), torch.zeros_like(portraits.faces)
+    faces[:, : faces.shape[1] // 2, : faces.shape[2] // 2] = 1
+    quarter = replace(portraits, faces=faces)
+    whole, inside, focused = (loss_of(base, adapter, quarter, focus=times).item() for times in (1.0, 1e6, 5.0))
+    outside = (whole - inside / 4) / 0.75
+    assert focused == pytest.approx((5 * inside / 4 + 0.75 * outside) / (5 / 4 + 0.75), rel=1e-4)
+    assert focused != pytest.approx(whole, rel=1e-3)
+
+
+def test_what_is_shown_is_another_photo_of_the_same_person(base, portraits):
+    adapter = fresh(base)
+    seen = looked_at(adapter)
+    loss_of(base, adapter, portraits, seed=3, batch=24, drop=0.0)
+    drawn = torch.randint(len(portraits), (24,), generator=torch.Generator().manual_seed(3))
+    faces, states = seen[0]
+    clip = portraits.features["clip"].float()
+    shown = torch.tensor([int((clip == each).flatten(1).all(dim=1).nonzero()) for each in states])
+    assert torch.equal(portraits.people[shown], portraits.people[drawn])
+    several = portraits.shelves.counts[portraits.shelves.person[drawn]] > 1
+    assert several.any() and torch.equal(shown != drawn, several)
+    assert torch.allclose(faces, normalize(portraits.features["arcface"][shown, 0].float(), dim=1))
+
+
+def test_a_dropped_face_is_what_the_unconditional_branch_sees(base, portraits):
+    adapter = fresh(base)
+    seen = looked_at(adapter)
+    loss_of(base, adapter, portraits, drop=1.0)
+    faces, states = seen[0]
+    assert faces.eq(0).all() and torch.equal(states, nothing().expand(2, -1, -1))
+
+
+@pytest.fixture(scope="module")
+def loaded(base):
+    adapter = fresh(base)
+    weights = {name: each.clone() for name, each in adapter.state().items()}
+    return adapter, IpAdapter(weights, "tiny.safetensors", metadata=INFINITE_ID_METADATA)
+
+
+def test_a_file_has_the_sizes_that_were_trained(loaded):
+    adapter, read = loaded
+    assert read.format.name == "infinite-id" and read.base == "SD1.5" and read.token_dim == adapter.width
+    assert sorted(set(read.widths.values())) == [32, 64] and read.clip_width == CLIP[1]
+
+
+def test_an_adapter_in_use_is_the_one_in_training(base, portraits, loaded):
+    """A cond and an uncond row in one call, the text being on: the uncond row sees no face."""
+    adapter, read = loaded
+    clip, face = (portraits.features[name][:1].float() for name in ("clip", "arcface"))
+    face = normalize(face[:, 0], dim=1)
+    batch = draw_noise(base, portraits.latents[:2], torch.Generator().manual_seed(3))
+    context = base.context(base.embeddings(base.tokens(portraits.captions[:2])))
+    with torch.inference_mode():
+        tokens = adapter.mapper(torch.cat((face, 0 * face)), torch.cat((clip, nothing()[None])))
+        options = attention_patches(base, adapter, tokens, text_off=False)
+        trained = base.denoised(batch.z_t, batch.sigma, context, options)
+        plain = base.denoised(batch.z_t, batch.sigma, context, {})
+        identity = FaceId("arcface", "tiny", "0" * 64, face[:, None] * 3, face, torch.zeros(1, 8, 8, 3), False)
+        own = read.tokens(identity, ClipFeatures("last", clip, nothing()[None]))
+        assert torch.allclose(own, tokens, atol=1e-5)
+        used = in_use(read, own, batch, context)
+    assert (trained - plain).norm() > 0.05 * plain.norm() and torch.allclose(used, trained, atol=1e-4)
+
+
+def in_use(adapter, tokens, batch, context):
+    patched = apply_ip_adapter(tiny_frozen.host()[0], adapter, tokens, strength=1.0)
+    options = patched.model_options["transformer_options"] | {"cond_or_uncond": [0, 1]}
+    return patched.model.apply_model(batch.z_t, batch.sigma, c_crossattn=context, transformer_options=options)
+
+
+def test_a_training_goes_on_as_if_never_stopped(base, portraits, tmp_path):
+    settings = Settings(**TINY, lr=1e-2)
+    whole, progress = train(base, portraits, nothing(), settings, None, lambda progress: None)
+    for until in (replace(settings, steps=1), settings):
+        resumed, again = train(base, portraits, nothing(), until, tmp_path / "adapter.pt", lambda progress: None)
+    assert again.resumed_at == 1 and again.losses == progress.losses
+    assert all(torch.equal(each, whole.state()[name]) for name, each in resumed.state().items())

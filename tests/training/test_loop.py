@@ -1,0 +1,479 @@
+"""The loop that trainers share: steps, checkpoints from which it goes on bit for bit, and what stops it."""
+
+import errno
+import itertools
+import logging
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import deque
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from likeness.training import facea_run, loop
+from likeness.training.curve import outline
+from likeness.training.loop import (
+    Group,
+    Progress,
+    Settings,
+    StoppedError,
+    compute_dtype,
+    lowered,
+    settings,
+    stream,
+    train,
+)
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+CPU = torch.device("cpu")
+TOGETHER = Settings(steps=9, seed=3, warmup=2, cosine=True, ema=0.9, clip=0.5)  # what several processes train with
+
+
+class Line:
+    """A noisy line to fit: y = 3 x - 1, with the slope and the offset in groups of their own."""
+
+    def __init__(self, slope_lr=0.1, offset_lr=0.02):
+        self.slope, self.offset = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+        self.groups = [Group({"slope": self.slope}, slope_lr), Group({"offset": self.offset}, offset_lr)]
+        self.drawn = []
+
+    def loss(self, generator):
+        x = torch.randn(8, generator=generator)
+        self.drawn.append(x)
+        return (self.slope * x + self.offset - (3 * x - 1)).square().mean()
+
+    def state(self):
+        return torch.cat((self.slope, self.offset)).detach()
+
+
+class Killed(BaseException):
+    """What nobody catches."""
+
+
+def stop_at(step, error=Killed):
+    def after_step(progress):
+        if progress.step == step:
+            raise error
+
+    return after_step
+
+
+def test_it_learns_and_counts():
+    line = Line(offset_lr=0.1)
+    progress = train(line.groups, line.loss, Settings(steps=300, clip=0), CPU)
+    assert progress.step == len(progress.losses) == 300 and progress.seconds > 0
+    assert progress.losses[-1] < 0.02 < progress.losses[0]
+    assert torch.allclose(line.state(), torch.tensor([3.0, -1.0]), atol=0.2)
+
+
+def test_every_group_has_its_rate():
+    line = Line(slope_lr=0.1, offset_lr=0.0)
+    train(line.groups, line.loss, Settings(steps=1, weight_decay=0.0), CPU)
+    assert line.slope.item() == pytest.approx(0.1) and line.offset.item() == 0, "AdamW's first step is the rate"
+
+
+def test_the_seed_decides():
+    ends = []
+    for seed in (1, 1, 2):
+        line = Line()
+        train(line.groups, line.loss, Settings(steps=5, seed=seed), CPU)
+        ends.append(line.state())
+    assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
+
+
+def test_accumulated_losses_make_one_step():
+    line = Line()
+    progress = train(line.groups, line.loss, Settings(steps=2, accumulate=3), CPU)
+    assert len(line.drawn) == 6 and progress.step == 2
+    once = Line()
+    whole = train(once.groups, lambda g: sum(once.loss(g) for _ in range(3)) / 3, Settings(steps=2), CPU)
+    assert torch.allclose(line.state(), once.state(), atol=1e-6)
+    assert progress.losses == pytest.approx(whole.losses, rel=1e-5)
+
+
+def test_the_gradient_is_clipped():
+    line = Line()
+    norms = []
+
+    def loss(generator):
+        return line.loss(generator) * 1e4
+
+    def seen(optimiser, *_):
+        norms.append(torch.cat([p.grad for group in optimiser.param_groups for p in group["params"]]).norm().item())
+
+    handle = register_optimizer_step_pre_hook(seen)
+    train(line.groups, loss, Settings(steps=1, clip=0.5), CPU)
+    train(line.groups, loss, Settings(steps=1, clip=0), CPU)
+    handle.remove()
+    assert norms[0] == pytest.approx(0.5, rel=1e-3) and norms[1] > 1e3
+
+
+def rates_of(options):
+    """What each step multiplies the rate by."""
+    line, seen = Line(slope_lr=0.1), []
+    handle = register_optimizer_step_pre_hook(lambda optimiser, *_: seen.append(optimiser.param_groups[0]["lr"] / 0.1))
+    train(line.groups, line.loss, options, CPU)
+    handle.remove()
+    return seen
+
+
+def test_the_rates_rise_and_fall():
+    assert rates_of(Settings(steps=3)) == [1, 1, 1]
+    assert rates_of(Settings(steps=6, warmup=3)) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+    falling = [0.5 + 0.5 * math.cos(math.pi * step / 6) for step in range(6)]
+    assert rates_of(Settings(steps=6, cosine=True)) == pytest.approx(falling) and falling[3] == pytest.approx(0.5)
+    assert rates_of(Settings(steps=6, cosine=True, warmup=1)) == pytest.approx([0.5, *falling[1:]])
+
+
+def test_the_average_is_that_of_the_steps():
+    line, states = Line(), []
+
+    def after_step(progress):
+        states.append(line.state())
+
+    progress = train(line.groups, line.loss, Settings(steps=30, ema=0.7), CPU, None, after_step)
+    expected = torch.zeros(2, dtype=torch.float64)
+    for step, state in enumerate(states):
+        keep = min(0.7, (step + 1) / (step + 10))
+        expected = keep * expected + (1 - keep) * state.double()
+    average = torch.cat([progress.average["slope"], progress.average["offset"]])
+    assert torch.allclose(average.double(), expected, atol=1e-6) and not torch.allclose(
+        average, line.state(), atol=1e-2
+    )
+    assert not average.requires_grad
+    assert train(Line().groups, line.loss, Settings(steps=1), CPU).average == {}
+
+
+def test_an_average_begins_with_what_a_checkpoint_without_one_has(tmp_path):
+    line, again = Line(), Line()
+    train(line.groups, line.loss, Settings(steps=5), CPU, tmp_path / "a.pt")
+    progress = train(again.groups, again.loss, Settings(steps=5, ema=0.9), CPU, tmp_path / "a.pt")
+    assert torch.equal(torch.cat(list(progress.average.values())), line.state())
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_after_a_kill_it_goes_on_bit_for_bit(tmp_path, precision):
+    options = Settings(steps=9, accumulate=2, precision=precision, warmup=2, cosine=True, ema=0.9)
+    whole = Line()
+    expected = train(whole.groups, whole.loss, options, CPU)
+    first = Line()
+    with pytest.raises(Killed):
+        train(first.groups, first.loss, options, CPU, tmp_path / "c" / "a.pt", stop_at(4))
+    second = Line()
+    done = train(second.groups, second.loss, options, CPU, tmp_path / "c" / "a.pt")
+    assert done.resumed_at == 4 and done.losses == expected.losses
+    assert torch.equal(second.state(), whole.state()) and done.average.keys() == {"slope", "offset"}
+    assert all(torch.equal(done.average[name], each) for name, each in expected.average.items())
+    assert torch.equal(torch.stack(first.drawn + second.drawn), torch.stack(whole.drawn))
+
+
+def test_what_came_after_the_last_checkpoint_is_done_again(tmp_path):
+    """As after a SIGKILL, which leaves the file of an earlier step."""
+    whole, killed, again = Line(), Line(), Line()
+    options = Settings(steps=9, ema=0.9, warmup=2, checkpoint_seconds=0)
+    expected = train(whole.groups, whole.loss, options, CPU)
+
+    def after_step(progress):
+        if progress.step == 6:
+            shutil.copy(tmp_path / "a.pt", tmp_path / "b.pt")
+
+    train(killed.groups, killed.loss, options, CPU, tmp_path / "a.pt", after_step)
+    done = train(again.groups, again.loss, options, CPU, tmp_path / "b.pt")
+    assert done.resumed_at == 5 and done.losses == expected.losses and torch.equal(again.state(), whole.state())
+    assert all(torch.equal(done.average[name], each) for name, each in expected.average.items())
+
+
+def test_a_checkpoint_fits_parameters_that_lie_otherwise_in_memory(tmp_path):
+    def trained(layout, steps, checkpoint=None):
+        start = torch.linspace(-1, 1, 48).view(4, 3, 2, 2)
+        kernel = torch.nn.Parameter(start.to(memory_format=layout))
+
+        def loss(generator):
+            return (kernel * torch.randn(kernel.shape, generator=generator)).sum()
+
+        progress = train([Group({"kernel": kernel}, 0.1)], loss, Settings(steps=steps, ema=0.5), CPU, checkpoint)
+        return torch.stack((kernel.detach(), progress.average["kernel"]))
+
+    expected = trained(torch.contiguous_format, 5)
+    trained(torch.channels_last, 2, tmp_path / "a.pt")
+    assert torch.allclose(trained(torch.contiguous_format, 5, tmp_path / "a.pt"), expected, atol=1e-5)
+
+
+def test_an_error_within_a_step_leaves_the_state_before_it(tmp_path):
+    whole, broken, progress = Line(), Line(), Progress()
+    train(whole.groups, whole.loss, Settings(steps=6), CPU)
+
+    def loss(generator):
+        value = broken.loss(generator)  # the batch is drawn
+        if len(broken.drawn) == 4:
+            raise Killed
+        return value
+
+    with pytest.raises(Killed):
+        train(broken.groups, loss, Settings(steps=6), CPU, tmp_path / "a.pt", progress=progress)
+    assert progress.step == 3
+    again = Line()
+    train(again.groups, again.loss, Settings(steps=6), CPU, tmp_path / "a.pt")
+    assert torch.equal(again.state(), whole.state()) and torch.equal(again.drawn[0], whole.drawn[3])
+
+
+@pytest.mark.parametrize("seconds", [0.0, 60.0])
+@pytest.mark.parametrize("register", [register_optimizer_step_pre_hook, register_optimizer_step_post_hook])
+def test_a_step_that_is_half_done_is_never_saved(tmp_path, register, seconds):
+    """Ctrl-C between the parameters' step and the loss that counts it: what was saved before is what there is."""
+    options = Settings(steps=6, ema=0.9, checkpoint_seconds=seconds)
+    whole, broken, again = Line(), Line(), Line()
+    expected = train(whole.groups, whole.loss, options, CPU)
+    path, steps = tmp_path / "a.pt", itertools.count(1)
+
+    def stop(*_):
+        if next(steps) == 4:
+            raise KeyboardInterrupt
+
+    handle = register(stop)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(broken.groups, broken.loss, options, CPU, path)
+    finally:
+        handle.remove()
+    assert path.exists() == (seconds == 0)
+    done = train(again.groups, again.loss, options, CPU, path)
+    assert done.resumed_at == (3 if seconds == 0 else 0) and done.losses == expected.losses
+    assert torch.equal(again.state(), whole.state())
+    assert all(torch.equal(done.average[name], each) for name, each in expected.average.items())
+
+
+def test_a_checkpoint_is_written_now_and_then(tmp_path):
+    """A process that is killed cannot clean up: what it wrote before is what there is."""
+    line, path, seen = Line(), tmp_path / "a.pt", []
+    train(
+        line.groups,
+        line.loss,
+        Settings(steps=3, checkpoint_seconds=0),
+        CPU,
+        path,
+        lambda progress: seen.append(path.exists() and len(torch.load(path, weights_only=True)["losses"])),
+    )
+    assert seen == [False, 1, 2] and [file.name for file in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_enough_steps_are_done_already(tmp_path):
+    line = Line()
+    train(line.groups, line.loss, Settings(steps=5), CPU, tmp_path / "a.pt")
+    again = Line()
+    progress = train(again.groups, again.loss, Settings(steps=3), CPU, tmp_path / "a.pt")
+    assert progress.step == 5 and not again.drawn and torch.equal(again.state(), line.state())
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_no_number_stops_it_and_the_last_good_state_stays(tmp_path, where):
+    line, good = Line(), []
+
+    def loss(generator):
+        value = line.loss(generator)
+        if len(line.drawn) < 4:
+            return value
+        good.append(line.state().clone())
+        # The root's gradient at 0 is infinite, its value is not.
+        return value * torch.nan if where == "loss" else value + (line.slope * 0).abs().sqrt().sum()
+
+    progress, path = Progress(), tmp_path / "a.pt"
+    with pytest.raises(StoppedError, match=f"step 4. Lower the learning rates.* is in {re.escape(str(path))}$"):
+        train(line.groups, loss, Settings(steps=9, ema=0.9), CPU, path, progress=progress)
+    assert progress.step == 3 and torch.equal(line.state(), good[0]) and torch.isfinite(good[0]).all()
+    saved = torch.load(tmp_path / "a.pt", weights_only=True)
+    assert len(saved["losses"]) == 3 and saved["parameters"]["slope"] == good[0][0]
+    assert saved["average"].keys() == {"slope", "offset"} and all(map(torch.isfinite, saved["average"].values()))
+
+
+@pytest.mark.parametrize("path", [None, "a.pt"])
+def test_no_checkpoint_is_named_where_there_is_none(tmp_path, path):
+    line = Line()
+    with pytest.raises(StoppedError, match="step 1. .*, or set precision to float32$"):
+        train(line.groups, lambda g: line.loss(g) * torch.nan, Settings(), CPU, path and tmp_path / path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gradient_too_large_for_half_precision_is_a_step_left_out():
+    line, states = Line(), []
+
+    def after_step(progress):
+        states.append(line.state())
+
+    options = Settings(steps=3, precision="float16")
+    progress = train(line.groups, lambda g: line.loss(g).half().float(), options, CPU, None, after_step)
+    assert not states[0].any(), "the scale is 65536 at first, more than half precision can hold"
+    assert states[1].all() and states[-1].isfinite().all() and all(map(math.isfinite, progress.losses))
+
+
+def test_a_full_disk_does_not_stop_it(tmp_path, caplog):
+    resource = pytest.importorskip("resource")
+    line = Line()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with caplog.at_level(logging.WARNING):
+            progress = train(line.groups, line.loss, Settings(steps=3), CPU, tmp_path / "a.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert progress.step == 3 and not list(tmp_path.iterdir())
+    assert "goes on without a checkpoint: " in caplog.text and "cannot be written" in caplog.text
+
+
+def test_a_disk_that_is_full_for_a_while(tmp_path, monkeypatch, caplog):
+    line, undisturbed, write, calls = Line(), Line(), loop.saving.write, []
+
+    def full_twice(*arguments):
+        calls.append(arguments)
+        if len(calls) < 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(*arguments)
+
+    monkeypatch.setattr(loop.saving, "write", full_twice)
+    progress = train(line.groups, line.loss, Settings(steps=4, checkpoint_seconds=0), CPU, tmp_path / "a.pt")
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2 and "No space left" in caplog.text
+    assert progress.losses == train(undisturbed.groups, undisturbed.loss, Settings(steps=4), CPU).losses
+    assert torch.load(tmp_path / "a.pt", weights_only=True)["losses"] == progress.losses
+
+
+def test_a_network_computes_lowered_and_learns_in_full():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.SiLU(), torch.nn.Linear(32, 4))
+    x = torch.randn(64, 16)
+    assert lowered(network, torch.float32) is network
+    network(x).square().mean().backward()
+    exact = [each.grad for each in network.parameters()]
+    network.zero_grad()
+    made = lowered(network, torch.bfloat16)(x.bfloat16())
+    made.float().square().mean().backward()
+    assert made.dtype == torch.bfloat16
+    for parameter, gradient in zip(network.parameters(), exact):
+        assert parameter.dtype == parameter.grad.dtype == torch.float32
+        assert 0 < (parameter.grad - gradient).norm() < 0.02 * gradient.norm()
+
+
+def test_the_speed_is_that_of_the_last_steps():
+    assert Progress().speed == 0 and Progress(ends=deque([5.0, 6.0, 9.0])).speed == 0.5
+    line = Line()
+    progress = train(line.groups, line.loss, Settings(steps=150), CPU)
+    assert len(progress.ends) == 101 and progress.speed == 100 / (progress.ends[-1] - progress.ends[0])
+
+
+def test_many_losses_are_drawn_as_what_is_seen_of_them():
+    losses = np.ones(50_000)
+    losses[[12_345, 33_333]] = 9, 0
+    shown = outline(losses, 500)
+    assert len(shown) <= 1002 and {0, 12_345, 33_333, 49_999} <= set(shown) and (np.diff(shown) > 0).all()
+    assert outline(losses[:1000], 500).tolist() == list(range(1000))
+    assert Progress(losses=losses.tolist()).plot(60_000).size == (640, 360)
+
+
+def test_a_stream_is_of_its_seed_rank_and_step():
+    def drawn(*where):
+        return torch.randn(4, generator=stream(*where))
+
+    assert torch.equal(drawn(7), torch.randn(4, generator=torch.Generator().manual_seed(7)))
+    wheres = [(7,), (8,), (7, 1), (8, 1), (7, 2), (7, 0, 1), (7, 1, 1), (7, 1, 10)]
+    assert len({tuple(drawn(*where).tolist()) for where in wheres}) == len(wheres)
+    assert torch.equal(drawn(7, 1, 10), drawn(7, 1, 10))
+
+
+def test_another_number_of_processes_draws_anew(tmp_path, caplog):
+    line, again, path = Line(), Line(), tmp_path / "a.pt"
+    train(line.groups, line.loss, Settings(steps=4, seed=5), CPU, path)
+    saved = torch.load(path, weights_only=True)
+    torch.save(saved | {"generator": torch.stack([saved["generator"]] * 2)}, path)
+    train(again.groups, again.loss, Settings(steps=6, seed=5), CPU, path)
+    assert f"this training has 1, the one that wrote {path} had 2" in caplog.text
+    assert torch.equal(again.drawn[0], torch.randn(8, generator=stream(5, 0, 4)))
+
+
+def test_several_processes_want_accelerate(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    line = Line()
+    with pytest.raises(ModuleNotFoundError, match="one of 2 processes .* pip install accelerate"):
+        train(line.groups, line.loss, Settings(steps=1), CPU)
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """What two processes of `loop_processes.py` found, and the folder of their checkpoint."""
+    folder = tmp_path_factory.mktemp("processes")
+    # With --cpu there would be one process: accelerate leaves the others to mpirun.
+    options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options.split(), "--main_process_port", "0"]
+    script = Path(__file__).parents[1] / "support" / "loop_processes.py"
+    done = subprocess.run(
+        [*command, script, folder],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stdout
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)], folder
+
+
+@pytest.mark.slow
+def test_two_processes_step_by_the_mean_of_their_gradients(processes):
+    (main, other), _ = processes
+    line = Line()
+    turns = itertools.cycle([stream(TOGETHER.seed, rank) for rank in range(2)])
+    progress = train(line.groups, lambda _: line.loss(next(turns)), replace(TOGETHER, accumulate=2), CPU)
+    for found in main["whole"], other["whole"]:
+        assert torch.equal(found["state"], line.state())
+        assert torch.equal(found["average"], torch.cat(list(progress.average.values())))
+        assert found["losses"] == pytest.approx(progress.losses, rel=1e-6)
+    assert torch.equal(torch.stack(main["whole"]["drawn"]), torch.stack(line.drawn[::2]))
+    assert torch.equal(torch.stack(other["whole"]["drawn"]), torch.stack(line.drawn[1::2]))
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_bit_for_bit(processes):
+    found, folder = processes
+    for each in found:
+        whole, first, second = (each[name] for name in ("whole", "first", "second"))
+        assert len(first["losses"]) == second["resumed_at"] == 4 and second["losses"] == whole["losses"]
+        assert torch.equal(second["state"], whole["state"]) and torch.equal(second["average"], whole["average"])
+        assert torch.equal(torch.stack(first["drawn"] + second["drawn"]), torch.stack(whole["drawn"]))
+    saved = torch.load(folder / "line.ckpt", weights_only=True)
+    assert len(saved["generator"]) == 2 and len(saved["losses"]) == 9
+
+
+@pytest.mark.slow
+def test_a_gradient_that_one_process_has_not_is_nothing_of_it(processes):
+    for shared in (each["shared"] for each in processes[0]):
+        assert shared["total"] == (276 + 2 * 276 + 24) / 2
+        assert torch.equal(shared["both"], 1.5 * torch.arange(24.0).view(2, 3, 2, 2))
+        assert torch.equal(shared["one"], torch.full((2, 3, 2, 2), 0.5)) and shared["nobody"] is None
+        assert shared["stride"] == torch.empty(2, 3, 2, 2).to(memory_format=torch.channels_last).stride()
+
+
+def test_the_checkpoints_of_faces_learned_before_are_found(monkeypatch):
+    monkeypatch.setattr(facea_run, "fingerprint", lambda model: "the base")
+    base, photos = SimpleNamespace(model=None), SimpleNamespace(digest=lambda: "the photos")
+
+    def key(**given):
+        return facea_run._key(base, photos, facea_run.Task(), facea_run.Settings(**given))
+
+    assert key() == "704f803cb86c05feb86322b52a5cc4fd4d736e04dcd6fda60b634842053093aa", "as version 0.3.0 has it"
+    assert key(steps=7, checkpoint_seconds=1.0) == key()
+    assert len({key(), key(warmup=5), key(ema=0.9), key(cosine=True), key(cosine=True, steps=7)}) == 5
+
+
+def test_settings_and_precisions_are_checked():
+    assert settings({"steps": 7}).steps == 7
+    with pytest.raises(ValueError, match="no training setting 'lerning_rate'; there are steps, seed, "):
+        settings({"lerning_rate": 1})
+    assert compute_dtype("auto", CPU) == torch.float32 and compute_dtype("bfloat16", CPU) == torch.bfloat16
+    with pytest.raises(ValueError, match="'double' is no precision; choose one of auto, float32"):
+        compute_dtype("double", CPU)

@@ -1,0 +1,95 @@
+"""Several processes that train together: which of them this one is, and what they tell each other."""
+
+import atexit
+import contextlib
+import importlib.util
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import comfy.model_management
+import torch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def is_main() -> bool:
+    """Whether this process is the first of those that were started to train together, or alone: the one that writes."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def count_processes() -> int:
+    """How many processes were started to train together."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+@contextlib.contextmanager
+def main_first() -> Iterator[None]:
+    """Of several processes the main one goes first, however long it takes, and the others when it is done."""
+    if count_processes() == 1:
+        yield
+        return
+    from accelerate import PartialState
+
+    cpu = comfy.model_management.get_torch_device().type == "cpu"
+    with PartialState(cpu=cpu, timeout=timedelta(days=7)).main_process_first():
+        yield
+
+
+@torch.no_grad()
+def share(accelerator: "Accelerator", parameters: list[torch.nn.Parameter], loss: float) -> float:
+    """Give the parameters the mean of all processes' gradients, in one message, and return the mean of their losses.
+
+    Where a process has no gradient it counts as 0; where none has one, there stays none.
+    """
+    # Fused optimisers take it for granted that a gradient lies in memory as its parameter does: so it is filled anew.
+    own = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+    numbers = torch.tensor([loss, *(each.grad is not None for each in parameters)]).to(own[0])
+    message = torch.cat([each.flatten() for each in (*own, numbers)])
+    *means, numbers = accelerator.reduce(message, "mean").split([each.numel() for each in (*own, numbers)])
+    loss, *shares = numbers.tolist()
+    for parameter, gradient, mean, some in zip(parameters, own, means, shares):
+        parameter.grad = gradient.copy_(mean.view_as(gradient)) if some else None
+    return loss
+
+
+def find_accelerator(device: torch.device) -> "Accelerator | None":
+    """This process's place among those that were started to train together; None where it is alone."""
+    count = int(os.environ.get("WORLD_SIZE", 1))
+    if count == 1:
+        return None
+    if importlib.util.find_spec("accelerate") is None:
+        raise ModuleNotFoundError(
+            f"This is one of {count} processes (WORLD_SIZE) that are to train together, for which accelerate is needed "
+            "and not installed: run 'python -m pip install accelerate' with this Python, or start one process alone."
+        )
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=device.type == "cpu")
+    atexit.register(accelerator.end_training)  # a process that ends with its group still there may be aborted
+    if accelerator.num_processes != count:
+        raise RuntimeError(
+            f"{count} processes were started (WORLD_SIZE), but accelerate knows of {accelerator.num_processes}: start "
+            "them with 'accelerate launch', which tells each its place, or unset WORLD_SIZE to train alone."
+        )
+    return accelerator
+
+
+def check_place(accelerator: "Accelerator", parameters: dict[str, torch.nn.Parameter]) -> None:
+    """Raise RuntimeError where parameters are on another device than the one that this process has among all."""
+    here = accelerator.device
+    for name, parameter in parameters.items():
+        if (parameter.device.type, parameter.device.index or 0) != (here.type, here.index or 0):
+            raise RuntimeError(
+                f"This process trains on {here}, but its parameter '{name}' is on {parameter.device}: call "
+                "torch.cuda.set_device(int(os.environ['LOCAL_RANK'])) before the networks are loaded."
+            )
+
+
+def from_main(content: dict) -> dict:
+    """What the main process has of `content`, in every process."""
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([content])[0]
