@@ -62,14 +62,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: "server" not in item.fixturenames)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _memory():
-    """Give back what a module's models took, where that is gigabytes: there are as many processes as cores."""
-    yield
-    if psutil.Process().memory_info().rss < 2e9:
+@pytest.hookimpl(trylast=True)  # after the fixtures
+def pytest_runtest_teardown(item, nextitem):
+    """Give back what models took, where that is gigabytes: there are as many processes as cores."""
+    if psutil.Process().memory_info().rss < 3e9:
         return
-    sys.modules["comfy.model_management"].unload_all_models()
-    gc.collect()
+    if nextitem is None or nextitem.path != item.path:
+        sys.modules["comfy.model_management"].unload_all_models()
+        gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)  # free memory would stay with the process
 
