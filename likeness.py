@@ -10,6 +10,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 PARALLEL = ["-n", "logical", "--maxprocesses", "4", "--dist", "worksteal"]
+# Folders that the registry leaves out (.comfyignore), by the command that needs them.
+CLONE_ONLY = {
+    "test": "tests", "bench": "benchmarks", "evaluate": "miniature/evaluation", "train miniature": "miniature/recipes",
+}  # fmt: skip
 
 
 def main(arguments: list) -> int:
@@ -17,6 +21,10 @@ def main(arguments: list) -> int:
     options = parse(arguments)
     if sys.version_info < (3, 11):  # noqa: UP036
         print(f"ComfyUI-Likeness needs Python 3.11 or newer; this is {sys.version.split()[0]}.", file=sys.stderr)
+        return 1
+    command = " ".join([options.command, *options.rest[:1]])
+    if not (ROOT / CLONE_ONLY.get(command, CLONE_ONLY.get(options.command, ""))).is_dir():
+        print(f"'{command}' needs what only a clone has: get one with 'git clone --depth 1'.", file=sys.stderr)
         return 1
     load_package()
     from likeness.launcher import environment
@@ -26,6 +34,8 @@ def main(arguments: list) -> int:
             return weights(options)
         if options.command == "identities":
             return identities(options)
+        if options.command == "bench" and options.name == "code":
+            return bench(options)
         comfy = environment.prepare()
         if Path(sys.prefix).resolve() != environment.VENV.resolve():
             return run_again([environment.PYTHON, ROOT / "likeness.py", *arguments])
@@ -54,7 +64,9 @@ def parse(arguments: list) -> argparse.Namespace:
     commands.add_parser("miniature", help="draw people: a sheet, or portraits to train on", add_help=False)
     commands.add_parser("evaluate", help="measure every method in the miniature, and write its report", add_help=False)
     bench = commands.add_parser("bench", help="measure speed and memory; the results are printed as markdown")
-    bench.add_argument("name", choices=["sfags", "encoder", "startup", "image", "mixed", "f2d", "facea", "miniature"])
+    bench.add_argument(
+        "name", choices=["sfags", "encoder", "startup", "image", "mixed", "f2d", "facea", "miniature", "code"]
+    )
     commands.add_parser("_workflows")
     for command in (demo, host):
         command.add_argument("--port", type=int, help="port on 127.0.0.1 (default: a free one)")
@@ -170,8 +182,9 @@ def evaluate(options: argparse.Namespace, comfy: Path) -> int:
     return command.main(options.rest)
 
 
-def bench(options: argparse.Namespace, comfy: Path) -> int:
-    script = ROOT / "benchmarks" / f"{options.name}.py"
+def bench(options: argparse.Namespace, comfy: Path | None = None) -> int:
+    """Run one benchmark; `code` alone needs no host."""
+    script = ROOT / "benchmarks" / ("code_figures.py" if options.name == "code" else f"{options.name}.py")
     return subprocess.call([sys.executable, script], env={**os.environ, "COMFYUI_PATH": str(comfy)})
 
 

@@ -1,4 +1,4 @@
-"""Face2Diffusion's mapping network: an identity vector and an expression become two word embeddings (§2.2)."""
+"""Face2Diffusion's mapping network: identity and expression become two words (docs/papers.md 3.2)."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""A prompt with faces in it: placeholders become pairs of learned words in the token list of the host's CLIP (§2.5).
+"""A prompt with faces: placeholders become two learned words each in the tokens of CLIP (docs/papers.md 3.4).
 
 As published, a word replaces the *sum* of token and position embedding. The host adds positions to every slot, tensors
 among them, so a word goes in with the position embedding of its slot taken off beforehand: (w - p) + p is w up to one
@@ -72,7 +72,7 @@ def encode(clip, prompt: FacePrompt) -> list:
 
 
 def delayed(clip, text: str, class_words: str, prompt: FacePrompt, switch: float) -> list:
-    """Class words until the part `switch` (0..1) of the sampling, then `prompt`: delayed subject conditioning (§2.6).
+    """Class words until the part `switch` (0..1) of the sampling, then `prompt`: delayed words (docs/papers.md 3.5).
 
     text: the prompt that `prompt` was made of. Conditionings with the stock node's time ranges; at 0 `prompt` alone.
     """

@@ -1,4 +1,4 @@
-"""What FaceA-Net learns of one person: a LoRA, and rows of features behind the words of five prompts (§4.3).
+"""What FaceA-Net learns of one person: a LoRA, and rows of features behind five prompts' words (docs/papers.md 6.3).
 
 A prompt such as "a man left eye" names a part of the face, and its learned features say whose. On the output level they
 stand among the rows of the text encoder's output, in place of the first padding rows; on the input level they are word

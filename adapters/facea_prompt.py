@@ -1,4 +1,6 @@
-"""A learned person in model and prompt: the LoRA, and T'_id, all that was learned behind the user's own words (§4.3).
+"""A learned person in model and prompt: the LoRA, and T'_id, what was learned behind the user's own words.
+
+See docs/papers.md 6.4.
 
 T'_id = T_id ++ T_face+feat ++ T_v+feat for every attribute v. Each is encoded apart, as in training, and their rows are
 put one behind the other; cross-attention does not mind how many there are.

@@ -203,7 +203,7 @@ def apply_infinite_id(
     model, mixing="mixed", style="none", style_strength=1.0, start_percent=0.0, end_percent=1.0, trajectory="own",
     parts=("down", "middle", "up"),
 ):  # fmt: skip
-    """Return a clone of `model` whose identity stream is mixed with a text stream (papers' section 3).
+    """Return a clone of `model` whose identity stream is mixed with a text stream (docs/papers.md 5).
 
     model:           the host's ModelPatcher, with image cross-attention applied before or after
     mixing, style, style_strength, trajectory: as in `Streams` and `TwoStreams`

@@ -17,19 +17,28 @@ def open_host() -> None:
     """Make the host (`comfy...`) and the checkout (`likeness...`) importable; on CUDA where there is some.
 
     A folder `site` beside the host, as in a bundle for machines without a package index, holds what the host imports.
+    Further calls change nothing.
     """
+    if "likeness" in sys.modules:
+        return
     if not (COMFY / "main.py").is_file():
         sys.exit(f"no ComfyUI at {COMFY}: run 'python3 likeness.py bench NAME', which fetches one, or set COMFYUI_PATH")
-    sys.path[:0] = [str(COMFY), str(COMFY.parent / "site")]
+    site = str(COMFY.parent / "site")
+    sys.path[:0] = [str(COMFY), site]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (site, os.environ.get("PYTHONPATH"))))  # of child processes
     load_package()
     import torch
 
-    torch.set_num_threads(THREADS)
-    sys.argv = ["main.py", "--use-pytorch-cross-attention", *([] if torch.cuda.is_available() else ["--cpu"])]
+    if not torch.cuda.is_available():
+        torch.set_num_threads(THREADS)
+    cpu = [] if torch.cuda.is_available() else ["--cpu"]
+    arguments, sys.argv = sys.argv, ["main.py", "--use-pytorch-cross-attention", *cpu]
     import comfy.options
 
     comfy.options.enable_args_parsing()
     import comfy.cli_args  # noqa: F401
+
+    sys.argv = arguments
 
 
 def load_package() -> None:
@@ -45,7 +54,7 @@ def machine() -> str:
     """The machine a result comes from, without its name."""
     import torch
 
-    cpu = f"{_cpu_model()}, {os.cpu_count()} cores, {THREADS} threads"
+    cpu = f"{_cpu_model()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     gpu = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, " if torch.cuda.is_available() else ""
     return f"{gpu}{cpu}, torch {torch.__version__}, Python {platform.python_version()}"
 
@@ -79,6 +88,20 @@ def elapsed(work: Callable[[], object], device, queued: bool = False) -> float:
     end.record()
     torch.cuda.synchronize()
     return begin.elapsed_time(end)
+
+
+def megabytes_at_most(work: Callable[[], object], device) -> float:
+    """Return the peak memory of `work` on a CUDA device in MB, beyond what was taken before; nan elsewhere."""
+    import torch
+
+    if device.type != "cuda":
+        return float("nan")
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    work()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 1e6
 
 
 def spread(samples: list[float]) -> str:

@@ -26,7 +26,7 @@ from networks import unet  # noqa: E402
 ROUNDS = 20
 STEP_ROUNDS = 8
 TEXT = "photo of {face} in a red coat, city street at dusk"
-LATENT = (1, 4, 32, 32)  # 256 px, so that a run on a CPU ends
+PIXELS = 256  # so that a run on a CPU ends
 
 
 def words_rows(encoder: FaceEncoder, adapter: Face2DiffusionAdapter, clip) -> list[list]:
@@ -51,26 +51,29 @@ def words_rows(encoder: FaceEncoder, adapter: Face2DiffusionAdapter, clip) -> li
     return [[name, spread(values)] for name, values in samples.items()]
 
 
-def step_rows(words: torch.Tensor, clip) -> list[list]:
-    """Rows of the table: one call of the UNet for prompt and negative prompt, with words, without, without again."""
-    model = unet("SD15", comfy.model_management.unet_dtype())
+def time_steps(words: torch.Tensor, clip, model, pixels: int, rounds: int) -> dict[str, list[float]]:
+    """Return milliseconds of one UNet call for prompt and negative prompt: with words, without, without again."""
     comfy.model_management.load_models_gpu([model])
     with_words = encode(clip, face_prompt(clip, TEXT, [words]))[0][0]
     plain, negative = (clip.encode_from_tokens(clip.tokenize(text)) for text in (TEXT, ""))
     device = model.load_device
-    x = torch.randn(LATENT, generator=torch.Generator().manual_seed(2)).to(device).expand(2, -1, -1, -1)
+    x = torch.randn(1, 4, pixels // 8, pixels // 8, generator=torch.Generator().manual_seed(2))
+    x = x.to(device).expand(2, -1, -1, -1)
     sigma = torch.full((2,), 3.0, device=device)
     contexts = {"plain": plain, "with words": with_words, "plain again": plain}
     rows = {name: torch.cat((context, negative)).to(device) for name, context in contexts.items()}
     samples = {name: [] for name in rows}
-    for turn in range(1 + STEP_ROUNDS):  # the first one warms up
+    for turn in range(1 + rounds):  # the first one warms up
         for name, context in rows.items():
             time = elapsed(lambda context=context: model.model.apply_model(x, sigma, c_crossattn=context), device)
             if turn:
                 samples[name].append(time)
-    base = samples["plain"]
-    ratios = {name: statistics.median(a / b for a, b in zip(values, base)) for name, values in samples.items()}
-    return [[name, spread(values), f"{ratios[name]:.3f}"] for name, values in samples.items()]
+    return samples
+
+
+def ratio(samples: dict[str, list[float]], name: str) -> float:
+    """Return the median of the rounds' ratios to the plain prompt."""
+    return statistics.median(a / b for a, b in zip(samples[name], samples["plain"]))
 
 
 def text_encoder():
@@ -81,18 +84,26 @@ def text_encoder():
     return clip
 
 
-@torch.inference_mode()
-def main() -> None:
+def run(model, pixels: int, rounds: int) -> dict[str, float]:
+    """Measure a UNet of SD1.5, print both tables and return the figures."""
     encoder = FaceEncoder("msid", "drawn.pt", "", msid(drawn(msid_shapes(), seed=1)))
     adapter = Face2DiffusionAdapter(drawn(mapping_shapes(), seed=2), "drawn.pt")
     clip = text_encoder()
-    print(f"Machine: {machine()}\n")
     print(f"Once per picture, ms: median (extremes) of {ROUNDS} rounds; encoder and mapping compute in float32.\n")
     print(table(["stage", "ms"], words_rows(encoder, adapter, clip)))
-    print(f"\nOne UNet call, prompt and negative prompt at 256 px, in turn: median (extremes) of {STEP_ROUNDS} rounds.")
+    print(f"\nOne UNet call, prompt and negative prompt at {pixels} px, in turn: median (extremes) of {rounds} rounds.")
     print("The ratio is the median of the rounds' ratios; 'plain again' shows the noise of the measurement.\n")
     words = adapter.words(encoder.encode(torch.rand(1, 112, 112, 3), False))
-    print(table(["prompt", "ms", "ratio to plain"], step_rows(words, clip)))
+    samples = time_steps(words, clip, model, pixels, rounds)
+    rows = [[name, spread(values), f"{ratio(samples, name):.3f}"] for name, values in samples.items()]
+    print(table(["prompt", "ms", "ratio to plain"], rows))
+    return {"step / plain": ratio(samples, "with words"), "plain again / plain": ratio(samples, "plain again")}
+
+
+@torch.inference_mode()
+def main() -> None:
+    print(f"Machine: {machine()}\n")
+    run(unet("SD15", comfy.model_management.unet_dtype()), PIXELS, STEP_ROUNDS)
 
 
 if __name__ == "__main__":

@@ -27,9 +27,7 @@ from likeness.training.lora import branches, fresh_lora, in_training  # noqa: E4
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 CUDA = torch.cuda.is_available()
-SIZE, BATCH, ROUNDS = (512, 4, 20) if CUDA else (256, 1, 2)  # so that a run on a CPU ends
-DTYPE = torch.bfloat16 if CUDA else torch.float32
-RANK, ROWS, WORD = 48, 4, "woman"
+ROWS, WORD = 4, "woman"
 VAE = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
        "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0}  # fmt: skip
 PARTS = ("data", "forward", "backward", "optimiser")
@@ -38,9 +36,22 @@ LOOPS = {"cached": (False, False), "cached, checkpointing": (True, False), "naiv
 
 
 @dataclass(frozen=True)
+class Size:
+    """How large the training is; `width` is that of the UNet's first level. The defaults are the published sizes."""
+
+    pixels: int = 512
+    batch: int = 4
+    rounds: int = 20
+    dtype: torch.dtype = torch.bfloat16
+    rank: int = 48
+    width: int = networks.WIDTH
+
+
+@dataclass(frozen=True)
 class Setting:
     """What is trained on what."""
 
+    size: Size
     model: object
     clip: object
     vae: object
@@ -50,26 +61,26 @@ class Setting:
     device: torch.device
 
 
-def setting() -> Setting:
-    networks.LAYOUTS["SD15"] = networks.LAYOUTS["SD15"] | {"in_channels": inpainting.CHANNELS}
-    model = networks.unet("SD15", DTYPE)
+def setting(size: Size) -> Setting:
+    model = networks.unet("SD15", size.dtype, size.width, in_channels=inpainting.CHANNELS)
     model.model.requires_grad_(False)
     clip = comfy.sd.CLIP(ClipTarget(SD1Tokenizer, SD1ClipModel))
     for parameter in clip.cond_stage_model.parameters():
         parameter.data.normal_(std=0.02)
     drawn = comfy.ldm.models.autoencoder.AutoencoderKL(embed_dim=4, ddconfig=VAE).state_dict()
     vae = comfy.sd.VAE(sd={name: torch.randn_like(weight) * 0.02 for name, weight in drawn.items()})
-    masks = torch.zeros(3, SIZE, SIZE)
-    masks[:, SIZE // 4 : SIZE // 2, SIZE // 4 : SIZE // 2] = 1
-    photos = Photos(torch.rand(3, SIZE, SIZE, 3), dict.fromkeys(REGIONS, masks))
+    quarter = slice(size.pixels // 4, size.pixels // 2)
+    masks = torch.zeros(3, size.pixels, size.pixels)
+    masks[:, quarter, quarter] = 1
+    photos = Photos(torch.rand(3, size.pixels, size.pixels, 3), dict.fromkeys(REGIONS, masks))
     device = model.load_device
     with torch.no_grad():
         data, rows = prepared(model, clip, vae, photos, device)
     features = {
         region: torch.nn.Parameter(each[0, first : first + ROWS].clone()) for region, (each, first) in rows.items()
     }
-    learned = Learned(branches(fresh_lora(model, RANK, 0), device), features, WORD, rows)
-    return Setting(model, clip, vae, photos, learned, data, device)
+    learned = Learned(branches(fresh_lora(model, size.rank, 0), device), features, WORD, rows)
+    return Setting(size, model, clip, vae, photos, learned, data, device)
 
 
 def prepared(model, clip, vae, photos: Photos, device, regions=REGIONS) -> tuple[Inpainting, dict]:
@@ -106,7 +117,7 @@ class Steps:
         begin = synchronised()
         if self.naive:
             self.encode()
-        loss = step_loss(self.work.model.model, self.work.learned, self.work.data, self.generator, BATCH)
+        loss = step_loss(self.work.model.model, self.work.learned, self.work.data, self.generator, self.work.size.batch)
         loss.backward()
         backward = synchronised()
         self.optimiser.step()
@@ -121,17 +132,20 @@ class Steps:
     @torch.no_grad()
     def encode(self) -> None:
         """Of a batch: each photo, the photo under two masks, and two prompts, as a loop without a cache does it."""
-        work, rows = self.work, [i % 3 for i in range(BATCH)]
+        work, rows = self.work, [i % 3 for i in range(self.work.size.batch)]
         photos = Photos(work.photos.crops[rows], {r: work.photos.masks[r][rows] for r in ("face", "nose")})
         prepared(work.model, work.clip, work.vae, photos, work.device, ("face", "nose"))
 
 
-def measured(work: Setting) -> tuple[list[list[str]], dict[str, float]]:
-    """The rows of the table, and the median seconds of a step; the loops take turns, so that all see the same load."""
-    steps = {name: Steps(work, naive) for name, (_, naive) in LOOPS.items()}
-    samples, peaks = {name: [] for name in LOOPS}, dict.fromkeys(LOOPS, "-")
-    for turn in range(1 + ROUNDS):  # the first one warms up
-        for name, (checkpointing, _) in LOOPS.items():
+def time_loops(work: Setting, loops: dict) -> tuple[dict[str, list[dict[str, float]]], dict[str, float]]:
+    """Return the seconds of the parts of every step by loop, and the loops' peak memory in GB (nan without CUDA).
+
+    The loops take turns, so that all see the same load.
+    """
+    steps = {name: Steps(work, naive) for name, (_, naive) in loops.items()}
+    samples, peaks = {name: [] for name in loops}, dict.fromkeys(loops, float("nan"))
+    for turn in range(1 + work.size.rounds):  # the first one warms up
+        for name, (checkpointing, _) in loops.items():
             if CUDA:
                 torch.cuda.reset_peak_memory_stats()
             with in_training([work.model], work.learned.lora, checkpointing):
@@ -139,27 +153,23 @@ def measured(work: Setting) -> tuple[list[list[str]], dict[str, float]]:
             if turn:
                 samples[name].append(sample)
             if CUDA:
-                peaks[name] = f"{torch.cuda.max_memory_allocated() / 1e9:.2f}"
-    rows = [
-        [name, *(spread([sample[part] * 1e3 for sample in each]) for part in (*PARTS, "step")), peaks[name]]
-        for name, each in samples.items()
-    ]
-    return rows, {name: statistics.median(sample["step"] for sample in each) for name, each in samples.items()}
+                peaks[name] = torch.cuda.max_memory_allocated() / 1e9
+    return samples, peaks
 
 
-def counted(work: Setting) -> float:
-    """Floating point operations of a step without checkpointing."""
+def count_operations(work: Setting) -> float:
+    """Return the floating point operations of a step without checkpointing."""
     with in_training([work.model], work.learned.lora, False) as unet, FlopCounterMode(display=False) as counter:
-        step_loss(unet, work.learned, work.data, torch.Generator().manual_seed(0), BATCH).backward()
+        step_loss(unet, work.learned, work.data, torch.Generator().manual_seed(0), work.size.batch).backward()
     for parameter in [p for branch in work.learned.lora.values() for p in branch.parameters()]:
         parameter.grad = None
     return counter.get_total_flops()
 
 
-def matrix_rate(device: torch.device) -> float:
-    """Floating point operations a second of a large matrix product, the best of five."""
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the floating point operations a second of a large matrix product, the best of five."""
     side = 8192 if CUDA else 2048
-    a, b = (torch.randn(side, side, device=device, dtype=DTYPE) for _ in range(2))
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     times = []
     for _ in range(5):
         begin = synchronised()
@@ -168,23 +178,37 @@ def matrix_rate(device: torch.device) -> float:
     return 2 * side**3 / min(times)
 
 
-def main() -> None:
-    work = setting()
-    print(f"Machine: {machine()}\n")
+def run(size: Size, loops: dict = LOOPS) -> dict[str, float]:
+    """Measure the loops at one size, print the section and return its figures."""
+    work = setting(size)
     print(
-        f"SD1.5 inpainting, {DTYPE}, {SIZE} px, batch {BATCH} (two terms each), LoRA rank {RANK}, median (extremes) of"
+        f"SD1.5 inpainting, {size.dtype}, {size.pixels} px, batch {size.batch} (two terms each), LoRA rank {size.rank},"
     )
-    print(f"{ROUNDS} steps in ms; memory in GB. 'naive' encodes pictures and prompts anew in every step.\n")
-    rows, seconds = measured(work)
+    print(f"median (extremes) of {size.rounds} steps in ms; memory in GB. 'naive' encodes pictures and prompts anew.\n")
+    samples, peaks = time_loops(work, loops)
+    rows = [
+        [name, *(spread([step[part] * 1e3 for step in steps]) for part in (*PARTS, "step")), f"{peaks[name]:.2f}"]
+        for name, steps in samples.items()
+    ]
     print(table(["loop", *PARTS, "step", "peak GB"], rows))
-    operations, rate = counted(work), matrix_rate(work.device)
+    operations, rate = count_operations(work), matrix_rate(work.device, size.dtype)
     floor = operations / rate
     print(
         f"\nCounted: {operations / 1e12:.2f} TFLOP a step; large matrix products run at {rate / 1e12:.2f} TFLOP/s: the "
         f"floor is {floor * 1e3:.0f} ms."
     )
-    for name, each in seconds.items():
-        print(f"- {name}: {each / floor:.2f} x the floor; 1000 steps take {each * 1000:.0f} s")
+    figures = {"TFLOP a step": operations / 1e12, "floor ms": floor * 1e3}
+    for name, steps in samples.items():
+        seconds = statistics.median(step["step"] for step in steps)
+        print(f"- {name}: {seconds / floor:.2f} x the floor; 1000 steps take {seconds * 1000:.0f} s")
+        figures |= {f"{name}: ms a step": seconds * 1e3, f"{name}: / floor": seconds / floor}
+        figures |= {f"{name}: s for 1000 steps": seconds * 1000, f"{name}: peak GB": peaks[name]}
+    return figures
+
+
+def main() -> None:
+    print(f"Machine: {machine()}\n")
+    run(Size() if CUDA else Size(pixels=256, batch=1, rounds=2, dtype=torch.float32))  # so that a run on a CPU ends
 
 
 if __name__ == "__main__":

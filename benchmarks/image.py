@@ -9,7 +9,7 @@
 Weights are drawn, sizes and data flow are the true ones. The printed markdown can be pasted into RESULTS.md.
 """
 
-from bench import elapsed, machine, open_host, spread, table
+from bench import elapsed, machine, megabytes_at_most, open_host, spread, table
 
 open_host()
 
@@ -27,7 +27,7 @@ from likeness.attention_patches.ip_adapter import ImageAttentionPatch  # noqa: E
 from networks import unet  # noqa: E402
 
 TOKENS, TOKEN_DIM, STRENGTH = 16, 2048, 0.8
-CASES = {"cuda": (torch.bfloat16, 1024, 20), "cpu": (torch.float32, 512, 4)}  # numbers, pixels, rounds of whole calls
+CASES = {"cuda": (torch.bfloat16, 1024, 20), "cpu": (torch.float32, 512, 4)}  # dtype, pixels, rounds of whole calls
 LAYER_PIXELS, LAYER_ROUNDS = (512, 1024), 20
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1}
 
@@ -35,9 +35,9 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1}
 class Layers:
     """Drawn projections of every place, and the keys and values that ours has of them."""
 
-    def __init__(self, widths: dict, dtype, device):
+    def __init__(self, widths: dict, dtype, device, references: int = 1):
         draw = torch.Generator().manual_seed(2)
-        self.tokens = torch.randn(2, TOKENS, TOKEN_DIM, generator=draw).to(device, dtype)
+        self.tokens = torch.randn(2, references * TOKENS, TOKEN_DIM, generator=draw).to(device, dtype)
         self.weights = {
             place: [(torch.randn(width, TOKEN_DIM, generator=draw) * TOKEN_DIM**-0.5).to(device, dtype) for _ in "kv"]
             for place, width in widths.items()
@@ -114,16 +114,16 @@ class Slot:
         return sum(end - begin for begin, end in pairs) * 1e3
 
 
-def layer_rows(forms: dict, widths: dict, dtype, device, pixels: int) -> list[list]:
-    """Rows of the table: all layers by themselves on drawn queries of a square picture, the forms in turn."""
+def time_layers(forms: dict, widths: dict, dtype, device, pixels: int, rounds: int) -> dict[str, list[float]]:
+    """Return milliseconds of all layers by themselves on queries of a square image, the forms in turn, by form."""
     draw = torch.Generator().manual_seed(3)
-    inputs = {}
+    inputs, narrowest = {}, min(widths.values())
     for place, width in widths.items():
-        rows = (pixels // (8 * width // 320)) ** 2  # 320 wide where a latent pixel is a token
+        rows = (pixels * narrowest // (16 * width)) ** 2  # the narrowest blocks work at half the latent's size
         q = torch.randn(2, rows, width, generator=draw).to(device, dtype)
         inputs[place] = torch.randn(2, rows, width, generator=draw).to(device, dtype), q
     samples = {name: [] for name in forms}
-    for turn in range(LAYER_ROUNDS + 1):
+    for turn in range(rounds + 1):
         for name, form in forms.items():
             took = sum(
                 elapsed(lambda: form(text, q, None, None, place, options(q.shape[2])), device, queued=True)  # noqa: B023
@@ -131,7 +131,7 @@ def layer_rows(forms: dict, widths: dict, dtype, device, pixels: int) -> list[li
             )
             samples[name] += [took] if turn else []
     check(forms, inputs, dtype)
-    return rows_of(samples)
+    return samples
 
 
 def check(forms: dict, inputs: dict, dtype) -> None:
@@ -156,49 +156,77 @@ def rows_of(samples: dict[str, list[float]]) -> list[list]:
     ]
 
 
-def call_rows(forms: dict, model, dtype, pixels: int, rounds: int) -> list[list]:
-    """Rows of the table: whole UNet calls in turn, cond and uncond together, and what of them is spent in the form."""
+def calls(model, dtype, pixels: int):
+    """Return a function that calls the UNet once, conditional and unconditional rows together, with a form's slot."""
     network, device = model.model.diffusion_model, model.load_device
     draw = torch.Generator().manual_seed(4)
     x = torch.randn(2, 4, pixels // 8, pixels // 8, generator=draw).to(device, dtype)
     text, labels = (torch.randn(2, *shape, generator=draw).to(device, dtype) for shape in [(77, 2048), (2816,)])
     times = torch.full((2,), 500.0, device=device)
+
+    def call(slot):
+        patches = {"cond_or_uncond": [0, 1], "patches_replace": {"attn2": dict.fromkeys(PLACES["SDXL"], slot)}}
+        return network(x, times, text, labels, transformer_options=patches)
+
+    return call
+
+
+def time_calls(forms: dict, call, device, rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Return milliseconds of whole UNet calls in turn, and what of them is spent in the form, by form."""
     whole, added = {name: [] for name in forms}, {name: [] for name in forms}
     for turn in range(rounds + 1):
         for name, form in forms.items():
             slot = Slot(form, device)
-            patches = {"cond_or_uncond": [0, 1], "patches_replace": {"attn2": dict.fromkeys(PLACES["SDXL"], slot)}}
-            took = elapsed(lambda: network(x, times, text, labels, transformer_options=patches), device)  # noqa: B023
+            took = elapsed(lambda: call(slot), device)  # noqa: B023
             if turn:
                 whole[name].append(took)
                 added[name].append(slot.added())
+    return whole, added
+
+
+def run(model, dtype, references: int, pixels: int, layer_pixels, call_rounds: int, layer_rounds: int) -> dict:
+    """Measure `references` photos in one adapter, print the section and return its figures."""
+    device = model.load_device
+    comfy.model_management.load_models_gpu([model])
+    blocks = transformer_blocks(model.model.diffusion_model)
+    widths = {place: blocks[place].attn2.to_q.out_features for place in PLACES["SDXL"]}
+    layers = Layers(widths, dtype, device, references)
+    forms = {"ours": Ours(layers), "(a)": Straightforward(layers), "floor": Floor(layers, 2)}
+    print(f"\n### {len(widths)} layers, {references * TOKENS} tokens, {str(dtype).removeprefix('torch.')}\n")
+    figures = {}
+    for bits in (16, 32):
+        numbers = sum(2 * references * TOKENS * 2 * width for width in widths.values())
+        print(f"Identity state (keys and values of both branches) in {bits} bits: {numbers * bits / 8e6:.2f} MB.\n")
+    for size in layer_pixels:
+        print(f"All layers by themselves at {size} px, in turn, ms: median (extremes) of {layer_rounds} rounds:\n")
+        samples = time_layers(forms, widths, dtype, device, size, layer_rounds)
+        print(table(["form", "ms", "ours / it"], rows_of(samples)), "\n", flush=True)
+        for other in ("(a)", "floor"):
+            ratios = [a / b for a, b in zip(samples["ours"], samples[other])]
+            figures[f"layers at {size} px / {other}"] = statistics.median(ratios)
+    print(f"Whole UNet calls at {pixels} px, in turn, ms: median (extremes) of {call_rounds} rounds:\n")
+    call = calls(model, dtype, pixels)
+    whole, added = time_calls({"base": None, **forms}, call, device, call_rounds)
     base = statistics.median(whole["base"])
-    return [
+    rows = [
         [name, spread(whole[name]), spread(added[name]), f"{1 + statistics.median(added[name]) / base:.4f}"]
-        for name in forms
+        for name in whole
     ]
+    print(table(["form", "whole call", "added", "1 + added / base"], rows))
+    figures |= {"base ms": base, "added ms": statistics.median(added["ours"])}
+    for other in ("(a)", "floor"):
+        figures[f"calls / {other}"] = statistics.median(a / b for a, b in zip(added["ours"], added[other]))
+    figures["peak MB"] = megabytes_at_most(lambda: call(Slot(forms["ours"], device)), device)
+    figures["base peak MB"] = megabytes_at_most(lambda: call(Slot(None, device)), device)
+    return figures
 
 
 @torch.inference_mode()
 def main() -> None:
     device = comfy.model_management.get_torch_device()
     dtype, pixels, rounds = CASES[device.type]
-    model = unet("SDXL", dtype)
-    comfy.model_management.load_models_gpu([model])
-    blocks = transformer_blocks(model.model.diffusion_model)
-    widths = {place: blocks[place].attn2.to_q.out_features for place in PLACES["SDXL"]}
-    layers = Layers(widths, dtype, device)
-    forms = {"ours": Ours(layers), "(a)": Straightforward(layers), "floor": Floor(layers, 2)}
-    print(f"Machine: {machine()}. {len(widths)} layers, {TOKENS} tokens, {str(dtype).removeprefix('torch.')}.\n")
-    for bits in (16, 32):
-        numbers = sum(2 * TOKENS * 2 * width for width in widths.values())
-        print(f"Identity state (keys and values of both branches) in {bits} bits: {numbers * bits / 8e6:.2f} MB.\n")
-    for size in LAYER_PIXELS:
-        print(f"All layers by themselves at {size} px, in turn, ms: median (extremes) of {LAYER_ROUNDS} rounds:\n")
-        print(table(["form", "ms", "ours / it"], layer_rows(forms, widths, dtype, device, size)), "\n", flush=True)
-    print(f"Whole UNet calls at {pixels} px, in turn, ms: median (extremes) of {rounds} rounds:\n")
-    rows = call_rows({"base": None, **forms}, model, dtype, pixels, rounds)
-    print(table(["form", "whole call", "added", "1 + added / base"], rows))
+    print(f"Machine: {machine()}.")
+    run(unet("SDXL", dtype), dtype, 1, pixels, LAYER_PIXELS, rounds, LAYER_ROUNDS)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@
 Weights are drawn, sizes and data flow are the true ones. The printed markdown can be pasted into RESULTS.md.
 """
 
-from bench import elapsed, machine, open_host, spread, table
+from bench import elapsed, machine, megabytes_at_most, open_host, spread, table
 
 open_host()
 
@@ -20,9 +20,9 @@ import torch  # noqa: E402
 from comfy.ldm.modules.attention import optimized_attention  # noqa: E402
 from likeness.attention_patches.calls import attend, transformer_blocks  # noqa: E402
 from likeness.attention_patches.infinite_id import STREAMS, MixedSelfAttention, Streams  # noqa: E402
-from networks import unet  # noqa: E402
+from networks import WIDTH, unet  # noqa: E402
 
-CASES = {"cuda": (torch.bfloat16, 1024, 20), "cpu": (torch.float32, 384, 3)}  # numbers, pixels, rounds of whole calls
+CASES = {"cuda": (torch.bfloat16, 1024, 20), "cpu": (torch.float32, 384, 3)}  # dtype, pixels, rounds of whole calls
 LAYER_PIXELS, LAYER_ROUNDS = 1024, 6
 SIZES = {640: 10, 1280: 60}  # widths of SDXL's self-attentions, and how many there are
 
@@ -73,50 +73,55 @@ def calls(network, dtype, pixels: int):
     return call
 
 
-def layer_rows(dtype, device) -> list[list]:
-    """Rows of the table: one self-attention of each size on drawn tensors, times their number, the forms in turn."""
+def time_layers(sizes: dict[int, int], dtype, device, pixels: int, rounds: int) -> dict[str, list[float]]:
+    """Return milliseconds of the self-attentions alone, the forms in turn, by form.
+
+    sizes: widths and how many blocks have each, the narrowest first; one of each is timed.
+    """
     draw = torch.Generator().manual_seed(3)
     samples = {"two": [], "mixed": [], "floor": []}
     mixed, streams = MixedSelfAttention({}), Streams("mixed", "none", 0.0)
     layers = []
-    for width, count in SIZES.items():
-        tokens = (LAYER_PIXELS // (8 * width // 320)) ** 2
+    for width, count in sizes.items():
+        tokens = (pixels * min(sizes) // (16 * width)) ** 2  # the narrowest blocks work at half the latent's size
         q, k, v = (torch.randn(4, tokens, width, generator=draw).to(device, dtype) for _ in "qkv")
         options = {"cond_or_uncond": [0, 1], "n_heads": width // 64, "attn_precision": None, "block": ("input", 4)}
         layers.append((count, (q, k, v), options | {"block_index": 0, STREAMS: streams}, Floor(q, k, v, None)))
-    for turn in range(LAYER_ROUNDS + 1):
+    for turn in range(rounds + 1):
         took = dict.fromkeys(samples, 0.0)
         for count, tensors, options, floor in layers:
             for name, form in {"two": attend, "mixed": mixed, "floor": floor}.items():
                 took[name] += count * elapsed(lambda: form(*tensors, options), device, queued=True)  # noqa: B023
         for name in samples:
             samples[name] += [took[name]] if turn else []
-    return rows_of(samples)
+    return samples
+
+
+def ratio(samples: dict[str, list[float]], name: str, other: str) -> float:
+    """Return the median of the rounds' ratios of one form's time to another's."""
+    return statistics.median(a / b for a, b in zip(samples[name], samples[other]))
 
 
 def rows_of(samples: dict[str, list[float]]) -> list[list]:
-    """Name, time, and its ratios to `two` and `floor`, medians of the rounds."""
+    """Return name, time, and the ratios to `two` and `floor` of every form."""
     return [
-        [
-            name,
-            spread(values),
-            *(f"{statistics.median(a / b for a, b in zip(values, samples[other])):.3f}" for other in ("two", "floor")),
-        ]
+        [name, spread(values), *(f"{ratio(samples, name, other):.3f}" for other in ("two", "floor"))]
         for name, values in samples.items()
     ]
 
 
-@torch.inference_mode()
-def main() -> None:
-    device = comfy.model_management.get_torch_device()
-    dtype, pixels, rounds = CASES[device.type]
-    print(f"Machine: {machine()}, {str(dtype).removeprefix('torch.')}.\n")
-    print(f"The 70 self-attentions alone at {LAYER_PIXELS} px, ms: median (extremes) of {LAYER_ROUNDS} rounds:\n")
-    print(table(["form", "ms", "/ two", "/ floor"], layer_rows(dtype, device)), flush=True)
-    model = unet("SDXL", dtype)
+def run(model, dtype, pixels: int, layer_pixels: int, rounds: int, layer_rounds: int) -> dict[str, float]:
+    """Measure a UNet of SDXL, print the section and return its figures."""
+    device = model.load_device
     comfy.model_management.load_models_gpu([model])
     network = model.model.diffusion_model
     blocks, call, visits = transformer_blocks(network), calls(network, dtype, pixels), {}
+    sizes = {width * network.model_channels // WIDTH: count for width, count in SIZES.items()}
+    alone = time_layers(sizes, dtype, device, layer_pixels, layer_rounds)
+    print(
+        f"The {len(blocks)} self-attentions alone, {layer_pixels} px, ms: median (extremes) of {layer_rounds} rounds:\n"
+    )
+    print(table(["form", "ms", "/ two", "/ floor"], rows_of(alone)), flush=True)
     call(4, {block: Recorder(block, visits) for block in blocks})
     forms = {
         "one": (2, {}),
@@ -131,6 +136,22 @@ def main() -> None:
             samples[name] += [took] if turn else []
     print(f"\nWhole UNet calls at {pixels} px, in turn, ms: median (extremes) of {rounds} rounds:\n")
     print(table(["form", "ms", "/ two", "/ floor"], rows_of(samples)))
+    return {
+        "layers / floor": ratio(alone, "mixed", "floor"),
+        "calls / floor": ratio(samples, "mixed", "floor"),
+        "calls / two": ratio(samples, "mixed", "two"),
+        "mixed ms": statistics.median(samples["mixed"]),
+        "peak MB": megabytes_at_most(lambda: call(*forms["mixed"]), device),
+        "two peak MB": megabytes_at_most(lambda: call(*forms["two"]), device),
+    }
+
+
+@torch.inference_mode()
+def main() -> None:
+    device = comfy.model_management.get_torch_device()
+    dtype, pixels, rounds = CASES[device.type]
+    print(f"Machine: {machine()}, {str(dtype).removeprefix('torch.')}.\n")
+    run(unet("SDXL", dtype), dtype, pixels, LAYER_PIXELS, rounds, LAYER_ROUNDS)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@
 Weights are drawn, sizes and data flow are the true ones. The printed markdown can be pasted into RESULTS.md.
 """
 
-from bench import elapsed, machine, open_host, spread, table
+from bench import elapsed, machine, megabytes_at_most, open_host, spread, table
 
 open_host()
 
@@ -23,10 +23,10 @@ from likeness.adapters.fact import FactAdapter  # noqa: E402
 from likeness.attention_patches.fact import apply_fact  # noqa: E402
 from likeness.encoders.identity import FaceId  # noqa: E402
 from likeness.tests.support.checkpoints import drawn, fact_shapes  # noqa: E402
-from networks import unet  # noqa: E402
+from networks import WIDTH, unet  # noqa: E402
 from torch.nn.functional import linear  # noqa: E402
 
-WIDTHS = [320, 320, 640, 640, *[1280] * 6, *[640] * 3, *[320] * 3]
+LEVELS = [1, 1, 2, 2, *[4] * 6, *[2] * 3, *[1] * 3]  # widths of the 16 blocks, in widths of the first level
 STRENGTH = 0.5
 CUDA_CASES = [(dtype, batch) for dtype in (torch.bfloat16, torch.float16) for batch in (1, 4)]
 CPU_CASES = [(torch.float32, 1)]
@@ -34,9 +34,11 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 ROUNDS = {"cpu": (4, 10), "cuda": (20, 50)}  # whole UNet calls; passes over the sites
 
 
-def patched(model, dtype: torch.dtype):
-    """A clone of `model` with a drawn face, everything loaded."""
-    weights = {name: tensor.to(dtype) for name, tensor in drawn(fact_shapes(WIDTHS), seed=2).items()}
+def patched(model, dtype: torch.dtype, width: int):
+    """Return a clone of `model`, whose first level is `width` wide, with a face applied and everything loaded."""
+    projector = {"dim": 1024 * width // WIDTH, "inner": 768 * width // WIDTH // 64 * 64 or 64}
+    shapes = fact_shapes([width * level for level in LEVELS], **projector)
+    weights = {name: tensor.to(dtype) for name, tensor in drawn(shapes, seed=2).items()}
     adapter = FactAdapter(weights, "drawn.ckpt")
     features = torch.randn(1, 144, 512, generator=torch.Generator().manual_seed(3))
     crops = torch.zeros(1, 112, 112, 3)
@@ -80,11 +82,14 @@ class Recorder:
         return x
 
 
-def calls(model, batch: int):
-    """A function that calls the UNet once on `batch` pictures, cond and uncond together, with given middle patches."""
+def calls(model, batch: int, pixels: int):
+    """Return a function that calls the UNet once on `batch` images of `pixels` a side, with given middle patches.
+
+    Conditional and unconditional rows go together.
+    """
     device = model.load_device
     generator = torch.Generator().manual_seed(4)
-    latent = torch.randn(2 * batch, 4, 64, 64, generator=generator).to(device)
+    latent = torch.randn(2 * batch, 4, pixels // 8, pixels // 8, generator=generator).to(device)
     text = torch.randn(2 * batch, 77, 768, generator=generator).to(device)
     sigma = torch.full((2 * batch,), 5.0, device=device)
 
@@ -195,21 +200,23 @@ def largest_difference(visits: list, ours, straightforward) -> float:
     return max(ratios)
 
 
-def run(dtype: torch.dtype, batch: int) -> None:
-    """Measure one case and print its section.
+def run(dtype: torch.dtype, batch: int, width: int = WIDTH, pixels: int = 512, rounds=None) -> dict[str, float]:
+    """Measure one case, print its section and return its figures: ratios, added milliseconds, peak megabytes.
+
+    width, pixels: the published sizes or smaller ones; rounds: (whole UNet calls, passes over the blocks).
 
     (a) runs only after ours and the floor are timed: the gigabytes it frees leave the C library's allocator with
     memory to reuse, and ours, which then waits less for the system's pages, would look better than it is.
     """
-    model = patched(unet("SD15", dtype), dtype)
+    model = patched(unet("SD15", dtype, width), dtype, width)
     device = model.load_device
     ours = model.model_options["transformer_options"]["patches"]["middle_patch"][0]
-    recorder, call = Recorder(), calls(model, batch)
+    recorder, call = Recorder(), calls(model, batch, pixels)
     call([recorder])
     call([ours], model.wrappers)
     visits = recorder.visits
-    call_rounds, site_rounds = ROUNDS[device.type]
-    print(f"\n### {str(dtype).removeprefix('torch.')}, batch {batch} (cond + uncond: {2 * batch} rows), 512 px\n")
+    call_rounds, site_rounds = rounds or ROUNDS[device.type]
+    print(f"\n### {str(dtype).removeprefix('torch.')}, batch {batch} (cond + uncond: {2 * batch} rows), {pixels} px\n")
     print(added_work(visits, ours.tokens.shape[1]))
 
     forms = {"ours": ours, "floor": Floor(visits, ours)}
@@ -220,13 +227,18 @@ def run(dtype: torch.dtype, batch: int) -> None:
     if difference > TOLERANCE[dtype]:
         raise SystemExit(f"ours differs from (a) by {difference:.1e} of what is added: the times would say nothing")
     print(f"Largest difference of ours from (a): {difference:.1e} of what is added.\n")
-    report_calls("Ours and the floor", whole)
-    report_sites(visits, sites)
+    figures = {"added ms": statistics.median(added for _, added in whole["ours"])}
+    figures["base ms"] = statistics.median(took for took, _ in whole["base"])
+    figures["calls / floor"] = report_calls("Ours and the floor", whole)
+    figures["blocks / floor"] = report_sites(visits, sites)
+    figures["peak MB"] = megabytes_at_most(lambda: call([ours], model.wrappers), device)
+    figures["base peak MB"] = megabytes_at_most(call, device)
 
     forms = {"ours": ours, "(a)": straightforward}
-    whole = time_calls(call, {"base": None, **forms}, model.wrappers, device, call_rounds // 2)
-    report_calls("Ours and (a)", whole)
-    report_sites(visits, time_sites(visits, forms, device, site_rounds // 2))
+    whole = time_calls(call, {"base": None, **forms}, model.wrappers, device, -(-call_rounds // 2))
+    figures["calls / (a)"] = report_calls("Ours and (a)", whole)
+    figures["blocks / (a)"] = report_sites(visits, time_sites(visits, forms, device, -(-site_rounds // 2)))
+    return figures
 
 
 def added_work(visits: list, face_rows: int) -> str:
@@ -234,8 +246,11 @@ def added_work(visits: list, face_rows: int) -> str:
     return f"Added work: {products:.1f} GFLOP of matrix products and {attentions:.1f} GFLOP of attention.\n"
 
 
-def report_calls(title: str, whole: dict[str, list[tuple[float, float]]]) -> None:
-    """Added time as the clock inside the calls saw it; whole calls of the base vary by more than some forms add."""
+def report_calls(title: str, whole: dict[str, list[tuple[float, float]]]) -> float:
+    """Print added time as the clock inside the calls saw it and return ours by the last form's.
+
+    Whole calls of the base vary by more than some forms add.
+    """
     base = statistics.median(took for took, _ in whole["base"])
     *_, last = whole
     rows = []
@@ -246,6 +261,7 @@ def report_calls(title: str, whole: dict[str, list[tuple[float, float]]]) -> Non
         rows.append([name, spread(totals), spread(added), f"{ratio:.3f}", f"{against:.3f}"])
     print(f"\n{title} inside whole UNet calls, in turn, ms: median (extremes) of {len(whole['base'])} rounds:\n")
     print(table(["form", "whole call", "added", "1 + added / base", f"added / {last}"], rows))
+    return statistics.median(a / b for (_, a), (_, b) in zip(whole["ours"], whole[last]))
 
 
 def by_width(visits: list) -> dict[str, list[int]]:
@@ -256,8 +272,11 @@ def by_width(visits: list) -> dict[str, list[int]]:
     return groups | {"all": [*range(len(visits))]}
 
 
-def report_sites(visits: list, sites: dict) -> None:
-    """The two forms site by site, summed over sites of equal sizes; the ratio is the median of the rounds'."""
+def report_sites(visits: list, sites: dict) -> float:
+    """Print the two forms block by block, summed over blocks of equal sizes, and return the ratio over all blocks.
+
+    Ratios are the medians of the rounds'.
+    """
     first, second = sites
     rows = []
     for name, indices in by_width(visits).items():
@@ -266,6 +285,7 @@ def report_sites(visits: list, sites: dict) -> None:
         rows.append([name, len(indices), *map(spread, ms.values()), spread(ratios)])
     print(f"\nThe sites alone, in turn on the tokens of one call, ms: median (extremes) of {len(ratios)} rounds:\n")
     print(table(["tokens x width", "sites", first, second, f"{first} / {second}"], rows))
+    return statistics.median(ratios)
 
 
 @torch.inference_mode()

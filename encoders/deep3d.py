@@ -1,4 +1,4 @@
-"""Deep3DFaceRecon's regressor: the coefficients of a 3D face model from one picture, among them its expression (§2.3).
+"""Deep3DFaceRecon: the coefficients of a 3D face model from one picture, with its expression (docs/papers.md 3.3).
 
 A ResNet-50 with seven linear heads: identity 80, expression 64, texture 80, angle 3, light 27, shift 2, depth 1. It was
 trained on crops aligned in its own way, which `aligned_crop` repeats; the face model itself is not needed.

@@ -1,4 +1,4 @@
-"""MSID, the multi-scale identity encoder of Face2Diffusion: a face recogniser's ViT, read at several depths (§2.1).
+"""MSID, Face2Diffusion's encoder: a face recogniser's ViT, read at several depths (docs/papers.md 3.1).
 
 Its shallow taps keep how a face looks, its deep ones who it is. Published layout: patches of 8 px, a class token,
 pre-norm blocks with biases everywhere; the class token after each tapped block goes through a BatchNorm and a LayerNorm

@@ -1,4 +1,4 @@
-"""TransFace: the ViT face recogniser whose patch tokens FACT conditions on (FaceChain-FACT, papers' identity encoder).
+"""TransFace: the ViT face recogniser whose patch tokens FACT conditions on (arXiv 2308.10133; docs/papers.md 2.1).
 
 Published layout: patches without overlap (9 px of a 112 px crop, so the last 4 px are unused), pre-norm blocks with a
 ReLU6 MLP, a learned position embedding and no class token.

@@ -48,7 +48,7 @@ def head_masks(faces: Faces) -> torch.Tensor:
 
 
 def head_of_labels(face: np.ndarray, hair: np.ndarray) -> np.ndarray:
-    """FACT's head: bool [h, w] from where the parsing saw face and hair, bool [h, w] each (papers.md 1.2, step 2).
+    """FACT's head: bool [h, w] from where the parsing saw face and hair, bool [h, w] each (docs/papers.md 2.2).
 
     Face and hair together, dilated by a square of side sqrt(face area)/20 that closes the gaps between labels; of
     that the one piece with the largest outline, its holes filled; and the face, wherever it lies.

@@ -37,7 +37,7 @@ _SIDE_BY_EYES, _SIDE_BY_MOUTH, _CENTRE = 4.0, 3.6, 0.1
 
 _SIDED = {"eye": (4, 5), "brow": (2, 3)}
 _PARTS = {"face": (1, 2, 3, 4, 5, 6, 10, 11, 12, 13), "nose": (10,), "mouth": (11, 12, 13), "hair": (17,)}
-_FACE_AND_EARS = tuple(range(1, 14))  # what FACT's parsing calls face (papers.md 1.2)
+_FACE_AND_EARS = tuple(range(1, 14))  # what FACT's parsing calls face (docs/papers.md 2.2)
 _PERSON = (*range(1, 16), 17, 18)  # down to the neck: clothes of people side by side touch
 _SIGNATURE = (
     "cp.resnet.conv1.weight",

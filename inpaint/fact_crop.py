@@ -1,4 +1,4 @@
-"""One face of a picture in a square crop to inpaint, with what is to be painted over (FACT, papers.md 1.7).
+"""One face of a picture in a square crop to inpaint, with what is to be painted over (docs/papers.md 2.7).
 
 Masks and edges are made in the prepared crop of `size` x `size` pixels, as FACT's are, and not in the picture.
 """
@@ -97,7 +97,7 @@ def below_eyes(face: Face, window: Window, size: int) -> np.ndarray:
 
 
 def inpaint_mask(area: np.ndarray, below: np.ndarray, warped: np.ndarray) -> np.ndarray:
-    """What is to be painted over (papers.md 1.7, step 5), all bool [size, size].
+    """What is to be painted over (docs/papers.md 2.7, step 4), all bool [size, size].
 
     The face `area` a little dilated; and below the eyes, where a jaw of another shape needs room, more dilated, but
     only where the donor's face `warped` onto this one lies.

@@ -1,4 +1,4 @@
-"""An inpainted face crop put back into its picture (FACT, papers.md 1.7, steps 6 and 8).
+"""An inpainted face crop put back into its picture (docs/papers.md 2.7, steps 5 and 6).
 
 Two things keep what nobody painted: where the result equals the prepared crop, the picture's own pixels stay, so that
 what resizing lost never returns; and what the VAE alone changed is taken out again, by its round trip or by its tone.
@@ -70,7 +70,7 @@ def corrected(
     """The inpainted `image` without what only the VAE did to it; pictures [size, size, 3], masks [size, size].
 
     Within the mask the mean colour that the `ring` around it lost or gained is taken back, with colour_match; outside
-    it the details that the VAE lost (step 6), or without a round trip that colour again. image = prepared = round_trip
+    it the details that the VAE lost (step 5), or without a round trip that colour again. image = prepared = round_trip
     comes back as it is.
     """
     mask, ring = mask[..., None], ring[..., None]
@@ -91,7 +91,7 @@ def mask_weight(mask: np.ndarray, feather: int, side: int) -> torch.Tensor:
 
 
 def border_weight(window: Window, face: Face, image_size: tuple[int, int]) -> torch.Tensor:
-    """How much of the crop counts under "whole crop" (step 8): [side, side] of 0..1; image_size: (H, W).
+    """How much of the crop counts under "whole crop" (step 6): [side, side] of 0..1; image_size: (H, W).
 
     All but a soft border, which fades to 0 at the crop's edge, but not where the picture ends there; the face's box
     counts in any case.

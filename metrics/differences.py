@@ -15,7 +15,7 @@ class Change(NamedTuple):
 
 
 def change(before: torch.Tensor, after: torch.Tensor, faces: torch.Tensor) -> Change:
-    """How much of each picture changed outside and inside its face: FACT's FAIR is to keep the first small (§1.8).
+    """How much of each picture changed outside its face, which FAIR keeps small (docs/papers.md 2.8), and inside.
 
     before, after: [n, h, w, 3] in 0..1; faces: masks [n, h, w], bool or 0..1.
     """

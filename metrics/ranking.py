@@ -1,4 +1,4 @@
-"""Best of N: the order of a batch of pictures by what is to be scored (the paper's upper-bound analysis, §6.2)."""
+"""Best of N: the order of a batch of pictures by what is to be scored (docs/papers.md 7.4)."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Identity and text scores of a batch of pictures, by the recogniser and the CLIP that the user has loaded (§6.5)."""
+"""Identity and text scores of a batch of pictures, by the user's recogniser and CLIP (docs/papers.md 7)."""
 
 import comfy.sd
 import comfy.sd1_clip
@@ -13,7 +13,7 @@ from ..faces.types import Faces
 
 
 def harmonic_mean(*scores: torch.Tensor) -> torch.Tensor:
-    """n / (1/s_1 + ... + 1/s_n) of scores clamped at 0 from below: the paper's Identity x Text (§6.2).
+    """n / (1/s_1 + ... + 1/s_n) of scores clamped at 0 from below: Identity x Text (docs/papers.md 7.3).
 
     scores: one or more of one shape, a number for each picture; the paper takes three of identity and three of text,
     and prints the mean over pictures. 0 where one is 0.
@@ -23,7 +23,7 @@ def harmonic_mean(*scores: torch.Tensor) -> torch.Tensor:
 
 
 def geometric_mean(*scores: torch.Tensor) -> torch.Tensor:
-    """(s_1 ... s_n)^(1/n) of scores clamped and given as to `harmonic_mean`: the paper's second average (§6.2)."""
+    """(s_1 ... s_n)^(1/n) of scores clamped and given as to `harmonic_mean` (docs/papers.md 7.3)."""
     return torch.stack(scores).clamp(min=0).log().mean(dim=0).exp()
 
 

@@ -1,4 +1,4 @@
-"""Is it the person, is it the prompt: cosines of embeddings that a recogniser or CLIP has made (§6.5).
+"""Is it the person, is it the prompt: cosines of embeddings that a recogniser or CLIP has made (docs/papers.md 7).
 
 A picture without a face has NaN as its identity score, so that it can be counted apart.
 """
@@ -10,7 +10,7 @@ from torch.nn.functional import cosine_similarity, normalize
 
 
 def identity_similarity(embeddings: torch.Tensor, references: torch.Tensor, detected: torch.Tensor) -> torch.Tensor:
-    """For every picture the mean cosine [n], -1..1, to its person's references; NaN where no face was found (§6.2).
+    """For every picture the mean cosine [n], -1..1, to their person's; NaN without a face (docs/papers.md 7.1).
 
     embeddings: [n, d], of any length, where no face was found anything; references: [n, k, d], or [1, k, d] where all
     pictures are of one person; detected: [n] bool.
@@ -28,7 +28,7 @@ class IdentitySummary(NamedTuple):
 
 
 def identity_summary(similarity: torch.Tensor) -> IdentitySummary:
-    """The means of identity scores [n], NaN where no face was found, and how many those are (§6.2, §6.5)."""
+    """The means of identity scores [n], NaN where no face was found, and how many those are (docs/papers.md 7.1)."""
     undetected = int(similarity.isnan().sum())
     return IdentitySummary(float(similarity.nanmean()), float(similarity.nan_to_num().mean()), undetected)
 
@@ -48,14 +48,14 @@ def pair_cosines(embeddings: torch.Tensor, people: torch.Tensor) -> tuple[torch.
 
 
 def text_similarity(pictures: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
-    """CLIP-T: the cosine [n] of CLIP's embeddings of pictures [n, d] and of their prompts [n, d] or [1, d] (§6.5)."""
+    """CLIP-T (docs/papers.md 7.2): the cosine [n] of embeddings of pictures [n, d] and prompts [n, d] or [1, d]."""
     return cosine_similarity(pictures, prompts, dim=-1)
 
 
 def directional_similarity(
     pictures: torch.Tensor, reference_pictures: torch.Tensor, prompts: torch.Tensor, reference_prompts: torch.Tensor
 ) -> torch.Tensor:
-    """Face2Diffusion's dCLIP [n] (§6.2): does the picture differ from a plain one as its prompt from the plain one?
+    """dCLIP [n] (docs/papers.md 7.2): does the picture differ from a plain one as its prompt from the plain one?
 
         cos(E_img(x) - E_img(x_ref), E_txt(p) - E_txt(p_ref))
 

@@ -33,7 +33,7 @@ def separation(same: torch.Tensor, different: torch.Tensor) -> float:
 
 
 def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
-    """The squared Frechet distance of two sets of features [n, d] and [m, d] taken as Gaussian; FID's formula (§6.5).
+    """The squared Frechet distance of features [n, d] and [m, d] taken as Gaussian, as FID's (docs/papers.md 7.5).
 
         |mu_1 - mu_2|^2 + tr C_1 + tr C_2 - 2 tr (C_1 C_2)^(1/2)
 
@@ -78,7 +78,7 @@ def chance_of_best(scores: torch.Tensor, n: int) -> torch.Tensor:
 
 
 def best_of_curve(chosen_by: torch.Tensor, values: torch.Tensor) -> dict[int, float]:
-    """Face2Diffusion's upper bound (§6.2): for N = 1, 2, 4, ... up to M the expected value of the best picture of N.
+    """For N = 1, 2, 4, ... up to M the expected value of the best picture of N: docs/papers.md 7.4.
 
     The exact mean over all subsets of the M pictures of a pair of person and prompt, then over the pairs. chosen_by,
     values: [pairs, M], the scores that choose and those looked up at the chosen, without NaN; the same for the curve

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 COMFY = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".host" / "ComfyUI")
 BASE = Path(tempfile.mkdtemp(prefix="likeness-test-")) / "base"
 atexit.register(shutil.rmtree, BASE.parent, ignore_errors=True)
+DEVICE = [] if os.environ.get("LIKENESS_TEST_DEVICE") == "cuda" else ["--cpu"]
 
 # The tests' tensors are so small that threads wait for each other longer than they compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -43,7 +44,7 @@ def _start_comfy() -> None:
     sys.path.insert(0, str(COMFY))
     arguments, sys.argv = (
         sys.argv,
-        ["main.py", "--cpu", "--disable-api-nodes", "--use-pytorch-cross-attention", "--base-directory", str(BASE)],
+        ["main.py", *DEVICE, "--disable-api-nodes", "--use-pytorch-cross-attention", "--base-directory", str(BASE)],
     )
     import comfy.options
 

@@ -1,4 +1,4 @@
-"""Face2Diffusion's training (papers' §2.6): two words of a face, by class-guided denoising regularisation (Eq. 5-7)."""
+"""Face2Diffusion's training (arXiv 2403.05094, Eq. 5-7; docs/papers.md 3.6): two words of a face, by CGDR."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""FaceA-Net's test-time tuning (§4): Eq. 2 of the paper, and what it tunes."""
+"""FaceA-Net's test-time tuning (docs/papers.md 6): Eq. 2 of the paper, and what it tunes."""
 
 from dataclasses import dataclass
 

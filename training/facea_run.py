@@ -41,7 +41,7 @@ _ADDED = {"warmup": 0, "cosine": False, "ema": 0.0, "attribute_loss": True, "lea
 
 @dataclass(frozen=True)
 class Settings(loop.Settings):
-    """How to tune; the defaults are published (§4.1) or, where the paper is silent, chosen (§4.4).
+    """How to tune; docs/papers.md 6.5 tells which defaults are published and which chosen.
 
     batch: photos drawn for a step, with replacement. rank: of the LoRA, whose alpha is the same. features: learned rows
     of each prompt, 0 for `ROWS`. level: one of LEVELS. checkpointing: less memory, a third more time.

@@ -1,4 +1,4 @@
-"""FACT's decoupled training (papers' §1.8): masked diffusion loss, FAIR, condition drop and same-identity shuffle."""
+"""FACT's decoupled training (docs/papers.md 2.8): masked loss, FAIR, condition drop, same-identity shuffle."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -49,7 +49,7 @@ class Settings(loop.Settings):
 
 
 def fair(increment: torch.Tensor, x: torch.Tensor, face: torch.Tensor, denominator: str = "outside") -> torch.Tensor:
-    """L_FAIR = |GSA(x) (1 - M)| / |x (1 - M)| (papers' §1.8), the mean over the pictures that have a background.
+    """L_FAIR = |GSA(x) (1 - M)| / |x (1 - M)| (docs/papers.md 2.8), the mean over the pictures that have a background.
 
     increment, x: [b, n, d], what a site adds to the tokens, and the tokens; face: [b, n] in 0..1, M where over 0.5.
     denominator: "outside" as the authors' page prints it; "increment" reads it as the share of the whole increment,

@@ -1,4 +1,4 @@
-"""Infinite-ID's identity-enhanced training (papers' §3.1): the text is out, a face is learned from pairs of photos."""
+"""Infinite-ID's training (docs/papers.md 5.4): the text is out, a face is learned from pairs of photos."""
 
 from dataclasses import dataclass
 from functools import partial

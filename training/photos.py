@@ -4,7 +4,7 @@
     photos/ada/beach.txt      its caption; without it that of all photos of the person,
     photos/ada/caption.txt    and without that "a photo of a person"
 
-Crops are square and half as wide again as the face's box, as those of FACT's authors (papers.md 1.8).
+Crops are square and half as wide again as the face's box, as those of FACT's authors (docs/papers.md 2.8).
 """
 
 import logging

@@ -77,7 +77,7 @@ class Portraits:
 
 
 def others(portraits: Portraits, indices: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """For each of `indices` [b] another picture of the same person, all equally likely: FACT's shuffle (papers.md 1.8).
+    """For each of `indices` [b] another picture of the person, all equally likely: the shuffle of docs/papers.md 2.8.
 
     Where a person has only one picture, it stands for itself. generator: the CPU's.
     """

@@ -43,7 +43,7 @@ def _mask(part: torch.Tensor, kind: int, generator: torch.Generator) -> torch.Te
 
 
 def caption(told: str, painted: str | None, chance: float) -> str:
-    """A picture's caption or, for a part of a face and a chance below 0.3, FaceA-Net's words for it (papers' §4.1)."""
+    """A picture's caption or, for a part of a face and a chance below 0.3, its words in docs/papers.md 6.1."""
     if painted is None or chance >= 0.3:
         return told
     return prompt_of("woman" if " of a woman" in told else "man", painted)

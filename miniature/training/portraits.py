@@ -1,7 +1,7 @@
 """The drawn world as portraits to train adapters on.
 
-What adapters keep is the head: in a drawn person hair tells more of who it is than in a photo (papers' §1.8 and §2.6
-leave the choice of face or head).
+What adapters keep is the head: in a drawn person hair tells more of who it is than in a photo (docs/papers.md 2.8
+and 3.6).
 """
 
 from collections.abc import Callable

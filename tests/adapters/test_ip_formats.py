@@ -141,7 +141,7 @@ def test_files_of_other_kinds_are_not_ours():
 
 
 def test_lora_of_a_faceid_file():
-    """Four to each attention, self and cross: 4 x 32 or 4 x 140 weights of the UNet (papers' oracle 7.11)."""
+    """Four to each attention, self and cross: 4 x 32 or 4 x 140 weights of the UNet (docs/papers.md 4.5)."""
     for base, count in (("SD1.5", 128), ("SDXL", 560)):
         adapter = tiny_ip.adapter("faceid", base, lora_rank=2)
         assert len(adapter.lora) == count == len(lora_targets(base))

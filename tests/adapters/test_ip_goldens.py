@@ -106,7 +106,7 @@ def test_image_cross_attention_in_the_host_unet(name):
 
 
 def test_published_numbers():
-    """The order of the published layers: down, up, middle; 16 and 70 of them (papers' section 3.4)."""
+    """The order of the published layers: down, up, middle; 16 and 70 of them (docs/papers.md 4.3)."""
     sd15, sdxl = image_numbers("SD1.5"), image_numbers("SDXL")
     assert (len(sd15), len(sdxl)) == (16, 70) == (len(set(PLACES["SD1.5"])), len(set(PLACES["SDXL"])))
     assert [sd15[n] for n in (1, 11, 13, 29, 31)] == [

@@ -135,7 +135,7 @@ def test_the_largest_outline_wins_over_more_pixels():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_head_of_labels_against_opencv(seed):
-    """Steps 1 and 2 of FACT's preprocessing, papers.md 1.2, with the library that the authors used."""
+    """Steps 1 and 2 of FACT's preprocessing, docs/papers.md 2.2, with the library that the authors used."""
     cv2 = pytest.importorskip("cv2")
     face, hair = (ndimage.zoom(_blobs(seed + shift, 48), 8, order=0) for shift in (1000, 2000))
     side = max(int(np.sqrt(face.sum()) / 20), 1)

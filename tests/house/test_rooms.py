@@ -31,8 +31,9 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 TOP = len(FLOORS) - 1
 RECIPES = ("miniature", "recipes")  # which no node needs
 OPTIONAL = {"insightface", "onnxruntime", "cv2", "onnx", "skimage"}
-HIDDEN = {".venv", ".host", "output"}
-FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] not in HIDDEN)
+NOT_OURS = re.compile(r"\.|output$")  # folders that a set-up or a run makes
+FILES = [path.relative_to(ROOT) for path in sorted(ROOT.rglob("*.py"))]
+FILES = [path for path in FILES if not NOT_OURS.match(path.parts[0])]
 MODULES = {path.with_suffix("").parts: path for path in FILES}
 SOURCES = [path for path in FILES if FLOOR_OF.get(path.with_suffix("").parts[0]) != TOP]
 

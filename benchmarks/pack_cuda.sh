@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Gather what a machine with a CUDA GPU, torch and no package index needs to run benchmarks/on_cuda.py.
+#
+#   benchmarks/pack_cuda.sh [OUT]     put the host's source, this pack and the few wheels into OUT (default .gpu,
+#                                     which git ignores) and print its size; the machine then runs
+#                                         COMFYUI_PATH=OUT/ComfyUI python3 OUT/likeness/benchmarks/on_cuda.py
+#   benchmarks/pack_cuda.sh --aside   move the miniature's weights out of the tree, where the whole tree is to travel
+#                                     and is too large; a git checkout then misses them until
+#   benchmarks/pack_cuda.sh --back    puts them back
+#
+# The machine brings Python 3.12 (or $PYTHON_TAG), torch, torchvision, torchaudio, transformers, tokenizers, numpy,
+# scipy, einops, safetensors, aiohttp, yarl, requests, psutil, tqdm, pyyaml, pillow, pydantic, filelock; for the stages
+# `hosts` and `tests` also opencv-python-headless, onnx, onnxruntime, pytest and hypothesis.
+# Left out of the host: large tokenizers. comfy-kitchen goes without its compiled kernels, its torch fallback serves;
+# of av only empty names go, for it reads videos and nothing here does.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+LIMIT_MIB=64
+ASIDE=.host/aside
+
+case "${1:-}" in
+--aside) mkdir -p "$ASIDE" && mv miniature/weights "$ASIDE/weights"; exit ;;
+--back) mv "$ASIDE/weights" miniature/weights; git diff --stat -- miniature/weights; exit ;;
+esac
+
+out=$(realpath -m "${1:-.gpu}")
+comfy=$(realpath "${COMFYUI_PATH:-.host/ComfyUI}")
+[ -f "$comfy/main.py" ] || { echo "no ComfyUI at $comfy: run 'python3 likeness.py test --co' once, which fetches one" >&2; exit 1; }
+rm -rf "$out"
+mkdir -p "$out/site" "$out/ComfyUI" "$out/likeness"
+
+pinned() { grep "^$1==" "$comfy/requirements.txt"; }
+wheels=$(mktemp -d)
+trap 'rm -rf "$wheels"' EXIT
+platforms=()
+for glibc in 2_28 2_27 2_17; do platforms+=(--platform "manylinux_${glibc}_x86_64"); done
+python3 -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: \
+    --python-version "${PYTHON_TAG:-3.12}" --implementation cp "${platforms[@]}" --platform manylinux2014_x86_64 -d "$wheels" \
+    "$(pinned comfy-kitchen)" "$(pinned comfy-aimdo)" torchsde trampoline SQLAlchemy alembic Mako blake3 simpleeval jsonschema \
+    jsonschema-specifications referencing rpds-py 2>&1 | grep -v '^WARNING: Location' || true
+for wheel in "$wheels"/*.whl; do python3 -m zipfile -e "$wheel" "$out/site"; done
+[ -d "$out/site/torchsde" ] || { echo "the wheels could not be had" >&2; exit 1; }
+find "$out/site/comfy_kitchen" -name '*.so' -delete
+for module in av av/container av/subtitles av/subtitles/stream av/video av/video/reformatter; do
+    mkdir -p "$out/site/$module"
+    cat > "$out/site/$module/__init__.py" <<'PYTHON'
+def __getattr__(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return type(name, (), {})
+PYTHON
+done
+
+copy() { tar -C "$1" -cf - --exclude=__pycache__ "${@:3}" | tar -C "$2" -xf -; }
+(cd "$comfy" && ls -d comfy comfy_* api_server app utils middleware alembic_db alembic.ini requirements.txt ./*.py 2>/dev/null || true) > "$wheels/host"
+copy "$comfy" "$out/ComfyUI" --exclude='*_tokenizer/*.json' --exclude='*_tokenizer/*.txt' \
+    --exclude='*_tokenizer/*.model' --exclude=comfy_api_nodes -T "$wheels/host"
+copy "$comfy" "$out/ComfyUI" comfy/sd1_tokenizer
+git ls-files -- . ':!miniature/weights' ':!miniature/report' > "$wheels/pack"
+copy . "$out/likeness" -T "$wheels/pack"
+
+size=$(du -sm --apparent-size "$out" | cut -f1)
+echo "$out: $size MiB of at most $LIMIT_MIB"
+[ "$size" -lt "$LIMIT_MIB" ]
