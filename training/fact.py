@@ -8,9 +8,10 @@ from torch import nn
 from torch.linalg import vector_norm
 from torch.nn.functional import interpolate
 
-from ..adapters.fact import PROJECTOR_PREFIX, SITES, GatedSelfAttention
+from ..adapters.fact import FACE_BLOCKS, PROJECTOR_PREFIX, GatedSelfAttention
 from ..adapters.resampler import Resampler, ResamplerSizes
-from ..attention_patches.calls import attend, transformer_blocks
+from ..adapters.unet_blocks import transformer_blocks
+from ..attention_patches.calls import attend
 from ..attention_patches.sfags import gated_self_attention, project_face
 from . import loop
 from .frozen import Frozen, draw_noise, masked_mean, prediction_error
@@ -90,7 +91,7 @@ class Fact(nn.Module):
         widths = {place[:2]: block.norm2.normalized_shape[0] for place, block in blocks.items()}
         width = base.text.embeddings.token_embedding.weight.shape[1]
         self.projector = fresh_projector(features, width, settings)
-        self.sites = nn.ModuleList(GatedSelfAttention(widths[site.block], width) for site in SITES)
+        self.sites = nn.ModuleList(GatedSelfAttention(widths[site.block], width) for site in FACE_BLOCKS)
         for site in self.sites:  # whichever way it begins, the base model is as it was
             nn.init.constant_(site.alpha_attn, settings.gate)
             nn.init.constant_(site.alpha_dense, settings.gate)
@@ -101,12 +102,12 @@ class Fact(nn.Module):
     @property
     def places(self) -> dict[tuple[str, int], nn.Module]:
         """The sites by the host's names of their blocks."""
-        return {site.block: module for site, module in zip(SITES, self.sites)}
+        return {site.block: module for site, module in zip(FACE_BLOCKS, self.sites)}
 
     def state(self) -> dict[str, torch.Tensor]:
         """The weights under the published names."""
         own = {f"{PROJECTOR_PREFIX}{name}": each for name, each in self.projector.state_dict().items()}
-        for site, module in zip(SITES, self.sites):
+        for site, module in zip(FACE_BLOCKS, self.sites):
             own |= {f"{site.diffusers}{name}": each for name, each in module.state_dict().items()}
         return own
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from ..adapters.ip_layout import PLACES
 from ..adapters.ip_projectors import InfiniteIdTokens
-from ..attention_patches.calls import attend, transformer_blocks
+from ..adapters.unet_blocks import BLOCKS, transformer_blocks
+from ..attention_patches.calls import attend
 from . import loop
 from .frozen import Frozen, draw_noise, masked_mean, prediction_error
 from .portraits import Portraits, others
@@ -47,7 +47,7 @@ class InfiniteId(nn.Module):
         self.width = width = base.text.embeddings.token_embedding.weight.shape[1]
         self.mapper = InfiniteIdTokens(_shapes(width, clip_width, face_width, settings))
         nn.init.normal_(self.mapper.clip_mapper.latents, std=settings.dim**-0.5)
-        own = {place: blocks[place].attn2 for place in PLACES[_BASE]}
+        own = {place: blocks[place].attn2 for place in BLOCKS[_BASE]}
         self.attentions = nn.ModuleDict({_name(place): _like_text(attention) for place, attention in own.items()})
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -101,7 +101,7 @@ def attention_patches(base: Frozen, adapter: InfiniteId, tokens: torch.Tensor, t
 
         return replaced
 
-    return {"patches_replace": {"attn2": {place: at(place) for place in PLACES[_BASE]}}}
+    return {"patches_replace": {"attn2": {place: at(place) for place in BLOCKS[_BASE]}}}
 
 
 def step_loss(base: Frozen, adapter: InfiniteId, data, settings: Settings, generator: torch.Generator) -> torch.Tensor:
