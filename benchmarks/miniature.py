@@ -62,18 +62,18 @@ def trainers(data: Portraits) -> dict:
         return base.train(network, lessons, recipe.alphas_bar(), settings, torch.device("cpu"), None, after)
 
     return {
-        "base": (text_to_image, base.Settings(steps=STEPS, **(recipe.BASE | {"ema": 0.0}))),
+        "base": (text_to_image, base.BaseSettings(steps=STEPS, **(recipe.BASE | {"ema": 0.0}))),
         "FACT": (
             lambda settings, after: fact.train(ground, data, settings, None, after),
-            fact.Settings(**(shared | adapters.FACT)),
+            fact.FactSettings(**(shared | adapters.FACT)),
         ),
         "Face2Diffusion": (
             lambda settings, after: face2diffusion.train(ground, data, settings, None, after),
-            face2diffusion.Settings(hidden=(256, 256), **shared),
+            face2diffusion.Face2DiffusionSettings(hidden=(256, 256), **shared),
         ),
         "Infinite-ID": (
             lambda settings, after: infinite_id.train(ground, data, nothing, settings, None, after),
-            infinite_id.Settings(queries=12, **shared, **small),
+            infinite_id.InfiniteIdSettings(queries=12, **shared, **small),
         ),
     }
 

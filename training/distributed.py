@@ -77,7 +77,7 @@ def find_accelerator(device: torch.device) -> "Accelerator | None":
     return accelerator
 
 
-def check_place(accelerator: "Accelerator", parameters: dict[str, torch.nn.Parameter]) -> None:
+def check_device(accelerator: "Accelerator", parameters: dict[str, torch.nn.Parameter]) -> None:
     """Raise RuntimeError where parameters are on another device than the one that this process has among all."""
     here = accelerator.device
     for name, parameter in parameters.items():

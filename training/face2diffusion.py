@@ -1,6 +1,7 @@
 """Face2Diffusion's training (arXiv 2403.05094, Eq. 5-7; docs/papers.md 3.6): two words of a face, by CGDR."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -9,13 +10,14 @@ from ..adapters.face_prompt import FIRST
 from . import loop
 from .frozen import Frozen, Noised, draw_noise, masked_mean, prediction_error
 from .portraits import Portraits
+from .settings import Count, Positive, Share, TrainingSettings, Weight
 from .text_model import NAME
 
 MODES = ("cgdr", "reconstruction", "masked")
 
 
 @dataclass(frozen=True)
-class Settings(loop.Settings):
+class Face2DiffusionSettings(TrainingSettings):
     """hidden: widths of both networks. prompt, class_words: the words around the face, and in its place.
 
     keep_expression: how often the expression is told; else it is the learned unconditional one.
@@ -23,12 +25,12 @@ class Settings(loop.Settings):
     focus: how many times as much an error inside the face counts as one outside; 1 as published.
     """
 
-    batch: int = 32
-    lr: float = 1e-5
-    hidden: tuple[int, ...] = (1536, 1536)
-    keep_expression: float = 0.8
-    mode: str = MODES[0]
-    focus: float = 1.0
+    batch: Count = 32
+    lr: Positive = 1e-5
+    hidden: tuple[Count, ...] = (1536, 1536)
+    keep_expression: Share = 0.8
+    mode: Literal[MODES] = MODES[0]
+    focus: Weight = 1.0
     prompt: str = "a photo of"
     class_words: str = "a person"
 
@@ -53,7 +55,7 @@ def with_words(embeddings: torch.Tensor, tokens: torch.Tensor, words: torch.Tens
     return embeddings
 
 
-def mapping(portraits: Portraits, word: int, settings: Settings) -> MappingNetwork:
+def mapping(portraits: Portraits, word: int, settings: Face2DiffusionSettings) -> MappingNetwork:
     """A fresh mapping network for the portraits' features, with words as wide as `word`."""
     identity, expression = (portraits.features[name].flatten(1).shape[1] for name in ("msid", "expression"))
     network = MappingNetwork(MappingSizes(identity, expression, settings.hidden, word))
@@ -66,7 +68,7 @@ def step_loss(
     network: MappingNetwork,
     portraits: Portraits,
     prompts: torch.Tensor,
-    settings: Settings,
+    settings: Face2DiffusionSettings,
     generator: torch.Generator,
 ) -> torch.Tensor:
     """Eq. 5-7 of a drawn batch; prompts: tokens [2, 77] with the two words, and with the class in their place."""
@@ -93,7 +95,7 @@ def _class(base: Frozen, batch: Noised, tokens: torch.Tensor) -> torch.Tensor:
     return base.denoised(batch.z_t, batch.sigma, context.expand(len(tokens), -1, -1), {})
 
 
-def train(base: Frozen, portraits: Portraits, settings: Settings, checkpoint, after_step):
+def train(base: Frozen, portraits: Portraits, settings: Face2DiffusionSettings, checkpoint, after_step):
     """(mapping network, progress) for `base`, of portraits with "msid" [n, 1, d] and "expression" [n, e] features.
 
     after_step: called with the progress. Raises ValueError for an unknown mode, and what `loop.train` does.

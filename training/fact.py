@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import nn
@@ -15,13 +16,14 @@ from ..attention_patches.sfags import gated_self_attention, project_face
 from . import loop
 from .frozen import Frozen, draw_noise, masked_mean, prediction_error
 from .portraits import Portraits, others
+from .settings import Count, Number, Positive, Share, TrainingSettings, Weight
 
 DENOMINATORS = ("outside", "increment")  # of L_FAIR
 _EPS = 1e-6
 
 
 @dataclass(frozen=True)
-class Settings(loop.Settings):
+class FactSettings(TrainingSettings):
     """gate: where alpha begins: 0 as published, so that only the gates learn at first; else the layers behind the gates
     begin at nothing, and all learn at once. gates, projector: how many times as fast as the rest these learn.
     queries, dim, depth: sizes of the projector.
@@ -32,20 +34,20 @@ class Settings(loop.Settings):
     the face against that inside; 1 for the plain loss, 0 for the masked one.
     """
 
-    batch: int = 32
-    lr: float = 5e-5
-    gate: float = 0.0
-    gates: float = 1.0
-    projector: float = 1.0
-    queries: int = 16
-    dim: int = 1024
-    depth: int = 4
-    drop: float = 0.1
-    caption_drop: float = 0.1
-    shuffle: tuple[float, float] = (0.2, 0.6)
-    fair: float = 0.01
-    denominator: str = DENOMINATORS[0]
-    outside: float = 0.0
+    batch: Count = 32
+    lr: Positive = 5e-5
+    gate: Number = 0.0
+    gates: Weight = 1.0
+    projector: Weight = 1.0
+    queries: Count = 16
+    dim: Count = 1024
+    depth: Count = 4
+    drop: Share = 0.1
+    caption_drop: Share = 0.1
+    shuffle: tuple[Share, Share] = (0.2, 0.6)
+    fair: Weight = 0.01
+    denominator: Literal[DENOMINATORS] = DENOMINATORS[0]
+    outside: Weight = 0.0
 
 
 def fair(increment: torch.Tensor, x: torch.Tensor, face: torch.Tensor, denominator: str = "outside") -> torch.Tensor:
@@ -66,13 +68,13 @@ def _norm(x: torch.Tensor) -> torch.Tensor:
     return vector_norm(x.float().flatten(1), dim=1)
 
 
-def shuffle_share(settings: Settings, step: int) -> float:
+def shuffle_share(settings: FactSettings, step: int) -> float:
     """How often the face is of another photo in a step: the curriculum rises evenly over the whole training."""
     first, last = settings.shuffle
     return first + (last - first) * step / settings.steps
 
 
-def fresh_projector(features: int, width: int, settings: Settings) -> Resampler:
+def fresh_projector(features: int, width: int, settings: FactSettings) -> Resampler:
     """A projector that has learned nothing: [n, tokens, features] -> [n, queries, width]."""
     inner = max(64, settings.dim * 3 // 4 // 64 * 64)
     sizes = ResamplerSizes(settings.queries, settings.dim, settings.depth, inner, 4 * settings.dim, features, width)
@@ -84,7 +86,7 @@ def fresh_projector(features: int, width: int, settings: Settings) -> Resampler:
 class Fact(nn.Module):
     """Projector and sites in training, with the parameter names of `FactAdapter`'s."""
 
-    def __init__(self, base: Frozen, features: int, settings: Settings):
+    def __init__(self, base: Frozen, features: int, settings: FactSettings):
         super().__init__()
         blocks = transformer_blocks(base.model.diffusion_model)
         widths = {place[:2]: block.norm2.normalized_shape[0] for place, block in blocks.items()}
@@ -137,7 +139,7 @@ def step_loss(
     adapter: Fact,
     portraits: Portraits,
     tokens: torch.Tensor,
-    settings: Settings,
+    settings: FactSettings,
     step: int,
     generator: torch.Generator,
 ) -> torch.Tensor:
@@ -163,7 +165,7 @@ def step_loss(
 
 
 def train(
-    base: Frozen, portraits: Portraits, settings: Settings, checkpoint, after_step, projector: dict | None = None
+    base: Frozen, portraits: Portraits, settings: FactSettings, checkpoint, after_step, projector: dict | None = None
 ) -> tuple[Fact, loop.Progress]:
     """An adapter for `base`, trained on portraits with "transface" features [n, tokens, d]; and how it went.
 
@@ -189,7 +191,7 @@ def train(
     return adapter, progress
 
 
-def _groups(adapter: Fact, settings: Settings) -> list[loop.Group]:
+def _groups(adapter: Fact, settings: FactSettings) -> list[loop.Group]:
     """What learns, and how quickly, in the order of checkpoints; the projector is among the rest if it can be."""
     named = dict(adapter.named_parameters())
     gates = {name: each for name, each in named.items() if "alpha_" in name}

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import comfy.model_base
 import torch
 
-from . import loop
 from .plain_attention import quick_on
+from .precision import cast_to, compute_dtype
 from .text_model import text_rows
 
 
@@ -36,7 +36,7 @@ class Frozen:
 
     def computing(self) -> torch.autocast:
         """The context in which adapters, whose weights are float32, compute in the base's precision."""
-        return loop.computing(self.model.get_dtype_inference(), self.device)
+        return cast_to(self.model.get_dtype_inference(), self.device)
 
     def denoised(self, z_t: torch.Tensor, sigma: torch.Tensor, context: torch.Tensor, options: dict) -> torch.Tensor:
         """What the model takes z_t [b, c, h, w] at noise levels sigma [b] for without noise, float32."""
@@ -46,10 +46,10 @@ class Frozen:
 
 
 def frozen(model, clip, precision: str) -> Frozen:
-    """The base of the host's model patcher and CLIP, which nobody else uses, computing in one of `loop.PRECISIONS`."""
+    """Return the base model of a model patcher and CLIP, which nobody else uses, computing in one of PRECISIONS."""
     device = model.load_device
     inner, unet = model.model, model.model.diffusion_model
-    unet.dtype = loop.compute_dtype(precision, device)
+    unet.dtype = compute_dtype(precision, device)
     inner.manual_cast_dtype = None
     unet.to(device, unet.dtype).requires_grad_(False)
     text = clip.cond_stage_model.clip_l.transformer.text_model.to(device, torch.float32).requires_grad_(False)

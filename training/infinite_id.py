@@ -13,13 +13,14 @@ from ..attention_patches.calls import attend, transformer_blocks
 from . import loop
 from .frozen import Frozen, draw_noise, masked_mean, prediction_error
 from .portraits import Portraits, others
+from .settings import Count, Positive, Share, TrainingSettings, Weight
 
 _BASE = "SD1.5"
 _PARTS = ("to_k", "to_v")
 
 
 @dataclass(frozen=True)
-class Settings(loop.Settings):
+class InfiniteIdSettings(TrainingSettings):
     """queries, dim, depth: sizes of the mapper that reads CLIP; face_tokens: how many the face vector becomes.
 
     drop: how often there is no face, which the unconditional branch needs. text_off: whether the cross-attention to
@@ -27,21 +28,21 @@ class Settings(loop.Settings):
     counts as one outside; 1 as published.
     """
 
-    batch: int = 32
-    lr: float = 1e-4
-    queries: int = 16
-    dim: int = 1280
-    depth: int = 4
-    face_tokens: int = 4
-    drop: float = 0.1
+    batch: Count = 32
+    lr: Positive = 1e-4
+    queries: Count = 16
+    dim: Count = 1280
+    depth: Count = 4
+    face_tokens: Count = 4
+    drop: Share = 0.1
     text_off: bool = True
-    focus: float = 1.0
+    focus: Weight = 1.0
 
 
 class InfiniteId(nn.Module):
     """Mappers and image cross-attentions in training."""
 
-    def __init__(self, base: Frozen, clip_width: int, face_width: int, settings: Settings):
+    def __init__(self, base: Frozen, clip_width: int, face_width: int, settings: InfiniteIdSettings):
         super().__init__()
         blocks = transformer_blocks(base.model.diffusion_model)
         self.width = width = base.text.embeddings.token_embedding.weight.shape[1]
@@ -70,7 +71,7 @@ def _name(place) -> str:
     return "-".join(map(str, place))
 
 
-def _shapes(width: int, clip: int, face: int, settings: Settings) -> dict[str, torch.Tensor]:
+def _shapes(width: int, clip: int, face: int, settings: InfiniteIdSettings) -> dict[str, torch.Tensor]:
     """Tensors of the shapes from which `InfiniteIdTokens` reads its sizes."""
     inner, dim = max(64, settings.dim // 64 * 64), settings.dim
     shapes = {
@@ -104,7 +105,9 @@ def attention_patches(base: Frozen, adapter: InfiniteId, tokens: torch.Tensor, t
     return {"patches_replace": {"attn2": {place: at(place) for place in PLACES[_BASE]}}}
 
 
-def step_loss(base: Frozen, adapter: InfiniteId, data, settings: Settings, generator: torch.Generator) -> torch.Tensor:
+def step_loss(
+    base: Frozen, adapter: InfiniteId, data, settings: InfiniteIdSettings, generator: torch.Generator
+) -> torch.Tensor:
     """|eps - eps(z_t, t, c_id)|^2 of a drawn batch, c_id of another photo of the same person, weighted by `focus`.
 
     data: (portraits, their captions' tokens [n, 77], what CLIP sees in an empty picture [m, d]).
@@ -127,7 +130,9 @@ def step_loss(base: Frozen, adapter: InfiniteId, data, settings: Settings, gener
     return masked_mean(square, 1 + (settings.focus - 1) * face)
 
 
-def train(base: Frozen, portraits: Portraits, nothing: torch.Tensor, settings: Settings, checkpoint, after_step):
+def train(
+    base: Frozen, portraits: Portraits, nothing: torch.Tensor, settings: InfiniteIdSettings, checkpoint, after_step
+):
     """(adapter, progress) for `base`, of portraits with "clip" [n, m, d] and "arcface" [n, 1, d] features.
 
     nothing: CLIP's features [m, d] of an empty picture. after_step: called with the progress. Raises what `loop.train`

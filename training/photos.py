@@ -31,7 +31,7 @@ from ..faces.types import Face, Faces
 from ..inpaint.crop import cut, in_crop, resize, window_around
 from .portraits import Portraits
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+PHOTO_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 CAPTION = "a photo of a person"
 _FACE_SHARE = 1 / 1.5
 _ON_BLACK = ("transface",)  # encoders that were trained on heads without background
@@ -86,7 +86,7 @@ def read(folder: Path, detector: FaceDetector, size: int, parser: FaceParser | N
     if not kept:
         raise ValueError(
             f"None of the {len(listed)} pictures below {folder} shows a face to train with: put photos "
-            f"({', '.join(PICTURES)}) into one sub-folder for each person, or choose another face detector."
+            f"({', '.join(PHOTO_FILES)}) into one sub-folder for each person, or choose another face detector."
         )
     names, captions, portraits = zip(*kept)
     _warn_of_lone_photos(names)
@@ -168,7 +168,7 @@ def _people(folder: Path) -> list[Path]:
 
 
 def _pictures(person: Path) -> list[Path]:
-    return sorted(file for file in person.iterdir() if file.suffix.lower() in PICTURES)
+    return sorted(file for file in person.iterdir() if file.suffix.lower() in PHOTO_FILES)
 
 
 def _caption(file: Path) -> str:
@@ -187,7 +187,7 @@ def _caption(file: Path) -> str:
 def _portrait(file: Path, detector: FaceDetector, size: int, parser: FaceParser | None) -> _Portrait | None:
     """The largest face of a picture cut out; None, with a warning, where the picture does not serve."""
     try:
-        picture = _read(file)
+        picture = read_photo(file)
     except _UNREADABLE as error:
         logging.warning("%s is left out: it cannot be read as a picture (%s).", file, error)
         return None
@@ -199,7 +199,7 @@ def _portrait(file: Path, detector: FaceDetector, size: int, parser: FaceParser 
     return portrait
 
 
-def _read(file: Path) -> torch.Tensor:
+def read_photo(file: Path) -> torch.Tensor:
     """The picture in `file` as its camera was held: [H, W, 3] in 0..1."""
     with Image.open(file) as picture:
         upright = ImageOps.exif_transpose(picture).convert("RGB")

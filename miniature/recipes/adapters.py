@@ -5,10 +5,11 @@ import torch
 from ...training import adapter_command, face2diffusion, fact, infinite_id
 from ...training.frozen import Frozen, frozen
 from ...training.portraits import Portraits
+from ...training.progress_line import ProgressLine
 from ..models import base_model as miniature
 from ..training import fact_projector
 from ..training import portraits as world
-from .common import LONG, OUTPUT, device, keep, keep_curve, kept, pictures, shown
+from .common import LONG, OUTPUT, device, keep, keep_curve, kept, pictures
 
 SHARED = {"batch": 32, "lr": 1e-3, "warmup": 50, "ema": 0.995, **LONG}
 FACT = {"gate": 1.0, "queries": 16, "dim": 128, "depth": 2, "projector": 0.02}
@@ -41,35 +42,41 @@ METHODS = ("fact", "face2diffusion", "infinite_id")  # the others are ablations
 def projector(steps: int) -> None:
     """Teach FACT's projector by itself of whom a face is; every training of FACT begins with it."""
     torch.manual_seed(0)
-    settings, seen = fact_projector.Settings(steps=steps, **PROJECTOR), portraits("transface")
+    settings, seen = fact_projector.ProjectorSettings(steps=steps, **PROJECTOR), portraits("transface")
     words = kept("base")[f"{miniature.TEXT_ENCODER}text_model.embeddings.token_embedding.weight"]
-    network = fact.fresh_projector(seen.features["transface"].shape[-1], words.shape[1], fact.Settings(**FACT))
+    network = fact.fresh_projector(seen.features["transface"].shape[-1], words.shape[1], fact.FactSettings(**FACT))
     checkpoint = OUTPUT / "fact_projector.pt"
-    progress = fact_projector.train(network.to(device()), seen, settings, device(), checkpoint, shown())
+    progress = fact_projector.train(network.to(device()), seen, settings, device(), checkpoint, ProgressLine(settings))
     keep("fact_projector", network.cpu().state_dict())
     keep_curve("fact_projector", progress)
 
 
 def train(name: str, steps: int) -> None:
     """Train one of FACTS, F2DS and INFINITE on the base, and keep its running average in float16."""
-    base = _base()
+    base, checkpoint = _base(), OUTPUT / f"{name}.pt"
     if name in FACTS:
         method = adapter_command.METHODS["fact"]
-        settings = fact.Settings(steps=steps, **(SHARED | FACT | FACTS[name]))
+        settings = fact.FactSettings(steps=steps, **(SHARED | FACT | FACTS[name]))
         begin = kept("fact_projector")
-        adapter, progress = fact.train(base, portraits("transface"), settings, OUTPUT / f"{name}.pt", shown(), begin)
+        adapter, progress = fact.train(
+            base, portraits("transface"), settings, OUTPUT / f"{name}.pt", ProgressLine(settings), begin
+        )
     elif name in F2DS:
         method = adapter_command.METHODS["face2diffusion"]
-        settings = face2diffusion.Settings(steps=steps, hidden=(256, 256), **(SHARED | F2DS[name]))
+        settings = face2diffusion.Face2DiffusionSettings(steps=steps, hidden=(256, 256), **(SHARED | F2DS[name]))
         seen = portraits(_ENCODERS.get(name, "msid"), "expression")
         seen.features["msid"] = seen.features.pop(_ENCODERS.get(name, "msid"))
-        adapter, progress = face2diffusion.train(base, seen, settings, OUTPUT / f"{name}.pt", shown())
+        adapter, progress = face2diffusion.train(base, seen, settings, checkpoint, ProgressLine(settings))
     else:
         method = adapter_command.METHODS["infinite-id"]
-        settings = infinite_id.Settings(steps=steps, queries=12, dim=128, depth=2, **(SHARED | INFINITE[name]))
+        settings = infinite_id.InfiniteIdSettings(
+            steps=steps, queries=12, dim=128, depth=2, **(SHARED | INFINITE[name])
+        )
         nothing = kept("clip_nothing")["nothing"]
         seen = portraits("clip", "arcface")
-        adapter, progress = infinite_id.train(base, seen, nothing, settings, OUTPUT / f"{name}.pt", shown())
+        adapter, progress = infinite_id.train(
+            base, seen, nothing, settings, OUTPUT / f"{name}.pt", ProgressLine(settings)
+        )
     adapter.load_state_dict(progress.average)
     place = name if name in METHODS else f"ablations/{name}"
     keep(place, {key: each.half() for key, each in method.state(adapter).items()}, method.metadata)

@@ -1,8 +1,6 @@
 """What the recipes share: where things lie, the drawn sets, progress on the terminal."""
 
 import json
-import time
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -74,15 +72,3 @@ def keep_curve(name: str, progress: loop.Progress) -> None:
     """Leave the losses of a training; of several processes that trained together the first does."""
     if is_main():
         (OUTPUT / f"{name}.losses.json").write_text(json.dumps([round(loss, 5) for loss in progress.losses]))
-
-
-def shown(every: int = 50) -> Callable[[loop.Progress], None]:
-    """What a training calls after its steps: a line now and then."""
-    begin = time.monotonic()
-
-    def show(progress: loop.Progress) -> None:
-        if progress.step % every == 0:
-            loss = sum(progress.losses[-every:]) / every
-            print(f"step {progress.step}, loss {loss:.4f}, {time.monotonic() - begin:.0f} s", flush=True)
-
-    return show

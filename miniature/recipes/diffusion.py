@@ -4,6 +4,7 @@ import comfy.model_sampling
 import torch
 
 from ...training import inpainting
+from ...training.progress_line import ProgressLine
 from ..models import base_model as miniature
 from ..models import language
 from ..models.autoencoder import Autoencoder, AutoencoderSizes
@@ -12,7 +13,7 @@ from ..training import autoencoder as pixels
 from ..training import inpainting_lessons, portraits
 from ..training import text_to_image as base
 from ..training.crops import as_pixels
-from .common import LONG, OUTPUT, device, keep, keep_curve, kept, pictures, shown, traits, vocabulary
+from .common import LONG, OUTPUT, device, keep, keep_curve, kept, pictures, traits, vocabulary
 
 _AT_ONCE = 128
 _WIDTH = 64
@@ -29,8 +30,8 @@ def autoencoder() -> None:
     torch.manual_seed(0)
     network = Autoencoder(AutoencoderSizes())
     phases = {
-        "ae": pixels.Settings(steps=4200, lr=2e-3, kl=1e-3, noise=0.0, warmup=100, ema=0.995, **LONG),
-        "ae2": pixels.Settings(steps=1700, lr=1e-3, warmup=50, ema=0.99, **LONG),
+        "ae": pixels.AutoencoderSettings(steps=4200, lr=2e-3, kl=1e-3, noise=0.0, warmup=100, ema=0.995, **LONG),
+        "ae2": pixels.AutoencoderSettings(steps=1700, lr=1e-3, warmup=50, ema=0.99, **LONG),
     }
     for name, settings in phases.items():
         _learn(network, name, settings)
@@ -42,13 +43,17 @@ def autoencoder() -> None:
 def decoder(steps: int) -> None:
     """The autoencoder's decoder further, by ArcFace's eyes; the latents stay what they are."""
     network = _autoencoder()
-    _learn(network, "decoder", pixels.Settings(steps=steps, **DECODER), Recogniser.of(kept("arcface")))
+    _learn(network, "decoder", pixels.AutoencoderSettings(steps=steps, **DECODER), Recogniser.of(kept("arcface")))
     keep("autoencoder", network.state_dict())
 
 
-def _learn(network: Autoencoder, name: str, settings: pixels.Settings, eyes: Recogniser | None = None) -> None:
+def _learn(
+    network: Autoencoder, name: str, settings: pixels.AutoencoderSettings, eyes: Recogniser | None = None
+) -> None:
     """Train an autoencoder, or go on, and leave it with the running average of what it learned."""
-    progress = pixels.train(network, pictures("train"), settings, device(), OUTPUT / f"{name}.pt", shown(), eyes)
+    progress = pixels.train(
+        network, pictures("train"), settings, device(), OUTPUT / f"{name}.pt", ProgressLine(settings), eyes
+    )
     network.cpu()
     own = {key.removeprefix("network."): each for key, each in progress.average.items()}
     network.load_state_dict(network.state_dict() | own)
@@ -76,8 +81,8 @@ def text_to_image(steps: int) -> None:
     latent = kept("latents")["latents"]
     faces = portraits.faces(pictures("train"), latent.shape[-1], torch.arange(len(latent)))
     lessons = base.Lessons(latent, _traits(), captions, focus=faces)
-    settings = base.Settings(steps=steps, **BASE)
-    progress = base.train(model, lessons, alphas_bar(), settings, device(), OUTPUT / "base.pt", shown())
+    settings = base.BaseSettings(steps=steps, **BASE)
+    progress = base.train(model, lessons, alphas_bar(), settings, device(), OUTPUT / "base.pt", ProgressLine(settings))
     model.load_state_dict(progress.average)
     keep_curve("base", progress)
     keep("base", base.checkpoint_weights(model, _autoencoder(), vocabulary()))
@@ -114,9 +119,9 @@ def inpainting_variant(steps: int) -> None:
     captions = language.Captions(list(told), vocabulary())
     conditions = _conditions(weights, model, chosen, masks, latent)
     lessons = base.Lessons(latent, _traits()[chosen], captions, conditions, focus=conditions[:, 0])
-    settings = base.Settings(steps=steps, **INPAINTING)
+    settings = base.BaseSettings(steps=steps, **INPAINTING)
     checkpoint = OUTPUT / "inpainting.pt"
-    progress = base.train(model, lessons, alphas_bar(), settings, device(), checkpoint, shown(), _learns)
+    progress = base.train(model, lessons, alphas_bar(), settings, device(), checkpoint, ProgressLine(settings), _learns)
     keep_curve("inpainting", progress)
     own = {name.removeprefix("unet."): each for name, each in progress.average.items()}
     keep("inpainting", {f"{miniature.UNET}{name}": each.half() for name, each in own.items()})

@@ -15,12 +15,13 @@ from ...encoders.transface import TransFace, TransFaceSizes
 from ...metrics.similarity import pair_cosines
 from ...metrics.statistics import separation
 from ...training import photos
+from ...training.progress_line import ProgressLine
 from ..models import base_model as miniature
 from ..models import language
 from ..models.recogniser import Recogniser
 from ..training import clip_pair, crops, expression, finder, recogniser
 from ..training.degrade import softened
-from .common import LONG, MORE_WORDS, OUTPUT, device, keep, keep_curve, kept, pictures, shown, traits
+from .common import LONG, MORE_WORDS, OUTPUT, device, keep, keep_curve, kept, pictures, traits
 
 _AT_ONCE = 256
 _TAPS = 4
@@ -76,10 +77,12 @@ def train_recogniser(name: str) -> None:
     network = recipe.make()
     seen, who = _crops(recipe.split, recipe.masked), traits(recipe.split)
     _, labels = np.unique(pictures(recipe.split).people, return_inverse=True)
-    settings = recogniser.Settings(warmup=100, ema=0.995, weight_decay=0.05, **LONG, **recipe.settings)
+    settings = recogniser.RecogniserSettings(warmup=100, ema=0.995, weight_decay=0.05, **LONG, **recipe.settings)
     embed = partial(recipe.embed, network)
     checkpoint, labels = OUTPUT / f"{name}.pt", torch.from_numpy(labels)
-    progress = recogniser.train(network, embed, seen, labels, who, settings, device(), checkpoint, shown(100))
+    progress = recogniser.train(
+        network, embed, seen, labels, who, settings, device(), checkpoint, ProgressLine(settings)
+    )
     network.cpu()
     own = {key.removeprefix("network."): each for key, each in progress.average.items() if key.startswith("network.")}
     network.load_state_dict(network.state_dict() | own)
@@ -128,7 +131,8 @@ def _rows(count: int) -> list[slice]:
 
 def find() -> None:
     """The finder of faces, which the detector "drawn: miniature" is."""
-    keep("finder", finder.made(pictures("train"), after_step=shown(100), checkpoint=OUTPUT / "finder.pt"))
+    show = ProgressLine(finder.RECIPE)
+    keep("finder", finder.made(pictures("train"), after_step=show, checkpoint=OUTPUT / "finder.pt"))
 
 
 def clip() -> None:
@@ -139,9 +143,11 @@ def clip() -> None:
     words = language.Vocabulary([*sorted(texts), *MORE_WORDS, "left right"])
     torch.manual_seed(5)
     pair = clip_pair.ClipPair(words)
-    settings = clip_pair.Settings(steps=500, batch=128, lr=1e-3, warmup=100, ema=0.995, weight_decay=0.05, **LONG)
+    settings = clip_pair.ClipPairSettings(
+        steps=500, batch=128, lr=1e-3, warmup=100, ema=0.995, weight_decay=0.05, **LONG
+    )
     captions = language.Captions(drawn.captions, words)
-    progress = clip_pair.train(pair, drawn, captions, settings, device(), OUTPUT / "clip.pt", shown())
+    progress = clip_pair.train(pair, drawn, captions, settings, device(), OUTPUT / "clip.pt", ProgressLine(settings))
     pair.load_state_dict(progress.average)
     text = pair.text.weights() | {"text_projection.weight": pair.text_projection.weight, "tokens": words.tokens}
     vision = {f"vision.{name}": each for name, each in pair.vision.state_dict().items()}
@@ -157,9 +163,11 @@ def expressions() -> None:
     torch.manual_seed(9)
     network = Regressor(expression.SIZES)
     language.draw_weights(network)
-    settings = expression.Settings(steps=600, warmup=50, **LONG)
+    settings = expression.ExpressionSettings(steps=600, warmup=50, **LONG)
     seen = expression.crops(drawn, chosen)
-    progress = expression.train(network, seen, targets, settings, device(), OUTPUT / "expression.pt", shown(100))
+    progress = expression.train(
+        network, seen, targets, settings, device(), OUTPUT / "expression.pt", ProgressLine(settings)
+    )
     keep("expression", network.state_dict())
     keep_curve("expression", progress)
 

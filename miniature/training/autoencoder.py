@@ -9,6 +9,8 @@ from torch.nn.functional import cosine_similarity, l1_loss
 
 from ...faces.types import Faces
 from ...training import loop
+from ...training.precision import compute_dtype, lower
+from ...training.settings import TrainingSettings
 from ..models.autoencoder import Autoencoder
 from ..models.recogniser import Recogniser
 from ..world.dataset import PictureSet
@@ -16,7 +18,7 @@ from .crops import aligned_pixels, as_pixels, known_faces
 
 
 @dataclass(frozen=True)
-class Settings(loop.Settings):
+class AutoencoderSettings(TrainingSettings):
     """kl: weight of the latents' divergence from the standard normal. edges: of the loss of neighbours' differences.
 
     noise: deviation of what is added to the latents besides their own: a small model will not draw them more exactly.
@@ -59,7 +61,7 @@ def divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
 def loss(
     network,
     pictures: torch.Tensor,
-    settings: Settings,
+    settings: AutoencoderSettings,
     eps: torch.Tensor,
     unlike: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
@@ -74,7 +76,7 @@ def loss(
     return kept + settings.likeness * unlike(made) if unlike else kept
 
 
-def parameters(network: Autoencoder, settings: Settings) -> dict[str, torch.nn.Parameter]:
+def parameters(network: Autoencoder, settings: AutoencoderSettings) -> dict[str, torch.nn.Parameter]:
     """What is trained."""
     return {
         name: each
@@ -110,14 +112,20 @@ class _Parts(torch.nn.Module):
 
 
 def train(
-    network: Autoencoder, pictures: PictureSet, settings: Settings, device, checkpoint, after_step, recogniser=None
+    network: Autoencoder,
+    pictures: PictureSet,
+    settings: AutoencoderSettings,
+    device,
+    checkpoint,
+    after_step,
+    recogniser=None,
 ):
     """Train in place, on pictures drawn with replacement; returns the progress with the running average.
 
     recogniser: a `Recogniser`, whose eyes the likeness is judged by; it does not learn.
     """
     parts = _Parts(network.to(device, memory_format=torch.channels_last))
-    dtype = loop.compute_dtype(settings.precision, device)
+    dtype = compute_dtype(settings.precision, device)
     network.requires_grad_(False)
     learned = {f"network.{name}": each.requires_grad_() for name, each in parameters(network, settings).items()}
     if recogniser:
@@ -129,7 +137,7 @@ def train(
         size = settings.batch, len(network.decoder.entry.weight[0]), *network.latent_size(x.shape[2:])
         eps = torch.randn(size, generator=generator).to(device)
         unlike = partial(likeness_loss, recogniser, faces=known_faces(pictures, indices)) if recogniser else None
-        return loss(loop.lowered(parts, dtype), x, settings, eps, unlike)
+        return loss(lower(parts, dtype), x, settings, eps, unlike)
 
     groups = [loop.Group(learned, settings.lr)]
     return loop.train(groups, loss_of, settings, device, checkpoint, after_step)

@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
 from ...training import loop
+from ...training.precision import cast_to, compute_dtype
+from ...training.settings import TrainingSettings
 from ...training.text_model import layers_of
 from ..models.base_model import TEXT, VISION
 from ..models.language import Captions, TextEncoder, Vocabulary, draw_weights
@@ -20,7 +22,7 @@ _STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
 
 
 @dataclass(frozen=True)
-class Settings(loop.Settings):
+class ClipPairSettings(TrainingSettings):
     """person: how often a caption says "a person". soft: how often a picture is as soft as a small model draws."""
 
     batch: int = 128
@@ -69,17 +71,19 @@ def ends(tokens: torch.Tensor) -> torch.Tensor:
     return (tokens == tokens[:, -1:]).int().argmax(dim=1)
 
 
-def train(pair: ClipPair, pictures: PictureSet, captions: Captions, settings: Settings, device, checkpoint, after_step):
+def train(
+    pair: ClipPair, pictures: PictureSet, captions: Captions, settings: ClipPairSettings, device, checkpoint, after_step
+):
     """Train in place on pictures and their captions; returns the progress with the running average."""
     pair.to(device)
-    dtype = loop.compute_dtype(settings.precision, device)
+    dtype = compute_dtype(settings.precision, device)
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
         indices = torch.randint(len(pictures), (settings.batch,), generator=generator)
         shown = softened(pictures.pictures(indices.tolist()).movedim(-1, 1).float() / 255, settings.soft, generator)
         pixels = ((shown - _MEAN) / _STD).to(device)
         tokens = captions.draw(indices, {"person": settings.person}, 0.0, generator).to(device)
-        with loop.computing(dtype, device):
+        with cast_to(dtype, device):
             return contrastive_loss(*pair(pixels, tokens, ends(tokens)), pair.temperature)
 
     groups = [loop.Group(dict(pair.named_parameters()), settings.lr)]

@@ -8,6 +8,8 @@ from torch.nn.functional import mse_loss
 
 from ...encoders.deep3d import COEFFICIENTS, EXPRESSION, Regressor, RegressorSizes, aligned_crop
 from ...training import loop
+from ...training.precision import cast_to, compute_dtype
+from ...training.settings import TrainingSettings
 from ..world.dataset import PictureSet
 from ..world.people import VECTOR_NAMES, Person, as_vector
 from ..world.scenes import EXPRESSIONS, Scene
@@ -19,7 +21,7 @@ _ANGLE, _LIGHT = 224, 227  # where pose and light begin among the coefficients
 
 
 @dataclass(frozen=True)
-class Settings(loop.Settings):
+class ExpressionSettings(TrainingSettings):
     """soft: how often a crop is as soft as a small model draws."""
 
     batch: int = 32
@@ -57,11 +59,18 @@ def classes(coefficients: torch.Tensor) -> torch.Tensor:
     return (coefficients @ directions().T.to(coefficients)).argmax(dim=1)
 
 
-def train(network: Regressor, crops: torch.Tensor, targets: torch.Tensor, settings: Settings, device, checkpoint,
-          after_step):  # fmt: skip
+def train(
+    network: Regressor,
+    crops: torch.Tensor,
+    targets: torch.Tensor,
+    settings: ExpressionSettings,
+    device,
+    checkpoint,
+    after_step,
+):
     """Train in place on crops uint8 [n, 224, 224, 3] and coefficients [n, 257]; returns the progress."""
     network.to(device).train()
-    dtype = loop.compute_dtype(settings.precision, device)
+    dtype = compute_dtype(settings.precision, device)
     used = targets.abs().amax(dim=0) > 0
     weight = torch.where(torch.arange(COEFFICIENTS) < EXPRESSION.start, 0.3, 1.0)[used]
     weight[(used.cumsum(0)[EXPRESSION] - 1).unique()] = 8.0  # 64 numbers of length 1 are small
@@ -70,7 +79,7 @@ def train(network: Regressor, crops: torch.Tensor, targets: torch.Tensor, settin
     def loss_of(generator: torch.Generator) -> torch.Tensor:
         drawn = torch.randint(len(targets), (settings.batch,), generator=generator)
         pixels = softened(crops[drawn].movedim(-1, 1).float() / 255, settings.soft, generator).to(device)
-        with loop.computing(dtype, device):
+        with cast_to(dtype, device):
             told = network(pixels).float()
         target = targets[drawn].to(device)
         return mse_loss(told[:, used] * weight, target[:, used] * weight)

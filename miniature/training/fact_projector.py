@@ -13,12 +13,14 @@ from torch.nn.functional import mse_loss
 from ...adapters.resampler import Resampler
 from ...training import loop
 from ...training.portraits import Portraits
+from ...training.precision import cast_to, compute_dtype
+from ...training.settings import TrainingSettings
 
 _AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
-class Settings(loop.Settings):
+class ProjectorSettings(TrainingSettings):
     """components: how many numbers about a person the tokens are to tell; fewer where there are fewer people."""
 
     batch: int = 256
@@ -40,7 +42,12 @@ def of_people(portraits: Portraits, components: int) -> torch.Tensor:
 
 
 def train(
-    projector: Resampler, portraits: Portraits, settings: Settings, device: torch.device, checkpoint, after_step
+    projector: Resampler,
+    portraits: Portraits,
+    settings: ProjectorSettings,
+    device: torch.device,
+    checkpoint,
+    after_step,
 ) -> loop.Progress:
     """Teach `projector`, in place, to give tokens in which a linear readout, which is not kept, finds `of_people`.
 
@@ -53,7 +60,7 @@ def train(
     def loss_of(generator: torch.Generator) -> torch.Tensor:
         drawn = torch.randint(len(portraits), (settings.batch,), generator=generator)
         features = portraits.features["transface"][drawn].to(device, torch.float32)
-        with loop.computing(loop.compute_dtype(settings.precision, device), device):
+        with cast_to(compute_dtype(settings.precision, device), device):
             told = readout(projector(features).flatten(1))
         return mse_loss(told.float(), target[drawn].to(device))
 

@@ -9,6 +9,8 @@ import torch
 from torch.nn.functional import affine_grid, binary_cross_entropy_with_logits, grid_sample, smooth_l1_loss
 
 from ...training import loop
+from ...training.precision import compute_dtype, lower
+from ...training.settings import TrainingSettings
 from ..models.finder import Finder, FinderSizes
 from ..world.dataset import PictureSet
 from .crops import as_pixels
@@ -21,7 +23,7 @@ _BLURRED = (6.0, 14.0)  # pixels of blur in which it is none
 
 
 @dataclass(frozen=True)
-class Settings(loop.Settings):
+class FinderSettings(TrainingSettings):
     """batch: pictures a step, half of them spoiled. points: weight of a pixel's error of the points."""
 
     batch: int = 32
@@ -30,7 +32,7 @@ class Settings(loop.Settings):
 
 
 # Of miniature/weights/finder.safetensors, on 4000 people of the split "train" in 12 scenes each, 96 pixels a side.
-RECIPE = Settings(steps=16_000, batch=16, points=0.3, precision="bfloat16", warmup=50, cosine=True, ema=0.995)
+RECIPE = FinderSettings(steps=16_000, batch=16, points=0.3, precision="bfloat16", warmup=50, cosine=True, ema=0.995)
 
 
 def loss(
@@ -121,15 +123,20 @@ def examples(
 
 
 def train(
-    network: Finder, pictures: PictureSet, settings: Settings, device, checkpoint=None, after_step=lambda progress: None
+    network: Finder,
+    pictures: PictureSet,
+    settings: FinderSettings,
+    device,
+    checkpoint=None,
+    after_step=lambda progress: None,
 ):
     """Train in place, on pictures drawn with replacement; returns the progress with the running average."""
     network.to(device, memory_format=torch.channels_last)
-    dtype = loop.compute_dtype(settings.precision, device)
+    dtype = compute_dtype(settings.precision, device)
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
         x, points, present = (part.to(device) for part in examples(pictures, settings.batch, generator))
-        found, presence = loop.lowered(network, dtype)(x.to(dtype, memory_format=torch.channels_last))
+        found, presence = lower(network, dtype)(x.to(dtype, memory_format=torch.channels_last))
         return loss(found, presence, points, present, settings.points)
 
     groups = [loop.Group(dict(network.named_parameters()), settings.lr)]
@@ -137,7 +144,7 @@ def train(
 
 
 def made(
-    pictures: PictureSet, settings: Settings = RECIPE, after_step=lambda progress: None, checkpoint=None
+    pictures: PictureSet, settings: FinderSettings = RECIPE, after_step=lambda progress: None, checkpoint=None
 ) -> dict[str, torch.Tensor]:
     """The float16 weights of a finder that is trained on `pictures` by the recipe, on the CPU."""
     torch.manual_seed(settings.seed)

@@ -13,12 +13,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss, normalize, one_hot
 
 from ...training import loop
+from ...training.precision import cast_to, compute_dtype
+from ...training.settings import TrainingSettings
 from .crops import as_pixels
 from .degrade import softened
 
 
 @dataclass(frozen=True)
-class Settings(loop.Settings):
+class RecogniserSettings(TrainingSettings):
     """scale, margin: s and m of Eq. 3; late: the part of the training after which the margin is asked for.
 
     traits: weight of the help at the start, telling what the person looks like; 0 for none. soft: how often a crop is
@@ -60,7 +62,7 @@ def train(
     crops: np.ndarray,
     labels: torch.Tensor,
     traits: torch.Tensor,
-    settings: Settings,
+    settings: RecogniserSettings,
     device,
     checkpoint,
     after_step,
@@ -75,7 +77,7 @@ def train(
         width = embed(as_pixels(crops[:2]).to(device)).shape[1]
     torch.manual_seed(settings.seed)
     group = Class(width, len(traits), traits.shape[1]).to(device)
-    dtype = loop.compute_dtype(settings.precision, device)
+    dtype = compute_dtype(settings.precision, device)
     progress = loop.Progress()
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
@@ -83,7 +85,7 @@ def train(
         pixels = softened(as_pixels(crops[drawn.numpy()]) / 2 + 0.5, settings.soft, generator) * 2 - 1
         if settings.flip and torch.rand((), generator=generator) < 0.5:
             pixels = pixels.flip(3)
-        with loop.computing(dtype, device):
+        with cast_to(dtype, device):
             embedding = embed(pixels.to(device)).float()
         margin = settings.margin * (progress.step >= settings.late * settings.steps)
         own = labels[drawn].to(device)

@@ -16,12 +16,14 @@ from torch import nn
 from ...training import loop
 from ...training.frozen import masked_mean
 from ...training.plain_attention import quick_on
+from ...training.precision import compute_dtype, lower
+from ...training.settings import TrainingSettings
 from ..models import base_model as miniature
 from ..models.language import Captions, TextEncoder, Vocabulary, draw_weights
 
 
 @dataclass(frozen=True)
-class Settings(loop.Settings):
+class BaseSettings(TrainingSettings):
     """drop: how often the caption is left out. named, person: how often the caption calls the person by name, or a
     person instead of a man or a woman. long: how often the text encoder pads to all its rows, which costs time and is
     what the host does. focus: how many times as much as elsewhere the loss counts where the lessons' focus is 1.
@@ -86,7 +88,7 @@ def train(
     base: Base,
     lessons: Lessons,
     alphas_bar: torch.Tensor,
-    settings: Settings,
+    settings: BaseSettings,
     device,
     checkpoint,
     after_step,
@@ -97,7 +99,7 @@ def train(
     alphas_bar: [T] of the noise schedule. learns: whether the parameter of a name is trained.
     """
     base.to(device)
-    dtype = loop.compute_dtype(settings.precision, device)
+    dtype = compute_dtype(settings.precision, device)
     options = quick_on(device)
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
@@ -111,7 +113,7 @@ def train(
         if lessons.conditions is not None:
             z_t = torch.cat((z_t, lessons.conditions[indices]), dim=1)
         z_t, who = (each.to(device, dtype) for each in (z_t, lessons.traits[indices]))
-        made = loop.lowered(base, dtype)(z_t, t.to(device), tokens, who, dict(options))
+        made = lower(base, dtype)(z_t, t.to(device), tokens, who, dict(options))
         focus = torch.zeros(z_0[:, 0].shape) if lessons.focus is None else lessons.focus[indices].float()
         weights = 1 + (settings.focus - 1) * focus.to(device)
         error = made.float() - velocity(z_0, eps, alphas_bar[t]).to(device)

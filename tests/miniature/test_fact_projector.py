@@ -9,7 +9,7 @@ from likeness.miniature.training.fact_projector import of_people
 from likeness.tests.support import tiny_frozen
 from likeness.training import fact
 
-SIZES = fact.Settings(queries=3, dim=64, depth=1, gate=1.0, steps=1, batch=2, precision="float32")
+SIZES = fact.FactSettings(queries=3, dim=64, depth=1, gate=1.0, steps=1, batch=2, precision="float32")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_people_differ_and_their_pictures_do_not(portraits):
 def test_it_learns_to_tell_people_apart(portraits):
     torch.manual_seed(0)
     projector = fact.fresh_projector(24, 16, SIZES)
-    settings = fact_projector.Settings(steps=60, batch=16, components=3, precision="float32")
+    settings = fact_projector.ProjectorSettings(steps=60, batch=16, components=3, precision="float32")
     progress = fact_projector.train(projector, portraits, settings, torch.device("cpu"), None, lambda progress: None)
     assert sum(progress.losses[:3]) / 3 > 0.8
     assert sum(progress.losses[-3:]) / 3 < 0.3

@@ -136,7 +136,7 @@ def test_half_of_the_examples_show_a_face(small_set):
 
 def test_training_learns_and_gives_half_precision_weights(small_set):
     losses = []
-    settings = training.Settings(steps=16, batch=8, precision="bfloat16", ema=0.5)
+    settings = training.FinderSettings(steps=16, batch=8, precision="bfloat16", ema=0.5)
     weights = training.made(small_set, settings, lambda progress: losses.append(progress.losses[-1]))
     assert len(losses) == 16 and sum(losses[-4:]) < 0.8 * sum(losses[:4])
     assert {weight.dtype for weight in weights.values()} == {torch.float16}

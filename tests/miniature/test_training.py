@@ -102,7 +102,7 @@ def test_unit_variance_changes_no_picture():
 
 @pytest.mark.parametrize("decoder_only", [False, True])
 def test_an_autoencoder_trains_and_goes_on(pictures, tmp_path, decoder_only):
-    settings = autoencoder.Settings(batch=2, decoder_only=decoder_only, precision="float32")
+    settings = autoencoder.AutoencoderSettings(batch=2, decoder_only=decoder_only, precision="float32")
 
     def run(network, settings, checkpoint):
         return autoencoder.train(network, pictures, settings, CPU, checkpoint, ignored)
@@ -135,7 +135,7 @@ def test_a_decoder_learns_by_a_recognisers_eyes(pictures):
     faces = crops.known_faces(pictures, range(len(pictures)))
 
     def unlike(likeness: float) -> float:
-        settings = autoencoder.Settings(
+        settings = autoencoder.AutoencoderSettings(
             batch=6, lr=5e-3, steps=20, decoder_only=True, likeness=likeness, noise=0.0, precision="float32"
         )
         network = tiny_autoencoder()
@@ -188,7 +188,7 @@ def test_a_recogniser_is_what_its_weights_say():
 def test_a_recogniser_trains_and_goes_on(pictures, tmp_path):
     seen = crops.crops(pictures, range(len(pictures)), masked=False).numpy()
     labels, traits = torch.arange(3).repeat_interleave(2), random(3, 5)
-    settings = recogniser.Settings(batch=4, flip=True, late=0.5, precision="float32")
+    settings = recogniser.RecogniserSettings(batch=4, flip=True, late=0.5, precision="float32")
 
     def run(network, settings, checkpoint):
         return recogniser.train(network, network, seen, labels, traits, settings, CPU, checkpoint, ignored)
@@ -263,7 +263,7 @@ def test_a_pair_trains_and_goes_on(pictures, vocabulary, tmp_path):
     def run(pair, settings, checkpoint):
         return clip_pair.train(pair, pictures, captions, settings, CPU, checkpoint, ignored)
 
-    settings = clip_pair.Settings(batch=2, precision="float32")
+    settings = clip_pair.ClipPairSettings(batch=2, precision="float32")
     changed = goes_on(lambda: tiny_pair(vocabulary), run, settings, tmp_path)
     assert {name.split(".")[0] for name in changed} == {"vision", "text", "text_projection", "temperature"}
 
@@ -295,7 +295,7 @@ def test_what_is_in_focus_counts_more_in_the_loss_of_a_base(pictures, vocabulary
     first = {}
     for focus in (1.0, 3.0):
         torch.manual_seed(1)
-        settings = text_to_image.Settings(steps=1, batch=4, long=0.0, precision="float32", focus=focus)
+        settings = text_to_image.BaseSettings(steps=1, batch=4, long=0.0, precision="float32", focus=focus)
         alphas_bar = torch.linspace(0.999, 0.01, 100)
         network = text_to_image.Base(vocabulary, 32)
         first[focus] = text_to_image.train(network, lessons, alphas_bar, settings, CPU, None, ignored).losses[0]
@@ -307,7 +307,7 @@ def test_a_time_power_chooses_between_little_noise_and_much(pictures, vocabulary
     """A base that knows nothing says v = 0, which is wrong by eps^2 where there is no noise, else by z_0^2."""
     latents = torch.full((6, miniature.CHANNELS, 4, 4), 3.0)
     lessons = text_to_image.Lessons(latents, random(6, len(VECTOR_NAMES)), Captions(pictures.captions, vocabulary))
-    settings = text_to_image.Settings(steps=1, batch=4, long=0.0, precision="float32", time_power=power)
+    settings = text_to_image.BaseSettings(steps=1, batch=4, long=0.0, precision="float32", time_power=power)
     network = text_to_image.Base(vocabulary, 32)
     progress = text_to_image.train(network, lessons, torch.tensor([1.0, 0.0]), settings, CPU, None, ignored)
     assert progress.losses[0] == pytest.approx(loss, rel=0.1)
@@ -326,6 +326,6 @@ def test_a_base_trains_and_goes_on(pictures, vocabulary, tmp_path):
     def run(network, settings, checkpoint):
         return text_to_image.train(network, lessons, alphas_bar, settings, CPU, checkpoint, ignored)
 
-    settings = text_to_image.Settings(batch=4, named=1.0, drop=0.0, person=0.0, long=0.0, precision="float32")
+    settings = text_to_image.BaseSettings(batch=4, named=1.0, drop=0.0, person=0.0, long=0.0, precision="float32")
     changed = goes_on(make, run, settings, tmp_path)
     assert "text.names.weight" in changed and any(name.startswith("unet.") for name in changed)

@@ -8,7 +8,7 @@ from likeness.adapters import face_prompt
 from likeness.adapters.face2diffusion import Face2DiffusionAdapter
 from likeness.encoders.identity import FaceId
 from likeness.tests.support import tiny_frozen
-from likeness.training.face2diffusion import Settings, cgdr_target, mapping, step_loss, train, with_words
+from likeness.training.face2diffusion import Face2DiffusionSettings, cgdr_target, mapping, step_loss, train, with_words
 from likeness.training.frozen import Frozen
 
 TINY = {"steps": 3, "batch": 2, "hidden": (16, 12), "precision": "float32"}
@@ -27,7 +27,7 @@ def portraits():
 
 def fresh(portraits, seed=1):
     torch.manual_seed(seed)
-    return mapping(portraits, WORD, Settings(**TINY))
+    return mapping(portraits, WORD, Face2DiffusionSettings(**TINY))
 
 
 def prompts_of(base):
@@ -37,7 +37,7 @@ def prompts_of(base):
 def loss_of(base, portraits, network, seed=2, prompts=None, **settings):
     prompts = prompts_of(base) if prompts is None else prompts
     generator = torch.Generator().manual_seed(seed)
-    return step_loss(base, network, portraits, prompts, Settings(**TINY | settings), generator)
+    return step_loss(base, network, portraits, prompts, Face2DiffusionSettings(**TINY | settings), generator)
 
 
 def masked_everywhere(portraits, share: float):
@@ -141,11 +141,11 @@ def test_a_mapping_in_use_is_the_one_in_training(portraits):
 
 def test_an_unknown_mode_is_refused(base, portraits):
     with pytest.raises(ValueError, match="'dsc' is no mode of .*; choose one of cgdr, reconstruction, masked"):
-        train(base, portraits, Settings(**TINY, mode="dsc"), None, lambda progress: None)
+        train(base, portraits, Face2DiffusionSettings(**TINY, mode="dsc"), None, lambda progress: None)
 
 
 def test_a_training_goes_on_as_if_never_stopped(base, portraits, tmp_path):
-    settings, steps = Settings(**TINY, lr=1e-2), []
+    settings, steps = Face2DiffusionSettings(**TINY, lr=1e-2), []
     whole, progress = train(base, portraits, settings, None, lambda progress: steps.append(progress.step))
     for until in (replace(settings, steps=1), settings):
         resumed, again = train(base, portraits, until, tmp_path / "mapping.pt", lambda progress: None)

@@ -10,7 +10,7 @@ from likeness.encoders.clip_vision import ClipFeatures
 from likeness.encoders.identity import FaceId
 from likeness.tests.support import tiny_frozen
 from likeness.training.frozen import draw_noise
-from likeness.training.infinite_id import InfiniteId, Settings, attention_patches, step_loss, train
+from likeness.training.infinite_id import InfiniteId, InfiniteIdSettings, attention_patches, step_loss, train
 from torch.nn.functional import normalize
 
 TINY = {"steps": 3, "batch": 2, "queries": 3, "dim": 64, "depth": 1, "face_tokens": 2, "precision": "float32"}
@@ -33,12 +33,12 @@ def nothing() -> torch.Tensor:
 
 def fresh(base, seed=1) -> InfiniteId:
     torch.manual_seed(seed)
-    return InfiniteId(base, CLIP[1], 512, Settings(**TINY))
+    return InfiniteId(base, CLIP[1], 512, InfiniteIdSettings(**TINY))
 
 
 def loss_of(base, adapter, portraits, seed=2, **settings):
     data = portraits, base.tokens(portraits.captions), nothing()
-    return step_loss(base, adapter, data, Settings(**TINY | settings), torch.Generator().manual_seed(seed))
+    return step_loss(base, adapter, data, InfiniteIdSettings(**TINY | settings), torch.Generator().manual_seed(seed))
 
 
 def looked_at(adapter) -> list:
@@ -136,7 +136,7 @@ def in_use(adapter, tokens, batch, context):
 
 
 def test_a_training_goes_on_as_if_never_stopped(base, portraits, tmp_path):
-    settings = Settings(**TINY, lr=1e-2)
+    settings = InfiniteIdSettings(**TINY, lr=1e-2)
     whole, progress = train(base, portraits, nothing(), settings, None, lambda progress: None)
     for until in (replace(settings, steps=1), settings):
         resumed, again = train(base, portraits, nothing(), until, tmp_path / "adapter.pt", lambda progress: None)
