@@ -29,7 +29,7 @@ class FinderSizes:
 
 
 class Finder(nn.Module):
-    """[b, 3, 96, 96] in -1..1 -> points [b, 5, 2], pixels (x, y) in the order of `draw.Drawn`, and presence [b].
+    """[b, 3, 96, 96] in -1..1 -> points [b, 5, 2], pixels (x, y) in the order of `draw.Rendering`, and presence [b].
 
     Presence is the log odds that there is a face, judged by what is seen at the five points.
     """

@@ -32,11 +32,11 @@ def device() -> torch.device:
 
 
 @cache
-def pictures(split: str) -> dataset.PictureSet:
+def pictures(split: str) -> dataset.ImageSet:
     """A drawn set; drawn first where it is missing."""
     count, each = SETS[split]
     folder = DATA / split
-    dataset.write(folder, dataset.Recipe(split=split, people=count, pictures=each, size=SIZE), processes=2)
+    dataset.write(folder, dataset.SetRecipe(split=split, people=count, images=each, size=SIZE), processes=2)
     return dataset.read(folder)
 
 

@@ -96,7 +96,7 @@ def _autoencoder() -> Autoencoder:
 
 def _traits() -> torch.Tensor:
     """Of who is in each of the pictures."""
-    return traits("train").repeat_interleave(pictures("train").recipe.pictures, dim=0)
+    return traits("train").repeat_interleave(pictures("train").recipe.images, dim=0)
 
 
 def alphas_bar() -> torch.Tensor:

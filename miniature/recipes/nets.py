@@ -159,7 +159,7 @@ def expressions() -> None:
     """The expression regressor, on every eighth picture."""
     drawn = pictures("train")
     chosen = list(range(0, len(drawn), 8))
-    targets = torch.stack([expression.coefficients(*drawn.recipe.shown(index)[:2]) for index in chosen])
+    targets = torch.stack([expression.coefficients(*drawn.recipe.describe(index)[:2]) for index in chosen])
     torch.manual_seed(9)
     network = Regressor(expression.SIZES)
     language.draw_weights(network)

@@ -13,7 +13,7 @@ from ...training.precision import compute_dtype, lower
 from ...training.settings import TrainingSettings
 from ..models.autoencoder import Autoencoder
 from ..models.recogniser import Recogniser
-from ..world.dataset import PictureSet
+from ..world.dataset import ImageSet
 from .crops import aligned_pixels, as_pixels, known_faces
 
 
@@ -113,7 +113,7 @@ class _Parts(torch.nn.Module):
 
 def train(
     network: Autoencoder,
-    pictures: PictureSet,
+    pictures: ImageSet,
     settings: AutoencoderSettings,
     device,
     checkpoint,

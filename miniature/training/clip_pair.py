@@ -14,7 +14,7 @@ from ...training.settings import TrainingSettings
 from ...training.text_model import layers_of
 from ..models.base_model import TEXT, VISION
 from ..models.language import Captions, TextEncoder, Vocabulary, draw_weights
-from ..world.dataset import PictureSet
+from ..world.dataset import ImageSet
 from .degrade import softened
 
 _MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]  # of CLIP's pixels, and their deviation
@@ -72,7 +72,7 @@ def ends(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def train(
-    pair: ClipPair, pictures: PictureSet, captions: Captions, settings: ClipPairSettings, device, checkpoint, after_step
+    pair: ClipPair, pictures: ImageSet, captions: Captions, settings: ClipPairSettings, device, checkpoint, after_step
 ):
     """Train in place on pictures and their captions; returns the progress with the running average."""
     pair.to(device)

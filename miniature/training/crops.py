@@ -9,13 +9,13 @@ import torch
 from ...faces.align import align_faces
 from ...faces.headmask import head_masks
 from ...faces.types import Face, Faces
-from ..world.dataset import PictureSet
+from ..world.dataset import ImageSet
 
 CROP = 112  # pixels a side
 _AT_ONCE = 64
 
 
-def known_faces(pictures: PictureSet, indices: Sequence[int]) -> Faces:
+def known_faces(pictures: ImageSet, indices: Sequence[int]) -> Faces:
     """The faces of drawn pictures from the points they were drawn with."""
     images, points = pictures.pictures(indices).float() / 255, pictures.points(indices).numpy()
     side = float(pictures.recipe.size - 1)
@@ -28,13 +28,13 @@ def aligned_pixels(faces: Faces) -> torch.Tensor:
     return align_faces(faces, CROP).movedim(-1, 1) * 2 - 1
 
 
-def crops(pictures: PictureSet, indices: Sequence[int], masked: bool) -> torch.Tensor:
+def crops(pictures: ImageSet, indices: Sequence[int], masked: bool) -> torch.Tensor:
     """uint8 [n, 112, 112, 3]; masked: before black, as FACT wants them."""
     faces = known_faces(pictures, indices)
     return (align_faces(faces, CROP, head_masks(faces) if masked else None) * 255).round().to(torch.uint8)
 
 
-def kept_crops(path: Path, pictures: PictureSet, masked: bool) -> np.ndarray:
+def kept_crops(path: Path, pictures: ImageSet, masked: bool) -> np.ndarray:
     """The crops of a whole set [n, 112, 112, 3], mapped into memory from the file `path`, which is made if need be."""
     if not path.is_file():
         part = path.with_suffix(".part")

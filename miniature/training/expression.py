@@ -10,7 +10,7 @@ from ...encoders.deep3d import COEFFICIENTS, EXPRESSION, Regressor, RegressorSiz
 from ...training import loop
 from ...training.precision import cast_to, compute_dtype
 from ...training.settings import TrainingSettings
-from ..world.dataset import PictureSet
+from ..world.dataset import ImageSet
 from ..world.people import VECTOR_NAMES, Person, as_vector
 from ..world.scenes import EXPRESSIONS, Scene
 from .crops import known_faces
@@ -47,7 +47,7 @@ def coefficients(who: Person, seen: Scene) -> torch.Tensor:
     return target
 
 
-def crops(pictures: PictureSet, indices) -> torch.Tensor:
+def crops(pictures: ImageSet, indices) -> torch.Tensor:
     """uint8 [n, 224, 224, 3], aligned as the regressor expects it."""
     faces = known_faces(pictures, indices)
     made = [aligned_crop(image, face.points) for image, (face,) in zip(faces.images, faces.found)]

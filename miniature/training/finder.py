@@ -12,7 +12,7 @@ from ...training import loop
 from ...training.precision import compute_dtype, lower
 from ...training.settings import TrainingSettings
 from ..models.finder import Finder, FinderSizes
-from ..world.dataset import PictureSet
+from ..world.dataset import ImageSet
 from .crops import as_pixels
 
 _BLOCKS = (8, 12, 16)  # pixels of a side of the blocks that are scrambled
@@ -112,7 +112,7 @@ def varied(x: torch.Tensor, points: torch.Tensor, generator: torch.Generator) ->
 
 
 def examples(
-    pictures: PictureSet, count: int, generator: torch.Generator
+    pictures: ImageSet, count: int, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Pictures [count, 3, n, n], points [count, 5, 2], and whether a face is present [count]: in the first half."""
     indices = torch.randint(len(pictures), (count,), generator=generator).tolist()
@@ -124,7 +124,7 @@ def examples(
 
 def train(
     network: Finder,
-    pictures: PictureSet,
+    pictures: ImageSet,
     settings: FinderSettings,
     device,
     checkpoint=None,
@@ -144,7 +144,7 @@ def train(
 
 
 def made(
-    pictures: PictureSet, settings: FinderSettings = RECIPE, after_step=lambda progress: None, checkpoint=None
+    pictures: ImageSet, settings: FinderSettings = RECIPE, after_step=lambda progress: None, checkpoint=None
 ) -> dict[str, torch.Tensor]:
     """The float16 weights of a finder that is trained on `pictures` by the recipe, on the CPU."""
     torch.manual_seed(settings.seed)

@@ -6,13 +6,13 @@ import torch
 from torch.nn.functional import max_pool2d
 
 from ...adapters.facea import REGIONS, prompt_of
-from ..world.dataset import PictureSet
+from ..world.dataset import ImageSet
 
 _SHARES = (0.45, 0.3, 0.15, 0.1)  # how often the face, another part of it, a box or the whole picture is to be painted
 _WIDER = 6  # pixels by which a part is drawn too large at most
 
 
-def drawn_masks(pictures: PictureSet, indices: Sequence[int], generator: torch.Generator):
+def drawn_masks(pictures: ImageSet, indices: Sequence[int], generator: torch.Generator):
     """(masks [n, h, w], 1 where to paint; which of REGIONS each is, None where it is no part) of pictures."""
     parts = pictures.masks(indices).float()
     masks, painted = [], []

@@ -37,13 +37,13 @@ class Canvas:
     turn: complex
     shift: complex
 
-    def place(self, x: float, y: float) -> complex:
+    def to_pixel(self, x: float, y: float) -> complex:
         """The pixel (column + i row, centres at integers) at which a point of the frame lies."""
         return self.turn * complex(x, y) + self.shift
 
     def window(self, x: float, y: float, radius: float) -> "Canvas":
         """The part of the canvas within `radius` of a point, at least one pixel."""
-        centre, reach = self.place(x, y), radius * abs(self.turn) + 2
+        centre, reach = self.to_pixel(x, y), radius * abs(self.turn) + 2
         height, width = self.labels.shape
         rows, columns = _span(centre.imag, reach, height), _span(centre.real, reach, width)
         return Canvas(
@@ -103,7 +103,7 @@ def paint(
     """
     photo = canvas.style == "photo"
     cover = _cover(distance, canvas.pixel * (soft if photo else 1)).mul_(opacity)
-    canvas.rgb.lerp_(_toned(canvas, colour), cover)
+    canvas.rgb.lerp_(_tone(canvas, colour), cover)
     if line and not photo:
         half = 0.5 * max(_LINE[canvas.style], 1.1 * canvas.pixel)
         _ink(canvas, distance.abs().sub_(half), colour, 0.85 * line)
@@ -113,7 +113,7 @@ def paint(
 
 def stroke(canvas: Canvas, distance: torch.Tensor, colour: Colour, label: int | None = None, opacity: float = 1.0):
     """A layer without an outline: a line, a spot."""
-    canvas.rgb.lerp_(_toned(canvas, colour, solid=True), _cover(distance, canvas.pixel).mul_(opacity))
+    canvas.rgb.lerp_(_tone(canvas, colour, solid=True), _cover(distance, canvas.pixel).mul_(opacity))
     if label is not None:
         canvas.labels.masked_fill_(distance < 0, label)
 
@@ -149,7 +149,7 @@ def _constant(colour: tuple[float, float, float]) -> torch.Tensor:
 _LINE = {"sketch": 0.016, "cartoon": 0.018}
 
 
-def _toned(canvas: Canvas, colour: Colour, solid: bool = False) -> torch.Tensor:
+def _tone(canvas: Canvas, colour: Colour, solid: bool = False) -> torch.Tensor:
     """A colour in the canvas' light, [3, h, w], or as the pencil renders it: the darker the more hatched or pressed."""
     if canvas.style != "sketch":
         return plane(colour) * canvas.shade

@@ -8,7 +8,7 @@ from likeness.miniature import detector as drawn
 from likeness.miniature import registration
 from likeness.miniature.models.finder import SIZE, Finder, FinderSizes, centres
 from likeness.miniature.training import finder as training
-from likeness.miniature.world.dataset import Recipe, read, write
+from likeness.miniature.world.dataset import SetRecipe, read, write
 from likeness.miniature.world.draw import draw
 from likeness.weights import folders
 
@@ -26,7 +26,7 @@ def generator() -> torch.Generator:
 def portraits():
     """12 people nobody trained with, a third of them in each style."""
     shown = [
-        Recipe(split="test", first=40 * number, people=4, pictures=1, styles=style).shown(index)[:2]
+        SetRecipe(split="test", first=40 * number, people=4, images=1, styles=style).describe(index)[:2]
         for number, style in enumerate(STYLES)
         for index in range(4)
     ]
@@ -41,7 +41,7 @@ def pixels(portraits):
 @pytest.fixture(scope="module")
 def small_set(tmp_path_factory):
     folder = tmp_path_factory.mktemp("set")
-    write(folder, Recipe(people=4, pictures=2, size=SIZE))
+    write(folder, SetRecipe(people=4, images=2, size=SIZE))
     return read(folder)
 
 

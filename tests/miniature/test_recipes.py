@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawn")
-    dataset.write(folder, dataset.Recipe(people=3, pictures=4, size=96))
+    dataset.write(folder, dataset.SetRecipe(people=3, images=4, size=96))
     return dataset.read(folder)
 
 

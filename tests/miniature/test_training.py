@@ -22,7 +22,7 @@ from likeness.training.frozen import masked_mean
 from torch.nn.functional import normalize
 
 CPU = torch.device("cpu")
-RECIPE = dataset.Recipe(split="train", first=0, people=3, pictures=2, size=96)
+RECIPE = dataset.SetRecipe(split="train", first=0, people=3, images=2, size=96)
 SIZES = AutoencoderSizes(4, (8, 16), (16, 8))
 
 

@@ -13,7 +13,7 @@ from likeness.host_process import SetupError
 from likeness.launcher import train
 from likeness.miniature import registration
 from likeness.miniature.models import base_model
-from likeness.miniature.world.dataset import Recipe
+from likeness.miniature.world.dataset import SetRecipe
 from likeness.miniature.world.draw import draw
 from likeness.tests.support import checkpoints, tiny_miniature
 from likeness.training import adapter_command, bases, photos, portraits
@@ -39,7 +39,7 @@ FEATURES = {
 def people(tmp_path_factory):
     """Two drawn people, two photos of each."""
     folder = tmp_path_factory.mktemp("people")
-    drawn = draw(*zip(*(Recipe(people=2, pictures=2, styles=(1, 0, 0)).shown(index)[:2] for index in range(4))), 96)
+    drawn = draw(*zip(*(SetRecipe(people=2, images=2, styles=(1, 0, 0)).describe(index)[:2] for index in range(4))), 96)
     for index, picture in enumerate(drawn.pictures):
         file = folder / f"person{index // 2}" / f"{index}.png"
         file.parent.mkdir(exist_ok=True)

@@ -51,6 +51,7 @@ spec = importlib.util.spec_from_file_location("likeness", f"{root}/__init__.py",
 sys.modules["likeness"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["likeness"])
 from likeness.launcher import train
+train.open_host(Path(comfy), cpu=True)
 from likeness.training import progress_line
 progress_line.LOG_SECONDS = 0
 sys.exit(train.main(arguments, Path(comfy)))
