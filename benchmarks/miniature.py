@@ -58,7 +58,7 @@ def trainers(data: Portraits) -> dict:
     lessons = base.Lessons(data.latents, torch.zeros(len(data), len(VECTOR_NAMES)), captions)
 
     def text_to_image(settings, after):
-        network = base.Base(words, 64)
+        network = base.BaseNetwork(words, 64)
         return base.train(network, lessons, recipe.alphas_bar(), settings, torch.device("cpu"), None, after)
 
     return {

@@ -31,9 +31,9 @@ class MiniatureFinder:
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """The face in `image` [H, W, 3] uint8 RGB, or none."""
-        picture, scale = _to_working_size(image)
+        pixels, scale = _to_working_size(image)
         with torch.no_grad():
-            points, presence = self._network(picture[None])
+            points, presence = self._network(pixels[None])
         score = presence.sigmoid().item()
         points = ((points[0].numpy() + 0.5) / scale - 0.5).astype(np.float32)
         return [Face(points, box(points), score)] if score >= self.min_score else []

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...graphics import PAPER
-from .claims import CLAIMS, Claim, difference, measured, verdict
+from .claims import CLAIMS, Claim, difference, is_measured, verdict
 from .methods import FEW, MAIN, METHODS, ROWS
 from .prompts import PHOTOS
 
@@ -50,10 +50,10 @@ def orderings(rows: dict[str, dict], target: Path) -> None:
     claims = [claim for claim in CLAIMS if _comparable(claim, rows)]
     across = f"difference, in times of that which counts (±1), ±{_MOST:.0f} at most"
     figure, axes = _figure(10, 1 + 0.32 * len(claims), across, "")
-    for place, claim in enumerate(reversed(claims)):
+    for row, claim in enumerate(reversed(claims)):
         gain, least = difference(claim, rows)
         times = min(max(gain / least, -_MOST), _MOST)
-        axes.barh(place, times, color=_VERDICTS[verdict(claim, rows)[1]], height=0.6)
+        axes.barh(row, times, color=_VERDICTS[verdict(claim, rows)[1]], height=0.6)
     axes.set_yticks(range(len(claims)), [claim.text for claim in reversed(claims)])
     axes.set_xlim(-_MOST, _MOST)
     for edge in (-1, 0, 1):
@@ -62,7 +62,7 @@ def orderings(rows: dict[str, dict], target: Path) -> None:
 
 
 def _comparable(claim: Claim, rows: dict[str, dict]) -> bool:
-    return measured(claim, rows) and difference(claim, rows)[1] > 0
+    return is_measured(claim, rows) and difference(claim, rows)[1] > 0
 
 
 def _figure(width: float, height: float, across: str, up: str) -> tuple[Figure, Axes]:

@@ -12,7 +12,7 @@ from ...weights import saving
 from . import plots
 from .claims import CLAIMS, between_trainings, verdict
 from .methods import AGAIN, MAIN, ROWS
-from .people import held_out
+from .people import hold_out
 
 MINIATURE = Path(__file__).parents[1]
 _COLUMNS = (
@@ -108,9 +108,9 @@ def _glance(rows: dict[str, dict], limits: dict[str, float], target: Path) -> li
 def _tables(rows: dict[str, dict]) -> list[str]:
     lines = []
     for table in dict.fromkeys(ROWS.values()):
-        if own := [name for name in rows if ROWS[name] == table]:
+        if names := [name for name in rows if ROWS[name] == table]:
             head = ["", *(title for _, title, _ in _COLUMNS)]
-            lines += [f"## {table}", "", *_head(head), *(_of(name, rows[name]) for name in own), ""]
+            lines += [f"## {table}", "", *_head(head), *(_of(name, rows[name]) for name in names), ""]
     return lines
 
 
@@ -118,8 +118,8 @@ def _of(name: str, row: dict) -> str:
     cells = [name]
     for key, _, form in _COLUMNS:
         value, deviation = row.get(key), row.get(f"{key}_deviation")
-        told = "" if value is None or math.isnan(value) else form.format(value)
-        cells.append(f"{told} ± {deviation:.3f}" if told and deviation is not None else told)
+        text = "" if value is None or math.isnan(value) else form.format(value)
+        cells.append(f"{text} ± {deviation:.3f}" if text and deviation is not None else text)
     return _line(cells)
 
 
@@ -135,11 +135,11 @@ def _goals(rows: dict[str, dict], limits: dict) -> list[str]:
     """What was to be reached, and whether it was: captions followed, likeness kept, little of the prompt lost."""
     if "base" not in rows:
         return []
-    told = rows["base"]["text"]
-    goals = [("base: text within 10 % of real renders'", told / limits["text"], 0.9)]
+    text = rows["base"]["text"]
+    goals = [("base: text within 10 % of real renders'", text / limits["text"], 0.9)]
     for name in (name for name in MAIN if name in rows):
         goals.append((f"{name}: identity at least 60 % of two renders'", rows[name]["share"], _IDENTITY))
-        goals.append((f"{name}: at least 90 % of the base's text", rows[name]["text"] / told, _TEXT))
+        goals.append((f"{name}: at least 90 % of the base's text", rows[name]["text"] / text, _TEXT))
     lines = (_line((goal, f"{share:.0%}", "yes" if share >= least else "**no**")) for goal, share, least in goals)
     return ["## Goals", "", *_head(("goal", "measured", "reached")), *lines, ""]
 
@@ -153,8 +153,10 @@ def _apart(rows: dict[str, dict]) -> str:
     """How far two trainings of a method differ."""
     if AGAIN not in rows:
         return "which was trained only once."
-    told = (f"{score} {between_trainings(score, rows):.3f}" for score in ("identity", "text", "harmonic", "background"))
-    return f"the second with another seed: {', '.join(told)}."
+    figures = (
+        f"{score} {between_trainings(score, rows):.3f}" for score in ("identity", "text", "harmonic", "background")
+    )
+    return f"the second with another seed: {', '.join(figures)}."
 
 
 def _best_of(rows: dict[str, dict]) -> list[str]:
@@ -169,12 +171,12 @@ def _best_of(rows: dict[str, dict]) -> list[str]:
 
 def _sheets(output: Path, rows: dict[str, dict], target: Path, people: int = 8) -> list[str]:
     """Every row's sheet: made of what was drawn, or else that of the last report."""
-    references = [held.reference.images[0] for held in held_out(people)]
+    references = [held.reference.images[0] for held in hold_out(people)]
     lines = ["## Pictures", "", "On top of each column the reference; below it, two pictures of one prompt.", ""]
     for name in rows:
-        drawn, sheet = output / f"{file_name(name)}.pt", target / "report" / f"{file_name(name)}.jpg"
-        if drawn.is_file():
-            _image(_sheet(torch.load(drawn, weights_only=True), references)).save(sheet, quality=85)
+        samples, sheet = output / f"{file_name(name)}.pt", target / "report" / f"{file_name(name)}.jpg"
+        if samples.is_file():
+            _image(_sheet(torch.load(samples, weights_only=True), references)).save(sheet, quality=85)
         if sheet.is_file():
             lines += [f"**{name}**", "", f"![{name}](report/{file_name(name)}.jpg)", ""]
     return lines
@@ -183,9 +185,9 @@ def _sheets(output: Path, rows: dict[str, dict], target: Path, people: int = 8) 
 def _sheet(saved: dict, references: Sequence[torch.Tensor]) -> torch.Tensor:
     """A column a person [h, w, 3]: the reference on top, below it their first prompt with two seeds."""
     shown = saved["pictures"][:2, :: saved["plan"][1]].float() / 255
-    columns = [torch.cat([who, *each]) for who, each in zip(references, shown.transpose(0, 1))]
+    columns = [torch.cat([reference, *images]) for reference, images in zip(references, shown.transpose(0, 1))]
     return torch.cat(columns, dim=1)
 
 
-def _image(picture: torch.Tensor) -> Image.Image:
-    return Image.fromarray((picture * 255).round().clamp(0, 255).byte().numpy())
+def _image(image: torch.Tensor) -> Image.Image:
+    return Image.fromarray((image * 255).round().clamp(0, 255).byte().numpy())

@@ -28,7 +28,7 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 BASE, INPAINTING, PAIR = "base.safetensors", "inpainting.safetensors", "clip.safetensors"
 CHANNELS = 16  # of a latent, which stands for 12 x 12 pixels
 HEAD = 32  # channels of an attention head
-UNET, TEXT_ENCODER, PICTURE = "model.diffusion_model.", "cond_stage_model.clip_l.transformer.", "first_stage_model."
+UNET, TEXT_ENCODER, FIRST_STAGE = "model.diffusion_model.", "cond_stage_model.clip_l.transformer.", "first_stage_model."
 _PAIR_TEXT, _PAIR_VISION = "text.", "vision."
 _EMBEDDING, _PROJECTION = "text_model.embeddings.token_embedding.weight", "text_projection.weight"
 TOKENS = "tokens"  # int64 [n]: which rows of the token embedding the file has; the others are nowhere used
@@ -138,8 +138,8 @@ def load_text(
 ) -> comfy.sd.CLIP:
     """The CLIP of the file at `path`; prefix: of its tensors' names; tokens: the name of their list."""
     weights = read_state_dict(path)
-    own = {name: weight for name, weight in _part(weights, prefix).items() if name.startswith("text_")}
-    loaded = clip(own, weights[tokens], disable_dynamic)
+    text_weights = {name: weight for name, weight in _part(weights, prefix).items() if name.startswith("text_")}
+    loaded = clip(text_weights, weights[tokens], disable_dynamic)
     loaded.patcher.cached_patcher_init = _text_patcher, (path, prefix, tokens)
     return loaded
 
@@ -150,7 +150,7 @@ def _text_patcher(path: str, prefix: str, tokens: str, disable_dynamic: bool = F
 
 def load_vae(path: str) -> "MiniatureVAE":
     """The VAE of the file at `path`."""
-    return MiniatureVAE(_part(read_state_dict(path), PICTURE))
+    return MiniatureVAE(_part(read_state_dict(path), FIRST_STAGE))
 
 
 def model(weights: dict[str, torch.Tensor], disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:

@@ -32,43 +32,43 @@ def device() -> torch.device:
 
 
 @cache
-def pictures(split: str) -> dataset.ImageSet:
+def load_set(split: str) -> dataset.ImageSet:
     """A drawn set; drawn first where it is missing."""
-    count, each = SETS[split]
+    count, images = SETS[split]
     folder = DATA / split
-    dataset.write(folder, dataset.SetRecipe(split=split, people=count, images=each, size=SIZE), processes=2)
+    dataset.write(folder, dataset.SetRecipe(split=split, people=count, images=images, size=SIZE), processes=2)
     return dataset.read(folder)
 
 
 @cache
 def traits(split: str) -> torch.Tensor:
     """What there is to know of the people of a set, [people, k]."""
-    numbers = np.unique(pictures(split).people)
+    numbers = np.unique(load_set(split).people)
     return torch.from_numpy(np.stack([people.as_vector(people.person(int(number))) for number in numbers]))
 
 
 @cache
 def vocabulary() -> language.Vocabulary:
     """The words of the base's text encoder."""
-    texts = {text for told in pictures("train").captions for text in language.manners(told).values()}
+    texts = {text for caption in load_set("train").captions for text in language.manners(caption).values()}
     return language.Vocabulary([*sorted(texts), *MORE_WORDS])
 
 
-def kept(name: str) -> dict[str, torch.Tensor]:
+def load_tensors(name: str) -> dict[str, torch.Tensor]:
     """The tensors that a part left under `name`."""
     return load_file(OUTPUT / f"{name}.safetensors")
 
 
-def keep(name: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+def save_tensors(name: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Leave tensors for the parts to come; of several processes that trained together the first does."""
     if not is_main():
         return
     path = OUTPUT / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: each.detach().cpu().contiguous() for key, each in tensors.items()}, path, metadata)
+    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, path, metadata)
 
 
-def keep_curve(name: str, progress: loop.Progress) -> None:
+def save_losses(name: str, progress: loop.Progress) -> None:
     """Leave the losses of a training; of several processes that trained together the first does."""
     if is_main():
         (OUTPUT / f"{name}.losses.json").write_text(json.dumps([round(loss, 5) for loss in progress.losses]))

@@ -13,8 +13,8 @@ from ...training.settings import TrainingSettings
 from ..world.dataset import ImageSet
 from ..world.people import VECTOR_NAMES, Person, as_vector
 from ..world.scenes import EXPRESSIONS, Scene
-from .crops import known_faces
-from .degrade import softened
+from .crops import read_faces
+from .degrade import soften
 
 SIZES = RegressorSizes(16, ((1, 8), (1, 16), (1, 32), (1, 64)), (80, 64, 80, 3, 27, 2, 1))
 _ANGLE, _LIGHT = 224, 227  # where pose and light begin among the coefficients
@@ -37,19 +37,19 @@ def directions() -> torch.Tensor:
     return square[: len(EXPRESSIONS)]
 
 
-def coefficients(who: Person, seen: Scene) -> torch.Tensor:
+def coefficients(subject: Person, scene: Scene) -> torch.Tensor:
     """What the regressor is to tell of a person in a scene, [257]: looks, expression, yaw and roll, light; else 0."""
     target = torch.zeros(COEFFICIENTS)
-    target[: len(VECTOR_NAMES)] = torch.from_numpy(as_vector(who))
-    target[EXPRESSION] = directions()[EXPRESSIONS.index(seen.expression)]
-    target[_ANGLE + 1 : _ANGLE + 3] = torch.tensor([seen.yaw, seen.roll])
-    target[_LIGHT : _LIGHT + 3] = torch.tensor([seen.light_x, seen.light_y, seen.light])
+    target[: len(VECTOR_NAMES)] = torch.from_numpy(as_vector(subject))
+    target[EXPRESSION] = directions()[EXPRESSIONS.index(scene.expression)]
+    target[_ANGLE + 1 : _ANGLE + 3] = torch.tensor([scene.yaw, scene.roll])
+    target[_LIGHT : _LIGHT + 3] = torch.tensor([scene.light_x, scene.light_y, scene.light])
     return target
 
 
-def crops(pictures: ImageSet, indices) -> torch.Tensor:
+def cut_crops(dataset: ImageSet, indices) -> torch.Tensor:
     """uint8 [n, 224, 224, 3], aligned as the regressor expects it."""
-    faces = known_faces(pictures, indices)
+    faces = read_faces(dataset, indices)
     made = [aligned_crop(image, face.points) for image, (face,) in zip(faces.images, faces.found)]
     return (torch.stack(made) * 255).round().to(torch.uint8)
 
@@ -77,12 +77,12 @@ def train(
     weight = weight.to(device)
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
-        drawn = torch.randint(len(targets), (settings.batch,), generator=generator)
-        pixels = softened(crops[drawn].movedim(-1, 1).float() / 255, settings.soft, generator).to(device)
+        indices = torch.randint(len(targets), (settings.batch,), generator=generator)
+        pixels = soften(crops[indices].movedim(-1, 1).float() / 255, settings.soft, generator).to(device)
         with cast_to(dtype, device):
-            told = network(pixels).float()
-        target = targets[drawn].to(device)
-        return mse_loss(told[:, used] * weight, target[:, used] * weight)
+            predicted = network(pixels).float()
+        target = targets[indices].to(device)
+        return mse_loss(predicted[:, used] * weight, target[:, used] * weight)
 
     groups = [loop.Group(dict(network.named_parameters()), settings.lr)]
     return loop.train(groups, loss_of, settings, device, checkpoint, after_step)

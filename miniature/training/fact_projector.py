@@ -58,11 +58,11 @@ def train(
     readout = nn.Linear(projector.latents.shape[1] * projector.norm_out.normalized_shape[0], target.shape[1]).to(device)
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
-        drawn = torch.randint(len(portraits), (settings.batch,), generator=generator)
-        features = portraits.features["transface"][drawn].to(device, torch.float32)
+        indices = torch.randint(len(portraits), (settings.batch,), generator=generator)
+        features = portraits.features["transface"][indices].to(device, torch.float32)
         with cast_to(compute_dtype(settings.precision, device), device):
-            told = readout(projector(features).flatten(1))
-        return mse_loss(told.float(), target[drawn].to(device))
+            predicted = readout(projector(features).flatten(1))
+        return mse_loss(predicted.float(), target[indices].to(device))
 
     learns = nn.ModuleDict({"projector": projector, "readout": readout})
     groups = [loop.Group(dict(learns.named_parameters()), settings.lr)]

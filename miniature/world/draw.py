@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from . import features
+from .backgrounds import background
 from .body import body
 from .canvas import Canvas, blank, in_frame
 from .hair import beard, hair, hair_behind, hat
 from .head import Head, head_of
 from .people import Person
-from .backgrounds import background
 from .scenes import Scene
 
 PARTS = ("face", "left eye", "right eye", "nose", "mouth")
@@ -52,7 +52,9 @@ def draw(people: Sequence[Person], scenes: Sequence[Scene], size: int = 128) -> 
         raise ValueError(f"Drawing needs one scene for each person, but there are {len(people)} and {len(scenes)}.")
     if size < 16:
         raise ValueError(f"A portrait needs at least 16 pixels a side, not {size}.")
-    return Rendering(*map(torch.stack, zip(*(_portrait(subject, scene, size) for subject, scene in zip(people, scenes)))))
+    return Rendering(
+        *map(torch.stack, zip(*(_portrait(subject, scene, size) for subject, scene in zip(people, scenes))))
+    )
 
 
 def _portrait(subject: Person, scene: Scene, size: int) -> tuple[torch.Tensor, ...]:

@@ -40,7 +40,7 @@ def people(tmp_path_factory):
     """Two drawn people, two photos of each."""
     folder = tmp_path_factory.mktemp("people")
     drawn = draw(*zip(*(SetRecipe(people=2, images=2, styles=(1, 0, 0)).describe(index)[:2] for index in range(4))), 96)
-    for index, picture in enumerate(drawn.pictures):
+    for index, picture in enumerate(drawn.images):
         file = folder / f"person{index // 2}" / f"{index}.png"
         file.parent.mkdir(exist_ok=True)
         Image.fromarray((picture.numpy() * 255).astype(np.uint8)).save(file)
