@@ -201,7 +201,7 @@ def measure_facea(scale: Scale, figures: dict) -> None:
 def measure_trainers(scale: Scale, figures: dict) -> None:
     """Time steps of the adapters' trainers on numbers of the true shapes: milliseconds a step, samples a second."""
     model = networks.unet("SD15", scale.dtypes[0], scale.sd15)
-    base = frozen.frozen(model, f2d.text_encoder(), "bfloat16" if scale.dtypes[0].itemsize == 2 else "float32")
+    base = frozen.freeze(model, f2d.text_encoder(), "bfloat16" if scale.dtypes[0].itemsize == 2 else "float32")
     portraits = _portraits(scale.pixels[0] // 8)
     shared = {"steps": scale.steps // 3 + 2, "batch": 8 if scale.sd15 == networks.WIDTH else 2}
     runs = {

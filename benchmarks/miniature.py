@@ -49,7 +49,7 @@ def portraits() -> Portraits:
 def trainers(data: Portraits) -> dict:
     """By name what runs a training of given settings, and the settings."""
     model, clip, _ = miniature.load_miniature(miniature.WEIGHTS)
-    ground = frozen.frozen(model, clip, "bfloat16")
+    ground = frozen.freeze(model, clip, "bfloat16")
     shared = {**adapters.SHARED, "ema": 0.0, "steps": STEPS}
     small = {"dim": 128, "depth": 2}
     nothing = data.features["clip"][0]

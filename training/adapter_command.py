@@ -27,7 +27,7 @@ from ..weights import folders, saving
 from . import curve, face2diffusion, fact, infinite_id, loop, photos, portraits
 from .bases import BUILT_IN, BuiltInBase
 from .distributed import is_main, main_first
-from .frozen import frozen
+from .frozen import freeze
 from .progress_line import ProgressLine
 from .settings import TrainingSettings, add_setting_options, check_data, check_settings, read_config
 
@@ -140,7 +140,7 @@ def _train(options: argparse.Namespace) -> None:
     if file := data.files.get("clip_vision"):
         more = [photos.clip_of_nothing(_load_clip_vision(file, built_in))]
     comfy.model_management.unload_all_models()  # the base model needs the room
-    fixed = frozen(base.model, base.clip, settings.precision)
+    fixed = freeze(base.model, base.clip, settings.precision)
     checkpoint = _checkpoint_path(options.output)
     try:
         module, progress = method.trainer.train(

@@ -8,7 +8,7 @@ import torch
 from ..adapters.face2diffusion import MappingNetwork, MappingSizes
 from ..adapters.face_prompt import FIRST
 from . import loop
-from .frozen import Frozen, Noised, draw_noise, masked_mean, prediction_error
+from .frozen import Frozen, NoisyBatch, mean_in_mask, prediction_error, sample_noise
 from .portraits import Portraits
 from .settings import Count, Positive, Share, TrainingSettings, Weight
 from .text_model import NAME
@@ -44,18 +44,18 @@ def cgdr_target(z_0: torch.Tensor, class_denoised: torch.Tensor, face: torch.Ten
     return torch.lerp(class_denoised, z_0, face[:, None])
 
 
-def with_words(embeddings: torch.Tensor, tokens: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+def insert_words(embeddings: torch.Tensor, tokens: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
     """Word embeddings with positions [b, n, d] of tokens [b, n], the two words [b, 2, d] in the place of "f l".
 
     As published, the words have no position.
     """
-    people, slots = (tokens == FIRST).nonzero(as_tuple=True)
-    for word, place in enumerate((slots, slots + 1)):
-        embeddings = embeddings.index_put((people, place), words[people, word].to(embeddings))
+    people, columns = (tokens == FIRST).nonzero(as_tuple=True)
+    for word, column in enumerate((columns, columns + 1)):
+        embeddings = embeddings.index_put((people, column), words[people, word].to(embeddings))
     return embeddings
 
 
-def mapping(portraits: Portraits, word: int, settings: Face2DiffusionSettings) -> MappingNetwork:
+def make_mapping(portraits: Portraits, word: int, settings: Face2DiffusionSettings) -> MappingNetwork:
     """A fresh mapping network for the portraits' features, with words as wide as `word`."""
     identity, expression = (portraits.features[name].flatten(1).shape[1] for name in ("msid", "expression"))
     network = MappingNetwork(MappingSizes(identity, expression, settings.hidden, word))
@@ -72,27 +72,29 @@ def step_loss(
     generator: torch.Generator,
 ) -> torch.Tensor:
     """Eq. 5-7 of a drawn batch; prompts: tokens [2, 77] with the two words, and with the class in their place."""
-    drawn = torch.randint(len(portraits), (settings.batch,), generator=generator)
+    indices = torch.randint(len(portraits), (settings.batch,), generator=generator)
     identity, expression = (
-        portraits.features[name][drawn].flatten(1).to(base.device, torch.float32) for name in ("msid", "expression")
+        portraits.features[name][indices].flatten(1).to(base.device, torch.float32) for name in ("msid", "expression")
     )
-    told = (torch.rand(settings.batch, 1, generator=generator) < settings.keep_expression).to(identity)
-    words = network(identity, expression, told)
-    batch = draw_noise(base, portraits.latents[drawn], generator)
+    tells_expression = (torch.rand(settings.batch, 1, generator=generator) < settings.keep_expression).to(identity)
+    words = network(identity, expression, tells_expression)
+    batch = sample_noise(base, portraits.latents[indices], generator)
     named, of_class = prompts.expand(settings.batch, -1, -1).unbind(1)
-    context = base.context(with_words(base.embeddings(named), named, words))
-    denoised = base.denoised(batch.z_t, batch.sigma, context, {})
-    face = portraits.faces[drawn].to(denoised)
-    target = batch.z_0 if settings.mode != "cgdr" else cgdr_target(batch.z_0, _class(base, batch, of_class), face)
+    context = base.context(insert_words(base.embeddings(named), named, words))
+    denoised = base.denoise(batch.z_t, batch.sigma, context, {})
+    face = portraits.faces[indices].to(denoised)
+    target = (
+        batch.z_0 if settings.mode != "cgdr" else cgdr_target(batch.z_0, _denoise_class(base, batch, of_class), face)
+    )
     square = prediction_error(base, denoised, target, batch.sigma).square()
-    return masked_mean(square, face if settings.mode == "masked" else 1 + (settings.focus - 1) * face)
+    return mean_in_mask(square, face if settings.mode == "masked" else 1 + (settings.focus - 1) * face)
 
 
 @torch.no_grad()
-def _class(base: Frozen, batch: Noised, tokens: torch.Tensor) -> torch.Tensor:
+def _denoise_class(base: Frozen, batch: NoisyBatch, tokens: torch.Tensor) -> torch.Tensor:
     """What the class prompt makes of the same noise; no gradient goes through it."""
     context = base.context(base.embeddings(tokens[:1]))  # all rows say the same
-    return base.denoised(batch.z_t, batch.sigma, context.expand(len(tokens), -1, -1), {})
+    return base.denoise(batch.z_t, batch.sigma, context.expand(len(tokens), -1, -1), {})
 
 
 def train(base: Frozen, portraits: Portraits, settings: Face2DiffusionSettings, checkpoint, after_step):
@@ -105,11 +107,11 @@ def train(base: Frozen, portraits: Portraits, settings: Face2DiffusionSettings, 
         raise ValueError(f"'{settings.mode}' is no mode of Face2Diffusion's training; choose one of {modes}.")
     torch.manual_seed(settings.seed)
     width = base.text.embeddings.token_embedding.weight.shape[1]
-    network = mapping(portraits, width, settings).to(base.device)
+    network = make_mapping(portraits, width, settings).to(base.device)
     prompts = base.tokens([f"{settings.prompt} {words}" for words in (NAME, settings.class_words)])
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
-        with base.computing():
+        with base.autocast():
             return step_loss(base, network, portraits, prompts, settings, generator)
 
     groups = [loop.Group(dict(network.named_parameters()), settings.lr)]

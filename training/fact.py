@@ -14,7 +14,7 @@ from ..adapters.resampler import Resampler, ResamplerSizes
 from ..attention_patches.calls import attend, transformer_blocks
 from ..attention_patches.sfags import gated_self_attention, project_face
 from . import loop
-from .frozen import Frozen, draw_noise, masked_mean, prediction_error
+from .frozen import Frozen, mean_in_mask, prediction_error, sample_noise
 from .portraits import Portraits, others
 from .settings import Count, Number, Positive, Share, TrainingSettings, Weight
 
@@ -60,8 +60,8 @@ def fair(increment: torch.Tensor, x: torch.Tensor, face: torch.Tensor, denominat
     outside = (face <= 0.5).to(x)[..., None]
     below = x * outside if denominator == "outside" else increment
     ratio = _norm(increment * outside) / (_norm(below) + _EPS)
-    seen = outside.flatten(1).any(dim=1)
-    return (ratio * seen).sum() / seen.sum().clamp(min=1)
+    has_background = outside.flatten(1).any(dim=1)
+    return (ratio * has_background).sum() / has_background.sum().clamp(min=1)
 
 
 def _norm(x: torch.Tensor) -> torch.Tensor:
@@ -74,7 +74,7 @@ def shuffle_share(settings: FactSettings, step: int) -> float:
     return first + (last - first) * step / settings.steps
 
 
-def fresh_projector(features: int, width: int, settings: FactSettings) -> Resampler:
+def make_projector(features: int, width: int, settings: FactSettings) -> Resampler:
     """A projector that has learned nothing: [n, tokens, features] -> [n, queries, width]."""
     inner = max(64, settings.dim * 3 // 4 // 64 * 64)
     sizes = ResamplerSizes(settings.queries, settings.dim, settings.depth, inner, 4 * settings.dim, features, width)
@@ -91,7 +91,7 @@ class Fact(nn.Module):
         blocks = transformer_blocks(base.model.diffusion_model)
         widths = {place[:2]: block.norm2.normalized_shape[0] for place, block in blocks.items()}
         width = base.text.embeddings.token_embedding.weight.shape[1]
-        self.projector = fresh_projector(features, width, settings)
+        self.projector = make_projector(features, width, settings)
         self.sites = nn.ModuleList(GatedSelfAttention(widths[site.block], width) for site in SITES)
         for site in self.sites:  # whichever way it begins, the base model is as it was
             nn.init.constant_(site.alpha_attn, settings.gate)
@@ -101,19 +101,19 @@ class Fact(nn.Module):
                 nn.init.zeros_(last.bias)
 
     @property
-    def places(self) -> dict[tuple[str, int], nn.Module]:
+    def by_block(self) -> dict[tuple[str, int], nn.Module]:
         """The sites by the host's names of their blocks."""
         return {site.block: module for site, module in zip(SITES, self.sites)}
 
     def state(self) -> dict[str, torch.Tensor]:
         """The weights under the published names."""
-        own = {f"{PROJECTOR_PREFIX}{name}": each for name, each in self.projector.state_dict().items()}
+        weights = {f"{PROJECTOR_PREFIX}{name}": tensor for name, tensor in self.projector.state_dict().items()}
         for site, module in zip(SITES, self.sites):
-            own |= {f"{site.diffusers}{name}": each for name, each in module.state_dict().items()}
-        return own
+            weights |= {f"{site.diffusers}{name}": tensor for name, tensor in module.state_dict().items()}
+        return weights
 
 
-class Site:
+class FaceBlockPatch:
     """What the host calls at every site in a training step; it keeps what FAIR wants to know.
 
     face: [b, m, d] tokens; masks: [b, h, w] of the face in the latents.
@@ -144,24 +144,24 @@ def step_loss(
     generator: torch.Generator,
 ) -> torch.Tensor:
     """Masked diffusion loss + weight x L_FAIR, the mean over the sites, of a drawn batch."""
-    drawn = torch.randint(len(portraits), (settings.batch,), generator=generator)
+    indices = torch.randint(len(portraits), (settings.batch,), generator=generator)
     shown = torch.where(
         torch.rand(settings.batch, generator=generator) < shuffle_share(settings, step),
-        others(portraits, drawn, generator),
-        drawn,
+        others(portraits, indices, generator),
+        indices,
     )
     features = portraits.features["transface"][shown].to(base.device, torch.float32)
     features[torch.rand(settings.batch, generator=generator) < settings.drop] = 0
-    told = tokens[drawn].clone()
-    told[torch.rand(settings.batch, generator=generator) < settings.caption_drop] = tokens[-1]
-    batch = draw_noise(base, portraits.latents[drawn], generator)
-    masks = portraits.faces[drawn].to(base.device, torch.float32)
-    patch = Site(adapter.places, adapter.projector(features), masks, settings.denominator)
-    context = base.context(base.embeddings(told))
-    denoised = base.denoised(batch.z_t, batch.sigma, context, {"patches": {"middle_patch": [patch]}})
+    captions = tokens[indices].clone()
+    captions[torch.rand(settings.batch, generator=generator) < settings.caption_drop] = tokens[-1]
+    batch = sample_noise(base, portraits.latents[indices], generator)
+    masks = portraits.faces[indices].to(base.device, torch.float32)
+    patch = FaceBlockPatch(adapter.by_block, adapter.projector(features), masks, settings.denominator)
+    context = base.context(base.embeddings(captions))
+    denoised = base.denoise(batch.z_t, batch.sigma, context, {"patches": {"middle_patch": [patch]}})
     square = prediction_error(base, denoised, batch.z_0, batch.sigma).square()
     weight = settings.outside + (1 - settings.outside) * masks
-    return masked_mean(square, weight) + settings.fair * torch.stack(patch.fair).mean()
+    return mean_in_mask(square, weight) + settings.fair * torch.stack(patch.fair).mean()
 
 
 def train(
@@ -184,7 +184,7 @@ def train(
     progress = loop.Progress()
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
-        with base.computing():
+        with base.autocast():
             return step_loss(base, adapter, portraits, tokens, settings, progress.step, generator)
 
     loop.train(_groups(adapter, settings), loss_of, settings, base.device, checkpoint, after_step, progress)
@@ -194,9 +194,9 @@ def train(
 def _groups(adapter: Fact, settings: FactSettings) -> list[loop.Group]:
     """What learns, and how quickly, in the order of checkpoints; the projector is among the rest if it can be."""
     named = dict(adapter.named_parameters())
-    gates = {name: each for name, each in named.items() if "alpha_" in name}
+    gates = {name: tensor for name, tensor in named.items() if "alpha_" in name}
     apart = settings.projector != 1
-    projector = {name: each for name, each in named.items() if apart and name.startswith("projector.")}
-    rest = {name: each for name, each in named.items() if name not in gates | projector}
+    projector = {name: tensor for name, tensor in named.items() if apart and name.startswith("projector.")}
+    rest = {name: tensor for name, tensor in named.items() if name not in gates | projector}
     groups = ((rest, 1.0), (projector, settings.projector), (gates, settings.gates))
     return [loop.Group(parameters, settings.lr * times) for parameters, times in groups if parameters]

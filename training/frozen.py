@@ -34,18 +34,18 @@ class Frozen:
         """The rows [b, 77, d] that the UNet reads of word embeddings with positions [b, 77, d]; differentiable."""
         return text_rows(self.text, embeddings)
 
-    def computing(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
         """The context in which adapters, whose weights are float32, compute in the base's precision."""
         return cast_to(self.model.get_dtype_inference(), self.device)
 
-    def denoised(self, z_t: torch.Tensor, sigma: torch.Tensor, context: torch.Tensor, options: dict) -> torch.Tensor:
+    def denoise(self, z_t: torch.Tensor, sigma: torch.Tensor, context: torch.Tensor, options: dict) -> torch.Tensor:
         """What the model takes z_t [b, c, h, w] at noise levels sigma [b] for without noise, float32."""
         return self.model.apply_model(
             z_t, sigma, c_crossattn=context, transformer_options=quick_on(self.device) | options
         )
 
 
-def frozen(model, clip, precision: str) -> Frozen:
+def freeze(model, clip, precision: str) -> Frozen:
     """Return the base model of a model patcher and CLIP, which nobody else uses, computing in one of PRECISIONS."""
     device = model.load_device
     inner, unet = model.model, model.model.diffusion_model
@@ -57,7 +57,7 @@ def frozen(model, clip, precision: str) -> Frozen:
 
 
 @dataclass(frozen=True, eq=False)
-class Noised:
+class NoisyBatch:
     """A batch in training: clean latents z_0 [b, c, h, w], the same with noise z_t, noise levels sigma [b]."""
 
     z_0: torch.Tensor
@@ -65,13 +65,13 @@ class Noised:
     sigma: torch.Tensor
 
 
-def draw_noise(base: Frozen, z_0: torch.Tensor, generator: torch.Generator) -> Noised:
+def sample_noise(base: Frozen, z_0: torch.Tensor, generator: torch.Generator) -> NoisyBatch:
     """Noise of drawn levels, all steps of the schedule being equally likely, on latents [b, c, h, w]."""
     sampling = base.model.model_sampling
     t = torch.randint(len(sampling.sigmas), (len(z_0),), generator=generator)
     eps = torch.randn(z_0.shape, generator=generator).to(base.device)
     z_0, sigma = z_0.to(base.device, torch.float32), sampling.sigmas.float().cpu()[t].to(base.device)
-    return Noised(z_0, sampling.noise_scaling(sigma[:, None, None, None], eps, z_0), sigma)
+    return NoisyBatch(z_0, sampling.noise_scaling(sigma[:, None, None, None], eps, z_0), sigma)
 
 
 def error_scale(base: Frozen, sigma: torch.Tensor) -> torch.Tensor:
@@ -90,7 +90,7 @@ def prediction_error(base: Frozen, denoised: torch.Tensor, target: torch.Tensor,
     return (target - denoised) * error_scale(base, sigma)
 
 
-def masked_mean(square: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def mean_in_mask(square: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """sum(square M) / (c sum(M)) of [b, c, h, w] and masks, or weights, [b, h, w]: the masked diffusion loss."""
     mask = mask[:, None].to(square)
     return (square * mask).sum() / (square.shape[1] * mask.sum()).clamp(min=1e-6)

@@ -11,7 +11,7 @@ from ..adapters.ip_layout import PLACES
 from ..adapters.ip_projectors import InfiniteIdTokens
 from ..attention_patches.calls import attend, transformer_blocks
 from . import loop
-from .frozen import Frozen, draw_noise, masked_mean, prediction_error
+from .frozen import Frozen, mean_in_mask, prediction_error, sample_noise
 from .portraits import Portraits, others
 from .settings import Count, Positive, Share, TrainingSettings, Weight
 
@@ -48,13 +48,15 @@ class InfiniteId(nn.Module):
         self.width = width = base.text.embeddings.token_embedding.weight.shape[1]
         self.mapper = InfiniteIdTokens(_shapes(width, clip_width, face_width, settings))
         nn.init.normal_(self.mapper.clip_mapper.latents, std=settings.dim**-0.5)
-        own = {place: blocks[place].attn2 for place in PLACES[_BASE]}
-        self.attentions = nn.ModuleDict({_name(place): _like_text(attention) for place, attention in own.items()})
+        attentions = {block: blocks[block].attn2 for block in PLACES[_BASE]}
+        self.attentions = nn.ModuleDict(
+            {_name(block): _like_text(attention) for block, attention in attentions.items()}
+        )
 
     def state(self) -> dict[str, torch.Tensor]:
         """The weights as Likeness's Infinite-ID files hold them."""
-        places = {name.replace("-", "."): each for name, each in self.attentions.state_dict().items()}
-        return self.mapper.state_dict() | {f"image_attention.{name}": each for name, each in places.items()}
+        keys = {name.replace("-", "."): tensor for name, tensor in self.attentions.state_dict().items()}
+        return self.mapper.state_dict() | {f"image_attention.{name}": tensor for name, tensor in keys.items()}
 
 
 def _like_text(attention: nn.Module) -> nn.ModuleDict:
@@ -67,8 +69,8 @@ def _like_text(attention: nn.Module) -> nn.ModuleDict:
     return parts
 
 
-def _name(place) -> str:
-    return "-".join(map(str, place))
+def _name(block) -> str:
+    return "-".join(map(str, block))
 
 
 def _shapes(width: int, clip: int, face: int, settings: InfiniteIdSettings) -> dict[str, torch.Tensor]:
@@ -91,18 +93,18 @@ def _shapes(width: int, clip: int, face: int, settings: InfiniteIdSettings) -> d
 def attention_patches(base: Frozen, adapter: InfiniteId, tokens: torch.Tensor, text_off: bool) -> dict:
     """The host's attn2 replacements in a training step: image attention over `tokens` [b, m, d], alone or with text."""
 
-    def at(place):
-        parts = adapter.attentions[_name(place)]
+    def at(block):
+        parts = adapter.attentions[_name(block)]
         keys, values = (parts[part](tokens) for part in _PARTS)
 
-        def replaced(q, k, v, extra_options):
+        def replace(q, k, v, extra_options):
             attention = partial(attend, extra_options=extra_options)
             image = attention(q, keys, values)
             return image if text_off else attention(q, k, v) + image
 
-        return replaced
+        return replace
 
-    return {"patches_replace": {"attn2": {place: at(place) for place in PLACES[_BASE]}}}
+    return {"patches_replace": {"attn2": {block: at(block) for block in PLACES[_BASE]}}}
 
 
 def step_loss(
@@ -113,21 +115,21 @@ def step_loss(
     data: (portraits, their captions' tokens [n, 77], what CLIP sees in an empty picture [m, d]).
     """
     portraits, tokens, nothing = data
-    drawn = torch.randint(len(portraits), (settings.batch,), generator=generator)
-    shown = others(portraits, drawn, generator)
-    clip, face = (portraits.features[name][shown].to(base.device, torch.float32) for name in ("clip", "arcface"))
-    gone = torch.rand(settings.batch, generator=generator) < settings.drop
+    indices = torch.randint(len(portraits), (settings.batch,), generator=generator)
+    pairs = others(portraits, indices, generator)
+    clip, face = (portraits.features[name][pairs].to(base.device, torch.float32) for name in ("clip", "arcface"))
+    dropped = torch.rand(settings.batch, generator=generator) < settings.drop
     face = normalize(face.flatten(1), dim=1)
-    clip[gone], face[gone] = nothing.to(clip), 0
-    context = clip.new_zeros(len(drawn), 1, adapter.width)  # for a cross-attention that is out one row is enough
+    clip[dropped], face[dropped] = nothing.to(clip), 0
+    context = clip.new_zeros(len(indices), 1, adapter.width)  # for a cross-attention that is out one row is enough
     if not settings.text_off:
-        context = base.context(base.embeddings(tokens[drawn]))
-    batch = draw_noise(base, portraits.latents[drawn], generator)
+        context = base.context(base.embeddings(tokens[indices]))
+    batch = sample_noise(base, portraits.latents[indices], generator)
     options = attention_patches(base, adapter, adapter.mapper(face, clip), settings.text_off)
-    denoised = base.denoised(batch.z_t, batch.sigma, context, options)
+    denoised = base.denoise(batch.z_t, batch.sigma, context, options)
     square = prediction_error(base, denoised, batch.z_0, batch.sigma).square()
-    face = portraits.faces[drawn].to(base.device, torch.float32)
-    return masked_mean(square, 1 + (settings.focus - 1) * face)
+    face = portraits.faces[indices].to(base.device, torch.float32)
+    return mean_in_mask(square, 1 + (settings.focus - 1) * face)
 
 
 def train(
@@ -144,7 +146,7 @@ def train(
     data = portraits, base.tokens(portraits.captions), nothing
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
-        with base.computing():
+        with base.autocast():
             return step_loss(base, adapter, data, settings, generator)
 
     groups = [loop.Group(dict(adapter.named_parameters()), settings.lr)]

@@ -12,7 +12,7 @@ import torch
 
 from ...weights import saving
 from . import facea, measure, results
-from .instruments import SamplerSettings, find_newest, load
+from .instruments import ImageSampling, find_newest, load
 from .methods import FACEA, FEW, METHODS, Method
 from .people import hold_out
 from .report import file_name, write
@@ -58,7 +58,7 @@ def _sample(world, method: Method, people, plan: measure.Plan) -> measure.Sample
     if samples := _load_samples(method.name, plan):
         return samples
     begin = time.monotonic()
-    samples = measure.sample_images(world, method, people, plan, SamplerSettings())
+    samples = measure.sample_images(world, method, people, plan, ImageSampling())
     _save_samples(method.name, samples, plan)
     print(f"{method.name}: {len(samples.texts) * plan.seeds} pictures in {time.monotonic() - begin:.0f} s", flush=True)
     return samples

@@ -107,7 +107,7 @@ _ADAPTERS = ("fact", "face2diffusion", "f2d", "infinite_id")
 
 
 @dataclass(frozen=True)
-class SamplerSettings:
+class ImageSampling:
     """How pictures are drawn."""
 
     steps: int = 10
@@ -131,7 +131,7 @@ def stack(conditionings: Sequence[list]) -> list:
 
 
 @torch.inference_mode()
-def sample(world: World, model, positive: list, start: torch.Tensor, sampling: SamplerSettings) -> torch.Tensor:
+def sample(world: World, model, positive: list, start: torch.Tensor, sampling: ImageSampling) -> torch.Tensor:
     """Pictures [n, h, w, 3] by the host's sampler; positive: a conditioning of n prompts, start: noise [n, c, h, w]."""
     negative = stack([world.text("")] * len(start))
     latents = comfy.sample.sample(

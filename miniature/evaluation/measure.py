@@ -8,7 +8,7 @@ import torch
 from ...faces.types import Faces
 from ...metrics.differences import change
 from ...metrics.similarity import directional_similarity, identity_similarity, text_similarity
-from .instruments import SamplerSettings, World, noise, sample, stack
+from .instruments import ImageSampling, World, noise, sample, stack
 from .methods import NAMELESS, Method
 from .people import HeldOutPerson
 from .prompts import of_person
@@ -41,7 +41,7 @@ class SampledImages:
 
 
 def sample_images(
-    world: World, method: Method, people: Sequence[HeldOutPerson], plan: Plan, sampling: SamplerSettings
+    world: World, method: Method, people: Sequence[HeldOutPerson], plan: Plan, sampling: ImageSampling
 ) -> SampledImages:
     """Draw every person with every one of their prompts and seeds."""
     made, texts = [], []

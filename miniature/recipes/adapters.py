@@ -3,7 +3,7 @@
 import torch
 
 from ...training import adapter_command, face2diffusion, fact, infinite_id
-from ...training.frozen import Frozen, frozen
+from ...training.frozen import Frozen, freeze
 from ...training.portraits import Portraits
 from ...training.progress_line import ProgressLine
 from ..models import base_model as miniature
@@ -44,7 +44,7 @@ def projector(steps: int) -> None:
     torch.manual_seed(0)
     settings, photos = fact_projector.ProjectorSettings(steps=steps, **PROJECTOR), portraits("transface")
     words = load_tensors("base")[f"{miniature.TEXT_ENCODER}text_model.embeddings.token_embedding.weight"]
-    network = fact.fresh_projector(photos.features["transface"].shape[-1], words.shape[1], fact.FactSettings(**FACT))
+    network = fact.make_projector(photos.features["transface"].shape[-1], words.shape[1], fact.FactSettings(**FACT))
     checkpoint = OUTPUT / "fact_projector.pt"
     progress = fact_projector.train(
         network.to(device()), photos, settings, device(), checkpoint, ProgressLine(settings)
@@ -87,7 +87,7 @@ def train(name: str, steps: int) -> None:
 
 def _base() -> Frozen:
     model, clip, _ = miniature.load_base(str(OUTPUT / "base.safetensors"))
-    return frozen(model, clip, "bfloat16")
+    return freeze(model, clip, "bfloat16")
 
 
 def portraits(*features: str) -> Portraits:

@@ -14,7 +14,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import nn
 
 from ...training import loop
-from ...training.frozen import masked_mean
+from ...training.frozen import mean_in_mask
 from ...training.plain_attention import quick_on
 from ...training.precision import compute_dtype, lower
 from ...training.settings import TrainingSettings
@@ -117,7 +117,7 @@ def train(
         focus = torch.zeros(z_0[:, 0].shape) if lessons.focus is None else lessons.focus[indices].float()
         weights = 1 + (settings.focus - 1) * focus.to(device)
         error = made.float() - velocity(z_0, eps, alphas_bar[t]).to(device)
-        return masked_mean(error.square(), weights)
+        return mean_in_mask(error.square(), weights)
 
     learned = {name: tensor.requires_grad_(learns(name)) for name, tensor in base.named_parameters()}
     groups = [loop.Group({name: tensor for name, tensor in learned.items() if tensor.requires_grad}, settings.lr)]

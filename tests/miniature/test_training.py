@@ -18,7 +18,7 @@ from likeness.miniature.models.recogniser import Recogniser
 from likeness.miniature.training import autoencoder, clip_pair, crops, recogniser, text_to_image
 from likeness.miniature.world import dataset
 from likeness.miniature.world.people import VECTOR_NAMES
-from likeness.training.frozen import masked_mean
+from likeness.training.frozen import mean_in_mask
 from torch.nn.functional import normalize
 
 CPU = torch.device("cpu")
@@ -280,11 +280,11 @@ def test_noise_and_velocity_are_a_turn():
 def test_a_cell_counts_as_its_weight_says():
     made, wanted = random(2, 3, 4, 4), random(2, 3, 4, 4, seed=2)
     square = (made - wanted).square()
-    assert torch.allclose(masked_mean(square, torch.full((2, 4, 4), 5.0)), square.mean())
+    assert torch.allclose(mean_in_mask(square, torch.full((2, 4, 4), 5.0)), square.mean())
     weights = torch.ones(2, 4, 4)
     weights[:, 0] = 4
     expected = (4 * square[:, :, 0].sum() + square[:, :, 1:].sum()) / (3 * 2 * (4 * 4 + 12))
-    assert torch.allclose(masked_mean(square, weights), expected)
+    assert torch.allclose(mean_in_mask(square, weights), expected)
 
 
 def test_what_is_in_focus_counts_more_in_the_loss_of_a_base(pictures, vocabulary):

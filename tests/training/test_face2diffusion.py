@@ -8,7 +8,14 @@ from likeness.adapters import face_prompt
 from likeness.adapters.face2diffusion import Face2DiffusionAdapter
 from likeness.encoders.identity import FaceId
 from likeness.tests.support import tiny_frozen
-from likeness.training.face2diffusion import Face2DiffusionSettings, cgdr_target, mapping, step_loss, train, with_words
+from likeness.training.face2diffusion import (
+    Face2DiffusionSettings,
+    cgdr_target,
+    insert_words,
+    make_mapping,
+    step_loss,
+    train,
+)
 from likeness.training.frozen import Frozen
 
 TINY = {"steps": 3, "batch": 2, "hidden": (16, 12), "precision": "float32"}
@@ -27,7 +34,7 @@ def portraits():
 
 def fresh(portraits, seed=1):
     torch.manual_seed(seed)
-    return mapping(portraits, WORD, Face2DiffusionSettings(**TINY))
+    return make_mapping(portraits, WORD, Face2DiffusionSettings(**TINY))
 
 
 def prompts_of(base):
@@ -90,7 +97,7 @@ def test_without_a_face_it_is_distillation_towards_the_class(base, portraits):
 
 
 def test_no_gradient_goes_through_the_class_prediction(base, portraits, monkeypatch):
-    made, denoised = [], Frozen.denoised
+    made, denoised = [], Frozen.denoise
 
     def kept(self, *inputs):
         made.append(denoised(self, *inputs))
@@ -105,7 +112,7 @@ def test_exactly_two_words_take_the_place_of_the_name(base):
     tokens = base.tokens(["a photo of f l smiling", "f l", "a photo of a man"])
     words = torch.randn(3, 2, WORD, generator=torch.Generator().manual_seed(1))
     plain = base.embeddings(tokens)
-    named = with_words(plain, tokens, words)
+    named = insert_words(plain, tokens, words)
     assert torch.equal(named[0, 4:6], words[0]) and torch.equal(named[1, 1:3], words[1])
     changed = (named != plain).any(dim=2).nonzero().tolist()
     assert changed == [[0, 4], [0, 5], [1, 1], [1, 2]]
@@ -115,7 +122,7 @@ def test_exactly_two_words_take_the_place_of_the_name(base):
 def test_the_rows_are_those_of_the_nodes_prompt(base, prompt):
     words = torch.randn(1, 2, WORD, generator=torch.Generator().manual_seed(2))
     tokens = base.tokens([prompt])
-    rows = base.context(with_words(base.embeddings(tokens), tokens, words))
+    rows = base.context(insert_words(base.embeddings(tokens), tokens, words))
     nodes = face_prompt.encode(base.clip, face_prompt.face_prompt(base.clip, prompt, [words[0]]))
     plain = base.context(base.embeddings(tokens))
     assert torch.allclose(rows, nodes[0][0], atol=1e-5) and not torch.allclose(rows, plain, atol=1e-2)

@@ -9,8 +9,17 @@ from likeness.attention_patches.fact import apply_fact
 from likeness.encoders.identity import FaceId
 from likeness.tests.support import tiny_frozen
 from likeness.training import fact
-from likeness.training.fact import DENOMINATORS, Fact, FactSettings, Site, fair, shuffle_share, step_loss, train
-from likeness.training.frozen import draw_noise, masked_mean, prediction_error
+from likeness.training.fact import (
+    DENOMINATORS,
+    FaceBlockPatch,
+    Fact,
+    FactSettings,
+    fair,
+    shuffle_share,
+    step_loss,
+    train,
+)
+from likeness.training.frozen import mean_in_mask, prediction_error, sample_noise
 
 TINY = {"steps": 3, "batch": 2, "queries": 3, "dim": 64, "depth": 1, "precision": "float32"}
 
@@ -102,12 +111,12 @@ def plain_loss(base, portraits, settings, seed=2) -> float:
     fact.others(portraits, drawn, generator)
     for _ in ("drop", "caption_drop"):
         torch.rand(settings.batch, generator=generator)
-    batch = draw_noise(base, portraits.latents[drawn], generator)
+    batch = sample_noise(base, portraits.latents[drawn], generator)
     context = base.context(base.embeddings(base.tokens([portraits.captions[i] for i in drawn])))
     with torch.no_grad():
-        denoised = base.denoised(batch.z_t, batch.sigma, context, {})
+        denoised = base.denoise(batch.z_t, batch.sigma, context, {})
     square = prediction_error(base, denoised, batch.z_0, batch.sigma).square()
-    return masked_mean(square, portraits.faces[drawn].float()).item()
+    return mean_in_mask(square, portraits.faces[drawn].float()).item()
 
 
 def test_outside_of_the_face_counts_as_much_as_is_asked_for(base, portraits):
@@ -124,14 +133,14 @@ def test_an_adapter_in_use_is_the_one_in_training(base, portraits, cfg_face):
     adapter = opened(fresh(base))
     features = portraits.features["transface"][:1].float()
     other = torch.zeros_like(features) if cfg_face else features
-    batch = draw_noise(base, portraits.latents[:2], torch.Generator().manual_seed(3))
+    batch = sample_noise(base, portraits.latents[:2], torch.Generator().manual_seed(3))
     context = base.context(base.embeddings(base.tokens(portraits.captions[:2])))
     with torch.inference_mode():
-        site = Site(
-            adapter.places, adapter.projector(torch.cat((features, other))), portraits.faces[:2].float(), "outside"
+        site = FaceBlockPatch(
+            adapter.by_block, adapter.projector(torch.cat((features, other))), portraits.faces[:2].float(), "outside"
         )
-        trained = base.denoised(batch.z_t, batch.sigma, context, {"patches": {"middle_patch": [site]}})
-        plain = base.denoised(batch.z_t, batch.sigma, context, {})
+        trained = base.denoise(batch.z_t, batch.sigma, context, {"patches": {"middle_patch": [site]}})
+        plain = base.denoise(batch.z_t, batch.sigma, context, {})
         used = in_use(adapter, features, cfg_face, batch, context)
     assert len(site.fair) == 16 and (trained - plain).norm() > 0.05 * plain.norm()
     assert torch.allclose(used, trained, atol=1e-4)

@@ -9,7 +9,7 @@ from likeness.attention_patches.ip_adapter import apply_ip_adapter
 from likeness.encoders.clip_vision import ClipFeatures
 from likeness.encoders.identity import FaceId
 from likeness.tests.support import tiny_frozen
-from likeness.training.frozen import draw_noise
+from likeness.training.frozen import sample_noise
 from likeness.training.infinite_id import InfiniteId, InfiniteIdSettings, attention_patches, step_loss, train
 from torch.nn.functional import normalize
 
@@ -115,13 +115,13 @@ def test_an_adapter_in_use_is_the_one_in_training(base, portraits, loaded):
     adapter, read = loaded
     clip, face = (portraits.features[name][:1].float() for name in ("clip", "arcface"))
     face = normalize(face[:, 0], dim=1)
-    batch = draw_noise(base, portraits.latents[:2], torch.Generator().manual_seed(3))
+    batch = sample_noise(base, portraits.latents[:2], torch.Generator().manual_seed(3))
     context = base.context(base.embeddings(base.tokens(portraits.captions[:2])))
     with torch.inference_mode():
         tokens = adapter.mapper(torch.cat((face, 0 * face)), torch.cat((clip, nothing()[None])))
         options = attention_patches(base, adapter, tokens, text_off=False)
-        trained = base.denoised(batch.z_t, batch.sigma, context, options)
-        plain = base.denoised(batch.z_t, batch.sigma, context, {})
+        trained = base.denoise(batch.z_t, batch.sigma, context, options)
+        plain = base.denoise(batch.z_t, batch.sigma, context, {})
         identity = FaceId("arcface", "tiny", "0" * 64, face[:, None] * 3, face, torch.zeros(1, 8, 8, 3), False)
         own = read.tokens(identity, ClipFeatures("last", clip, nothing()[None]))
         assert torch.allclose(own, tokens, atol=1e-5)
