@@ -86,12 +86,15 @@ class Row:
 
 
 def load_workflow(name: str) -> Prompt:
-    """A workflow in API form."""
+    """Return a workflow in API form."""
     return json.loads((API / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def in_miniature(name: str, **files: str) -> Prompt:
-    """The workflow `name` on the miniature; files: what its loaders are to name, by input."""
+    """Return the workflow `name` with the miniature's models and settings.
+
+    files: what its loaders are to name, by input.
+    """
     prompt = load_workflow(name)
     for node in prompt.values():
         if node["class_type"] == "CheckpointLoaderSimple":
@@ -103,13 +106,13 @@ def in_miniature(name: str, **files: str) -> Prompt:
 
 
 def with_prompt(prompt: Prompt, text: str) -> Prompt:
-    """The same with `text` as its prompt and nothing as its negative one; all workflows number these nodes alike."""
+    """Change the prompt to `text` and the negative prompt to nothing; all workflows number these nodes alike."""
     prompt["2"]["inputs"]["text"], prompt["3"]["inputs"]["text"] = text, ""
     return prompt
 
 
 def plain(text: str, words: str) -> Prompt:
-    """The base model alone."""
+    """Return the graph of the base model alone."""
     prompt = fact(text, words)
     prompt["12"]["inputs"]["model"] = ["1", 0]
     return {key: prompt[key] for key in ("1", "2", "3", "11", "12", "13", "14")}
@@ -125,7 +128,7 @@ def face2diffusion(text: str, words: str) -> Prompt:
 
 
 def infinite_id(workflow: str) -> Callable[[str, str], Prompt]:
-    """Of a published workflow; the CLIP of the miniature sees the whole photo."""
+    """Return a function that makes graphs of a published workflow; the CLIP of the miniature sees the whole photo."""
     names = {"encoder_name": "miniature_arcface.onnx", "adapter_name": "miniature_infinite_id.safetensors"}
 
     def graph(text: str, words: str) -> Prompt:
@@ -139,7 +142,7 @@ def infinite_id(workflow: str) -> Callable[[str, str], Prompt]:
 
 
 def facea(text: str, words: str) -> Prompt:
-    """The base model's picture of anybody, its head made the learned one's, to the same words."""
+    """Return the graph that repaints the head of a stranger as the learned person, with the same prompt."""
     prompt, text = in_miniature("facea_refine", identity_name="miniature_facea.safetensors"), text.format(who=words)
     prompt["11"]["inputs"]["face_prompt"] = text
     return with_prompt(prompt, text)
@@ -177,7 +180,7 @@ async def make(client: Server, folder: Path) -> list[Path]:
 
 
 def graphs(row: Row, reference: str) -> dict[str, Prompt]:
-    """The graphs of a row by their labels; reference: the picture of the person, as the server calls it."""
+    """Return the graphs of a row by their labels; reference: the picture of the person, as the server calls it."""
     words = "a woman" if person(row.number).woman else "a man"
     made = {"adapter off": plain(row.prompts[0], words)}
     made |= {text.format(who=words): row.graph(text, words) for text in row.prompts}
@@ -189,14 +192,14 @@ def graphs(row: Row, reference: str) -> dict[str, Prompt]:
 
 
 def render_reference(folder: Path, number: int) -> Path:
-    """A picture of a person, as LoadImage takes it."""
+    """Write an image of a person into `folder`, as LoadImage takes it, and return its path."""
     path = folder / f"reference_{number}.png"
     save(draw([person(number)], [Scene()], REFERENCE_SIZE).images[0], path)
     return path
 
 
 def make_row(row: Row, reference: Image.Image, images: list[tuple[str, Image.Image]]) -> tuple[str, list]:
-    """A row of the sheet, title and cells, of `images` by their labels; the first is that without the adapter."""
+    """Return a row of the sheet, title and cells, of `images` by their labels; the first is that without the adapter."""
     scores = identities([image for _, image in images], reference)
     mean = identity_summary(scores[1:]).all
     labels = [f"{'no face' if score.isnan() else f'{score:.2f}'}\n{label}" for score, (label, _) in zip(scores, images)]
@@ -206,14 +209,14 @@ def make_row(row: Row, reference: Image.Image, images: list[tuple[str, Image.Ima
 
 @torch.inference_mode()
 def identities(images: Sequence[Image.Image], reference: Image.Image) -> torch.Tensor:
-    """The cosine [n] of every picture's face to the reference's; NaN where no face is found."""
+    """Return the cosine [n] of every picture's face to the reference's; NaN where no face is found."""
     scorer = Recogniser.of({name: weight.float() for name, weight in read_state_dict(SCORER).items()})
     person_vector, *vectors = (_embed(image, scorer) for image in (reference, *images))
     return torch.stack([(vector * person_vector).sum() for vector in vectors])
 
 
 def _embed(image: Image.Image, scorer: Recogniser) -> torch.Tensor:
-    """The unit vector [d] of the face in a picture; NaN without one."""
+    """Return the unit vector [d] of the face in a picture; NaN without one."""
     pixels = np.array(image.convert("RGB"))
     faces = MiniatureFinder(MIN_SCORE).detect(pixels)
     if not faces:

@@ -16,18 +16,20 @@ if TYPE_CHECKING:
 
 
 def is_main() -> bool:
-    """Whether this process is the first of those that were started to train together, or alone: the one that writes."""
+    """Return whether this process is the first of those that were started to train together, or alone: the one that
+    writes.
+    """
     return int(os.environ.get("RANK", 0)) == 0
 
 
 def count_processes() -> int:
-    """How many processes were started to train together."""
+    """Return how many processes were started to train together."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 @contextlib.contextmanager
 def main_first() -> Iterator[None]:
-    """Of several processes the main one goes first, however long it takes, and the others when it is done."""
+    """Let the main process go first, however long it takes, and the others when it is done."""
     if count_processes() == 1:
         yield
         return
@@ -56,7 +58,7 @@ def share(accelerator: "Accelerator", parameters: list[torch.nn.Parameter], loss
 
 
 def find_accelerator(device: torch.device) -> "Accelerator | None":
-    """This process's place among those that were started to train together; None where it is alone."""
+    """Return accelerate's view of the processes that train together; None where this one is alone."""
     count = int(os.environ.get("WORLD_SIZE", 1))
     if count == 1:
         return None
@@ -89,7 +91,7 @@ def check_device(accelerator: "Accelerator", parameters: dict[str, torch.nn.Para
 
 
 def from_main(content: dict) -> dict:
-    """What the main process has of `content`, in every process."""
+    """Return in every process what the main process has of `content`."""
     from accelerate.utils import broadcast_object_list
 
     return broadcast_object_list([content])[0]

@@ -36,7 +36,7 @@ class Face2DiffusionSettings(TrainingSettings):
 
 
 def cgdr_target(z_0: torch.Tensor, class_denoised: torch.Tensor, face: torch.Tensor) -> torch.Tensor:
-    """Eq. 6: the picture inside the face, what the class prompt makes of the noise outside: z_0 M + z_c (1 - M).
+    """Return Eq. 6 in clean latents: the image inside the face, the class prompt's outside: z_0 M + z_c (1 - M).
 
     z_0, class_denoised: [b, c, h, w]; face: M, [b, h, w] in 0..1. Written in clean latents, it is the paper's target
     eps M + eps_c (1 - M) up to the factor that `prediction_error` has.
@@ -45,7 +45,7 @@ def cgdr_target(z_0: torch.Tensor, class_denoised: torch.Tensor, face: torch.Ten
 
 
 def insert_words(embeddings: torch.Tensor, tokens: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-    """Word embeddings with positions [b, n, d] of tokens [b, n], the two words [b, 2, d] in the place of "f l".
+    """Return word embeddings with positions [b, n, d] of tokens [b, n], the two words [b, 2, d] in the place of "f l".
 
     As published, the words have no position.
     """
@@ -56,7 +56,7 @@ def insert_words(embeddings: torch.Tensor, tokens: torch.Tensor, words: torch.Te
 
 
 def make_mapping(portraits: Portraits, word: int, settings: Face2DiffusionSettings) -> MappingNetwork:
-    """A fresh mapping network for the portraits' features, with words as wide as `word`."""
+    """Return a fresh mapping network for the portraits' features, with words as wide as `word`."""
     identity, expression = (portraits.features[name].flatten(1).shape[1] for name in ("msid", "expression"))
     network = MappingNetwork(MappingSizes(identity, expression, settings.hidden, word))
     torch.nn.init.zeros_(network.null_exp)
@@ -71,7 +71,10 @@ def step_loss(
     settings: Face2DiffusionSettings,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """Eq. 5-7 of a drawn batch; prompts: tokens [2, 77] with the two words, and with the class in their place."""
+    """Return Eq. 5-7 (arXiv 2403.05094) of a sampled batch.
+
+    prompts: tokens [2, 77] with the two words, and with the class in their place.
+    """
     indices = torch.randint(len(portraits), (settings.batch,), generator=generator)
     identity, expression = (
         portraits.features[name][indices].flatten(1).to(base.device, torch.float32) for name in ("msid", "expression")
@@ -92,14 +95,15 @@ def step_loss(
 
 @torch.no_grad()
 def _denoise_class(base: Frozen, batch: NoisyBatch, tokens: torch.Tensor) -> torch.Tensor:
-    """What the class prompt makes of the same noise; no gradient goes through it."""
+    """Return what the class prompt makes of the same noise; no gradient goes through it."""
     context = base.context(base.embeddings(tokens[:1]))  # all rows say the same
     return base.denoise(batch.z_t, batch.sigma, context.expand(len(tokens), -1, -1), {})
 
 
 def train(base: Frozen, portraits: Portraits, settings: Face2DiffusionSettings, checkpoint, after_step):
-    """(mapping network, progress) for `base`, of portraits with "msid" [n, 1, d] and "expression" [n, e] features.
+    """Train a mapping network for `base` and return it with the progress.
 
+    portraits: with "msid" [n, 1, d] and "expression" [n, e] features.
     after_step: called with the progress. Raises ValueError for an unknown mode, and what `loop.train` does.
     """
     if settings.mode not in MODES:

@@ -51,7 +51,7 @@ class FactSettings(TrainingSettings):
 
 
 def fair(increment: torch.Tensor, x: torch.Tensor, face: torch.Tensor, denominator: str = "outside") -> torch.Tensor:
-    """L_FAIR = |GSA(x) (1 - M)| / |x (1 - M)| (docs/papers.md 2.8), the mean over the pictures that have a background.
+    """Return L_FAIR = |GSA(x) (1 - M)| / |x (1 - M)| (docs/papers.md 2.8), the mean over images with a background.
 
     increment, x: [b, n, d], what a site adds to the tokens, and the tokens; face: [b, n] in 0..1, M where over 0.5.
     denominator: "outside" as the authors' page prints it; "increment" reads it as the share of the whole increment,
@@ -69,13 +69,13 @@ def _norm(x: torch.Tensor) -> torch.Tensor:
 
 
 def shuffle_share(settings: FactSettings, step: int) -> float:
-    """How often the face is of another photo in a step: the curriculum rises evenly over the whole training."""
+    """Return how often the face is of another photo in a step; it rises evenly over the whole training."""
     first, last = settings.shuffle
     return first + (last - first) * step / settings.steps
 
 
 def make_projector(features: int, width: int, settings: FactSettings) -> Resampler:
-    """A projector that has learned nothing: [n, tokens, features] -> [n, queries, width]."""
+    """Return a projector that has learned nothing: [n, tokens, features] -> [n, queries, width]."""
     inner = max(64, settings.dim * 3 // 4 // 64 * 64)
     sizes = ResamplerSizes(settings.queries, settings.dim, settings.depth, inner, 4 * settings.dim, features, width)
     projector = Resampler(sizes)
@@ -102,11 +102,11 @@ class Fact(nn.Module):
 
     @property
     def by_block(self) -> dict[tuple[str, int], nn.Module]:
-        """The sites by the host's names of their blocks."""
+        """Return the face blocks by the host's names of their blocks."""
         return {site.block: module for site, module in zip(SITES, self.sites)}
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The weights under the published names."""
+        """Return the weights under the published names."""
         weights = {f"{PROJECTOR_PREFIX}{name}": tensor for name, tensor in self.projector.state_dict().items()}
         for site, module in zip(SITES, self.sites):
             weights |= {f"{site.diffusers}{name}": tensor for name, tensor in module.state_dict().items()}
@@ -143,7 +143,7 @@ def step_loss(
     step: int,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """Masked diffusion loss + weight x L_FAIR, the mean over the sites, of a drawn batch."""
+    """Return masked diffusion loss + weight x L_FAIR, the mean over the face blocks, of a sampled batch."""
     indices = torch.randint(len(portraits), (settings.batch,), generator=generator)
     shown = torch.where(
         torch.rand(settings.batch, generator=generator) < shuffle_share(settings, step),
@@ -167,7 +167,7 @@ def step_loss(
 def train(
     base: Frozen, portraits: Portraits, settings: FactSettings, checkpoint, after_step, projector: dict | None = None
 ) -> tuple[Fact, loop.Progress]:
-    """An adapter for `base`, trained on portraits with "transface" features [n, tokens, d]; and how it went.
+    """Train an adapter for `base` on "transface" features [n, tokens, d], and return it with the progress.
 
     after_step: called with the progress. projector: the weights that its projector begins with, see `fact_projector`.
     Raises ValueError for an unknown denominator, and what `loop.train` does.
@@ -192,7 +192,7 @@ def train(
 
 
 def _groups(adapter: Fact, settings: FactSettings) -> list[loop.Group]:
-    """What learns, and how quickly, in the order of checkpoints; the projector is among the rest if it can be."""
+    """Return what learns at which rate, in the order of checkpoints; the projector is among the rest if it can be."""
     named = dict(adapter.named_parameters())
     gates = {name: tensor for name, tensor in named.items() if "alpha_" in name}
     apart = settings.projector != 1

@@ -21,25 +21,25 @@ class Frozen:
     device: torch.device
 
     def tokens(self, captions: Sequence[str]) -> torch.Tensor:
-        """int32 [n, 77]; of a caption that is longer, the first chunk."""
+        """Return tokens int32 [n, 77]; of a caption that is longer, the first chunk."""
         once = {text: [token for token, *_ in self.clip.tokenize(text)["l"][0]] for text in dict.fromkeys(captions)}
         return torch.tensor([once[text] for text in captions], dtype=torch.int32)
 
     def embeddings(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Word and position embeddings [b, 77, d] of tokens [b, 77]."""
+        """Return word and position embeddings [b, 77, d] of tokens [b, 77]."""
         words = self.text.embeddings.token_embedding.weight[tokens.to(self.device, torch.long)]
         return words + self.text.embeddings.position_embedding.weight
 
     def context(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """The rows [b, 77, d] that the UNet reads of word embeddings with positions [b, 77, d]; differentiable."""
+        """Return the rows [b, 77, d] that the UNet reads of word embeddings with positions [b, 77, d]; differentiable."""
         return text_rows(self.text, embeddings)
 
     def autocast(self) -> torch.autocast:
-        """The context in which adapters, whose weights are float32, compute in the base's precision."""
+        """Return the context in which adapters, whose weights are float32, compute in the base's precision."""
         return cast_to(self.model.get_dtype_inference(), self.device)
 
     def denoise(self, z_t: torch.Tensor, sigma: torch.Tensor, context: torch.Tensor, options: dict) -> torch.Tensor:
-        """What the model takes z_t [b, c, h, w] at noise levels sigma [b] for without noise, float32."""
+        """Return the clean latents, float32, that the model predicts from z_t [b, c, h, w] at noise levels sigma [b]."""
         return self.model.apply_model(
             z_t, sigma, c_crossattn=context, transformer_options=quick_on(self.device) | options
         )
@@ -66,7 +66,7 @@ class NoisyBatch:
 
 
 def sample_noise(base: Frozen, z_0: torch.Tensor, generator: torch.Generator) -> NoisyBatch:
-    """Noise of drawn levels, all steps of the schedule being equally likely, on latents [b, c, h, w]."""
+    """Return latents [b, c, h, w] with noise, all levels of the schedule being equally likely."""
     sampling = base.model.model_sampling
     t = torch.randint(len(sampling.sigmas), (len(z_0),), generator=generator)
     eps = torch.randn(z_0.shape, generator=generator).to(base.device)
@@ -75,7 +75,7 @@ def sample_noise(base: Frozen, z_0: torch.Tensor, generator: torch.Generator) ->
 
 
 def error_scale(base: Frozen, sigma: torch.Tensor) -> torch.Tensor:
-    """What an error in the clean latents is multiplied by, [b, 1, 1, 1], to be one in what the model predicts.
+    """Return the factor [b, 1, 1, 1] that makes an error in clean latents one in what the model predicts.
 
     With eps it is 1 / sigma; with v, sqrt(sigma^2 + 1) / sigma. So a mean square of the product is the papers' loss.
     """
@@ -86,11 +86,11 @@ def error_scale(base: Frozen, sigma: torch.Tensor) -> torch.Tensor:
 
 
 def prediction_error(base: Frozen, denoised: torch.Tensor, target: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """The model's error [b, c, h, w] in eps or v, whichever it predicts, where it should see `target` without noise."""
+    """Return the error [b, c, h, w] of the model's prediction, eps or v, where `target` is the clean latent."""
     return (target - denoised) * error_scale(base, sigma)
 
 
 def mean_in_mask(square: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """sum(square M) / (c sum(M)) of [b, c, h, w] and masks, or weights, [b, h, w]: the masked diffusion loss."""
+    """Return sum(square M) / (c sum(M)) of [b, c, h, w] and masks or weights [b, h, w]: the masked diffusion loss."""
     mask = mask[:, None].to(square)
     return (square * mask).sum() / (square.shape[1] * mask.sum()).clamp(min=1e-6)

@@ -54,13 +54,13 @@ class InfiniteId(nn.Module):
         )
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The weights as Likeness's Infinite-ID files hold them."""
+        """Return the weights as Likeness's Infinite-ID files hold them."""
         keys = {name.replace("-", "."): tensor for name, tensor in self.attentions.state_dict().items()}
         return self.mapper.state_dict() | {f"image_attention.{name}": tensor for name, tensor in keys.items()}
 
 
 def _like_text(attention: nn.Module) -> nn.ModuleDict:
-    """Keys and values that begin as the base's own of text, as IP-Adapter's do: it knows what to make of those."""
+    """Return layers for keys and values that begin as the base model's own of text, as IP-Adapter's do."""
     parts = nn.ModuleDict()
     for part in _PARTS:
         weight = getattr(attention, part).weight.detach().float()
@@ -74,7 +74,7 @@ def _name(block) -> str:
 
 
 def _shapes(width: int, clip: int, face: int, settings: InfiniteIdSettings) -> dict[str, torch.Tensor]:
-    """Tensors of the shapes from which `InfiniteIdTokens` reads its sizes."""
+    """Return tensors of the shapes from which `InfiniteIdTokens` reads its sizes."""
     inner, dim = max(64, settings.dim // 64 * 64), settings.dim
     shapes = {
         "clip_mapper.latents": (1, settings.queries, dim),
@@ -91,7 +91,9 @@ def _shapes(width: int, clip: int, face: int, settings: InfiniteIdSettings) -> d
 
 
 def attention_patches(base: Frozen, adapter: InfiniteId, tokens: torch.Tensor, text_off: bool) -> dict:
-    """The host's attn2 replacements in a training step: image attention over `tokens` [b, m, d], alone or with text."""
+    """Return the host's attn2 replacements in a training step: image attention over `tokens` [b, m, d], alone or with
+    text.
+    """
 
     def at(block):
         parts = adapter.attentions[_name(block)]
@@ -110,7 +112,7 @@ def attention_patches(base: Frozen, adapter: InfiniteId, tokens: torch.Tensor, t
 def step_loss(
     base: Frozen, adapter: InfiniteId, data, settings: InfiniteIdSettings, generator: torch.Generator
 ) -> torch.Tensor:
-    """|eps - eps(z_t, t, c_id)|^2 of a drawn batch, c_id of another photo of the same person, weighted by `focus`.
+    """Return |eps - eps(z_t, t, c_id)|^2 of a sampled batch, c_id of another photo of the person, weighted by `focus`.
 
     data: (portraits, their captions' tokens [n, 77], what CLIP sees in an empty picture [m, d]).
     """
@@ -135,8 +137,9 @@ def step_loss(
 def train(
     base: Frozen, portraits: Portraits, nothing: torch.Tensor, settings: InfiniteIdSettings, checkpoint, after_step
 ):
-    """(adapter, progress) for `base`, of portraits with "clip" [n, m, d] and "arcface" [n, 1, d] features.
+    """Train an adapter for `base` and return it with the progress.
 
+    portraits: with "clip" [n, m, d] and "arcface" [n, 1, d] features.
     nothing: CLIP's features [m, d] of an empty picture. after_step: called with the progress. Raises what `loop.train`
     does.
     """

@@ -17,7 +17,7 @@ from ..inpaint.refine import CropStyle, area_in_crop, greyed, outline
 
 
 def input_channels(latents: type[comfy.latent_formats.LatentFormat]) -> int:
-    """What an inpainting UNet takes: a noisy latent, a mask, and the latent of the masked picture."""
+    """Return how many channels an inpainting UNet takes: a noisy latent, a mask, the latent of the masked image."""
     return 2 * latents.latent_channels + 1
 
 
@@ -42,7 +42,7 @@ class Photos:
     masks: dict[str, torch.Tensor]
 
     def digest(self) -> str:
-        """64 hex digits that stand for pictures and masks."""
+        """Return 64 hex digits that stand for pictures and masks."""
         digest = hashlib.sha256(str(tuple(self.crops.shape)).encode())
         for region, mask in self.masks.items():
             digest.update(region.encode() + mask.to(torch.uint8).cpu().numpy().tobytes())
@@ -65,7 +65,7 @@ class Inpainting:
 def cut_photos(
     found: list[Faces], regions: tuple[str, ...], style: CropStyle, given: dict[str, torch.Tensor] | None = None
 ) -> Photos:
-    """One face of every photo in a square crop, with a mask for each of `regions`.
+    """Return one face of every photo in a square crop, with a mask for each of `regions`.
 
     found: photos with one face each; entries may differ in size. given: masks of the photos [n, H, W] for some of the
     regions, where all photos are of one size; the others come from the face's landmarks.
@@ -88,7 +88,7 @@ def cut_photos(
 
 
 def encode(model, vae, photos: Photos) -> Inpainting:
-    """The photos as the host's `model`, a model patcher of an inpainting UNet, receives them. On the CPU.
+    """Return the photos as the host's `model`, a model patcher of an inpainting UNet, receives them. On the CPU.
 
     Raises ValueError where the model is none that inpaints, the crops do not divide into latents, or a mask is too
     small to be seen in these.
@@ -104,7 +104,9 @@ def encode(model, vae, photos: Photos) -> Inpainting:
 
 
 def condition(model, vae, pictures: torch.Tensor, masks: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-    """Mask and masked latent [n, 1 + c, h, w] for pictures [n, S, S, 3] and masks [n, S, S], 1 where it is to paint."""
+    """Return mask and masked latent [n, 1 + c, h, w] for pictures [n, S, S, 3] and masks [n, S, S], 1 where it is to
+    paint.
+    """
     return model.model.concat_cond(
         noise=latents,
         device=latents.device,
@@ -127,7 +129,7 @@ def check_inpainting(model) -> None:
 
 
 def _one_face(found: list[tuple[Face, ...]]) -> list[Face]:
-    """The face of every photo; stand-ins for faces that were not found, which have no score, are none."""
+    """Return the face of every photo; stand-ins for faces that were not found, which have no score, are none."""
     if not found:
         raise ValueError("There is no photo to learn from: connect Detect Faces.")
     found = [[face for face in faces if face.score > 0] for faces in found]

@@ -58,7 +58,7 @@ class Album:
         return len(self.pictures)
 
     def found(self, rows: slice) -> Faces:
-        """Some of the pictures in 0..1 with their faces, as encoders take them."""
+        """Return some of the pictures in 0..1 with their faces, as encoders take them."""
         return Faces(self.pictures[rows].float() / 255, tuple((face,) for face in self.faces[rows]))
 
 
@@ -72,7 +72,7 @@ class _Portrait(NamedTuple):
 
 
 def read(folder: Path, detector: FaceDetector, size: int, parser: FaceParser | None = None) -> Album:
-    """The photos below `folder`, cut out at `size` pixels a side; the parser, if any, draws the masks.
+    """Return the photos below `folder`, cut out at `size` pixels a side; the parser, if any, draws the masks.
 
     What cannot be used is left out, and a warning names it: files that are no pictures, pictures without a face.
     Raises ValueError where the folder has no sub-folders, a caption is not UTF-8, or nothing is left.
@@ -104,7 +104,7 @@ def encode(
     batch: int = 8,
     report: Callable[[int, int], None] | None = None,
 ) -> Portraits:
-    """What the trainings draw from: latents by the host's `vae` and `model`, features by the name of encoders' kinds.
+    """Return portraits: latents by `vae` and `model` of the host, features by the name of the encoders' kinds.
 
     TransFace sees heads before black, other encoders whole crops. report: called with the number of pictures that are
     done and of all. Raises ValueError where the pictures' size is no multiple of a latent's.
@@ -122,27 +122,29 @@ def encode(
 
 @torch.no_grad()
 def expressions(album: Album, encoder: ExpressionEncoder) -> torch.Tensor:
-    """The expression of every picture's face, [n, 64] float16."""
+    """Return the expression of every picture's face, [n, 64] float16."""
     pictures = (album.found(slice(row, row + 1)) for row in range(len(album)))
     return torch.cat([encoder.encode(each).coefficients for each in pictures]).to("cpu", torch.float16)
 
 
 @torch.no_grad()
 def clip_states(album: Album, clip_vision, batch: int = 8) -> torch.Tensor:
-    """The last hidden states [n, m, d], float16, of every picture in the host's CLIP_VISION: Infinite-ID's (3.1)."""
+    """Return the last hidden states [n, m, d], float16, of every picture in the host's CLIP_VISION: Infinite-ID's
+    (3.1).
+    """
     parts = (album.found(slice(start, start + batch)).images for start in range(0, len(album), batch))
     return torch.cat([clip_features(clip_vision, each, "last").features.to("cpu", torch.float16) for each in parts])
 
 
 @torch.no_grad()
 def clip_of_nothing(clip_vision) -> torch.Tensor:
-    """The last hidden states [m, d] of an empty picture."""
+    """Return the last hidden states [m, d] of an empty picture."""
     return clip_features(clip_vision, torch.zeros(1, 8, 8, 3), "last").negative[0]
 
 
 @torch.inference_mode()
 def _encoded(album: Album, rows: slice, model, vae, encoders: Sequence[FaceEncoder]) -> list[torch.Tensor]:
-    """Latents, the share of each that is face, and the features of some of the pictures: float16, on the CPU."""
+    """Return latents, the share of each that is face, and the features of some of the pictures: float16, on the CPU."""
     found, heads = album.found(rows), album.head_masks[rows].float()
     latents = model.model.process_latent_in(vae.encode(found.images))
     masks = album.face_masks[rows, None].float()
@@ -157,7 +159,7 @@ def _features(encoder: FaceEncoder, found: Faces, heads: torch.Tensor) -> torch.
 
 
 def _people(folder: Path) -> list[Path]:
-    """The sub-folders, one a person, by name; hidden ones are none."""
+    """Return the sub-folders, one a person, by name; hidden ones are none."""
     people = sorted(each for each in folder.glob("*") if each.is_dir() and not each.name.startswith("."))
     if not people:
         raise ValueError(
@@ -172,7 +174,7 @@ def _pictures(person: Path) -> list[Path]:
 
 
 def _caption(file: Path) -> str:
-    """What the caption file of a picture says, or that of its person, in one line."""
+    """Return what the caption file of a picture says, or that of its person, in one line."""
     told = next((text for text in (file.with_suffix(".txt"), file.with_name("caption.txt")) if text.is_file()), None)
     if told is None:
         return CAPTION
@@ -185,7 +187,7 @@ def _caption(file: Path) -> str:
 
 
 def _portrait(file: Path, detector: FaceDetector, size: int, parser: FaceParser | None) -> _Portrait | None:
-    """The largest face of a picture cut out; None, with a warning, where the picture does not serve."""
+    """Return the largest face of a photo cut out; None, with a warning, where the photo does not serve."""
     try:
         picture = read_photo(file)
     except _UNREADABLE as error:
@@ -200,7 +202,7 @@ def _portrait(file: Path, detector: FaceDetector, size: int, parser: FaceParser 
 
 
 def read_photo(file: Path) -> torch.Tensor:
-    """The picture in `file` as its camera was held: [H, W, 3] in 0..1."""
+    """Return the picture in `file` as its camera was held: [H, W, 3] in 0..1."""
     with Image.open(file) as picture:
         upright = ImageOps.exif_transpose(picture).convert("RGB")
     if min(upright.size) < 2:

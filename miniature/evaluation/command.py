@@ -54,7 +54,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _sample(world, method: Method, people, plan: measure.Plan) -> measure.SampledImages:
-    """A method's pictures, from an earlier run where the weights and the plan are the same."""
+    """Return a method's images: those of an earlier run where weights and plan are the same, else new ones."""
     if samples := _load_samples(method.name, plan):
         return samples
     begin = time.monotonic()
@@ -65,7 +65,7 @@ def _sample(world, method: Method, people, plan: measure.Plan) -> measure.Sample
 
 
 def _load_samples(name: str, plan: measure.Plan) -> measure.SampledImages | None:
-    """What an earlier run drew by this plan, unless weights are younger."""
+    """Return what an earlier run sampled by this plan; None where there is nothing, or weights are younger."""
     path = OUTPUT / f"{file_name(name)}.pt"
     if not path.is_file() or path.stat().st_mtime <= find_newest():
         return None
@@ -90,7 +90,10 @@ def _measure(world, samples: dict[str, measure.SampledImages], people, plan: mea
 def _scorer(
     world, people, plan: measure.Plan, base: measure.SampledImages | None
 ) -> Callable[[str, measure.SampledImages], None]:
-    """What scores a method's pictures and keeps the numbers; base: the base model's, where they are known."""
+    """Return a function that scores a method's images and writes the numbers.
+
+    base: the base model's images, where they are known; the backgrounds are compared with theirs.
+    """
     real = world.embed_images(torch.cat([held.others.images for held in people]))
     known = measure.embed_people(world, people)
     base_faces = measure.find_faces(world, base) if base else None
@@ -107,7 +110,7 @@ def _scorer(
 
 
 def _measure_facea(world, base: measure.SampledImages, people, plan: measure.Plan) -> None:
-    """FaceA and its ablations on the first people only: each person is a training of its own."""
+    """Measure FaceA and its ablations for the first people only: each person is a training of its own."""
     base = base.of_people(0, len(people), plan)
     score = _scorer(world, people, plan, base)
     score(FEW, base)
@@ -116,7 +119,7 @@ def _measure_facea(world, base: measure.SampledImages, people, plan: measure.Pla
 
 
 def _repaint_people(world, name: str, people, base: measure.SampledImages, plan: measure.Plan) -> measure.SampledImages:
-    """A row of FaceA's pictures, kept after every person, so that one that was stopped or shorter goes on."""
+    """Return FaceA's images for people; saved after every person, so that a run that was stopped goes on."""
     samples = _load_samples(name, plan)
     done = len(samples.texts) // plan.prompts if samples else 0
     for number in range(done, len(people)):

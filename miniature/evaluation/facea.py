@@ -19,7 +19,7 @@ _FEATHER = 4
 
 
 def repaint(world: World, name: str, held: HeldOutPerson, sampled: SampledImages) -> SampledImages:
-    """The base model's pictures `drawn` for a person, the heads in them repainted as the person, to their own words."""
+    """Return the base model's images for a person with their heads repainted as that person, by the same prompts."""
     model, clip, vae = base_model.load_miniature(WEIGHTS, inpainting=True)
     identity = learn_person(held.subject.number, **FACEA[name])
     patched, _ = apply(model, identity, 1.0)
@@ -34,7 +34,7 @@ def repaint(world: World, name: str, held: HeldOutPerson, sampled: SampledImages
 
 @torch.inference_mode()
 def _repaint(world: World, image: torch.Tensor, person: Person, vae) -> torch.Tensor:
-    """A picture [h, w, 3] with its head painted anew; as it is where no face is found."""
+    """Return an image [h, w, 3] with its head painted anew; as it is where no face is found."""
     (faces,) = world.faces(image[None]).found
     if not faces:
         return image

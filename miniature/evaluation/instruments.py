@@ -42,44 +42,45 @@ class World:
     expression: object
 
     def text(self, prompt: str) -> list:
-        """The host's conditioning of a prompt."""
+        """Return the host's conditioning of a prompt."""
         return self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt))
 
     def faces(self, images: torch.Tensor) -> Faces:
-        """The faces that are found in pictures [n, h, w, 3]; one at most in each."""
+        """Return the faces that are found in pictures [n, h, w, 3]; one at most in each."""
         return detect_faces(self.finder, images, search="quick")
 
     @torch.inference_mode()
     def embed_faces(self, faces: Faces) -> torch.Tensor:
-        """The scoring recogniser's unit vectors [n, d] of all faces."""
+        """Return the scoring recogniser's unit vectors [n, d] of all faces."""
         return normalize(self.scorer(align_pixels(faces)), dim=1)
 
     @torch.inference_mode()
     def embed_images(self, images: torch.Tensor) -> torch.Tensor:
-        """CLIP's unit vectors [n, d] of pictures."""
+        """Return CLIP's unit vectors [n, d] of pictures."""
         return normalize(self.clip_vision.encode_image(images).image_embeds.float(), dim=1)
 
     @torch.inference_mode()
     def embed_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
-        """CLIP's unit vectors [n, d] of prompts."""
+        """Return CLIP's unit vectors [n, d] of prompts."""
         once = {prompt: text_embedding(self.score_clip, prompt) for prompt in dict.fromkeys(prompts)}
         return normalize(torch.cat([once[prompt] for prompt in prompts]), dim=1)
 
     @torch.inference_mode()
     def expressions(self, faces: Faces) -> torch.Tensor:
-        """The expression's coefficients [n, 64] of all faces."""
+        """Return the expression's coefficients [n, 64] of all faces."""
         if not any(faces.found):
             return torch.zeros(0, EXPRESSION.stop - EXPRESSION.start)
         return self.expression.read(faces).coefficients
 
     def identity(self, kind: str, faces: Faces):
-        """The FaceId that the encoder of a kind makes of faces, as its method wants it."""
+        """Return the FaceId that the encoder of a kind makes of faces, as its method wants it."""
         masked = kind == "transface"
         return self.encoders[kind].encode(align_faces(faces, CROP, head_masks(faces) if masked else None), masked)
 
 
 def load() -> World:
-    """The miniature in `WEIGHTS`, with the encoders and adapters of the ablations in `ABLATIONS`, if there are any.
+    """Return the miniature in `WEIGHTS`, with the encoders and adapters of the ablations in `ABLATIONS`, if there are
+    any.
 
     Raises FileNotFoundError where a file of the miniature is missing.
     """
@@ -98,7 +99,7 @@ def load() -> World:
 
 
 def find_newest() -> float:
-    """When the youngest of the weights was written."""
+    """Return when the youngest of the weights was written."""
     return max(path.stat().st_mtime for folder in (WEIGHTS, ABLATIONS) for path in folder.rglob("*") if path.is_file())
 
 
@@ -117,7 +118,7 @@ class ImageSampling:
 
 
 def noise(keys: Sequence[tuple[int, ...]], size: int) -> torch.Tensor:
-    """[n, c, h, w], each picture's own, whatever the method: of (person, prompt, seed) by number."""
+    """Return noise [n, c, h, w] for keys (person, prompt, seed): the same for every method and in every batch."""
     noises = []
     for key in keys:
         seed = sum(number * 1009**index for index, number in enumerate(key))
@@ -126,13 +127,16 @@ def noise(keys: Sequence[tuple[int, ...]], size: int) -> torch.Tensor:
 
 
 def stack(conditionings: Sequence[list]) -> list:
-    """Conditionings of n prompts with the same schedule as one, whose rows are [n, 77, d]."""
+    """Return conditionings of n prompts with the same schedule as one, whose rows are [n, 77, d]."""
     return [[torch.cat([rows for rows, _ in parts]), parts[0][1]] for parts in zip(*conditionings)]
 
 
 @torch.inference_mode()
 def sample(world: World, model, positive: list, start: torch.Tensor, sampling: ImageSampling) -> torch.Tensor:
-    """Pictures [n, h, w, 3] by the host's sampler; positive: a conditioning of n prompts, start: noise [n, c, h, w]."""
+    """Return images [n, h, w, 3] by the host's sampler.
+
+    positive: a conditioning of n prompts. start: noise [n, c, h, w].
+    """
     negative = stack([world.text("")] * len(start))
     latents = comfy.sample.sample(
         model, start, sampling.steps, sampling.cfg, sampling.sampler, sampling.scheduler, positive, negative,

@@ -31,12 +31,12 @@ class SampledImages:
     texts: list[str]
 
     def of_people(self, start: int, stop: int, plan: Plan) -> "SampledImages":
-        """What of this was drawn for the people from number `start` to before `stop`."""
+        """Return the images of the people from number `start` to before `stop`."""
         rows = slice(start * plan.prompts, stop * plan.prompts)
         return SampledImages(self.images[:, rows], self.texts[rows])
 
     def with_more(self, more: "SampledImages") -> "SampledImages":
-        """This and, after it, what was drawn for further people."""
+        """Return these images and, behind them, those of further people."""
         return SampledImages(torch.cat([self.images, more.images], dim=1), [*self.texts, *more.texts])
 
 
@@ -65,18 +65,18 @@ class Known:
 
 
 def embed_people(world: World, people: Sequence[HeldOutPerson]) -> Known:
-    """The people as scorer and CLIP see them."""
+    """Return the people as scorer and CLIP see them."""
     photos = torch.stack([world.embed_faces(held.others) for held in people])
     return Known(photos, world.embed_images(torch.cat([held.reference.images for held in people])))
 
 
 def find_faces(world: World, samples: SampledImages) -> Faces:
-    """The faces found in a method's pictures, seed by seed."""
+    """Return the faces found in a method's pictures, seed by seed."""
     return world.faces(samples.images.flatten(0, 1).float() / 255)
 
 
 def score(world: World, samples: SampledImages, faces: Faces, people: Known, plan: Plan) -> dict[str, torch.Tensor]:
-    """By name the scores [seeds, n] (expressions and points with more dimensions) of a method's pictures.
+    """Return by name the scores [seeds, n] of a method's images; expressions and points have more dimensions.
 
     faces: of `faces_in`.
     identity: NaN where no face was found. text, direction: CLIP-T and, against a plain photo of a person, dCLIP.
@@ -105,7 +105,7 @@ def score(world: World, samples: SampledImages, faces: Faces, people: Known, pla
 
 
 def background(faces: Faces, base: Faces, seeds: int) -> torch.Tensor:
-    """How much the picture outside the face differs from the base model's of the same noise, 0..1, [seeds, n].
+    """Return how much images outside the face differ from the base model's of the same noise: 0..1, [seeds, n].
 
     faces, base: of `faces_in`, with the pictures they were found in.
     """

@@ -30,12 +30,12 @@ class Method:
 
 
 def plain(world: World, held: HeldOutPerson):
-    """The base model, which knows nothing of the person but the word."""
+    """Return the base model, which knows nothing of the person but the word, and its conditioning."""
     return world.model, lambda text: world.text(text.format(who=f"a {held.word}"))
 
 
 def fact(adapter: str = "fact", strength: float = 1.0):
-    """FACT with an adapter file."""
+    """Return how FACT prepares a person, with an adapter file."""
 
     def prepare(world: World, held: HeldOutPerson):
         face_id = world.identity("transface", held.reference)
@@ -46,7 +46,10 @@ def fact(adapter: str = "fact", strength: float = 1.0):
 
 
 def face2diffusion(adapter: str = "face2diffusion", encoder: str = "msid", delayed: float = 0.0):
-    """Face2Diffusion: the person is two words of the prompt; delayed: for that part of the sampling the class is."""
+    """Return how Face2Diffusion prepares a person, as two words of the prompt.
+
+    delayed: share of the sampling in which the class stands in their place (DSC).
+    """
 
     def prepare(world: World, held: HeldOutPerson):
         words = world.adapters[adapter].words(world.identity(encoder, held.reference))
@@ -62,7 +65,7 @@ def face2diffusion(adapter: str = "face2diffusion", encoder: str = "msid", delay
 
 
 def infinite_id(adapter: str = "infinite_id", strength: float = 1.0, **mixing):
-    """Infinite-ID: image cross-attention, and the streams' mixing where it is asked for."""
+    """Return how Infinite-ID prepares a person: image cross-attention, and mixed attention where `mixing` is given."""
 
     def prepare(world: World, held: HeldOutPerson):
         ip_adapter = world.adapters[adapter]

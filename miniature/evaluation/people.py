@@ -24,12 +24,12 @@ class HeldOutPerson:
 
     @property
     def word(self) -> str:
-        """What a caption calls them."""
+        """Return what a caption calls them."""
         return "woman" if self.subject.woman else "man"
 
 
 def hold_out(count: int, seed: int = 0) -> list[HeldOutPerson]:
-    """The first `count` people of the test split, seen in photos."""
+    """Return the first `count` people of the test split, seen in photos."""
     return [_describe(SPLITS["test"].start + number, seed) for number in range(count)]
 
 

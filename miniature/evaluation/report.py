@@ -77,12 +77,12 @@ def write(output: Path, target: Path = MINIATURE) -> Path:
 
 
 def file_name(name: str) -> str:
-    """A method's name as that of a file."""
+    """Return a method's name as that of a file."""
     return "".join(letter if letter.isalnum() else "_" for letter in name)
 
 
 def _rows(output: Path, numbers: Path) -> dict[str, dict]:
-    """All rows by name as measured in `output`, or else as `numbers`, which keeps them, has them."""
+    """Return all rows by name as measured in `output`, or else as the file `numbers` has them, which is updated."""
     last = json.loads(numbers.read_text()) if numbers.is_file() else {}
     rows = {name: row for name in ROWS if (row := _row(output, name) or last.get(name))}
     saving.write(numbers, f"{json.dumps(rows, indent=1)}\n".encode(), "The report's numbers")
@@ -95,7 +95,7 @@ def _row(output: Path, name: str) -> dict | None:
 
 
 def _glance(rows: dict[str, dict], limits: dict[str, float], target: Path) -> list[str]:
-    """The plots, where there is a base to compare with."""
+    """Draw the plots and return their section; nothing where there is no base to compare with."""
     if "base" not in rows:
         return []
     renders = limits["same"], limits["text"]
@@ -132,7 +132,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _goals(rows: dict[str, dict], limits: dict) -> list[str]:
-    """What was to be reached, and whether it was: captions followed, likeness kept, little of the prompt lost."""
+    """Return a table of goals and whether they are reached: captions followed, likeness kept, the prompt kept."""
     if "base" not in rows:
         return []
     text = rows["base"]["text"]
@@ -150,7 +150,7 @@ def _claims(rows: dict[str, dict]) -> list[str]:
 
 
 def _apart(rows: dict[str, dict]) -> str:
-    """How far two trainings of a method differ."""
+    """Return how far two trainings of a method differ."""
     if AGAIN not in rows:
         return "which was trained only once."
     figures = (
@@ -170,7 +170,7 @@ def _best_of(rows: dict[str, dict]) -> list[str]:
 
 
 def _sheets(output: Path, rows: dict[str, dict], target: Path, people: int = 8) -> list[str]:
-    """Every row's sheet: made of what was drawn, or else that of the last report."""
+    """Write every row's sheet from its images, or keep that of the last report, and return their section."""
     references = [held.reference.images[0] for held in hold_out(people)]
     lines = ["## Pictures", "", "On top of each column the reference; below it, two pictures of one prompt.", ""]
     for name in rows:
@@ -183,7 +183,7 @@ def _sheets(output: Path, rows: dict[str, dict], target: Path, people: int = 8) 
 
 
 def _sheet(saved: dict, references: Sequence[torch.Tensor]) -> torch.Tensor:
-    """A column a person [h, w, 3]: the reference on top, below it their first prompt with two seeds."""
+    """Return a column for each person, [h, w, 3]: the reference, below it their first prompt with two seeds."""
     shown = saved["pictures"][:2, :: saved["plan"][1]].float() / 255
     columns = [torch.cat([reference, *images]) for reference, images in zip(references, shown.transpose(0, 1))]
     return torch.cat(columns, dim=1)

@@ -23,7 +23,7 @@ class FinderSizes:
 
     @classmethod
     def of(cls, weights: Mapping[str, torch.Tensor]) -> "FinderSizes":
-        """The sizes of a state dict."""
+        """Return the sizes of a state dict."""
         fine, middle, coarse = (len(weights[f"{level}.weight"]) for level in ("entry", "down1", "down2"))
         return cls((fine, middle, coarse), math.isqrt(weights["entry.weight"].shape[1] // 3))
 
@@ -61,6 +61,6 @@ class Finder(nn.Module):
 
 
 def centres(heat: torch.Tensor, cell: int) -> torch.Tensor:
-    """Centres of mass [b, k, 2] (x, y) of maps [b, k, h, w] of sum 1 with cells of `cell` pixels to a side."""
+    """Return centres of mass [b, k, 2] (x, y) of maps [b, k, h, w] of sum 1 with cells of `cell` pixels to a side."""
     rows, columns = (cell * (torch.arange(count, device=heat.device) + 0.5) - 0.5 for count in heat.shape[2:])
     return torch.stack([heat.sum(2) @ columns, heat.sum(3) @ rows], dim=-1)

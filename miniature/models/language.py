@@ -33,7 +33,7 @@ class Vocabulary:
         return len(self.tokens)
 
     def rows(self, texts: Sequence[str]) -> torch.Tensor:
-        """Padded tokens int64 [b, 77], counted from 0. Raises KeyError for a word that is not in the vocabulary."""
+        """Return padded tokens int64 [b, 77], counted from 0. Raises KeyError for a word that is not in the vocabulary."""
         rows = []
         for text in texts:
             tokens = [_START, *(token for word in _words(text) for token in self._word(word))]
@@ -48,12 +48,12 @@ class Vocabulary:
 
 
 def _words(text: str) -> list[str]:
-    """What CLIP's tokeniser takes one by one: words, and commas for themselves."""
+    """Return what CLIP's tokeniser takes one by one: words, and commas for themselves."""
     return text.lower().replace(",", " , ").split()
 
 
 def manners(caption: str) -> dict[str, str]:
-    """A caption that names man or woman, and the same that says "a person" or calls the person by name; and nothing."""
+    """Return a caption in every manner of speaking: plain, "a person", by name, and none at all."""
     subject = "a woman" if " of a woman" in caption else "a man"
     said = {"plain": subject, "person": "a person", "named": NAME}
     return {how: caption.replace(f" of {subject}", f" of {words}", 1) for how, words in said.items()} | {"": ""}
@@ -72,7 +72,7 @@ class Captions:
     def draw(
         self, indices: torch.Tensor, shares: dict[str, float], long: float, generator: torch.Generator
     ) -> torch.Tensor:
-        """The tokens [b, n] of captions, each in a drawn manner.
+        """Return the tokens [b, n] of captions, each in a drawn manner.
 
         shares: how often each manner but the plain one is drawn. long: how often all rows are filled, which costs time
         and is what the host does; else there are as many as the longest caption needs.
@@ -102,7 +102,7 @@ class TextEncoder(nn.Module):
         nn.init.normal_(self.positions, std=0.1)
 
     def forward(self, tokens: torch.Tensor, traits: torch.Tensor) -> torch.Tensor:
-        """The rows [b, n, d] of tokens [b, n]; a name means the person with `traits` [b, ...]."""
+        """Return the rows [b, n, d] of tokens [b, n]; a name means the person with `traits` [b, ...]."""
         embeddings = self.words(tokens) + self.positions[: tokens.shape[1]]
         people, columns = (tokens == self.name).nonzero(as_tuple=True)
         first, second = self.names(traits[people]).chunk(2, dim=1)
@@ -111,7 +111,7 @@ class TextEncoder(nn.Module):
         return text_rows(self, embeddings)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """What it learned, under the host's names; the map to names is not part of it."""
+        """Return what is learned, under the host's names; the map to names is not part of it."""
         tensors = {
             f"text_model.{name}": tensor for name, tensor in self.state_dict().items() if name.startswith(_HOSTS)
         }
@@ -132,7 +132,7 @@ class TextEncoder(nn.Module):
 
 
 def draw_weights(network: nn.Module) -> None:
-    """The usual start of the host's layers, which draw none themselves: variance kept, biases 0, norms 1."""
+    """Sample the usual start of layers, which the host leaves empty: variance kept, biases 0, norms 1."""
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_uniform_(module.weight, a=5**0.5)

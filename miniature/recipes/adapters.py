@@ -91,7 +91,7 @@ def _base() -> Frozen:
 
 
 def portraits(*features: str) -> Portraits:
-    """Photos of the training people, no sketches and cartoons, with the features of some encoders."""
+    """Return photos of the training people, no sketches and cartoons, with the features of some encoders."""
     dataset = load_set("train")
     chosen = [index for index, caption in enumerate(dataset.captions) if caption.startswith("a photo")]
     all_features = {name: load_tensors(f"feat_{name}")[name] for name in features}

@@ -27,13 +27,13 @@ MORE_WORDS = (
 
 
 def device() -> torch.device:
-    """Where the host computes, and the recipes train."""
+    """Return the device on which the host computes, and the recipes train."""
     return comfy.model_management.get_torch_device()
 
 
 @cache
 def load_set(split: str) -> dataset.ImageSet:
-    """A drawn set; drawn first where it is missing."""
+    """Open a set of rendered images, which is rendered first where it is missing."""
     count, images = SETS[split]
     folder = DATA / split
     dataset.write(folder, dataset.SetRecipe(split=split, people=count, images=images, size=SIZE), processes=2)
@@ -42,20 +42,20 @@ def load_set(split: str) -> dataset.ImageSet:
 
 @cache
 def traits(split: str) -> torch.Tensor:
-    """What there is to know of the people of a set, [people, k]."""
+    """Return what there is to know of the people of a set, [people, k]."""
     numbers = np.unique(load_set(split).people)
     return torch.from_numpy(np.stack([people.as_vector(people.person(int(number))) for number in numbers]))
 
 
 @cache
 def vocabulary() -> language.Vocabulary:
-    """The words of the base's text encoder."""
+    """Return the words of the base's text encoder."""
     texts = {text for caption in load_set("train").captions for text in language.manners(caption).values()}
     return language.Vocabulary([*sorted(texts), *MORE_WORDS])
 
 
 def load_tensors(name: str) -> dict[str, torch.Tensor]:
-    """The tensors that a part left under `name`."""
+    """Return the tensors that a part left under `name`."""
     return load_file(OUTPUT / f"{name}.safetensors")
 
 

@@ -26,7 +26,7 @@ INPAINTING = {"batch": 32, "lr": 5e-4, "named": 0.0, "long": 1.0, "warmup": 100,
 
 
 def autoencoder() -> None:
-    """4200 steps with little noise in the latents, then 1700 with as much as the base will make."""
+    """Train 4200 steps with little noise in the latents, then 1700 with as much as the base will make."""
     torch.manual_seed(0)
     network = Autoencoder(AutoencoderSizes())
     phases = {
@@ -43,7 +43,7 @@ def autoencoder() -> None:
 
 
 def decoder(steps: int) -> None:
-    """The autoencoder's decoder further, by ArcFace's eyes; the latents stay what they are."""
+    """Train the autoencoder's decoder further, by ArcFace's eyes; the latents stay what they are."""
     network = _autoencoder()
     _learn(
         network,
@@ -69,7 +69,7 @@ def _learn(
 
 @torch.no_grad()
 def latents() -> None:
-    """The latents of all pictures."""
+    """Encode all images."""
     network = _autoencoder()
     dataset = load_set("train")
     parts = torch.arange(len(dataset)).split(_AT_ONCE)
@@ -79,7 +79,7 @@ def latents() -> None:
 
 
 def text_to_image(steps: int) -> None:
-    """The base, on `steps` x 64 pictures; from weights that `restore` brought, where there are any."""
+    """Train the base model on `steps` x 64 images; from weights that `restore` brought, where there are any."""
     torch.manual_seed(0)
     model = base_training.BaseNetwork(vocabulary(), _WIDTH)
     if (OUTPUT / "base.safetensors").is_file():
@@ -104,18 +104,18 @@ def _autoencoder() -> Autoencoder:
 
 
 def _traits() -> torch.Tensor:
-    """Of who is in each of the pictures."""
+    """Return the traits of the person in each image."""
     return traits("train").repeat_interleave(load_set("train").recipe.images, dim=0)
 
 
 def alphas_bar() -> torch.Tensor:
-    """SD's noise schedule, [1000]."""
+    """Return SD's noise schedule, [1000]."""
     sigmas = comfy.model_sampling.ModelSamplingDiscrete().sigmas
     return 1 / (1 + sigmas.square())
 
 
 def train_inpainting(steps: int) -> None:
-    """The base taught to fill masks: its first seven blocks learn, the rest stays the base's."""
+    """Train the base model to fill masks: its first seven blocks learn, the rest stays as it is."""
     weights = load_tensors("base")
     model = base_training.BaseNetwork(vocabulary(), _WIDTH, 2 * miniature.CHANNELS + 1)
     _start_from(model, weights)
@@ -143,7 +143,7 @@ def _learns(name: str) -> bool:
 
 
 def _start_from(model: base_training.BaseNetwork, weights: dict[str, torch.Tensor]) -> None:
-    """Begin as the base, which does not look at what more there is in the input."""
+    """Load the base model's weights; further channels of the input begin at 0."""
     unet = {
         name.removeprefix(miniature.UNET): tensor.float() for name, tensor in weights.items() if miniature.UNET in name
     }
@@ -155,7 +155,7 @@ def _start_from(model: base_training.BaseNetwork, weights: dict[str, torch.Tenso
 
 
 def _conditions(weights, model: base_training.BaseNetwork, chosen, masks, latent) -> torch.Tensor:
-    """What the host gives an inpainting model besides the noise, [n, 1 + c, h, w] float16."""
+    """Return what the host gives an inpainting model besides the noise, [n, 1 + c, h, w] float16."""
     unet = miniature.model({name: tensor.detach() for name, tensor in model.unet.state_dict().items()})
     vae = miniature.MiniatureVAE({name.removeprefix(miniature.FIRST_STAGE): tensor for name, tensor in weights.items()
                                   if name.startswith(miniature.FIRST_STAGE)})  # fmt: skip

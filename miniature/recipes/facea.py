@@ -19,7 +19,7 @@ SETTINGS = {"steps": 200, "batch": 4, "rank": 8, "lr_lora": 1e-3, "lr_features":
 
 
 def photos(number: int, count: int = _PHOTOS, seed: int = 5) -> Photos:
-    """Photos of a person with the masks they were drawn with."""
+    """Return photos of a person with the masks they were drawn with."""
     subject = person(number)
     rendering = draw([subject] * count, [scene(number, image, seed, (1.0, 0.0, 0.0)) for image in range(count)], SIZE)
     masks = {}
@@ -29,12 +29,12 @@ def photos(number: int, count: int = _PHOTOS, seed: int = 5) -> Photos:
 
 
 def word(number: int) -> str:
-    """The word by which a prompt calls a person."""
+    """Return the word by which a prompt calls a person."""
     return "woman" if person(number).woman else "man"
 
 
 def learn_person(number: int, **settings):
-    """The FaceA identity learned of a person's photos on the miniature's inpainting base."""
+    """Learn a person's photos on the miniature's inpainting model and return the FaceA identity."""
     register_latents(miniature.MiniatureLatents)
     base = facea_run.Base(*miniature.load_miniature(miniature.WEIGHTS, inpainting=True))
     settings = facea_run.Settings(**(SETTINGS | settings))
@@ -42,5 +42,5 @@ def learn_person(number: int, **settings):
 
 
 def demo_person() -> None:
-    """The person of the demo."""
+    """Learn the person of the demo."""
     save_facea(OUTPUT / "facea_person.safetensors", learn_person(LEARNED), "miniature")

@@ -41,7 +41,7 @@ def export() -> None:
 
 
 def restore() -> None:
-    """On a new machine: the shipped weights as what the recipes left, so that the parts after them can be made anew.
+    """Copy the shipped weights to where recipes leave theirs, so that single parts can be made anew.
 
     The recogniser that is shipped as ONNX is not among them; `arcface` trains it again.
     """

@@ -97,7 +97,7 @@ def train_recogniser(name: str) -> None:
 
 
 def _keep_twins(weights: dict[str, torch.Tensor]) -> None:
-    """The plain recogniser as two encoders of the ablation: read at all its depths, and at the deepest alone."""
+    """Save the plain recogniser as two encoders of the ablation: read at all its depths, and at the deepest alone."""
     shallow = tuple(f"norms.layer_{tap}." for tap in range(_TAPS - 1))
     save_tensors("ablations/msid_twin", weights)
     save_tensors("ablations/msid_deep", {key: tensor for key, tensor in weights.items() if not key.startswith(shallow)})
@@ -116,7 +116,7 @@ def settle(network: nn.Module, embed, crop_array: np.ndarray, soft: float, batch
 
 @torch.no_grad()
 def measure_auc(embed, masked: bool) -> float:
-    """How often two pictures of one held-out person are nearer than two of two people's."""
+    """Return how often two pictures of one held-out person are nearer than two of two people's."""
     crop_array = _crops("test", masked)
     embedded = torch.cat([embed(crops.as_pixels(crop_array[rows])) for rows in _rows(len(crop_array))])
     return separation(*pair_cosines(embedded, torch.from_numpy(load_set("test").people)))
@@ -132,13 +132,13 @@ def _rows(count: int) -> list[slice]:
 
 
 def find() -> None:
-    """The finder of faces, which the detector "drawn: miniature" is."""
+    """Train the finder of faces, which the detector "drawn: miniature" is."""
     show = ProgressLine(finder.RECIPE)
     save_tensors("finder", finder.make_weights(load_set("train"), after_step=show, checkpoint=OUTPUT / "finder.pt"))
 
 
 def clip() -> None:
-    """The CLIP pair."""
+    """Train the CLIP pair."""
     dataset = load_set("train")
     texts = {text for split in ("train", "test") for caption in load_set(split).captions
              for text in language.manners(caption).values()}  # fmt: skip
@@ -158,7 +158,7 @@ def clip() -> None:
 
 
 def expressions() -> None:
-    """The expression regressor, on every eighth picture."""
+    """Train the expression regressor, on every eighth image."""
     dataset = load_set("train")
     chosen = list(range(0, len(dataset), 8))
     targets = torch.stack([expression.coefficients(*dataset.recipe.describe(index)[:2]) for index in chosen])
@@ -176,7 +176,7 @@ def expressions() -> None:
 
 @torch.no_grad()
 def features(name: str) -> None:
-    """What a network says of every picture, for the adapters' training."""
+    """Read every image with a network, for the training of adapters."""
     dataset, see = load_set("train"), _make_reader(name)
     with torch.autocast("cpu", torch.bfloat16, enabled=name != "clip"):
         features = [see(range(len(dataset))[rows]).half() for rows in _rows(len(dataset))]
@@ -184,7 +184,7 @@ def features(name: str) -> None:
 
 
 def _make_reader(name: str):
-    """From indices of pictures to features."""
+    """Return a function from indices of images to features."""
     dataset = load_set("train")
     if name == "msid_deep":
         taps = _make_reader("msid_twin")

@@ -33,7 +33,7 @@ def export(network: Recogniser, path: Path) -> None:
 
 
 def _from_bytes(constants: list, name: str, weight: torch.Tensor):
-    """The node that makes a weight of its bytes, which are appended to the constants."""
+    """Return the node that makes a weight of its bytes, which are appended to the constants."""
     parts = in_bytes(f"{name}.bytes", weight)
     constants += [numpy_helper.from_array(tensor.numpy(), part) for part, tensor in parts.items()]
     return helper.make_node("DequantizeLinear", list(parts), [name], axis=0)

@@ -36,13 +36,13 @@ class AutoencoderSettings(TrainingSettings):
 
 
 def image_loss(made: torch.Tensor, images: torch.Tensor, edges: float) -> torch.Tensor:
-    """Mean absolute error of pictures [b, 3, h, w], and of their differences to the right and downwards."""
+    """Return mean absolute error of pictures [b, 3, h, w], and of their differences to the right and downwards."""
     steps = (l1_loss(made.diff(dim=dim), images.diff(dim=dim)) for dim in (2, 3))
     return l1_loss(made, images) + edges * sum(steps)
 
 
 def likeness_loss(recogniser: Recogniser, made: torch.Tensor, faces: Faces) -> torch.Tensor:
-    """1 - the cosine of whom a recogniser sees in pictures and in what was made of them, the mean over the pictures.
+    """Return 1 - cosine between what a recogniser reads in images and in their reconstructions, the mean.
 
     made: [b, 3, h, w] in -1..1; faces: the pictures, with one face in each. It is what a perceptual loss is to other
     autoencoders: an error costs most where it makes a face another's.
@@ -54,7 +54,7 @@ def likeness_loss(recogniser: Recogniser, made: torch.Tensor, faces: Faces) -> t
 
 
 def divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
-    """KL(N(mean, variance) || N(0, 1)), the mean over all numbers of the latents."""
+    """Return KL(N(mean, variance) || N(0, 1)), the mean over all numbers of the latents."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
 
 
@@ -65,7 +65,7 @@ def loss(
     eps: torch.Tensor,
     unlike: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """The loss of pictures [b, 3, h, w] in -1..1 with the noise eps [b, c, h', w'] in their latents.
+    """Return the loss of pictures [b, 3, h, w] in -1..1 with the noise eps [b, c, h', w'] in their latents.
 
     unlike: the `likeness_loss` of what is made of them.
     """
@@ -77,7 +77,7 @@ def loss(
 
 
 def parameters(network: Autoencoder, settings: AutoencoderSettings) -> dict[str, torch.nn.Parameter]:
-    """What is trained."""
+    """Return what is trained, by name."""
     return {
         name: parameter
         for name, parameter in network.named_parameters()

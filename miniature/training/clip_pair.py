@@ -47,7 +47,7 @@ class ClipPair(nn.Module):
         self.temperature = nn.Parameter(torch.tensor(2.5))
 
     def forward(self, pixels: torch.Tensor, tokens: torch.Tensor, ends: torch.Tensor):
-        """Unit embeddings of pictures [b, 3, S, S] and of texts [b, n], which end at the rows `ends` [b]."""
+        """Return unit embeddings of pictures [b, 3, S, S] and of texts [b, n], which end at the rows `ends` [b]."""
         rows = self.text(tokens, pixels.new_zeros(len(tokens), self.text.names.in_features))
         text = self.text_projection(rows[torch.arange(len(rows)), ends])
         return normalize(self.read_images(pixels), dim=1), normalize(text, dim=1)
@@ -60,14 +60,16 @@ class ClipPair(nn.Module):
 
 
 def contrastive_loss(images: torch.Tensor, texts: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
-    """CLIP's loss of unit embeddings [b, d] that belong together in pairs; temperature: the logarithm of a factor."""
+    """Return CLIP's loss of unit embeddings [b, d] that belong together in pairs; temperature: the logarithm of a
+    factor.
+    """
     logits = temperature.clamp(max=4.6).exp() * images @ texts.T
     pairs = torch.arange(len(logits), device=logits.device)
     return (cross_entropy(logits, pairs) + cross_entropy(logits.T, pairs)) / 2
 
 
 def ends(tokens: torch.Tensor) -> torch.Tensor:
-    """The row [b] at which each text [b, n] ends: the first of the padding, which is of the same token."""
+    """Return the row [b] at which each text [b, n] ends: the first of the padding, which is of the same token."""
     return (tokens == tokens[:, -1:]).int().argmax(dim=1)
 
 

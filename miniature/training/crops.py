@@ -16,7 +16,7 @@ _AT_ONCE = 64
 
 
 def read_faces(dataset: ImageSet, indices: Sequence[int]) -> Faces:
-    """The faces of drawn pictures from the points they were drawn with."""
+    """Return the faces of drawn pictures from the points they were drawn with."""
     images, points = dataset.images(indices).float() / 255, dataset.points(indices).numpy()
     side = float(dataset.recipe.size - 1)
     faces = tuple((Face(five, (0.0, 0.0, side, side), 1.0),) for five in points)
@@ -24,18 +24,20 @@ def read_faces(dataset: ImageSet, indices: Sequence[int]) -> Faces:
 
 
 def align_pixels(faces: Faces) -> torch.Tensor:
-    """The aligned crops of all faces [n, 3, 112, 112] in -1..1, as recognisers read them; differentiable."""
+    """Return the aligned crops of all faces [n, 3, 112, 112] in -1..1, as recognisers read them; differentiable."""
     return align_faces(faces, CROP).movedim(-1, 1) * 2 - 1
 
 
 def cut_crops(dataset: ImageSet, indices: Sequence[int], masked: bool) -> torch.Tensor:
-    """uint8 [n, 112, 112, 3]; masked: before black, as FACT wants them."""
+    """Return aligned crops, uint8 [n, 112, 112, 3]; masked: heads on black, as FACT wants them."""
     faces = read_faces(dataset, indices)
     return (align_faces(faces, CROP, head_masks(faces) if masked else None) * 255).round().to(torch.uint8)
 
 
 def cache_crops(path: Path, dataset: ImageSet, masked: bool) -> np.ndarray:
-    """The crops of a whole set [n, 112, 112, 3], mapped into memory from the file `path`, which is made if need be."""
+    """Return the crops of a whole set [n, 112, 112, 3], mapped into memory from the file `path`, which is made if need
+    be.
+    """
     if not path.is_file():
         part = path.with_suffix(".part")
         shape = len(dataset), CROP, CROP, 3
@@ -52,5 +54,5 @@ def _runs(count: int) -> Iterator[range]:
 
 
 def as_pixels(dataset: torch.Tensor | np.ndarray) -> torch.Tensor:
-    """uint8 [b, h, w, 3] -> [b, 3, h, w] in -1..1, as the networks read them."""
+    """Return images uint8 [b, h, w, 3] as networks read them: [b, 3, h, w] in -1..1."""
     return torch.as_tensor(dataset).movedim(-1, 1).float() / 127.5 - 1

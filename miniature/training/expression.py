@@ -31,14 +31,16 @@ class ExpressionSettings(TrainingSettings):
 
 @cache
 def directions() -> torch.Tensor:
-    """Where each of EXPRESSIONS lies among the 64 numbers, [6, 64]: of length 1, at right angles to the others."""
+    """Return where each of EXPRESSIONS lies among the 64 numbers, [6, 64]: of length 1, at right angles to the others."""
     generator = torch.Generator().manual_seed(0)
     square = torch.linalg.qr(torch.randn(64, 64, generator=generator)).Q
     return square[: len(EXPRESSIONS)]
 
 
 def coefficients(subject: Person, scene: Scene) -> torch.Tensor:
-    """What the regressor is to tell of a person in a scene, [257]: looks, expression, yaw and roll, light; else 0."""
+    """Return what the regressor is to tell of a person in a scene, [257]: looks, expression, yaw and roll, light; else
+    0.
+    """
     target = torch.zeros(COEFFICIENTS)
     target[: len(VECTOR_NAMES)] = torch.from_numpy(as_vector(subject))
     target[EXPRESSION] = directions()[EXPRESSIONS.index(scene.expression)]
@@ -48,14 +50,14 @@ def coefficients(subject: Person, scene: Scene) -> torch.Tensor:
 
 
 def cut_crops(dataset: ImageSet, indices) -> torch.Tensor:
-    """uint8 [n, 224, 224, 3], aligned as the regressor expects it."""
+    """Return crops uint8 [n, 224, 224, 3], aligned as the regressor expects it."""
     faces = read_faces(dataset, indices)
     made = [aligned_crop(image, face.points) for image, (face,) in zip(faces.images, faces.found)]
     return (torch.stack(made) * 255).round().to(torch.uint8)
 
 
 def classes(coefficients: torch.Tensor) -> torch.Tensor:
-    """Which of EXPRESSIONS each of [n, 64] is nearest to, [n]."""
+    """Return which of EXPRESSIONS each of [n, 64] is nearest to, [n]."""
     return (coefficients @ directions().T.to(coefficients)).argmax(dim=1)
 
 

@@ -29,8 +29,8 @@ class ProjectorSettings(TrainingSettings):
 
 
 def of_people(portraits: Portraits, components: int) -> torch.Tensor:
-    """Who is in each picture, [n, components]: principal components, each of unit variance, of what the encoder sees on
-    average in the photos of a person.
+    """Return who is in each picture, [n, components]: principal components, each of unit variance, of what the encoder
+    sees on average in the photos of a person.
     """
     features, shelves = portraits.features["transface"].flatten(1), portraits.shelves
     means = torch.zeros(len(shelves.counts), features.shape[1])

@@ -38,7 +38,8 @@ RECIPE = FinderSettings(steps=16_000, batch=16, points=0.3, precision="bfloat16"
 def loss(
     predicted: torch.Tensor, presence: torch.Tensor, points: torch.Tensor, present: torch.Tensor, weight: float
 ) -> torch.Tensor:
-    """Cross entropy of the presence (log odds [b]) and `weight` x the error of the points where a face is present.
+    """Return cross entropy of the presence (log odds [b]) and `weight` x the error of the points where a face is
+    present.
 
     found, points: [b, 5, 2] pixels; the error is |d| - 1/2 for differences of a pixel and more, d^2 / 2 below.
     present: [b] bool.
@@ -49,14 +50,16 @@ def loss(
 
 
 def blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Pictures [b, c, n, n], each under a Gaussian of its own deviation sigma [b] in pixels; borders weigh less."""
+    """Return pictures [b, c, n, n], each under a Gaussian of its own deviation sigma [b] in pixels; borders weigh less."""
     pixels = torch.arange(x.shape[-1], dtype=x.dtype)
     kernel = (-0.5 * ((pixels[:, None] - pixels) / sigma[:, None, None]).square()).softmax(-1)[:, None]
     return kernel @ x @ kernel.mT
 
 
 def scramble(x: torch.Tensor, block: int, generator: torch.Generator) -> torch.Tensor:
-    """Pictures [b, c, n, n] cut into squares of `block` pixels, which change places in every picture in another way."""
+    """Return pictures [b, c, n, n] cut into squares of `block` pixels, which change places in every picture in another
+    way.
+    """
     b, c, n, _ = x.shape
     cut = x.reshape(b, c, n // block, block, n // block, block).transpose(3, 4).reshape(b, c, -1, block, block)
     order = torch.rand(b, 1, cut.shape[2], 1, 1, generator=generator).argsort(dim=2).expand_as(cut)
@@ -64,7 +67,7 @@ def scramble(x: torch.Tensor, block: int, generator: torch.Generator) -> torch.T
 
 
 def spoil(x: torch.Tensor, face: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Pictures [b, 3, n, n] in -1..1 without their faces; face: [b, n, n] bool, where each has its own.
+    """Return pictures [b, 3, n, n] in -1..1 without their faces; face: [b, n, n] bool, where each has its own.
 
     A single colour, noise, scrambled blocks or a strong blur covers the face, in a third of the pictures everything.
     """
@@ -84,7 +87,8 @@ def spoil(x: torch.Tensor, face: torch.Tensor, generator: torch.Generator) -> to
 def move(
     x: torch.Tensor, points: torch.Tensor, zoom: torch.Tensor, shift: torch.Tensor, edge: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures [b, c, n, n] and points [b, k, 2] zoomed [b] about the middle, then shifted [b, 2] (x, y) in pixels.
+    """Return pictures [b, c, n, n] and points [b, k, 2] zoomed [b] about the middle, then shifted [b, 2] (x, y) in
+    pixels.
 
     edge: whether what lies outside looks like the nearest edge; else it is black.
     """
@@ -97,7 +101,7 @@ def move(
 
 
 def vary(x: torch.Tensor, points: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures [b, 3, n, n] in -1..1 and their points, nearer or farther, softer, noisier, brighter or darker."""
+    """Return pictures [b, 3, n, n] in -1..1 and their points, nearer or farther, softer, noisier, brighter or darker."""
     (b, n), draw = (len(x), x.shape[-1]), _draws(generator)
     zoom = draw(b, *_ZOOM)
     reach = _SHIFT * n + (1 - zoom).abs() * n / 2
@@ -114,7 +118,7 @@ def vary(x: torch.Tensor, points: torch.Tensor, generator: torch.Generator) -> t
 def examples(
     dataset: ImageSet, count: int, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pictures [count, 3, n, n], points [count, 5, 2], and whether a face is present [count]: in the first half."""
+    """Return pictures [count, 3, n, n], points [count, 5, 2], and whether a face is present [count]: in the first half."""
     indices = torch.randint(len(dataset), (count,), generator=generator).tolist()
     x, half = as_pixels(dataset.images(indices)), count // 2
     faces = dataset.masks(indices[half:])[:, 0]
@@ -146,7 +150,7 @@ def train(
 def make_weights(
     dataset: ImageSet, settings: FinderSettings = RECIPE, after_step=lambda progress: None, checkpoint=None
 ) -> dict[str, torch.Tensor]:
-    """The float16 weights of a finder that is trained on `pictures` by the recipe, on the CPU."""
+    """Return the float16 weights of a finder that is trained on `pictures` by the recipe, on the CPU."""
     torch.manual_seed(settings.seed)
     network = Finder(FinderSizes())
     average = train(network, dataset, settings, torch.device("cpu"), checkpoint, after_step).average
@@ -154,5 +158,5 @@ def make_weights(
 
 
 def _draws(generator: torch.Generator):
-    """Uniform numbers [count] between two limits, from the generator."""
+    """Return uniform numbers [count] between two limits, from the generator."""
     return lambda count, low, high: low + (high - low) * torch.rand(count, generator=generator)

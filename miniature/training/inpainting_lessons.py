@@ -13,7 +13,7 @@ _WIDER = 6  # pixels by which a part is drawn too large at most
 
 
 def sample_masks(dataset: ImageSet, indices: Sequence[int], generator: torch.Generator):
-    """(masks [n, h, w], 1 where to paint; which of REGIONS each is, None where it is no part) of pictures."""
+    """Return masks [n, h, w], 1 where to paint, and which of REGIONS each is, None where it is no part."""
     parts = dataset.masks(indices).float()
     masks, painted = [], []
     for regions in parts:
@@ -25,7 +25,7 @@ def sample_masks(dataset: ImageSet, indices: Sequence[int], generator: torch.Gen
 
 
 def widen(masks: torch.Tensor, pixels: int) -> torch.Tensor:
-    """Masks [n, h, w] grown by so many pixels to every side."""
+    """Return masks [n, h, w] grown by so many pixels to every side."""
     return max_pool2d(masks[:, None], 2 * pixels + 1, stride=1, padding=pixels)[:, 0]
 
 
@@ -43,7 +43,7 @@ def _mask(part: torch.Tensor, kind: int, generator: torch.Generator) -> torch.Te
 
 
 def caption(text: str, painted: str | None, chance: float) -> str:
-    """A picture's caption or, for a part of a face and a chance below 0.3, its words in docs/papers.md 6.1."""
+    """Return a picture's caption or, for a part of a face and a chance below 0.3, its words in docs/papers.md 6.1."""
     if painted is None or chance >= 0.3:
         return text
     return prompt_of("woman" if " of a woman" in text else "man", painted)

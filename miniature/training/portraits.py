@@ -20,7 +20,7 @@ _HEAD = torch.tensor([number for name, number in LABEL.items() if name not in _N
 
 
 def portraits(dataset: ImageSet, latents: torch.Tensor, features: dict[str, torch.Tensor], chosen=None) -> Portraits:
-    """Portraits of the pictures `chosen` (indices; all by default); latents and features are of the whole set."""
+    """Return portraits of the pictures `chosen` (indices; all by default); latents and features are of the whole set."""
     chosen = torch.arange(len(dataset)) if chosen is None else torch.as_tensor(chosen)
     people = torch.from_numpy(np.asarray(dataset.people))[chosen]
     captions = [dataset.captions[int(index)] for index in chosen]
@@ -29,12 +29,12 @@ def portraits(dataset: ImageSet, latents: torch.Tensor, features: dict[str, torc
 
 
 def heads(dataset: ImageSet, side: int, chosen: torch.Tensor) -> torch.Tensor:
-    """How much of each cell shows head: skin, a part of the face, glasses, ears or hair; else as `faces`."""
+    """Return how much of each cell shows head: skin, a part of the face, glasses, ears or hair; else as `faces`."""
     return _shares(lambda rows: torch.isin(dataset.labels(rows), _HEAD), dataset.recipe.size // side, chosen)
 
 
 def faces(dataset: ImageSet, side: int, chosen: torch.Tensor) -> torch.Tensor:
-    """How much of each cell of the latents is face, [n, side, side] float16, 0..1, of the pictures `chosen`."""
+    """Return how much of each cell of the latents is face, [n, side, side] float16, 0..1, of the pictures `chosen`."""
     return _shares(lambda rows: dataset.masks(rows)[:, 0], dataset.recipe.size // side, chosen)
 
 

@@ -38,7 +38,9 @@ class RecogniserSettings(TrainingSettings):
 
 
 def arcface_loss(cosines: torch.Tensor, labels: torch.Tensor, scale: float, margin: float) -> torch.Tensor:
-    """Eq. 3: -log softmax of s cos(theta + m) for the own class, s cos(theta) for the others; cosines [b, classes]."""
+    """Return Eq. 3: -log softmax of s cos(theta + m) for the own class, s cos(theta) for the others; cosines [b,
+    classes].
+    """
     targets = one_hot(labels, cosines.shape[1]).bool()
     theta = cosines.clamp(-1 + 1e-6, 1 - 1e-6).acos()
     return cross_entropy(scale * torch.where(targets, (theta + margin).cos(), cosines), labels)

@@ -41,13 +41,13 @@ class BaseSettings(TrainingSettings):
 
 
 def add_noise(z_0: torch.Tensor, eps: torch.Tensor, alphas_bar: torch.Tensor) -> torch.Tensor:
-    """z_t = sqrt(a) z_0 + sqrt(1 - a) eps for latents [b, c, h, w] at the levels a [b]."""
+    """Return z_t = sqrt(a) z_0 + sqrt(1 - a) eps for latents [b, c, h, w] at the levels a [b]."""
     a = alphas_bar[:, None, None, None]
     return a.sqrt() * z_0 + (1 - a).sqrt() * eps
 
 
 def velocity(z_0: torch.Tensor, eps: torch.Tensor, alphas_bar: torch.Tensor) -> torch.Tensor:
-    """v = sqrt(a) eps - sqrt(1 - a) z_0: what the model is to predict."""
+    """Return v = sqrt(a) eps - sqrt(1 - a) z_0, the target of the model."""
     a = alphas_bar[:, None, None, None]
     return a.sqrt() * eps - (1 - a).sqrt() * z_0
 
@@ -125,7 +125,7 @@ def train(
 
 
 def checkpoint_weights(base: BaseNetwork, autoencoder: nn.Module, vocabulary: Vocabulary) -> dict[str, torch.Tensor]:
-    """Everything `miniature.base.load_base` reads, under its names, in float16."""
+    """Return everything `miniature.base.load_base` reads, under its names, in float16."""
     parts = {
         miniature.UNET: base.unet.state_dict(),
         miniature.TEXT_ENCODER: base.text.weights(),

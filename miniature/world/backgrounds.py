@@ -15,7 +15,7 @@ def background(canvas: Canvas, name: str, layout: float) -> None:
 
 
 def _fill(canvas: Canvas, top, bottom) -> None:
-    """A gradient over everything."""
+    """Paint a gradient over everything."""
     share = (canvas.y + 1) / 2
     paint(canvas, torch.full_like(canvas.x, -1.0), plane(top).lerp(plane(bottom), share), line=0)
 

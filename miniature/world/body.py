@@ -10,7 +10,7 @@ from .shapes import both, box, circle, ellipse, level, segment
 
 
 def body(canvas: Canvas, head: Head) -> None:
-    """Everything below the chin."""
+    """Paint everything below the chin."""
     colour, top = PALETTE[head.scene.clothes_colour], head.low + 0.09
     half = head.trait("neck") * head.width
     if head.scene.clothes == "hoodie":
@@ -31,7 +31,7 @@ def _shoulders(canvas: Canvas, top: float, half: float) -> torch.Tensor:
 
 
 def _neckline(canvas: Canvas, head: Head, top: float, half: float) -> torch.Tensor:
-    """The distance to what the clothes leave bare."""
+    """Return the distance to what the clothes leave bare."""
     deep = {"shirt": 0.12, "jacket": 0.06, "sweater": 0.05, "hoodie": 0.08}[head.scene.clothes]
     if head.scene.clothes == "shirt":  # open to a point
         return level(canvas.x.abs() * (deep + 0.10) / half + canvas.y - top - deep, canvas.pixel)

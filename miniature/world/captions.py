@@ -37,7 +37,7 @@ _BACKGROUNDS = {
 
 
 def caption(subject: Person, scene: Scene, clothes: bool = True, background: bool = True) -> str:
-    """What the picture of a person in a scene shows; clothes and background only where asked for."""
+    """Return what an image of a person in a scene shows; clothes and background only where asked for."""
     worn = ["glasses"] * scene.glasses
     worn += [f"a {scene.hat_colour} {scene.hat}"] if scene.hat else []
     worn += [f"a {scene.clothes_colour} {scene.clothes}"] if clothes else []
@@ -50,7 +50,7 @@ def caption(subject: Person, scene: Scene, clothes: bool = True, background: boo
 
 
 def parse(text: str) -> dict:
-    """What a caption tells: `woman` and the attributes of Scene by name; None for what it leaves open.
+    """Return what a caption tells: `woman` and the attributes of Scene by name; None for what it leaves open.
 
     Raises ValueError, naming the words, where the grammar has no such caption.
     """
@@ -70,19 +70,19 @@ def parse(text: str) -> dict:
 
 
 def agrees(attributes: dict, subject: Person, scene: Scene) -> bool:
-    """Whether a person in a scene is as `parse` says; what was left open is not compared."""
+    """Return whether a person in a scene is as `parse` says; what was left open is not compared."""
     truth = {**vars(scene), "woman": subject.woman}
     always = ("style", "woman", "expression", "glasses", "hat")
     return all(truth[name] == value for name, value in attributes.items() if name in always or value is not None)
 
 
 def words(text: str) -> list[str]:
-    """A caption's words: lower case, without commas."""
+    """Return a caption's words: lower case, without commas."""
     return text.lower().replace(",", " ").split()
 
 
 def _parse_clothes(rest: list[str], attributes: dict) -> None:
-    """Glasses, a hat and clothes, in this order, each if it is there; at least one."""
+    """Take glasses, a hat and clothes from `rest`, in this order, each if it is there; at least one."""
     if rest[:1] == ["glasses"]:
         attributes["glasses"] = bool(rest.pop(0))
     while rest and (rest[0] == "and" or rest[0] == "a"):
@@ -97,7 +97,7 @@ def _parse_clothes(rest: list[str], attributes: dict) -> None:
 
 
 def _take(rest: list[str], *choices) -> list[str]:
-    """The next words, one from each of `choices`; they are removed from `rest`."""
+    """Remove the next words from `rest`, one from each of `choices`, and return them."""
     taken = rest[: len(choices)]
     for word, allowed in zip([*taken, *["the end"] * (len(choices) - len(taken))], choices):
         if word not in allowed:
@@ -107,7 +107,7 @@ def _take(rest: list[str], *choices) -> list[str]:
 
 
 def _phrase(rest: list[str], phrases: dict[str, str]) -> str | None:
-    """The name of the phrase that comes next, which is removed from `rest`; None if there is none."""
+    """Remove the phrase that comes next from `rest` and return its name; None if there is none."""
     for name, phrase in phrases.items():
         if phrase and rest[: len(phrase.split())] == phrase.split():
             del rest[: len(phrase.split())]

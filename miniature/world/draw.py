@@ -74,7 +74,7 @@ def _portrait(subject: Person, scene: Scene, size: int) -> tuple[torch.Tensor, .
 
 
 def _head(canvas: Canvas, head: Head) -> None:
-    """Everything on the neck, from back to front."""
+    """Paint everything on the neck, from back to front."""
     features.ears(canvas, head)
     outline = features.face(canvas, head)
     features.nose(canvas, head)
@@ -90,7 +90,7 @@ def _head(canvas: Canvas, head: Head) -> None:
 
 
 def _light(canvas: Canvas, head: Head) -> torch.Tensor:
-    """How bright things are, as on an egg lit from (light_x, light_y); a cartoon knows lit and unlit only."""
+    """Return how bright things are, as on an egg lit from (light_x, light_y); a cartoon knows lit and unlit only."""
     scene = head.scene
     x, y = (canvas.x / (1.25 * head.width)).clamp(-1.3, 1.3), (canvas.y / (1.3 * head.height)).clamp(-1, 1.3)
     facing = scene.light_x * x + 0.7 * scene.light_y * y

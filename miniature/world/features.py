@@ -34,7 +34,7 @@ def ears(canvas: Canvas, head: Head) -> None:
 
 
 def face(canvas: Canvas, head: Head) -> torch.Tensor:
-    """The bare face; returns the distance to its outline."""
+    """Paint the bare face and return the distance to its outline."""
     outline = head.outline(canvas.x, canvas.y, canvas.pixel)
     paint(canvas, outline, head.skin, LABEL["skin"])
     if canvas.style == "photo":
@@ -44,7 +44,7 @@ def face(canvas: Canvas, head: Head) -> torch.Tensor:
 
 
 def _paint_relief(canvas: Canvas, head: Head) -> None:
-    """Cheeks, eye sockets and the light on forehead and cheekbones: what makes it round."""
+    """Paint cheeks, eye sockets and the light on forehead and cheekbones: what makes it round."""
     rosy = blend(head.skin, (0.86, 0.30, 0.28), 0.65)
     shadow = times(head.skin, 0.60)
     for side, sign in SIDES.items():
@@ -60,13 +60,13 @@ def _paint_relief(canvas: Canvas, head: Head) -> None:
 
 
 def _tint(canvas: Canvas, spot: Spot, rx: float, ry: float, strength: float, colour) -> None:
-    """A soft colour on the skin around a spot."""
+    """Paint a soft colour on the skin around a spot."""
     near = canvas.window(spot.x, spot.y, 2.2 * max(rx * spot.squeeze, ry))
     glow(near, _bump(near, spot, rx, ry).mul_(strength) * (near.labels == LABEL["skin"]), colour)
 
 
 def _paint_marks(canvas: Canvas, head: Head, outline: torch.Tensor) -> None:
-    """Freckles and a mole, the same on every picture of a person."""
+    """Paint freckles and a mole, the same on every picture of a person."""
     strength = head.trait("freckles")
     if strength > 0:
         rng, freckle = np.random.default_rng(head.subject.number), blend(head.skin, (0.45, 0.20, 0.10), 0.6)
@@ -153,7 +153,7 @@ def nose(canvas: Canvas, head: Head) -> None:
 
 
 def nose_shape(canvas: Canvas, head: Head, more: float = 0.0) -> torch.Tensor:
-    """The distance to the nose's region: from between the eyes, widening, to below the nostrils."""
+    """Return the distance to the nose's region: from between the eyes, widening, to below the nostrils."""
     tip, bridge, wide = head.tip, head.bridge, head.trait("nose_width")
     along = ((canvas.y - bridge.y) / (tip.y - bridge.y)).clamp(0, 1)
     off = (canvas.x - bridge.x - along * (tip.x - bridge.x)).abs()
@@ -162,7 +162,7 @@ def nose_shape(canvas: Canvas, head: Head, more: float = 0.0) -> torch.Tensor:
 
 
 def _paint_nose_light(canvas: Canvas, head: Head, dark) -> None:
-    """A shaded flank away from the light, a lit back and tip."""
+    """Paint a shaded flank away from the light, a lit back and tip."""
     tip, bridge, wide = head.tip, head.bridge, head.trait("nose_width")
     along = (canvas.y - bridge.y) / (tip.y - bridge.y)
     ends = (1.15 - along).clamp(0, 0.25) * (along + 0.1).clamp(0, 0.3) * (1 / 0.075)
@@ -204,21 +204,21 @@ def mouth(canvas: Canvas, head: Head) -> None:
 
 
 def mouth_shape(canvas: Canvas, head: Head, more: float = 0.0) -> torch.Tensor:
-    """The distance to the mouth's region: lips and what is between them."""
+    """Return the distance to the mouth's region: lips and what is between them."""
     u, top, bottom = _find_lips(canvas, head)
     half, lip = head.mouth_half, head.trait("lip_thickness")
     return both(top - lip - canvas.y - more, canvas.y - bottom - 1.25 * lip - more, (u.abs() - 1) * half - more)
 
 
 def eye_shape(canvas: Canvas, head: Head, side: str) -> torch.Tensor:
-    """The distance to an eye's region, open or closed, with its lids."""
+    """Return the distance to an eye's region, open or closed, with its lids."""
     eye, size = head.eyes[side], head.trait("eye_size")
     u, v = _tilt(canvas, eye, SIDES[side] * head.trait("eye_tilt"))
     return ellipse(u, v, 1.25 * size, 0.75 * size)
 
 
 def glasses(canvas: Canvas, head: Head) -> None:
-    """Two round rims, a bridge and the arms."""
+    """Paint two round rims, a bridge and the arms."""
     size, frame = head.trait("eye_size"), (0.13, 0.12, 0.14)
     radius = 1.5 * size
     near = canvas.window(*head.spot(0, head.eyes["left"].y)[:2], 1.4 * head.width)
@@ -238,7 +238,7 @@ def glasses(canvas: Canvas, head: Head) -> None:
 
 
 def _find_lips(canvas: Canvas, head: Head) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Across the mouth from -1 to 1, and where the lips part above and below."""
+    """Return planes: the position across the mouth, -1..1, and where the lips part above and below."""
     spot, look = head.mouth, head.look
     u = (canvas.x - spot.x) / (spot.squeeze * head.mouth_half)
     bow = (1 - u * u).clamp(min=0)
@@ -248,13 +248,13 @@ def _find_lips(canvas: Canvas, head: Head) -> tuple[torch.Tensor, torch.Tensor, 
 
 
 def _tilt(canvas: Canvas, spot: Spot, angle: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The planes of a spot's own frame: across (outer end up by `angle` for the left side) and down."""
+    """Return the planes of a spot's own frame: across (outer end up by `angle` for the left side) and down."""
     across, down = (canvas.x - spot.x) / spot.squeeze, canvas.y - spot.y
     cos, sin = math.cos(angle), math.sin(angle)
     return across * cos - down * sin, across * sin + down * cos
 
 
 def _bump(canvas: Canvas, spot: Spot, rx: float, ry: float) -> torch.Tensor:
-    """1 at the spot, fading smoothly."""
+    """Return a plane that is 1 at the spot and fades smoothly."""
     across, down = (canvas.x - spot.x) / (rx * spot.squeeze), (canvas.y - spot.y) / ry
     return (-(across * across + down * down)).exp_()

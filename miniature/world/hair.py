@@ -23,7 +23,7 @@ _FRIZZY = ("curly", "afro")
 
 
 def hair_behind(canvas: Canvas, head: Head) -> None:
-    """What lies behind neck and ears."""
+    """Paint what lies behind neck and ears."""
     style, volume, height = head.subject.hair, head.trait("hair_volume"), head.height
     x, y = canvas.x + 0.05 * math.sin(head.scene.yaw), canvas.y
     wide = head.width + 0.065 + 0.05 * volume
@@ -45,7 +45,7 @@ def hair_behind(canvas: Canvas, head: Head) -> None:
 
 
 def hair(canvas: Canvas, head: Head) -> None:
-    """What lies on the head, and over ears and forehead."""
+    """Paint what lies on the head, and over ears and forehead."""
     style, volume = head.subject.hair, head.trait("hair_volume")
     if style == "bald":
         return
@@ -69,7 +69,7 @@ def hair(canvas: Canvas, head: Head) -> None:
 
 
 def _hairline(canvas: Canvas, head: Head) -> torch.Tensor:
-    """The distance to the forehead's edge of the hair, negative above it."""
+    """Return the distance to the forehead's edge of the hair, negative above it."""
     style, part = head.subject.hair, head.trait("parting")
     middle = 0.85 * head.spot(0, 0).x
     off = canvas.x - middle
@@ -92,7 +92,7 @@ def _hairline(canvas: Canvas, head: Head) -> torch.Tensor:
 
 
 def _sides(canvas: Canvas, head: Head) -> None:
-    """Strands beside the face, over the ears."""
+    """Paint strands beside the face, over the ears."""
     bottom = 0.62 * head.low if head.subject.hair == "bob" else head.low + 0.42
     wide = head.width + 0.055 + 0.045 * head.trait("hair_volume")
     sway = 0.05 * math.sin(head.scene.yaw)
@@ -106,7 +106,7 @@ def _sides(canvas: Canvas, head: Head) -> None:
 
 
 def _lock(canvas: Canvas, head: Head, shape: torch.Tensor, colour, outer: bool = False, soft: float = 1.0) -> None:
-    """Hair of a shape, below the hat if there is one, with strands or curls in a photo."""
+    """Paint hair of a shape, below the hat if there is one, with strands or curls in a photo."""
     if head.scene.hat:
         shape = both(shape, _brim(head) - 0.02 - canvas.y)
     if canvas.style != "cartoon":
@@ -118,7 +118,7 @@ def _lock(canvas: Canvas, head: Head, shape: torch.Tensor, colour, outer: bool =
 
 
 def _cut(canvas: Canvas, head: Head, shape: torch.Tensor, opacity: float) -> None:
-    """Hair so short that the skin shows through."""
+    """Paint hair so short that the skin shows through."""
     if head.scene.hat:
         shape = both(shape, _brim(head) - 0.02 - canvas.y)
     paint(canvas, shape, blend(head.skin, head.hair, opacity), LABEL["hair"], opacity=0.92, soft=2.5, line=0.3)
@@ -133,7 +133,7 @@ def _texture(canvas: Canvas, head: Head) -> torch.Tensor:
 
 
 def _sheen(canvas: Canvas, head: Head, shape: torch.Tensor) -> None:
-    """A band of light across the crown."""
+    """Paint a band of light across the crown."""
     x, y = canvas.x - 0.5 * head.scene.light_x * head.width, canvas.y + 0.74 * head.height
     band = (-(y - 0.35 * x * x).square() * 420 - (x * 3.2).square()).exp_()
     inside = (-shape / 0.02).clamp(0, 1)
@@ -146,7 +146,7 @@ def _bumpy(x, y, radius: float, tall: float, bump: float, count: int) -> torch.T
 
 
 def beard(canvas: Canvas, head: Head, outline: torch.Tensor) -> None:
-    """A beard, before the mouth is painted."""
+    """Paint a beard, before the mouth is painted."""
     kind, colour = head.subject.beard, times(head.hair, 0.88)
     x, y = canvas.x - head.mouth.x, canvas.y - head.mouth.y
     half, lip = head.mouth_half, head.trait("lip_thickness")
@@ -184,7 +184,7 @@ def hat(canvas: Canvas, head: Head) -> None:
 
 
 def _brim(head: Head) -> float:
-    """How high a hat sits."""
+    """Return how high a hat sits."""
     return min(-0.55 * head.height, head.eyes["left"].y - head.trait("brow_height") - 0.10)
 
 

@@ -84,11 +84,11 @@ class Head:
         return self.subject.traits[name]
 
     def spot(self, x: float, y: float, out: float = 0.0) -> Spot:
-        """Where a place of the unturned face is seen; `out`: how far it stands out of the face."""
+        """Return where a point of the unturned face is seen; `out`: how far it stands out of the face."""
         return _turn(self.width, self.scene.yaw, x, y, out)
 
     def outline(self, x: torch.Tensor, y: torch.Tensor, pixel: float, more: float = 0.0) -> torch.Tensor:
-        """The distance to the face's outline, `more` wider all around."""
+        """Return the distance to the face's outline, `more` wider all around."""
         width, height, low = self.width + more, self.height + more, self.low + more
         down = (y / low).clamp(0, 1.4)
         x = x - math.sin(self.scene.yaw) * self.width * (0.17 * down + 0.05 * (y / height).clamp(-1, 0))
@@ -97,14 +97,14 @@ class Head:
         return level((side + up + down ** self.trait("jaw_square")).sqrt_() - 1, pixel)
 
     def points(self) -> list[tuple[float, float]]:
-        """Right eye, left eye, nose's tip, right and left corner of the mouth."""
+        """Return right eye, left eye, nose's tip, right and left corner of the mouth."""
         half, height = self.mouth_half * self.mouth.squeeze, corner_height(self)
         corners = [(self.mouth.x + side * half, height) for side in (-1, 1)]
         return [self.eyes["right"][:2], self.eyes["left"][:2], self.tip[:2], *corners]
 
 
 def head_of(subject: Person, scene: Scene) -> Head:
-    """A person's head, turned and with the scene's expression."""
+    """Return a person's head, turned and with the scene's expression."""
     trait, look = subject.traits, _LOOKS[scene.expression]
     width, height = trait["face_width"], trait["face_height"]
     eye_y = trait["eye_height"] * height
@@ -128,7 +128,7 @@ def head_of(subject: Person, scene: Scene) -> Head:
 
 
 def corner_height(head: Head) -> float:
-    """How high the mouth's corners lie: a smile lifts them."""
+    """Return how high the mouth's corners lie: a smile lifts them."""
     return head.mouth.y - 0.035 * head.look.curve
 
 
@@ -146,7 +146,7 @@ def _skin(tone: float, undertone: float) -> tuple[float, float, float]:
 
 
 def _between(stops: tuple, share: float) -> tuple[float, float, float]:
-    """The colour at `share` 0..1 of the way along evenly spaced stops."""
+    """Return the colour at `share` 0..1 of the way along evenly spaced stops."""
     position = share * (len(stops) - 1)
     first = min(int(position), len(stops) - 2)
     one, other = stops[first], stops[first + 1]

@@ -73,7 +73,9 @@ class Person:
 
 
 def person(number: int, seed: int = 0) -> Person:
-    """The person `number` of the world `seed`, always the same one. Raises ValueError outside every split's range."""
+    """Return the person `number` of the world `seed`, always the same one. Raises ValueError outside every split's
+    range.
+    """
     split_of(number)
     rng = np.random.default_rng([seed, 1, number])
     woman = bool(rng.random() < 0.5)
@@ -85,7 +87,7 @@ def person(number: int, seed: int = 0) -> Person:
 
 
 def split_of(number: int) -> str:
-    """Whether a person is there to train on ("train"), to train the scorer on ("score") or held out ("test")."""
+    """Return the split of a person: "train", "score" (to train the scorer on) or "test" (held out)."""
     for name, numbers in SPLITS.items():
         if number in numbers:
             return name
@@ -94,7 +96,8 @@ def split_of(number: int) -> str:
 
 
 def as_vector(subject: Person) -> np.ndarray:
-    """What there is to know of a person, float32 [len(VECTOR_NAMES)] in -1..1: what a regression head learns to tell.
+    """Return what there is to know of a person, float32 [len(VECTOR_NAMES)] in -1..1: what a regression head learns to
+    tell.
 
     Traits over the range of all people, then a woman (1) or a man (-1), then hair style and beard as one-hot.
     """

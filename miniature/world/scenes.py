@@ -79,7 +79,7 @@ def scene(number: int, index: int, seed: int = 0, styles: tuple[float, float, fl
 
 
 def mirror(scene: Scene) -> Scene:
-    """The scene of which the picture would be the mirror image, were the person and the background symmetric."""
+    """Return the scene whose image is the mirror image, were person and background symmetric."""
     swap = {"wink left": "wink right", "wink right": "wink left"}
     turned = {name: -getattr(scene, name) for name in ("x", "roll", "yaw", "light_x")}
     return replace(scene, expression=swap.get(scene.expression, scene.expression), **turned)
