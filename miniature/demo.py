@@ -199,7 +199,7 @@ def render_reference(folder: Path, number: int) -> Path:
 
 
 def make_row(row: Row, reference: Image.Image, images: list[tuple[str, Image.Image]]) -> tuple[str, list]:
-    """Return a row of the sheet, title and cells, of `images` by their labels; the first is that without the adapter."""
+    """Return title and cells of a row of the sheet, of images by their labels; the first is without the adapter."""
     scores = identities([image for _, image in images], reference)
     mean = identity_summary(scores[1:]).all
     labels = [f"{'no face' if score.isnan() else f'{score:.2f}'}\n{label}" for score, (label, _) in zip(scores, images)]

@@ -31,7 +31,7 @@ class Frozen:
         return words + self.text.embeddings.position_embedding.weight
 
     def context(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Return the rows [b, 77, d] that the UNet reads of word embeddings with positions [b, 77, d]; differentiable."""
+        """Return the rows [b, 77, d] for the UNet of word embeddings with positions [b, 77, d]; differentiable."""
         return text_rows(self.text, embeddings)
 
     def autocast(self) -> torch.autocast:
@@ -39,7 +39,7 @@ class Frozen:
         return cast_to(self.model.get_dtype_inference(), self.device)
 
     def denoise(self, z_t: torch.Tensor, sigma: torch.Tensor, context: torch.Tensor, options: dict) -> torch.Tensor:
-        """Return the clean latents, float32, that the model predicts from z_t [b, c, h, w] at noise levels sigma [b]."""
+        """Return the clean latents, float32, that the model predicts of z_t [b, c, h, w] at levels sigma [b]."""
         return self.model.apply_model(
             z_t, sigma, c_crossattn=context, transformer_options=quick_on(self.device) | options
         )

@@ -104,7 +104,7 @@ def encode(model, vae, photos: Photos) -> Inpainting:
 
 
 def condition(model, vae, pictures: torch.Tensor, masks: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-    """Return mask and masked latent [n, 1 + c, h, w] for pictures [n, S, S, 3] and masks [n, S, S], 1 where it is to
+    """Return mask and masked latent [n, 1 + c, h, w] for images [n, S, S, 3] and masks [n, S, S], 1 where it is to
     paint.
     """
     return model.model.concat_cond(

@@ -46,7 +46,7 @@ class World:
         return self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt))
 
     def faces(self, images: torch.Tensor) -> Faces:
-        """Return the faces that are found in pictures [n, h, w, 3]; one at most in each."""
+        """Return the faces that are found in images [n, h, w, 3]; one at most in each."""
         return detect_faces(self.finder, images, search="quick")
 
     @torch.inference_mode()

@@ -25,7 +25,7 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class SampledImages:
-    """A method's pictures [seeds, n, h, w, 3] uint8, n counting people and, within each, prompts; the prompts [n]."""
+    """A method's images [seeds, n, h, w, 3] uint8, n counting people and, within each, prompts; the prompts [n]."""
 
     images: torch.Tensor
     texts: list[str]

@@ -111,7 +111,7 @@ class Autoencoder(nn.Module):
         return self.moments(x)[0]
 
     def moments(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return mean and log variance [b, c, h / 12, w / 12] of the latents of pictures [b, 3, h, w] in -1..1."""
+        """Return mean and log variance [b, c, h / 12, w / 12] of the latents of images [b, 3, h, w] in -1..1."""
         mean, log_variance = self.encoder(x).chunk(2, dim=1)
         return mean, log_variance.clamp(-20, 4)
 

@@ -33,7 +33,7 @@ class Vocabulary:
         return len(self.tokens)
 
     def rows(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return padded tokens int64 [b, 77], counted from 0. Raises KeyError for a word that is not in the vocabulary."""
+        """Return padded tokens int64 [b, 77], counted from 0. Raises KeyError for a word that is not known."""
         rows = []
         for text in texts:
             tokens = [_START, *(token for word in _words(text) for token in self._word(word))]
@@ -72,7 +72,7 @@ class Captions:
     def draw(
         self, indices: torch.Tensor, shares: dict[str, float], long: float, generator: torch.Generator
     ) -> torch.Tensor:
-        """Return the tokens [b, n] of captions, each in a drawn manner.
+        """Return the tokens [b, n] of captions, each in a sampled manner.
 
         shares: how often each manner but the plain one is drawn. long: how often all rows are filled, which costs time
         and is what the host does; else there are as many as the longest caption needs.

@@ -36,7 +36,7 @@ class AutoencoderSettings(TrainingSettings):
 
 
 def image_loss(made: torch.Tensor, images: torch.Tensor, edges: float) -> torch.Tensor:
-    """Return mean absolute error of pictures [b, 3, h, w], and of their differences to the right and downwards."""
+    """Return mean absolute error of images [b, 3, h, w], and of their differences to the right and downwards."""
     steps = (l1_loss(made.diff(dim=dim), images.diff(dim=dim)) for dim in (2, 3))
     return l1_loss(made, images) + edges * sum(steps)
 
@@ -65,7 +65,7 @@ def loss(
     eps: torch.Tensor,
     unlike: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """Return the loss of pictures [b, 3, h, w] in -1..1 with the noise eps [b, c, h', w'] in their latents.
+    """Return the loss of images [b, 3, h, w] in -1..1 with the noise eps [b, c, h', w'] in their latents.
 
     unlike: the `likeness_loss` of what is made of them.
     """

@@ -47,7 +47,7 @@ class ClipPair(nn.Module):
         self.temperature = nn.Parameter(torch.tensor(2.5))
 
     def forward(self, pixels: torch.Tensor, tokens: torch.Tensor, ends: torch.Tensor):
-        """Return unit embeddings of pictures [b, 3, S, S] and of texts [b, n], which end at the rows `ends` [b]."""
+        """Return unit embeddings of images [b, 3, S, S] and of texts [b, n], which end at the rows `ends` [b]."""
         rows = self.text(tokens, pixels.new_zeros(len(tokens), self.text.names.in_features))
         text = self.text_projection(rows[torch.arange(len(rows)), ends])
         return normalize(self.read_images(pixels), dim=1), normalize(text, dim=1)

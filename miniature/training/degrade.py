@@ -8,7 +8,7 @@ _BRIGHTNESS = 0.1
 
 
 def soften(images: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
-    """Return a `share` of the pictures [b, 3, h, w] in 0..1 at a lower resolution, all a little darker or brighter."""
+    """Return a `share` of the images [b, 3, h, w] in 0..1 at a lower resolution, all a little darker or brighter."""
     batch, _, *size = images.shape
     left = _SOFTEST + (1 - _SOFTEST) * float(torch.rand((), generator=generator))
     small = interpolate(images, scale_factor=left, mode="bilinear", antialias=True)

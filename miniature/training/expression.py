@@ -31,7 +31,7 @@ class ExpressionSettings(TrainingSettings):
 
 @cache
 def directions() -> torch.Tensor:
-    """Return where each of EXPRESSIONS lies among the 64 numbers, [6, 64]: of length 1, at right angles to the others."""
+    """Return the coefficients of each of EXPRESSIONS, [6, 64]: of length 1, at right angles to the others."""
     generator = torch.Generator().manual_seed(0)
     square = torch.linalg.qr(torch.randn(64, 64, generator=generator)).Q
     return square[: len(EXPRESSIONS)]

@@ -50,14 +50,14 @@ def loss(
 
 
 def blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Return pictures [b, c, n, n], each under a Gaussian of its own deviation sigma [b] in pixels; borders weigh less."""
+    """Return images [b, c, n, n], each under a Gaussian of its own deviation sigma [b] in pixels; borders weigh less."""
     pixels = torch.arange(x.shape[-1], dtype=x.dtype)
     kernel = (-0.5 * ((pixels[:, None] - pixels) / sigma[:, None, None]).square()).softmax(-1)[:, None]
     return kernel @ x @ kernel.mT
 
 
 def scramble(x: torch.Tensor, block: int, generator: torch.Generator) -> torch.Tensor:
-    """Return pictures [b, c, n, n] cut into squares of `block` pixels, which change places in every picture in another
+    """Return images [b, c, n, n] cut into squares of `block` pixels, which change places in every picture in another
     way.
     """
     b, c, n, _ = x.shape
@@ -67,7 +67,7 @@ def scramble(x: torch.Tensor, block: int, generator: torch.Generator) -> torch.T
 
 
 def spoil(x: torch.Tensor, face: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return pictures [b, 3, n, n] in -1..1 without their faces; face: [b, n, n] bool, where each has its own.
+    """Return images [b, 3, n, n] in -1..1 without their faces; face: [b, n, n] bool, where each has its own.
 
     A single colour, noise, scrambled blocks or a strong blur covers the face, in a third of the pictures everything.
     """
@@ -87,7 +87,7 @@ def spoil(x: torch.Tensor, face: torch.Tensor, generator: torch.Generator) -> to
 def move(
     x: torch.Tensor, points: torch.Tensor, zoom: torch.Tensor, shift: torch.Tensor, edge: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return pictures [b, c, n, n] and points [b, k, 2] zoomed [b] about the middle, then shifted [b, 2] (x, y) in
+    """Return images [b, c, n, n] and points [b, k, 2] zoomed [b] about the middle, then shifted [b, 2] (x, y) in
     pixels.
 
     edge: whether what lies outside looks like the nearest edge; else it is black.
@@ -101,7 +101,7 @@ def move(
 
 
 def vary(x: torch.Tensor, points: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return pictures [b, 3, n, n] in -1..1 and their points, nearer or farther, softer, noisier, brighter or darker."""
+    """Return images [b, 3, n, n] in -1..1 and their points, nearer or farther, softer, noisier, brighter or darker."""
     (b, n), draw = (len(x), x.shape[-1]), _draws(generator)
     zoom = draw(b, *_ZOOM)
     reach = _SHIFT * n + (1 - zoom).abs() * n / 2
@@ -118,7 +118,7 @@ def vary(x: torch.Tensor, points: torch.Tensor, generator: torch.Generator) -> t
 def examples(
     dataset: ImageSet, count: int, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return pictures [count, 3, n, n], points [count, 5, 2], and whether a face is present [count]: in the first half."""
+    """Return images [count, 3, n, n], points [count, 5, 2], and whether there is a face [count]: in the first half."""
     indices = torch.randint(len(dataset), (count,), generator=generator).tolist()
     x, half = as_pixels(dataset.images(indices)), count // 2
     faces = dataset.masks(indices[half:])[:, 0]

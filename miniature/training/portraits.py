@@ -20,7 +20,7 @@ _HEAD = torch.tensor([number for name, number in LABEL.items() if name not in _N
 
 
 def portraits(dataset: ImageSet, latents: torch.Tensor, features: dict[str, torch.Tensor], chosen=None) -> Portraits:
-    """Return portraits of the pictures `chosen` (indices; all by default); latents and features are of the whole set."""
+    """Return portraits of the images `chosen` (indices; all by default); latents and features are of the whole set."""
     chosen = torch.arange(len(dataset)) if chosen is None else torch.as_tensor(chosen)
     people = torch.from_numpy(np.asarray(dataset.people))[chosen]
     captions = [dataset.captions[int(index)] for index in chosen]
@@ -34,7 +34,7 @@ def heads(dataset: ImageSet, side: int, chosen: torch.Tensor) -> torch.Tensor:
 
 
 def faces(dataset: ImageSet, side: int, chosen: torch.Tensor) -> torch.Tensor:
-    """Return how much of each cell of the latents is face, [n, side, side] float16, 0..1, of the pictures `chosen`."""
+    """Return how much of each cell of the latents is face, [n, side, side] float16, 0..1, of the images `chosen`."""
     return _shares(lambda rows: dataset.masks(rows)[:, 0], dataset.recipe.size // side, chosen)
 
 

@@ -37,7 +37,7 @@ def segment(x, y, start: tuple[float, float], end: tuple[float, float], radius: 
 
 
 def arc(x, y, half_width: float, rise: float, radius: float, taper: float = 0.0) -> torch.Tensor:
-    """Return a bent stroke from (-half_width, 0) over (0, -rise) to (half_width, 0), whose ends are thinner by `taper`."""
+    """Return a bent stroke from (-half_width, 0) over (0, -rise) to (half_width, 0); ends are thinner by `taper`."""
     u = (x / half_width).clamp(-1, 1)
     slope = (1 + (2 * rise / half_width * u).square()).rsqrt_()
     off = (y + rise * (1 - u * u)) * slope
