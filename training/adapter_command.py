@@ -176,8 +176,8 @@ def complete_data(networks: tuple[str, ...], values: dict, built_in: BuiltInBase
     Raises ValueError with a sentence for an unknown entry or a wrong value, FileNotFoundError, which tells how to get
     it, where the file of a network is missing.
     """
-    own = {"size": built_in.size, "detector": built_in.detector} if built_in else {}
-    entries = check_data(networks, own | values)
+    defaults = {"size": built_in.size, "detector": built_in.detector} if built_in else {}
+    entries = check_data(networks, defaults | values)
     files = {}
     for name in networks:
         if built_in and name not in values:

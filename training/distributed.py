@@ -47,12 +47,12 @@ def share(accelerator: "Accelerator", parameters: list[torch.nn.Parameter], loss
     Where a process has no gradient it counts as 0; where none has one, there stays none.
     """
     # Fused optimisers take it for granted that a gradient lies in memory as its parameter does: so it is filled anew.
-    own = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
-    numbers = torch.tensor([loss, *(each.grad is not None for each in parameters)]).to(own[0])
-    message = torch.cat([each.flatten() for each in (*own, numbers)])
-    *means, numbers = accelerator.reduce(message, "mean").split([each.numel() for each in (*own, numbers)])
+    gradients = [torch.zeros_like(tensor) if tensor.grad is None else tensor.grad for tensor in parameters]
+    numbers = torch.tensor([loss, *(tensor.grad is not None for tensor in parameters)]).to(gradients[0])
+    message = torch.cat([tensor.flatten() for tensor in (*gradients, numbers)])
+    *means, numbers = accelerator.reduce(message, "mean").split([tensor.numel() for tensor in (*gradients, numbers)])
     loss, *shares = numbers.tolist()
-    for parameter, gradient, mean, some in zip(parameters, own, means, shares):
+    for parameter, gradient, mean, some in zip(parameters, gradients, means, shares):
         parameter.grad = gradient.copy_(mean.view_as(gradient)) if some else None
     return loss
 

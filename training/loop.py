@@ -196,7 +196,7 @@ class _State:
         exists = self.rank == 0 and self.checkpoint is not None and self.checkpoint.is_file()
         saved = torch.load(self.checkpoint, weights_only=True, map_location="cpu") if exists else {}
         if self.accelerator:
-            saved = from_main(saved or {"parameters": {name: each.cpu() for name, each in self.parameters.items()}})
+            saved = from_main(saved or {"parameters": {name: tensor.cpu() for name, tensor in self.parameters.items()}})
         if saved:
             for name, parameter in self.parameters.items():
                 parameter.copy_(saved["parameters"][name])

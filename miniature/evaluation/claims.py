@@ -64,7 +64,9 @@ def difference(claim: Claim, rows: dict[str, dict]) -> tuple[float, float]:
     """Return by how much `better` is better in a claim's score, and the least difference that counts."""
     first, second = _compare(claim, rows)
     seeds = (rows[name].get(f"{claim.score}_deviation") or 0.0 for name in (claim.better, claim.worse))
-    noise = np.max([*seeds, between_trainings(claim.score, rows) if _trained_apart(claim) else 0.0])
+    adapters = {method.name: method.adapter for method in METHODS}
+    apart = adapters.get(claim.better) != adapters.get(claim.worse)
+    noise = np.max([*seeds, between_trainings(claim.score, rows) if apart else 0.0])
     return second - first if claim.less else first - second, 2 * float(noise)
 
 
@@ -76,8 +78,3 @@ def between_trainings(score: str, rows: dict[str, dict]) -> float:
     """Return the deviation of a score between two trainings, by Face2Diffusion's; 0 where it was trained once only."""
     again = [rows[name][score] for name in (SHORT_F2D, AGAIN) if name in rows]
     return float(np.std(again, ddof=1)) if len(again) > 1 else 0.0
-
-
-def _trained_apart(claim: Claim) -> bool:
-    adapters = {method.name: method.adapter for method in METHODS}
-    return adapters.get(claim.better) != adapters.get(claim.worse)

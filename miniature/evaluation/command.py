@@ -31,7 +31,10 @@ def main(arguments: list[str]) -> int:
     chosen = [method for method in present if not options.only or method.name in options.only]
     OUTPUT.mkdir(parents=True, exist_ok=True)
     samples = {method.name: _sample(world, method, people, plan) for method in chosen}
-    _measure(world, samples, people, plan)
+    (OUTPUT / "limits.json").write_text(json.dumps(results.limits(world, people), indent=1))
+    score = _scorer(world, people, plan, samples.get("base"))
+    for name, images in samples.items():
+        score(name, images)
     if options.facea:
         _measure_facea(world, samples["base"], people[: options.facea], plan)
     if not options.no_report:
@@ -77,14 +80,6 @@ def _save_samples(name: str, samples: measure.SampledImages, plan: measure.Plan)
     content = io.BytesIO()
     torch.save({"pictures": samples.images, "texts": samples.texts, "plan": list(astuple(plan))}, content)
     saving.write(OUTPUT / f"{file_name(name)}.pt", content.getvalue(), "What was drawn")
-
-
-def _measure(world, samples: dict[str, measure.SampledImages], people, plan: measure.Plan) -> None:
-    """Score what was drawn, and keep the numbers beside the pictures."""
-    (OUTPUT / "limits.json").write_text(json.dumps(results.limits(world, people), indent=1))
-    score = _scorer(world, people, plan, samples.get("base"))
-    for name, images in samples.items():
-        score(name, images)
 
 
 def _scorer(

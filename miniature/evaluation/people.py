@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from ...faces.types import Face, Faces
 from ..recipes.common import SIZE
 from ..world.draw import draw
@@ -30,18 +28,14 @@ class HeldOutPerson:
 
 def hold_out(count: int, seed: int = 0) -> list[HeldOutPerson]:
     """Return the first `count` people of the test split, seen in photos."""
-    return [_describe(SPLITS["test"].start + number, seed) for number in range(count)]
+    return [_render(SPLITS["test"].start + number, seed) for number in range(count)]
 
 
-def _describe(number: int, seed: int) -> HeldOutPerson:
+def _render(number: int, seed: int) -> HeldOutPerson:
     subject = person(number, seed)
     rendering = draw(
         [subject] * (1 + _OTHERS), [scene(number, index, seed, PHOTOS) for index in range(1 + _OTHERS)], SIZE
     )
-    faces = tuple((_face(points),) for points in rendering.points.numpy())
+    faces = tuple((Face(points, (0.0, 0.0, SIZE - 1.0, SIZE - 1.0), 1.0),) for points in rendering.points.numpy())
     parts = (slice(0, 1), slice(1, None))
     return HeldOutPerson(subject, *(Faces(rendering.images[part], faces[part], "the drawn world") for part in parts))
-
-
-def _face(points: np.ndarray) -> Face:
-    return Face(points, (0.0, 0.0, SIZE - 1.0, SIZE - 1.0), 1.0)

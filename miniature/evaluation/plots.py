@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...graphics import PAPER
-from .claims import CLAIMS, Claim, difference, is_measured, verdict
+from .claims import CLAIMS, difference, is_measured, verdict
 from .methods import FEW, MAIN, METHODS, ROWS
 from .prompts import PHOTOS
 
@@ -50,7 +50,7 @@ def _row(axes: Axes, name: str, row: dict) -> None:
 
 def orderings(rows: dict[str, dict], target: Path) -> None:
     """Plot each claim's difference, as a multiple of the least that counts; to the left where `better` is worse."""
-    claims = [claim for claim in CLAIMS if _comparable(claim, rows)]
+    claims = [claim for claim in CLAIMS if is_measured(claim, rows) and difference(claim, rows)[1] > 0]
     across = f"difference, in times of that which counts (±1), ±{_MOST:.0f} at most"
     figure, axes = _figure(10, 1 + 0.32 * len(claims), across, "")
     for row, claim in enumerate(reversed(claims)):
@@ -62,10 +62,6 @@ def orderings(rows: dict[str, dict], target: Path) -> None:
     for edge in (-1, 0, 1):
         axes.axvline(edge, color="#444444", linewidth=0.8, linestyle="--" if edge else "-")
     figure.savefig(target, dpi=100)
-
-
-def _comparable(claim: Claim, rows: dict[str, dict]) -> bool:
-    return is_measured(claim, rows) and difference(claim, rows)[1] > 0
 
 
 def _figure(width: float, height: float, across: str, up: str) -> tuple[Figure, Axes]:

@@ -84,14 +84,13 @@ def file_name(name: str) -> str:
 def _rows(output: Path, numbers: Path) -> dict[str, dict]:
     """Return all rows by name as measured in `output`, or else as the file `numbers` has them, which is updated."""
     last = json.loads(numbers.read_text()) if numbers.is_file() else {}
-    rows = {name: row for name in ROWS if (row := _row(output, name) or last.get(name))}
+    rows = {}
+    for name in ROWS:
+        path = output / f"{file_name(name)}.json"
+        if row := json.loads(path.read_text()) if path.is_file() else last.get(name):
+            rows[name] = row
     saving.write(numbers, f"{json.dumps(rows, indent=1)}\n".encode(), "The report's numbers")
     return rows
-
-
-def _row(output: Path, name: str) -> dict | None:
-    path = output / f"{file_name(name)}.json"
-    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def _glance(rows: dict[str, dict], limits: dict[str, float], target: Path) -> list[str]:
@@ -176,7 +175,8 @@ def _sheets(output: Path, rows: dict[str, dict], target: Path, people: int = 8) 
     for name in rows:
         samples, sheet = output / f"{file_name(name)}.pt", target / "report" / f"{file_name(name)}.jpg"
         if samples.is_file():
-            _image(_sheet(torch.load(samples, weights_only=True), references)).save(sheet, quality=85)
+            image = _sheet(torch.load(samples, weights_only=True), references)
+            Image.fromarray((image * 255).round().clamp(0, 255).byte().numpy()).save(sheet, quality=85)
         if sheet.is_file():
             lines += [f"**{name}**", "", f"![{name}](report/{file_name(name)}.jpg)", ""]
     return lines
@@ -187,7 +187,3 @@ def _sheet(saved: dict, references: Sequence[torch.Tensor]) -> torch.Tensor:
     shown = saved["pictures"][:2, :: saved["plan"][1]].float() / 255
     columns = [torch.cat([reference, *images]) for reference, images in zip(references, shown.transpose(0, 1))]
     return torch.cat(columns, dim=1)
-
-
-def _image(image: torch.Tensor) -> Image.Image:
-    return Image.fromarray((image * 255).round().clamp(0, 255).byte().numpy())

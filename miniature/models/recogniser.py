@@ -48,8 +48,8 @@ class Recogniser(nn.Module):
     def of(cls, weights: Mapping[str, torch.Tensor]) -> "Recogniser":
         """Return the network of a state dict with its weights, in evaluation mode; matrices may be `in_bytes`."""
         scaled = {name.removesuffix(_SCALE): scale.float() for name, scale in weights.items() if name.endswith(_SCALE)}
-        weights = {name: each.float() * _rows(scaled[name], each) if name in scaled else each
-                   for name, each in weights.items() if not name.endswith(_SCALE)}  # fmt: skip
+        weights = {name: tensor.float() * _rows(scaled[name], tensor) if name in scaled else tensor
+                   for name, tensor in weights.items() if not name.endswith(_SCALE)}  # fmt: skip
         count = sum(name.endswith(".down.weight") for name in weights)
         widths = tuple(len(weights[f"stages.{number}.down.weight"]) for number in range(count))
         network = cls(widths, len(weights["feature.weight"]))

@@ -3,7 +3,7 @@
 import torch
 
 from ...training import adapter_command, face2diffusion, fact, infinite_id
-from ...training.frozen import Frozen, freeze
+from ...training.frozen import freeze
 from ...training.portraits import Portraits
 from ...training.progress_line import ProgressLine
 from ..models import base_model as miniature
@@ -55,7 +55,8 @@ def projector(steps: int) -> None:
 
 def train(name: str, steps: int) -> None:
     """Train one of FACTS, F2DS and INFINITE on the base, and keep its running average in float16."""
-    base, checkpoint = _base(), OUTPUT / f"{name}.pt"
+    model, clip, _ = miniature.load_base(str(OUTPUT / "base.safetensors"))
+    base, checkpoint = freeze(model, clip, "bfloat16"), OUTPUT / f"{name}.pt"
     if name in FACTS:
         method = adapter_command.METHODS["fact"]
         settings = fact.FactSettings(steps=steps, **(SHARED | FACT | FACTS[name]))
@@ -83,11 +84,6 @@ def train(name: str, steps: int) -> None:
     file = name if name in METHODS else f"ablations/{name}"
     save_tensors(file, {key: tensor.half() for key, tensor in method.state(adapter).items()}, method.metadata)
     save_losses(name, progress)
-
-
-def _base() -> Frozen:
-    model, clip, _ = miniature.load_base(str(OUTPUT / "base.safetensors"))
-    return freeze(model, clip, "bfloat16")
 
 
 def portraits(*features: str) -> Portraits:

@@ -1,6 +1,6 @@
 """Aligned crops of drawn people, made as the nodes make those of photographs, for training encoders."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,15 +42,12 @@ def cache_crops(path: Path, dataset: ImageSet, masked: bool) -> np.ndarray:
         part = path.with_suffix(".part")
         shape = len(dataset), CROP, CROP, 3
         array = np.lib.format.open_memmap(part, "w+", np.uint8, shape)
-        for indices in _runs(len(dataset)):
-            array[indices.start : indices.stop] = cut_crops(dataset, indices, masked).numpy()
+        for start in range(0, len(dataset), _AT_ONCE):
+            indices = range(start, min(start + _AT_ONCE, len(dataset)))
+            array[start : indices.stop] = cut_crops(dataset, indices, masked).numpy()
         array.flush()
         part.replace(path)
     return np.load(path, mmap_mode="r")
-
-
-def _runs(count: int) -> Iterator[range]:
-    return (range(start, min(start + _AT_ONCE, count)) for start in range(0, count, _AT_ONCE))
 
 
 def as_pixels(dataset: torch.Tensor | np.ndarray) -> torch.Tensor:

@@ -50,7 +50,7 @@ def loss(
 
 
 def blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Return images [b, c, n, n], each under a Gaussian of its own deviation sigma [b] in pixels; borders weigh less."""
+    """Return images [b, c, n, n], blurred by Gaussians of deviations sigma [b] in pixels; borders weigh less."""
     pixels = torch.arange(x.shape[-1], dtype=x.dtype)
     kernel = (-0.5 * ((pixels[:, None] - pixels) / sigma[:, None, None]).square()).softmax(-1)[:, None]
     return kernel @ x @ kernel.mT
