@@ -129,7 +129,7 @@ def checkpoint_weights(base: BaseNetwork, autoencoder: nn.Module, vocabulary: Vo
     parts = {
         miniature.UNET: base.unet.state_dict(),
         miniature.TEXT_ENCODER: base.text.weights(),
-        miniature.PICTURE: autoencoder.state_dict(),
+        miniature.FIRST_STAGE: autoencoder.state_dict(),
     }
     floats = {f"{prefix}{name}": tensor.detach() for prefix, part in parts.items() for name, tensor in part.items()}
     return {name: tensor.half().contiguous() for name, tensor in floats.items()} | {miniature.TOKENS: vocabulary.tokens}

@@ -103,7 +103,7 @@ def test_no_gradient_goes_through_the_class_prediction(base, portraits, monkeypa
         made.append(denoised(self, *inputs))
         return made[-1]
 
-    monkeypatch.setattr(Frozen, "denoised", kept)
+    monkeypatch.setattr(Frozen, "denoise", kept)
     loss_of(base, portraits, fresh(portraits))
     assert [each.requires_grad for each in made] == [True, False] and made[0].shape == made[1].shape
 
