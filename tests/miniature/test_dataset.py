@@ -34,7 +34,7 @@ def test_what_is_read_is_what_was_drawn(tmp_path):
     drawn_set = read(tmp_path)
     assert drawn_set.recipe == RECIPE and len(drawn_set) == 12
     order = [11, 0, 4, 5]
-    people, scenes, captions = zip(*map(RECIPE.shown, order))
+    people, scenes, captions = zip(*map(RECIPE.describe, order))
     drawn = draw(people, scenes, 24)
     assert torch.equal(drawn_set.images(order), (drawn.images * 255).round().byte())
     for name in ("labels", "masks", "points"):
