@@ -25,7 +25,7 @@ class ProgressLine:
     def __call__(self, progress: Progress) -> None:
         if self.bar is None:
             if progress.resumed_at and is_main():
-                print(f"went on after step {progress.resumed_at}", flush=True)
+                tqdm.write(f"went on after step {progress.resumed_at}")
             pause = TERMINAL_SECONDS if sys.stderr.isatty() else LOG_SECONDS
             self.bar = tqdm(
                 total=self.steps, initial=progress.resumed_at, unit=" steps", mininterval=pause, disable=not is_main()
