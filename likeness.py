@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
+PARALLEL = ["-n", "logical", "--maxprocesses", "4", "--dist", "worksteal"]
 # Folders that the registry leaves out (.comfyignore), by the command that needs them.
 CLONE_ONLY = {
     "test": "tests", "bench": "benchmarks", "evaluate": "miniature/evaluation", "train miniature": "miniature/recipes",
@@ -18,7 +19,7 @@ CLONE_ONLY = {
 def main(arguments: list) -> int:
     """Run one command and return its exit code."""
     options = parse(arguments)
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036
         print(f"ComfyUI-Likeness needs Python 3.11 or newer; this is {sys.version.split()[0]}.", file=sys.stderr)
         return 1
     command = " ".join([options.command, *options.rest[:1]])
@@ -50,10 +51,11 @@ def main(arguments: list) -> int:
 def parse(arguments: list) -> argparse.Namespace:
     """The command and its options; what the command hands on to another program is in `rest`."""
     parser = argparse.ArgumentParser(prog="likeness.py", description=__doc__)
-    shown = "{demo,test,host,weights,identities,train,miniature,evaluate,bench}"
+    shown = "{demo,test,check,host,weights,identities,train,miniature,evaluate,bench}"
     commands = parser.add_subparsers(dest="command", required=True, metavar=shown)
     demo = commands.add_parser("demo", help="make a picture with and without the adapter, and a sheet of all steps")
     commands.add_parser("test", help="run the tests; arguments go to pytest", add_help=False)
+    commands.add_parser("check", help="check the style of the code with ruff")
     host = commands.add_parser("host", help="start ComfyUI with this extension; further arguments go to its main.py")
     commands.add_parser("weights", help="list, fetch and verify weight files: weights -h says more", add_help=False)
     listed = commands.add_parser("identities", help="list saved identities: photos, agreement, encoder, note")
@@ -102,9 +104,17 @@ def demo(options: argparse.Namespace, comfy: Path) -> int:
 def test(options: argparse.Namespace, comfy: Path) -> int:
     # -P: pytest started with -m would put the current folder, the repository root, on sys.path.
     pytest = [sys.executable, "-P", "-m", "pytest"]
-    runs = [options.rest] if options.rest else [["-m", "not slow"], ["-m", "slow"]]
+    runs = [options.rest] if options.rest else [["-m", "not slow", *PARALLEL], ["-m", "slow", *PARALLEL]]
     for arguments in runs:
         code = subprocess.call([*pytest, *arguments], cwd=ROOT, env={**os.environ, "COMFYUI_PATH": str(comfy)})
+        if code:
+            return code
+    return 0
+
+
+def check(options: argparse.Namespace, comfy: Path) -> int:
+    for arguments in (["check"], ["format", "--check"]):
+        code = subprocess.call([sys.executable, "-m", "ruff", *arguments], cwd=ROOT)
         if code:
             return code
     return 0
@@ -185,8 +195,8 @@ def workflows(options: argparse.Namespace, comfy: Path) -> int:
 
 
 COMMANDS = {
-    "demo": demo, "test": test, "host": host, "weights": weights, "train": train, "miniature": miniature,
-    "evaluate": evaluate, "bench": bench, "_workflows": workflows,
+    "demo": demo, "test": test, "check": check, "host": host, "weights": weights, "train": train,
+    "miniature": miniature, "evaluate": evaluate, "bench": bench, "_workflows": workflows,
 }  # fmt: skip
 
 if __name__ == "__main__":

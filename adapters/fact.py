@@ -1,49 +1,22 @@
-"""The FACT adapter: the projector of face tokens and the 16 gated self-attention sites of an SD1.5 UNet.
+"""The FACT adapter: the projector of face tokens and the gated self-attentions of SD1.5's 16 face blocks.
 
-A file holds `local_fac_prj.*` (a resampler) and, per site, either `<diffusers site>.attn2.processor.*` or
-`<original site>.fuser.*`.  `processor.ln.*`, a copy of the base model's norm2, is not part of the adapter.
+A file holds `local_fac_prj.*` (a resampler) and, for each face block, either `<path in diffusers>.attn2.processor.*` or
+`<path in the original code>.fuser.*`. `processor.ln.*`, a copy of the base model's norm2, is not part of the adapter.
 """
 
-from typing import NamedTuple
+from functools import partial
 
 import comfy.model_management
-import comfy.ops
+import comfy.model_patcher
 import comfy.utils
 import torch
 from torch import nn
 
-from ..patcher import managed
+from ..patcher import LightCast, managed
 from .resampler import Resampler, ResamplerSizes
+from .unet_blocks import FACE_BLOCKS
 
 PROJECTOR_PREFIX = "local_fac_prj."
-
-
-class Site(NamedTuple):
-    """Where a site sits: the host's name of its block, and the two published spellings of its key prefix."""
-
-    block: tuple[str, int]
-    diffusers: str
-    original: str
-
-
-def _site(block: str, index: int, diffusers: str, original: str) -> Site:
-    suffix = "transformer_blocks.0"
-    return Site((block, index), f"{diffusers}.{suffix}.attn2.processor.", f"{original}.1.{suffix}.fuser.")
-
-
-SITES = (
-    *(
-        _site("input", 3 * i + j + 1, f"down_blocks.{i}.attentions.{j}", f"input_blocks.{3 * i + j + 1}")
-        for i in range(3)
-        for j in range(2)
-    ),
-    _site("middle", 0, "mid_block.attentions.0", "middle_block"),
-    *(
-        _site("output", 3 * i + j, f"up_blocks.{i}.attentions.{j}", f"output_blocks.{3 * i + j}")
-        for i in range(1, 4)
-        for j in range(3)
-    ),
-)  # in the order in which the UNet runs them
 
 
 class GEGLU(nn.Module):
@@ -80,7 +53,7 @@ class SelfAttention(nn.Module):
 
 
 class GatedSelfAttention(nn.Module):
-    """The weights of one site, `dim` wide; the algebra is `attention_patches.sfags`."""
+    """The weights of one face block, `dim` wide; the algebra is `attention_patches.sfags`."""
 
     def __init__(self, dim: int, token_dim: int, operations=nn, dtype=torch.float32, device=None):
         super().__init__()
@@ -95,7 +68,7 @@ class GatedSelfAttention(nn.Module):
 
 
 def split_state_dict(state_dict: dict) -> tuple[dict, dict]:
-    """Return (projector, sites) of a FACT file in either spelling; site keys become `<place in SITES>.<parameter>`.
+    """Return (projector, face blocks) of a FACT file in either spelling; the latter as `<index>.<parameter>`.
 
     Raises ValueError for the files that look like FACT and are not: the v0 adapters with 196 tokens, and
     re-implementations with other layers.
@@ -105,27 +78,27 @@ def split_state_dict(state_dict: dict) -> tuple[dict, dict]:
         for key, value in state_dict.items()
         if key.startswith(PROJECTOR_PREFIX)
     }
-    sites = {}
-    for index, site in enumerate(SITES):
-        for prefix in (site.diffusers, site.original):
+    blocks = {}
+    for index, block in enumerate(FACE_BLOCKS):
+        for prefix in (block.diffusers, block.original):
             for key, value in state_dict.items():
                 name = key.removeprefix(prefix)
                 if name != key and not name.startswith("ln."):
-                    sites[f"{index}.{name}"] = value
-    _refuse_relatives(projector, sites)
-    return projector, sites
+                    blocks[f"{index}.{name}"] = value
+    _refuse_relatives(projector, blocks)
+    return projector, blocks
 
 
-def _refuse_relatives(projector: dict, sites: dict) -> None:
+def _refuse_relatives(projector: dict, blocks: dict) -> None:
     if "latents" not in projector:
         raise ValueError(
             "it has no resampler under 'local_fac_prj.', as the v0 adapters (196 tokens, 'mirror_adapter_*' and "
             "'adapter_maj_25') do not; use a v1 file, adapter_maj_mask_large_... or adapter_film_mask_large_..."
         )
-    missing = [SITES[i].diffusers for i in range(len(SITES)) if f"{i}.linear.weight" not in sites]
+    missing = [FACE_BLOCKS[i].diffusers for i in range(len(FACE_BLOCKS)) if f"{i}.linear.weight" not in blocks]
     if missing:
         raise ValueError(
-            f"{len(missing)} of its {len(SITES)} sites lack 'linear.weight' (the first is {missing[0]}), as in "
+            f"{len(missing)} of its {len(FACE_BLOCKS)} sites lack 'linear.weight' (the first is {missing[0]}), as in "
             "re-implementations of FACT with other layers; use one of the published files"
         )
 
@@ -141,38 +114,50 @@ def _load_dtype(state_dict: dict, device: torch.device) -> torch.dtype:
     )
 
 
-def _managed(module: nn.Module, state_dict: dict, dtype: torch.dtype):
-    """Fill `module` and hand it to the host's memory management."""
-    weights = {key: value.to(dtype) for key, value in state_dict.items()}
-    devices = comfy.model_management.unet_offload_device(), comfy.model_management.get_torch_device()
-    return managed(module, weights, *devices)
+def _patcher(build, state_dict: dict, dtype: torch.dtype) -> comfy.model_patcher.ModelPatcher:
+    """Fill the network that `build` makes and hand it to the host's memory management."""
+    offload_device = comfy.model_management.unet_offload_device()
+    network = build(operations=LightCast, dtype=dtype, device=offload_device)
+    weights = {name: value.to(dtype) for name, value in state_dict.items()}
+    return managed(network, weights, offload_device, comfy.model_management.get_torch_device())
 
 
 class FactAdapter:
-    """One loaded FACT file: `projector` and `sites` are model patchers, so the host decides where their weights are."""
+    """One loaded FACT file: `projector` and `face_blocks` are model patchers, so the host decides where weights are."""
 
     kind = "fact"
     encoder = "transface"
 
     def __init__(self, state_dict: dict, name: str):
-        projector, sites = split_state_dict(state_dict)
+        projector, blocks = split_state_dict(state_dict)
         self.name = name
         self.sizes = ResamplerSizes.of(projector)
-        self.token_dim = sites["0.linear.weight"].shape[1]
-        self.widths = {site.block: sites[f"{i}.linear.weight"].shape[0] for i, site in enumerate(SITES)}
-        device = comfy.model_management.get_torch_device()
-        dtype = _load_dtype(sites, device)
-        factory = {"operations": comfy.ops.manual_cast, "device": comfy.model_management.unet_offload_device()}
-        self.projector = _managed(Resampler(self.sizes, dtype=dtype, **factory), projector, dtype)
-        modules = nn.ModuleList(
-            GatedSelfAttention(width, self.token_dim, dtype=dtype, **factory) for width in self.widths.values()
-        )
-        self.sites = _managed(modules, sites, dtype)
+        self.token_dim = blocks["0.linear.weight"].shape[1]
+        self.widths = {own.block: len(blocks[f"{i}.linear.weight"]) for i, own in enumerate(FACE_BLOCKS)}
+        dtype = _load_dtype(blocks, comfy.model_management.get_torch_device())
+        self.projector = _patcher(partial(Resampler, self.sizes), projector, dtype)
+        self._face_blocks = {dtype: _patcher(self._modules, blocks, dtype)}
+
+    def face_blocks(self, dtype: torch.dtype | None = None) -> comfy.model_patcher.ModelPatcher:
+        """Return the weights of the face blocks, in the order of FACE_BLOCKS; None: in the precision they came in.
+
+        A UNet that computes in another half precision gets a copy in its own, made once, for to cast 200 million
+        numbers in every step costs as much as a third of the blocks.
+        """
+        first = next(iter(self._face_blocks))
+        dtype = dtype if dtype and dtype.itemsize == first.itemsize else first
+        if dtype not in self._face_blocks:
+            weights = self._face_blocks[first].model.state_dict()
+            self._face_blocks[dtype] = _patcher(self._modules, weights, dtype)
+        return self._face_blocks[dtype]
+
+    def _modules(self, **factory) -> nn.ModuleList:
+        return nn.ModuleList(GatedSelfAttention(width, self.token_dim, **factory) for width in self.widths.values())
 
     def face_tokens(self, features: torch.Tensor) -> torch.Tensor:
         """Project TransFace tokens of n photos into one sequence: [n, 144, 512] -> [1, 16 n, 768], in float32.
 
-        Several photos are concatenated, nothing is averaged.  Zeros give the tokens of the unconditional branch.
+        Several photos are concatenated, nothing is averaged. Zeros give the tokens of the unconditional branch.
         """
         comfy.model_management.load_models_gpu([self.projector])
         tokens = self.projector.model(features.to(self.projector.load_device, torch.float32))

@@ -2,11 +2,11 @@
 
 All but the last share one layout: `image_proj.*`, a projector, and `ip_adapter.<number>.to_k_ip.weight` and
 `.to_v_ip.weight` for every cross-attention of an SD1.5 or SDXL UNet; FaceID files also hold
-`ip_adapter.<number>.to_q_lora.down.weight` and so on. `adapters.ip_layout` has the numbers.
+`ip_adapter.<number>.to_q_lora.down.weight` and so on. `adapters.unet_blocks` has the numbers.
 
 Infinite-ID's layout (safetensors, metadata `INFINITE_ID_METADATA`): `clip_mapper.*` a resampler, `face_mapper.*` a
 FaceID projector, and `image_attention.<block>.<number>.<index>.to_k.weight` and `.to_v.weight` [width, D] for every
-place by the host's name of it, e.g. `image_attention.middle.0.9.to_k.weight`.
+block by the host's name of it, e.g. `image_attention.middle.0.9.to_k.weight`.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from ..encoders.clip_vision import ClipFeatures, clip_features
 from ..encoders.identity import FaceId
 from ..patcher import managed
 from . import ip_projectors
-from .ip_layout import PLACES, Place, image_numbers, lora_targets
+from .unet_blocks import BLOCKS, Block, image_numbers, lora_targets
 
 INFINITE_ID_METADATA = {"format": "likeness-infinite-id", "version": "1"}
 FACE_WIDTH = 512  # of every ArcFace embedding; tells InstantID's resampler from IP-Adapter plus's
@@ -133,7 +133,7 @@ class IpAdapter:
     format:     what it is and reads
     base:       "SD1.5" or "SDXL", by the number of its cross-attentions
     token_dim:  D, the text width of the base model
-    widths:     of the block at each place
+    widths:     of the blocks
     lora:       the weight patches of a FaceID file by the host's weight names; empty for files without
     """
 
@@ -153,7 +153,7 @@ class IpAdapter:
             layers = _part(state_dict, "ip_adapter.")
             self.base, attentions = _numbered_attentions(layers)
             self.lora = _lora(layers, self.base)
-        self.widths = {place: attentions[f"{i}.to_k.weight"].shape[0] for i, place in enumerate(PLACES[self.base])}
+        self.widths = {block: attentions[f"{i}.to_k.weight"].shape[0] for i, block in enumerate(BLOCKS[self.base])}
         self.token_dim = attentions["0.to_k.weight"].shape[1]
         self.projector = _managed(partial(self.format.projector, projector), projector)
         self.attentions = _managed(self._attentions, attentions)
@@ -196,7 +196,7 @@ class IpAdapter:
         return torch.stack((cond, uncond.expand_as(cond))).flatten(1, 2)
 
     def keys_values(self, tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Keys and values of the tokens at every place: [2, m, D] -> [2, m, 2 * sum of widths], as `split` reads it.
+        """Keys and values of the tokens at every block: [2, m, D] -> [2, m, 2 * sum of widths], as `split` reads it.
 
         They depend on the identity alone: once projected, the adapter's weights are not needed any more.
         """
@@ -205,8 +205,8 @@ class IpAdapter:
         parts = [projection(tokens).to(dtype) for at in self.attentions.model for projection in (at.to_k, at.to_v)]
         return torch.cat(parts, dim=-1).to(comfy.model_management.intermediate_device())
 
-    def split(self, keys_values: torch.Tensor) -> dict[Place, tuple[torch.Tensor, torch.Tensor]]:
-        """The keys and values [2, m, width] of every place, views of what `keys_values` returned."""
+    def split(self, keys_values: torch.Tensor) -> dict[Block, tuple[torch.Tensor, torch.Tensor]]:
+        """The keys and values [2, m, width] of every block, views of what `keys_values` returned."""
         parts = keys_values.split([width for width in self.widths.values() for _ in range(2)], dim=-1)
         return dict(zip(self.widths, zip(parts[::2], parts[1::2])))
 
@@ -259,9 +259,9 @@ class IpAdapter:
 
 
 def _numbered_attentions(layers: dict) -> tuple[str, dict]:
-    """(base, weights by `<place in PLACES[base]>.to_k.weight`) of a published file."""
+    """(base, weights by `<block in BLOCKS[base]>.to_k.weight`) of a published file."""
     found = {key.removesuffix(".to_k_ip.weight") for key in layers if key.endswith(".to_k_ip.weight")}
-    base = next((base for base in PLACES if found == set(map(str, image_numbers(base)))), None)
+    base = next((base for base in BLOCKS if found == set(map(str, image_numbers(base)))), None)
     if base is None:
         raise ValueError(f"it has {len(found)} cross-attentions; an SD1.5 file has 16 (1, 3 .. 31), an SDXL one 70")
     return base, {
@@ -274,8 +274,8 @@ def _numbered_attentions(layers: dict) -> tuple[str, dict]:
 def _named_attentions(layers: dict) -> tuple[str, dict]:
     """The same of an Infinite-ID file, whose layers bear the host's names."""
     found = {key.rpartition(".to_")[0] for key in layers}
-    names = {base: [".".join(map(str, place)) for place in places] for base, places in PLACES.items()}
-    base = next((base for base in PLACES if found == set(names[base])), None)
+    names = {base: [".".join(map(str, block)) for block in blocks] for base, blocks in BLOCKS.items()}
+    base = next((base for base in BLOCKS if found == set(names[base])), None)
     if base is None:
         raise ValueError(f"it has {len(found)} image attentions, which are not the 16 of SD1.5 or the 70 of SDXL")
     return base, {

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from .calls import attend, scheduled, transformer_blocks
-from .fact import sigma_range
+from ..adapters.unet_blocks import transformer_blocks
+from .calls import attend, scheduled, sigma_range
 from .mixed_attention import adain, adain_mean, mixed_keys_values
 
 STREAMS = "likeness_streams"
@@ -32,7 +32,7 @@ class Streams:
     style:           one of STYLES: what its keys and values take over from the text stream's
     style_strength:  0..1, how much of that
     parts:           where they act, the host's names of parts of the UNet
-    reached:         the places whose self-attention has run in this step
+    reached:         the blocks whose self-attention has run in this step
     """
 
     mixing: str
@@ -48,22 +48,31 @@ class Streams:
         return identity.flatten(0, 1), text.flatten(0, 1)
 
     @staticmethod
+    def side_by_side(x: torch.Tensor, chunks: int) -> torch.Tensor:
+        """Return both streams' tokens in one row, [chunks * 2 B, n, d] -> [chunks * B, 2 n, d]; a view where B is 1."""
+        return x.unflatten(0, (chunks, 2, -1)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+
+    @staticmethod
     def join(identity: torch.Tensor, text: torch.Tensor, chunks: int) -> torch.Tensor:
         """What `split` took apart."""
         return torch.stack((identity.unflatten(0, (chunks, -1)), text.unflatten(0, (chunks, -1))), dim=1).flatten(0, 2)
 
-    def restyle(self, x: torch.Tensor, target: torch.Tensor, place: tuple) -> torch.Tensor:
-        """Keys or values [rows, n, dim] with the text stream's style, [rows, m, dim]; unchanged where there is none."""
-        if self.style == "none" or self.style_strength == 0 or place[0] not in self.parts:
+    def restyles(self, block: tuple) -> bool:
+        """Return whether the identity stream takes over a style in a block."""
+        return self.style != "none" and self.style_strength != 0 and block[0] in self.parts
+
+    def restyle(self, x: torch.Tensor, target: torch.Tensor, block: tuple) -> torch.Tensor:
+        """Return keys or values [rows, n, dim] in the text stream's style, [rows, m, dim]; as they are without one."""
+        if not self.restyles(block):
             return x
         return torch.lerp(x, (adain_mean if self.style == "AdaIN-mean" else adain)(x, target), self.style_strength)
 
 
 class MixedSelfAttention:
-    """In the attn1 slots of a UNet's transformer blocks.
+    """What the host calls in place of a UNet's self-attentions.
 
-    previous: what sat in the slots before, by place; where there is nothing, the host's own attention runs. One object
-    serves all places, because a compiled model may call one slot's for another's.
+    previous: what stood there before, by block; where there is nothing, the host's own attention runs. One object
+    serves all blocks, because a compiled model may call that of one block for another's.
     """
 
     def __init__(self, previous: dict):
@@ -71,20 +80,22 @@ class MixedSelfAttention:
 
     @torch.compiler.disable
     def __call__(self, q, k, v, extra_options):
-        place = (*extra_options["block"], extra_options["block_index"])
-        attention = self.previous.get(place, attend)
+        block = (*extra_options["block"], extra_options["block_index"])
+        attention = self.previous.get(block, attend)
         streams = extra_options.get(STREAMS)
         if streams is None:
             return attention(q, k, v, extra_options)
-        streams.reached.add(place)
+        streams.reached.add(block)
         if streams.mixing == "off":
             return attention(q, k, v, extra_options)
         chunks = len(extra_options["cond_or_uncond"])
         (q_id, q_t), (k_id, k_t), (v_id, v_t) = (streams.split(part, chunks) for part in (q, k, v))
         keys, values = k_t, v_t
-        if streams.mixing == "mixed":
-            keys, values = streams.restyle(k_id, k_t, place), streams.restyle(v_id, v_t, place)
+        if streams.mixing == "mixed" and streams.restyles(block):
+            keys, values = streams.restyle(k_id, k_t, block), streams.restyle(v_id, v_t, block)
             keys, values = mixed_keys_values(keys, values, k_t, v_t)
+        elif streams.mixing == "mixed":
+            keys, values = (streams.side_by_side(part, chunks) for part in (k, v))
         identity = attention(q_id, keys, values, extra_options)
         return streams.join(identity, attention(q_t, k_t, v_t, extra_options), chunks)
 
@@ -95,7 +106,7 @@ class MixedSelfAttention:
     def to(self, device_or_dtype):
         """There is nothing to move here, but perhaps in the callables before."""
         moved = {previous: previous.to(device_or_dtype) for previous in self._objects("to")}
-        self.previous = {place: moved.get(previous, previous) for place, previous in self.previous.items()}
+        self.previous = {block: moved.get(previous, previous) for block, previous in self.previous.items()}
         return self
 
     def cleanup(self):
@@ -113,13 +124,13 @@ class TwoStreams:
 
     streams:      while the noise level lies in `sigma_range` (from, to)
     trajectory:   one of TRAJECTORIES
-    places:       where the self-attention mixes
+    blocks:       where the self-attention mixes
     """
 
     streams: Streams
     sigma_range: tuple[float, float]
     trajectory: str
-    places: tuple[tuple, ...]
+    blocks: tuple[tuple, ...]
 
     def around_sampling(self, executor, noise, latent_image, sampler, sigmas, denoise_mask, callback, *args, **kwargs):
         """OUTER_SAMPLE wrapper of the own trajectory: both streams start from the same noise, the first is returned."""
@@ -141,7 +152,7 @@ class TwoStreams:
         """CALC_COND_BATCH wrapper: tell this step's patches about the streams; add the text stream where it lacks."""
         active = scheduled(self.sigma_range, timestep)
         # Guidance nodes such as PAG ask for one condition more, in which they replace blocks on purpose.
-        reached = set() if len(conds) > 1 else set(self.places)
+        reached = set() if len(conds) > 1 else set(self.blocks)
         if self.trajectory == "own":
             streams = replace(self.streams if active else Streams("off", "none", 0.0), reached=reached)
             return executor(model, conds, x, timestep, _with_streams(model_options, streams))
@@ -153,13 +164,13 @@ class TwoStreams:
         return [result[: x.shape[0]] for result in results]
 
     def around_unet(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
-        """APPLY_MODEL wrapper: see that the streams were mixed in every place."""
+        """APPLY_MODEL wrapper: see that the streams were mixed in every block."""
         output = executor(x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs)
         streams = transformer_options.get(STREAMS)
-        missed = [place for place in self.places if streams and place not in streams.reached]
+        missed = [block for block in self.blocks if streams and block not in streams.reached]
         if missed:
             raise RuntimeError(
-                f"Infinite-ID: the model ran without mixing in {len(missed)} of its {len(self.places)} self-attentions "
+                f"Infinite-ID: the model ran without mixing in {len(missed)} of its {len(self.blocks)} self-attentions "
                 f"(the first is {missed[0]}). Another node, connected later, skips or replaces these blocks: remove it "
                 "or put it before Infinite-ID Mixing."
             )
@@ -169,11 +180,11 @@ class TwoStreams:
         """Return a clone of `model` with both streams."""
         model = model.clone()
         replaced = model.model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
-        found = {place: replaced.get(place, replaced.get(place[:2])) for place in self.places}
-        attention = MixedSelfAttention({place: previous for place, previous in found.items() if previous})
+        found = {block: replaced.get(block, replaced.get(block[:2])) for block in self.blocks}
+        attention = MixedSelfAttention({block: previous for block, previous in found.items() if previous})
         # As other packs write them, without index in the block; where one has it, the host looks there first.
-        for slot in {place[:2] for place in self.places} | (set(self.places) & replaced.keys()):
-            model.set_model_attn1_replace(attention, *slot)
+        for key in {block[:2] for block in self.blocks} | (set(self.blocks) & replaced.keys()):
+            model.set_model_attn1_replace(attention, *key)
         if self.trajectory == "own":
             model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, self.around_sampling)
         model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, WRAPPER_KEY, self.around_step)
@@ -223,6 +234,6 @@ def apply_infinite_id(
     if (mixing == "off" and unstyled) or not parts or start_percent >= end_percent:
         return model.clone()
     names = tuple(PARTS[part] for part in parts)
-    places = tuple(place for place in blocks if place[0] in names)
+    blocks = tuple(block for block in blocks if block[0] in names)
     span = sigma_range(model, start_percent, end_percent)
-    return TwoStreams(Streams(mixing, style, style_strength, names), span, trajectory, places).apply(model)
+    return TwoStreams(Streams(mixing, style, style_strength, names), span, trajectory, blocks).apply(model)

@@ -1,154 +1,105 @@
-"""Image cross-attention in the host's UNet: in the attn2 slot of every transformer block, on top of what is there."""
+"""Image cross-attention in the host's UNet, in every transformer block on top of the cross-attention that is there."""
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
-from ..adapters.ip_layout import Place, in_unet_order
-from .calls import attend, branch_rows, scheduled, token_mask, transformer_blocks
-from .fact import sigma_range
+from ..adapters.unet_blocks import Block, in_unet_order, transformer_blocks
+from .adapter_patch import AdapterPatch, Run, check_base
+from .calls import attend, sigma_range
 from .image_cross_attention import image_cross_attention
 from .infinite_id import PARTS, STREAMS
 
 KEY = "likeness_ip_adapter"
 
 
-@dataclass
-class _Run:
-    """What one sampling run on one device needs and no step changes.
+class ImageAttentionPatch(AdapterPatch):
+    """Image cross-attention at every cross-attention of a UNet.
 
-    layers:   per place the keys and values of (cond, uncond), each [2, m, d]
-    rows:     which of (cond, uncond) each batch row takes, per batch layout
-    masks:    the region at token resolution, per resolution and batch layout
-    reached:  places visited by the UNet call in progress
-    """
-
-    layers: dict[Place, tuple[torch.Tensor, torch.Tensor]]
-    rows: dict[tuple, torch.Tensor] = field(default_factory=dict)
-    masks: dict[tuple, torch.Tensor] = field(default_factory=dict)
-    reached: set[Place] = field(default_factory=set)
-    active: bool = True
-
-
-class ImageAttentionPatch:
-    """One identity through one adapter, at every cross-attention of a UNet.
-
-    adapter:      `IpAdapter`, of which only the names and sizes of its places are used any more
+    adapter:      `IpAdapter`, of which only the names and sizes of its blocks are used any more
     keys_values:  [2, m, ...] of `IpAdapter.keys_values`, for the conditional and the unconditional branch
-    strengths:    s at each place
-    sigma_range:  (from, to), from >= to: the noise levels at which the adapter is on
-    mask:         [1 or batch, H, W] in 0..1, where in the picture it acts; None: everywhere
+    strengths:    s at each block
     """
 
     def __init__(self, adapter, keys_values, strengths, sigma_range, mask=None):
+        super().__init__(strengths, sigma_range, mask)
         self.adapter = adapter
-        self.keys_values = keys_values
+        self.projected = keys_values
         self.strengths = strengths
-        self.sigma_range = sigma_range
-        self.mask = mask
-        self._runs: dict[torch.device, _Run] = {}
 
     def apply(self, model):
-        """Return a clone of `model` that runs this patch, on top of whatever sits in its attn2 slots."""
+        """Return a clone of `model` that runs this patch, on top of whatever replaces its cross-attentions."""
         model = model.clone()
-        blocks = cross_attentions(model.get_model_object("diffusion_model"))
+        blocks = transformer_blocks(model.get_model_object("diffusion_model"))
         family = {}
-        for place in self.strengths:
+        for block in self.strengths:
             replaced = model.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
-            slot = slot_of(place, blocks, replaced)
-            previous = replaced.get(slot, replaced.get(place[:2]))
-            model.set_model_attn2_replace(AttentionSlot(self, place, family, previous), *slot)
+            key = key_of(block, blocks, replaced)
+            previous = replaced.get(key, replaced.get(block[:2]))
+            model.set_model_attn2_replace(AttentionReplacement(self, block, family, previous), *key)
         model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, self.around_unet)
         if not model.get_callbacks(CallbacksMP.ON_CLONE, KEY):
-            model.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, copy_slots)
+            model.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, copy_replacements)
         return model
 
-    def cleanup(self):
-        """Forget what the run made; the slots pass on the host's call when sampling ends."""
-        self._runs.clear()
-
-    def around_unet(self, executor, x, t, *args, **kwargs):
-        """Decide once per UNet call whether the adapter is on, and see that every layer was reached."""
-        run = self._run(x.device, executor.class_obj.get_dtype_inference())
-        run.active = scheduled(self.sigma_range, t)
-        run.reached.clear()
-        output = executor(x, t, *args, **kwargs)
-        missed = [place for place in self.strengths if place not in run.reached]
-        if missed:
-            raise RuntimeError(
-                f"{self.adapter.name}: the model ran without {len(missed)} of its {len(self.strengths)} image "
-                f"cross-attentions (the first is {missed[0]}). Another node, connected later, skips or replaces these "
-                "blocks: remove it or put it before the adapter."
-            )
-        return output
-
-    def add_image(self, text, q, k, v, place, extra_options):
-        """`text` [chunks * batch, n, d], the output of the attention of q, k and v so far, with the image's added.
+    def add_image(self, text, q, k, v, block, extra_options):
+        """Return `text` [chunks * batch, n, d], the output of the attention of q, k and v, with the image's added.
 
         Where Infinite-ID has a text stream in the batch, that stays as it is, and gives the image its style.
         """
-        run = self._run(q.device, q.dtype)
-        run.reached.add(place)
-        if not run.active or self.strengths[place] == 0:
+        run = self.run_on(q.device, q.dtype)
+        run.reached.add(block)
+        if not run.active or self.strengths[block] == 0:
             return text
         streams = extra_options.get(STREAMS)
         if streams is None:
-            return self._add(run, text, q, place, extra_options, *self._image(run, q, place, extra_options))
+            keys, values = self.keys_values(run, block, q, extra_options)
+            return self._add(run, text, q, block, extra_options, keys, values)
         chunks = len(extra_options["cond_or_uncond"])
         (text, other), (q, _), (k, _), (v, _) = (streams.split(part, chunks) for part in (text, q, k, v))
-        keys, values = self._image(run, q, place, extra_options)
-        keys, values = streams.restyle(keys, k, place), streams.restyle(values, v, place)
-        return streams.join(self._add(run, text, q, place, extra_options, keys, values), other, chunks)
+        keys, values = self.keys_values(run, block, q, extra_options)
+        keys, values = streams.restyle(keys, k, block), streams.restyle(values, v, block)
+        return streams.join(self._add(run, text, q, block, extra_options, keys, values), other, chunks)
 
-    def _image(self, run: _Run, q, place, extra_options):
-        """The image's keys and values for every row of q, [rows, m, d] each."""
-        chunks = extra_options["cond_or_uncond"]
-        layout = (*chunks, q.shape[0])
-        if layout not in run.rows:
-            run.rows[layout] = branch_rows(chunks, q.shape[0], q.device)
-        return (part.index_select(0, run.rows[layout]).to(q.dtype) for part in run.layers[place])
+    def start(self, device: torch.device, dtype: torch.dtype) -> Run:
+        """Move the identity's keys and values to where the UNet runs."""
+        return Run(self.adapter.split(self.projected.to(device, dtype)))
 
-    def _add(self, run: _Run, text, q, place, extra_options, keys, values):
-        mask = None if self.mask is None else self._mask(run, q, extra_options)
+    def complaint(self, missed: list[tuple]) -> str:
+        """Return the sentence for cross-attentions that did not run."""
+        return (
+            f"{self.adapter.name}: the model ran without {len(missed)} of its {len(self.strengths)} image "
+            f"cross-attentions (the first is {missed[0]}). Another node, connected later, skips or replaces these "
+            "blocks: remove it or put it before the adapter."
+        )
 
+    def _add(self, run: Run, text, q, block, extra_options, keys, values):
         def attention(q, k, v):  # few keys: quantised attention would lose more here than it saves
             return attend(q, k, v, extra_options, low_precision_attention=False)
 
-        return image_cross_attention(text, q, keys, values, self.strengths[place], mask, attention)
-
-    def _mask(self, run: _Run, q, extra_options) -> torch.Tensor:
-        chunks = len(extra_options["cond_or_uncond"])
-        size = tuple(extra_options["activations_shape"][-2:])
-        layout = (*size, chunks, q.shape[0])
-        if layout not in run.masks:
-            run.masks[layout] = token_mask(self.mask, size, chunks, q.shape[0], q)
-        return run.masks[layout]
-
-    def _run(self, device: torch.device, dtype: torch.dtype) -> _Run:
-        if device not in self._runs:
-            self._runs[device] = _Run(self.adapter.split(self.keys_values.to(device, dtype)))
-        return self._runs[device]
+        mask = self.region(run, q, extra_options)
+        return image_cross_attention(text, q, keys, values, self.strengths[block], mask, attention)
 
 
-class AttentionSlot:
+class AttentionReplacement:
     """What the host calls in place of one text cross-attention.
 
-    family:    the slots of the same patch and model by their places. A compiled model may call one for another, because
-               the host has it compare numbers and not objects; so the one called looks for the one that was meant
-    previous:  the callable that sat in the slot before, None for the host's own attention
+    family:    the replacements of the same patch and model by their blocks. A compiled model may call one for another,
+               because the host has it compare numbers and not objects; so the one called looks for the one meant
+    previous:  the callable that stood there before, None for the host's own attention
 
-    Other packs of the IPAdapter family find it in "their" slot and call `add`, which changes it in place. So every
-    clone of the model gets slots of its own (`copy_slots`), and no later node reaches an earlier model.
+    Other packs of the IPAdapter family find it where they would put their own and call `add`, which changes it in
+    place. So every clone of the model gets replacements of its own (`copy_replacements`), and no later node reaches an
+    earlier model.
     """
 
-    def __init__(self, patch: ImageAttentionPatch, place: Place, family: dict, previous=None, guests=()):
+    def __init__(self, patch: ImageAttentionPatch, block: Block, family: dict, previous=None, guests=()):
         self.patch = patch
-        self.place = place
+        self.block = block
         self.family = family
-        family[place] = self
+        family[block] = self
         self.previous = previous
         self.guests = tuple(guests)
 
@@ -159,35 +110,35 @@ class AttentionSlot:
         """
         self.guests += ((callback, settings),)
 
-    def copy(self, family: dict) -> "AttentionSlot":
-        """The same in another model, whose slots are `family`."""
-        return AttentionSlot(self.patch, self.place, family, self.previous, self.guests)
+    def copy(self, family: dict) -> "AttentionReplacement":
+        """Return the same for another model, whose replacements are `family`."""
+        return AttentionReplacement(self.patch, self.block, family, self.previous, self.guests)
 
     @torch.compiler.disable
     def __call__(self, q, k, v, extra_options):
-        place = (*extra_options["block"], extra_options["block_index"])
-        return self.family.get(place, self)._attend(q, k, v, extra_options)
+        block = (*extra_options["block"], extra_options["block_index"])
+        return self.family.get(block, self)._attend(q, k, v, extra_options)
 
     def _attend(self, q, k, v, extra_options):
         out = (self.previous or attend)(q, k, v, extra_options)
-        out = self.patch.add_image(out, q, k, v, self.place, extra_options)
+        out = self.patch.add_image(out, q, k, v, self.block, extra_options)
         for callback, settings in self.guests:
             if _invited(settings, extra_options):
                 out = out + callback(out, q, k, v, extra_options, **settings)
         return out
 
     def models(self):
-        """Those of the callable before; the adapter's own weights have done their work before sampling."""
+        """Return the models of the callable before; the adapter's own weights did their work before sampling."""
         return self.previous.models() if hasattr(self.previous, "models") else []
 
     def to(self, device_or_dtype):
-        """There is nothing to move here, but perhaps in the callable before."""
+        """Move the callable before, if it can be moved; there is nothing else to move."""
         if hasattr(self.previous, "to"):
             self.previous = self.previous.to(device_or_dtype)
         return self
 
     def cleanup(self):
-        """The host calls this when sampling ends."""
+        """Forget the run, here and in the callable before; the host calls this when sampling ends."""
         self.patch.cleanup()
         if hasattr(self.previous, "cleanup"):
             self.previous.cleanup()
@@ -200,51 +151,46 @@ def _invited(settings: dict, extra_options: dict) -> bool:
     return last <= float(extra_options["sigmas"][0]) <= first
 
 
-def copy_slots(model, clone) -> None:
-    """ON_CLONE: the clone's attn2 slots become its own."""
-    slots = clone.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
+def copy_replacements(model, clone) -> None:
+    """Give a clone replacements of its own; a callback of the host's, ON_CLONE."""
+    replaced = clone.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
     families = defaultdict(dict)
-    for key, slot in slots.items():
-        if isinstance(slot, AttentionSlot):
-            slots[key] = slot.copy(families[slot.patch])
+    for key, replacement in replaced.items():
+        if isinstance(replacement, AttentionReplacement):
+            replaced[key] = replacement.copy(families[replacement.patch])
 
 
-def slot_of(place: Place, blocks: dict, replaced: dict) -> tuple:
-    """The host's key of a place: as other packs write it, without index where a block holds one transformer block.
+def key_of(block: Block, blocks: dict, replaced: dict) -> tuple:
+    """Return the host's key of a block: as other packs write it, without index where the block is alone in its module.
 
     The host looks for the key with index first, so one that is there already is kept.
     """
-    alone = sum(other[:2] == place[:2] for other in blocks) == 1
-    return place[:2] if alone and place not in replaced else place
+    alone = sum(other[:2] == block[:2] for other in blocks) == 1
+    return block[:2] if alone and block not in replaced else block
 
 
-def cross_attentions(unet) -> dict[Place, torch.nn.Module]:
-    """The text cross-attentions of a UNet by the host's names of their places; empty for other models."""
-    return {place: block.attn2 for place, block in transformer_blocks(unet).items()}
-
-
-def layer_strengths(places, weights: float | dict[str, float] | Sequence[float]) -> dict[Place, float]:
-    """The weight of every place: one number, numbers by stage (keys of PARTS, 1 where left out), or one for each.
+def layer_strengths(blocks, weights: float | dict[str, float] | Sequence[float]) -> dict[Block, float]:
+    """Return the weight of every block from one number, numbers by stage (keys of PARTS, 1 where left out), or a list.
 
     A sequence is in the order in which the UNet runs its layers: 16 numbers for SD1.5, 70 for SDXL.
     Raises ValueError for another stage or another count.
     """
-    places = in_unet_order(places)
+    blocks = in_unet_order(blocks)
     if isinstance(weights, dict):
         unknown = [name for name in weights if name not in PARTS]
         if unknown:
             raise ValueError(f"'{unknown[0]}' is no stage of the UNet: use {', '.join(PARTS)}.")
         stages = {PARTS[name]: weight for name, weight in weights.items()}
-        return {place: stages.get(place[0], 1.0) for place in places}
+        return {block: stages.get(block[0], 1.0) for block in blocks}
     if not isinstance(weights, Sequence):
-        return dict.fromkeys(places, weights)
-    if len(weights) != len(places):
-        raise ValueError(f"There are {len(weights)} layer weights, but this model has {len(places)} cross-attentions.")
-    return dict(zip(places, weights))
+        return dict.fromkeys(blocks, weights)
+    if len(weights) != len(blocks):
+        raise ValueError(f"There are {len(weights)} layer weights, but this model has {len(blocks)} cross-attentions.")
+    return dict(zip(blocks, weights))
 
 
 def parse_layer_weights(text: str) -> float | dict[str, float] | list[float]:
-    """Layer weights as written in a node: "" (all 1), "0.8", "down=1, middle=0.5, up=0.7" or a number for each layer.
+    """Read layer weights as written in a node: "" (all 1), "0.8", "down=1, middle=0.5, up=0.7" or one for each layer.
 
     Raises ValueError for anything else.
     """
@@ -277,8 +223,9 @@ def apply_ip_adapter(
     Strength 0, an empty mask and an empty part of the sampling leave the model as it was, bit for bit.
     Raises ValueError where adapter and model do not belong together.
     """
-    check_base(adapter, model)
-    strengths = {place: strength * weight for place, weight in layer_strengths(adapter.widths, weights).items()}
+    remedy = f"Load an {adapter.base} checkpoint or another adapter."
+    check_base(model, adapter.widths, adapter.token_dim, adapter.name, adapter.base, "cross-attentions", remedy)
+    strengths = {block: strength * weight for block, weight in layer_strengths(adapter.widths, weights).items()}
     if mask is not None:
         mask = mask.reshape(-1, *mask.shape[-2:])
     if not any(strengths.values()) or start_percent >= end_percent or (mask is not None and not mask.any()):
@@ -289,24 +236,3 @@ def apply_ip_adapter(
     if adapter.lora and lora_strength != 0:
         model.add_patches(adapter.lora, lora_strength)
     return model
-
-
-def check_base(adapter, model) -> None:
-    """Raise ValueError unless every layer of the adapter finds a cross-attention of its width in the model's UNet."""
-    found = cross_attentions(model.get_model_object("diffusion_model"))
-    widths = {place: attention.to_q.out_features for place, attention in found.items()}
-    contexts = {attention.to_k.in_features for attention in found.values()}
-    if widths == adapter.widths and contexts == {adapter.token_dim}:
-        return
-    what = type(model.model.model_config).__name__
-    raise ValueError(
-        f"{adapter.name} fits {adapter.base} with {_summary(adapter.widths, {adapter.token_dim})}, but the connected "
-        f"model is {what} with {_summary(widths, contexts)}. Load an {adapter.base} checkpoint or another adapter."
-    )
-
-
-def _summary(widths: dict, contexts: set[int]) -> str:
-    if not widths:
-        return "no text cross-attentions at all"
-    sizes = "/".join(map(str, sorted(set(widths.values()))))
-    return f"{len(widths)} cross-attentions {sizes} wide and a text width of {'/'.join(map(str, sorted(contexts)))}"

@@ -6,21 +6,21 @@ import torch
 from torch import nn
 
 
-def project_face(site: nn.Module, face: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the face rows' keys and values at one site, [b, m, 768] -> two of [b, m, d].
+def project_face(weights: nn.Module, face: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the face rows' keys and values at one face block, [b, m, 768] -> two of [b, m, d].
 
     They depend on the identity alone, so that one projection serves a whole sampling run: the norm is per token, and
     face rows are never queries whose output is kept.
     """
-    rows = site.norm1(site.linear(face))
-    return site.attn.to_k(rows), site.attn.to_v(rows)
+    rows = weights.norm1(weights.linear(face))
+    return weights.attn.to_k(rows), weights.attn.to_v(rows)
 
 
 def gated_self_attention(
     x: torch.Tensor,
     face_keys: torch.Tensor,
     face_values: torch.Tensor,
-    site: nn.Module,
+    weights: nn.Module,
     gate_attn: torch.Tensor,
     gate_dense: torch.Tensor,
     attention: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
@@ -33,8 +33,8 @@ def gated_self_attention(
     x: [b, n, d]; face_keys, face_values: [b, m, d] of `project_face`; gates: scalars or [b or 1, n, 1];
     attention: softmax attention over [b, tokens, d] tensors that splits the heads itself.
     """
-    rows = site.norm1(x)
-    keys = torch.cat((site.attn.to_k(rows), face_keys), dim=1)
-    values = torch.cat((site.attn.to_v(rows), face_values), dim=1)
-    x = torch.addcmul(x, gate_attn, site.attn.to_out(attention(site.attn.to_q(rows), keys, values)))
-    return torch.addcmul(x, gate_dense, site.ff(site.norm2(x)))
+    rows = weights.norm1(x)
+    keys = torch.cat((weights.attn.to_k(rows), face_keys), dim=1)
+    values = torch.cat((weights.attn.to_v(rows), face_values), dim=1)
+    x = torch.addcmul(x, gate_attn, weights.attn.to_out(attention(weights.attn.to_q(rows), keys, values)))
+    return torch.addcmul(x, gate_dense, weights.ff(weights.norm2(x)))

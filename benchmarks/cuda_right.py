@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import xml.etree.ElementTree
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from bench import COMFY, ROOT
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy_extras.mediapipe import face_landmarker
 from likeness.adapters.face2diffusion import MappingNetwork, MappingSizes
-from likeness.adapters.fact import SITES, GatedSelfAttention
+from likeness.adapters.fact import FACE_BLOCKS, GatedSelfAttention
 from likeness.adapters.ip_adapter import IpAdapter
 from likeness.adapters.resampler import Resampler, ResamplerSizes
 from likeness.attention_patches.fact import FactPatch, apply_fact
@@ -119,12 +120,12 @@ def golden_errors(device):
     unet = _unet(case, device)
     yield "fact_unet, base", _error(_eps(case, unet), case.output["eps_base"])
     weights, sites = case.weights("adapter_shapes"), torch.nn.ModuleList()
-    for site in SITES:
+    for site in FACE_BLOCKS:
         own = {name.removeprefix(site.diffusers): part for name, part in weights.items() if site.diffusers in name}
         sites.append(GatedSelfAttention(*own["linear.weight"].shape, operations=comfy.ops.manual_cast))
         sites[-1].load_state_dict(own)
     patcher = comfy.model_patcher.CoreModelPatcher(sites.eval().to(device), device, device)
-    patch = FactPatch(patcher, [site.block for site in SITES], None, 1.0, (math.inf, 0.0))
+    patch = FactPatch(patcher, [site.block for site in FACE_BLOCKS], None, 1.0, (math.inf, 0.0))
     for tokens, strength, expected in (("face_tokens", 1.0, "eps_scale1"), ("face_tokens", 0.5, "eps_scale05")):
         rows = []
         for face in case.input[tokens]:  # the golden batch holds two identities, a patch (cond, uncond) of one
@@ -229,7 +230,7 @@ def _sdxl_outputs(dtype, scale) -> dict[str, torch.Tensor]:
     model = networks.unet("SDXL", dtype, scale.sdxl)
     network, device = model.model.diffusion_model, model.load_device
     blocks = image.transformer_blocks(network)
-    widths = {place: blocks[place].attn2.to_q.out_features for place in image.PLACES["SDXL"]}
+    widths = {place: blocks[place].attn2.to_q.out_features for place in image.BLOCKS["SDXL"]}
     ours, call = image.Ours(image.Layers(widths, dtype, device)), image.calls(model, dtype, scale.pixels[1])
     streams = mixed.calls(network, dtype, scale.pixels[1])
     return {
@@ -243,6 +244,7 @@ def measure_promises(scale, figures: dict) -> None:
     """Sample at a tenth of SD1.5's width and see what must equal what, and that nothing is left."""
     memory = _memory()
     _sample_promises(scale.promised_steps, figures)
+    _compile_promises(figures)
     for name in ("sageattention", "flash_attn", "xformers"):
         figures[name] = "installed" if importlib.util.find_spec(name) else "not installed"
     comfy.model_management.unload_all_models()
@@ -259,14 +261,20 @@ def _sample_promises(steps: int, figures: dict) -> None:
         "FACT": lambda model, **settings: apply_fact(model, adapter, face, **settings),
         "image adapter": lambda model, **settings: apply_ip_adapter(model, image_adapter, tokens, **settings),
     }
-    plain, fp8 = _sample(steps, base), tiny.model(torch.float8_e4m3fn, torch.bfloat16)
-    figures["fp8 base alone: off by"] = difference(_sample(steps, fp8), plain)
+    first, plain = _sample(steps, base), _sample(steps, base)
+    figures["base: queued again"] = _equal(plain, first)
+    for state in ("NO_VRAM", "LOW_VRAM"):
+        with _vram(state):
+            figures[f"base, {state}: off by"] = difference(_sample(steps, base), plain)
+    fp8 = tiny.model(torch.float8_e4m3fn, torch.bfloat16)
+    figures["base, fp8: off by"] = difference(_sample(steps, fp8), plain)
     for name, apply in forms.items():
         with_face = _sample(steps, _apply(apply, base))
         figures[f"{name}: what it changes"] = difference(with_face, plain)
         figures[f"{name}: queued again"] = _equal(_sample(steps, _apply(apply, base)), with_face)
         for what, settings in OFF.items():
-            figures[f"{name}, {what}: the base model"] = _equal(_sample(steps, _apply(apply, base, **settings)), plain)
+            off, plain = _sample(steps, _apply(apply, base, **settings)), _sample(steps, base)
+            figures[f"{name}, {what}: the base model"] = _equal(off, plain)
         for state in ("NO_VRAM", "LOW_VRAM"):
             with _vram(state):
                 figures[f"{name}, {state}: off by"] = difference(_sample(steps, _apply(apply, base)), with_face)
@@ -280,6 +288,16 @@ def _sample_promises(steps: int, figures: dict) -> None:
     figures["Infinite-ID: queued again"] = _equal(again, both)
     alone = _sample(steps, apply_infinite_id(base))
     figures["Infinite-ID without an identity: off the base model by"] = difference(alone, plain)
+
+
+def _compile_promises(figures: dict) -> None:
+    """Run the base model alone, and with FACT, under the host's compile node; two steps, for compiling takes long."""
+    base, adapter, face = tiny.model(), tiny.adapter(), tiny.face_id()
+    models = {"base": base, "FACT": _apply(lambda model: apply_fact(model, adapter, face), base)}
+    for backend in ("cudagraphs", "inductor") if torch.cuda.is_available() else ():
+        for name, model in models.items():
+            torch._dynamo.reset()
+            figures[f"{name}, compiled by {backend}: off by"] = _compiled(2, model, backend, _sample(2, model))
 
 
 def _memory() -> int:
@@ -318,6 +336,7 @@ def _compiled(steps: int, model, backend: str, expected: torch.Tensor):
     try:
         return difference(_sample(steps, TorchCompileModel.execute(model, backend).args[0]), expected)
     except Exception as error:  # a compiler that is missing is not ours to mend, but to be told of
+        print(f"```\n{backend}: {traceback.format_exc()[-3000:]}\n```")
         return f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"
 
 

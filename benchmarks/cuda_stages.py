@@ -51,7 +51,7 @@ class Scale:
     pixels: tuple[int, int] = (512, 1024)
     batches: tuple[int, ...] = (1, 4)
     photos: tuple[int, ...] = (1, 4)
-    rounds: tuple[int, int] = (20, 20)
+    rounds: tuple[int, int] = (20, 10)
     steps: int = 60
     promised_steps: int = 20
     dtypes: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float16)
@@ -130,7 +130,7 @@ def measure_image(scale: Scale, figures: dict) -> None:
         result = image.run(model, dtype, references, scale.pixels[1], sorted({*scale.pixels}), *scale.rounds)
         figures |= {f"photos {references}: {name}": value for name, value in result.items()}
     blocks = image.transformer_blocks(model.model.diffusion_model)
-    widths = {place: blocks[place].attn2.to_q.out_features for place in image.PLACES["SDXL"]}
+    widths = {place: blocks[place].attn2.to_q.out_features for place in image.BLOCKS["SDXL"]}
     ours = image.Ours(image.Layers(widths, dtype, model.load_device))
     call = image.calls(model, dtype, scale.pixels[1])
 
@@ -194,7 +194,7 @@ def measure_facea(scale: Scale, figures: dict) -> None:
     """Time FaceA's training steps, and extrapolate to a thousand."""
     batch = 4 if scale.sd15 == networks.WIDTH else 1
     size = facea.Size(scale.pixels[0], batch, scale.steps, scale.dtypes[0], width=scale.sd15)
-    loops = {name: facea.LOOPS[name] for name in ("cached", "cached, checkpointing")}
+    loops = {name: loop for name, loop in facea.LOOPS.items() if name != "naive"}
     figures |= facea.run(size, loops)
 
 
@@ -273,7 +273,7 @@ STAGES = (
     Stage("goldens", 40, right.measure_goldens),
     Stage("halves", 60, right.measure_halves),
     Stage("fact", 70, measure_fact),
-    Stage("image", 60, measure_image),
+    Stage("image", 75, measure_image),
     Stage("mixed", 45, measure_mixed),
     Stage("facea", 60, measure_facea),
     Stage("promises", 60, right.measure_promises),

@@ -38,10 +38,10 @@ def megabytes(numbers: int) -> list[str]:
 
 def memory_rows(encoder: FaceEncoder, adapter: FactAdapter) -> list[list]:
     """What each part holds; the keys and values are those of a run with one photo, cond and uncond."""
-    parts = {"TransFace": encoder.patcher, "projector": adapter.projector, "16 sites": adapter.sites}
+    parts = {"TransFace": encoder.patcher, "projector": adapter.projector, "16 face blocks": adapter.face_blocks()}
     counts = {name: sum(p.numel() for p in patcher.model.parameters()) for name, patcher in parts.items()}
     tokens = adapter.face_tokens(torch.zeros(1, 144, 512)).expand(2, -1, -1)
-    kept = [part for site in adapter.sites.model for part in project_face(site, tokens.to(site.alpha_attn))]
+    kept = [part for site in adapter.face_blocks().model for part in project_face(site, tokens.to(site.alpha_attn))]
     counts["keys and values of a run"] = sum(part.numel() for part in kept)
     return [[name, f"{count / 1e6:.3f}", *megabytes(count)] for name, count in counts.items()]
 

@@ -21,7 +21,7 @@ from comfy.sd1_clip import SD1ClipModel, SD1Tokenizer  # noqa: E402
 from comfy.supported_models_base import ClipTarget  # noqa: E402
 from likeness.adapters.facea import REGIONS, learned_rows, prompt_of  # noqa: E402
 from likeness.training import inpainting  # noqa: E402
-from likeness.training.facea import Learned, step_loss  # noqa: E402
+from likeness.training.facea import Learned, Terms, sample_batch, step_loss  # noqa: E402
 from likeness.training.inpainting import Inpainting, Photos  # noqa: E402
 from likeness.training.lora import branches, fresh_lora, in_training  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
@@ -31,8 +31,13 @@ ROWS, WORD = 4, "woman"
 VAE = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
        "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0}  # fmt: skip
 PARTS = ("data", "forward", "backward", "optimiser")
-# Name -> whether blocks are computed twice, whether pictures and prompts are encoded anew in every step.
-LOOPS = {"cached": (False, False), "cached, checkpointing": (True, False), "naive": (False, True)}
+# Name -> whether blocks are computed twice, pictures and prompts encoded anew in every step, kernels replayed.
+LOOPS = {
+    "cached": (False, False, False),
+    **({"cached, replayed": (False, False, True)} if CUDA else {}),
+    "cached, checkpointing": (True, False, False),
+    "naive": (False, True, False),
+}
 
 
 @dataclass(frozen=True)
@@ -98,36 +103,37 @@ def synchronised() -> float:
 
 
 class Steps:
-    """Training steps whose parts are timed; `naive` encodes pictures and prompts of the batch anew in each."""
+    """Training steps whose parts are timed.
 
-    def __init__(self, work: Setting, naive: bool):
-        self.work, self.naive = work, naive
+    naive: encode photos and prompts of the batch anew in each step; replay: record a step's kernels as CUDA graphs and
+    replay them, and step with one kernel.
+    """
+
+    def __init__(self, work: Setting, naive: bool, replay: bool):
+        self.work, self.naive, self.replay = work, naive, replay
+        self.terms = Terms(work.model.model, work.learned.lora)
         self.generator = torch.Generator().manual_seed(0)
         lora = [part for branch in work.learned.lora.values() for part in branch.parameters()]
-        self.optimiser = torch.optim.AdamW([{"params": lora}, {"params": [*work.learned.features.values()]}])
+        groups = [{"params": lora}, {"params": [*work.learned.features.values()]}]
+        self.optimiser = torch.optim.AdamW(groups, fused=replay)
 
     def run(self) -> dict[str, float]:
-        """Seconds of each part of one step."""
-        clock = []
-        unet = self.work.model.model.diffusion_model
-        hooks = [
-            unet.register_forward_pre_hook(lambda *_: clock.append(synchronised())),
-            unet.register_forward_hook(lambda *_: clock.append(synchronised())),
-        ]
-        begin = synchronised()
+        """Return the seconds of each part of one step."""
+        work, clock = self.work, [synchronised()]
         if self.naive:
             self.encode()
-        loss = step_loss(self.work.model.model, self.work.learned, self.work.data, self.generator, self.work.size.batch)
+        tensors = sample_batch(work.model.model, work.learned, work.data, self.generator, work.size.batch)
+        if self.replay:
+            self.terms, self.replay = torch.cuda.make_graphed_callables(self.terms, tensors), False
+        clock.append(synchronised())
+        loss = self.terms(*tensors)
+        clock.append(synchronised())
         loss.backward()
-        backward = synchronised()
+        clock.append(synchronised())
         self.optimiser.step()
         self.optimiser.zero_grad()
-        end = synchronised()
-        for hook in hooks:
-            hook.remove()
-        into, out = clock[:2]  # a checkpointed UNet's blocks run again, the UNet itself does not
-        parts = into - begin, out - into, backward - out, end - backward
-        return dict(zip(PARTS, parts)) | {"step": end - begin}
+        clock.append(synchronised())
+        return dict(zip(PARTS, (b - a for a, b in zip(clock, clock[1:])))) | {"step": clock[-1] - clock[0]}
 
     @torch.no_grad()
     def encode(self) -> None:
@@ -142,10 +148,10 @@ def time_loops(work: Setting, loops: dict) -> tuple[dict[str, list[dict[str, flo
 
     The loops take turns, so that all see the same load.
     """
-    steps = {name: Steps(work, naive) for name, (_, naive) in loops.items()}
+    steps = {name: Steps(work, naive, replay) for name, (_, naive, replay) in loops.items()}
     samples, peaks = {name: [] for name in loops}, dict.fromkeys(loops, float("nan"))
     for turn in range(1 + work.size.rounds):  # the first one warms up
-        for name, (checkpointing, _) in loops.items():
+        for name, (checkpointing, *_) in loops.items():
             if CUDA:
                 torch.cuda.reset_peak_memory_stats()
             with in_training([work.model], work.learned.lora, checkpointing):

@@ -21,8 +21,8 @@ from types import SimpleNamespace  # noqa: E402
 import comfy.model_management  # noqa: E402
 import torch  # noqa: E402
 from comfy.ldm.modules.attention import optimized_attention  # noqa: E402
-from likeness.adapters.ip_layout import PLACES  # noqa: E402
-from likeness.attention_patches.calls import attend, transformer_blocks  # noqa: E402
+from likeness.adapters.unet_blocks import BLOCKS, transformer_blocks  # noqa: E402
+from likeness.attention_patches.calls import attend  # noqa: E402
 from likeness.attention_patches.ip_adapter import ImageAttentionPatch  # noqa: E402
 from networks import unet  # noqa: E402
 
@@ -165,7 +165,7 @@ def calls(model, dtype, pixels: int):
     times = torch.full((2,), 500.0, device=device)
 
     def call(slot):
-        patches = {"cond_or_uncond": [0, 1], "patches_replace": {"attn2": dict.fromkeys(PLACES["SDXL"], slot)}}
+        patches = {"cond_or_uncond": [0, 1], "patches_replace": {"attn2": dict.fromkeys(BLOCKS["SDXL"], slot)}}
         return network(x, times, text, labels, transformer_options=patches)
 
     return call
@@ -189,7 +189,7 @@ def run(model, dtype, references: int, pixels: int, layer_pixels, call_rounds: i
     device = model.load_device
     comfy.model_management.load_models_gpu([model])
     blocks = transformer_blocks(model.model.diffusion_model)
-    widths = {place: blocks[place].attn2.to_q.out_features for place in PLACES["SDXL"]}
+    widths = {place: blocks[place].attn2.to_q.out_features for place in BLOCKS["SDXL"]}
     layers = Layers(widths, dtype, device, references)
     forms = {"ours": Ours(layers), "(a)": Straightforward(layers), "floor": Floor(layers, 2)}
     print(f"\n### {len(widths)} layers, {references * TOKENS} tokens, {str(dtype).removeprefix('torch.')}\n")

@@ -18,7 +18,8 @@ import statistics  # noqa: E402
 import comfy.model_management  # noqa: E402
 import torch  # noqa: E402
 from comfy.ldm.modules.attention import optimized_attention  # noqa: E402
-from likeness.attention_patches.calls import attend, transformer_blocks  # noqa: E402
+from likeness.adapters.unet_blocks import transformer_blocks  # noqa: E402
+from likeness.attention_patches.calls import attend  # noqa: E402
 from likeness.attention_patches.infinite_id import STREAMS, MixedSelfAttention, Streams  # noqa: E402
 from networks import WIDTH, unet  # noqa: E402
 

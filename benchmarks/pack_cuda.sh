@@ -9,7 +9,7 @@
 #   benchmarks/pack_cuda.sh --back    puts them back
 #
 # The machine brings Python 3.12 (or $PYTHON_TAG), torch, torchvision, torchaudio, transformers, tokenizers, numpy,
-# scipy, einops, safetensors, aiohttp, yarl, requests, psutil, tqdm, pyyaml, pillow, pydantic, filelock; for the stages
+# scipy, einops, safetensors, aiohttp, yarl, requests, psutil, tqdm, pyyaml, pillow, filelock; for the stages
 # `hosts` and `tests` also opencv-python-headless, onnx, onnxruntime, pytest and hypothesis.
 # Left out of the host: large tokenizers. comfy-kitchen goes without its compiled kernels, its torch fallback serves;
 # of av only empty names go, for it reads videos and nothing here does.
@@ -32,14 +32,15 @@ mkdir -p "$out/site" "$out/ComfyUI" "$out/likeness"
 pinned() { grep "^$1==" "$comfy/requirements.txt"; }
 wheels=$(mktemp -d)
 trap 'rm -rf "$wheels"' EXIT
-platforms=()
-for glibc in 2_28 2_27 2_17; do platforms+=(--platform "manylinux_${glibc}_x86_64"); done
-python3 -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: \
-    --python-version "${PYTHON_TAG:-3.12}" --implementation cp "${platforms[@]}" --platform manylinux2014_x86_64 -d "$wheels" \
-    "$(pinned comfy-kitchen)" "$(pinned comfy-aimdo)" torchsde trampoline SQLAlchemy alembic Mako blake3 simpleeval jsonschema \
-    jsonschema-specifications referencing rpds-py 2>&1 | grep -v '^WARNING: Location' || true
+fetch() {
+    local platforms=(--platform manylinux2014_x86_64) glibc
+    for glibc in 2_28 2_27 2_17; do platforms+=(--platform "manylinux_${glibc}_x86_64"); done
+    python3 -m pip download -q --disable-pip-version-check --only-binary=:all: --python-version "${PYTHON_TAG:-3.12}" \
+        --implementation cp "${platforms[@]}" -d "$wheels" "$@"
+}
+fetch --no-deps "$(pinned comfy-kitchen)" "$(pinned comfy-aimdo)" torchsde trampoline SQLAlchemy alembic Mako blake3 simpleeval
+fetch pydantic
 for wheel in "$wheels"/*.whl; do python3 -m zipfile -e "$wheel" "$out/site"; done
-[ -d "$out/site/torchsde" ] || { echo "the wheels could not be had" >&2; exit 1; }
 find "$out/site/comfy_kitchen" -name '*.so' -delete
 for module in av av/container av/subtitles av/subtitles/stream av/video av/video/reformatter; do
     mkdir -p "$out/site/$module"

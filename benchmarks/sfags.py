@@ -52,13 +52,13 @@ class Straightforward:
     """(a): the definition taken literally, on the sites and tokens of a FactPatch."""
 
     def __init__(self, patch):
-        self.sites = dict(zip(patch.blocks, patch.sites.model))
+        self.weights = dict(zip(patch.blocks, patch.weights.model))
         self.tokens = patch.tokens
 
     def __call__(self, x, extra_options):
         kinds = torch.tensor(extra_options["cond_or_uncond"], device=x.device)
         face = self.tokens.to(x)[kinds.repeat_interleave(len(x) // len(kinds))]
-        site = self.sites[extra_options["block"]]
+        site = self.weights[extra_options["block"]]
         rows = site.norm1(torch.cat((x, site.linear(face)), dim=1))
         looked = self.attention(rows, site.attn, extra_options["n_heads"])[:, : x.shape[1]]
         x = x + STRENGTH * torch.tanh(site.alpha_attn).to(x) * looked
@@ -156,7 +156,7 @@ class Floor:
     """The bare kernels of every site, made ready for the tokens of a recorded call; their results are thrown away."""
 
     def __init__(self, visits: list, patch):
-        sites = dict(zip(patch.blocks, patch.sites.model))
+        sites = dict(zip(patch.blocks, patch.weights.model))
         rows = patch.tokens.shape[1]
         self.kernels = {o["block"]: floor_kernels(x, sites[o["block"]], rows, o["n_heads"]) for x, o in visits}
 

@@ -1,17 +1,29 @@
-"""Test bench: the checkout as the package `likeness`, and a real ComfyUI host on the CPU."""
+"""Test bench: the checkout as the package `likeness`, and a real ComfyUI host on the CPU.
 
+Every process that runs tests has a base directory of its own, so that several may run at once.
+"""
+
+import atexit
+import ctypes
+import gc
 import importlib.util
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 COMFY = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".host" / "ComfyUI")
-BASE = ROOT / ".host" / "test"
+BASE = Path(tempfile.mkdtemp(prefix="likeness-test-")) / "base"
+atexit.register(shutil.rmtree, BASE.parent, ignore_errors=True)
 DEVICE = [] if os.environ.get("LIKENESS_TEST_DEVICE") == "cuda" else ["--cpu"]
+
+# The tests' tensors are so small that threads wait for each other longer than they compute.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def _load_package() -> None:
@@ -46,6 +58,23 @@ _load_package()
 _start_comfy()
 
 
+def pytest_collection_modifyitems(items):
+    """Put what needs the server first: of several workers one runs all of that, and starts the only server."""
+    items.sort(key=lambda item: "server" not in item.fixturenames)
+
+
+@pytest.hookimpl(trylast=True)  # after the fixtures
+def pytest_runtest_teardown(item, nextitem):
+    """Give back what models took, where that is gigabytes: there are as many processes as cores."""
+    if psutil.Process().memory_info().rss < 3e9:
+        return
+    if nextitem is None or nextitem.path != item.path:
+        sys.modules["comfy.model_management"].unload_all_models()
+        gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)  # free memory would stay with the process
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout."""
@@ -66,11 +95,17 @@ def base() -> Path:
 
 
 @pytest.fixture(scope="session")
-def executor(base):
-    """The host's graph executor in this process, with the pack loaded as the host loads it."""
+def _executor(base):
     from likeness.tests.support.executor import Executor
 
     return Executor(base / "custom_nodes" / "ComfyUI-Likeness")
+
+
+@pytest.fixture(scope="module")
+def executor(_executor):
+    """The host's graph executor in this process, with the pack loaded as the host loads it."""
+    yield _executor
+    _executor.forget()
 
 
 @pytest.fixture(scope="session")
@@ -78,5 +113,7 @@ def server(base):
     """The URL of a real server in a process of its own."""
     from likeness.launcher import hosting
 
-    with hosting.start(base, COMFY) as host:
-        yield host.url
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MALLOC_MMAP_THRESHOLD_", "1000000")  # large tensors go back to the system
+        with hosting.start(base, COMFY) as host:
+            yield host.url

@@ -67,7 +67,24 @@ class Learned:
             return embedded_rows(self.clip, prompt_of(self.word, region), features).to(features.device)
 
 
-def step_loss(
+class Terms(torch.nn.Module):
+    """Eq. 2 of a batch as a function of tensors and of the LoRA alone: all of a step that runs on a GPU.
+
+    model: the host's UNet model with the LoRA beside its layers.
+    """
+
+    def __init__(self, model, lora: dict[str, LoraBranch]):
+        super().__init__()
+        self.lora = torch.nn.ModuleList(lora.values())
+        self._model = (model,)  # no part of what learns
+
+    def forward(self, z_t, sigma, condition, context, eps) -> torch.Tensor:
+        """Return the loss of b photos in k terms: z_t, sigma, condition, context [k b, ...], eps [b, c, h, w]."""
+        predicted = eps_theta(*self._model, z_t, sigma, condition, context)
+        return facea_loss(eps, *predicted.chunk(len(z_t) // len(eps)))
+
+
+def sample_batch(
     model,
     learned: Learned,
     data: Inpainting,
@@ -75,11 +92,11 @@ def step_loss(
     batch: int,
     attributes: tuple[str, ...] = ATTRIBUTES,
     with_face: bool = True,
-) -> torch.Tensor:
-    """Draw a batch with replacement and give its loss: each photo's global term, and a drawn attribute's local one.
+) -> tuple[torch.Tensor, ...]:
+    """Draw photos with replacement and return what `Terms` reads: each photo's global term, then its local one.
 
-    model: the host's UNet model with the LoRA beside its layers. data: on its device. attributes: which may be drawn;
-    none for no local term. with_face: whether there is a global term.
+    data: on its device. attributes: which may be drawn for the local term; none for no such term. with_face: whether
+    there is a global term.
     """
     photos = torch.randint(len(data.latents), (batch,), generator=generator)
     sigmas = model.model_sampling.sigmas
@@ -90,13 +107,12 @@ def step_loss(
     terms = [["face"] * batch] if with_face else []
     if attributes:
         terms.append([attributes[v] for v in torch.randint(len(attributes), (batch,), generator=generator)])
-    predicted = _predicted(model, learned, data, photos.tolist(), sum(terms, []), noised(model, z_0, sigma, eps), sigma)
-    return facea_loss(eps, *predicted.chunk(len(terms)))
+    regions = sum(terms, [])
+    condition = torch.stack([data.conditions[region][photo] for region, photo in zip(regions, photos.tolist() * 2)])
+    z_t = noised(model, z_0, sigma, eps).repeat(len(terms), 1, 1, 1)
+    return z_t, sigma.repeat(len(terms)), condition, learned.context(regions), eps
 
 
-def _predicted(model, learned, data, photos, regions, z_t, sigma) -> torch.Tensor:
-    """The noise seen in z_t [b, c, h, w] for each of the terms, one after the other, in one call of the UNet."""
-    terms = len(regions) // len(photos)
-    condition = torch.stack([data.conditions[region][photo] for region, photo in zip(regions, photos * terms)])
-    z_t, sigma = z_t.repeat(terms, 1, 1, 1), sigma.repeat(terms)
-    return eps_theta(model, z_t, sigma, condition, learned.context(regions))
+def step_loss(model, learned: Learned, *arguments, **options) -> torch.Tensor:
+    """Return the loss of a batch that `sample_batch` draws."""
+    return Terms(model, learned.lora)(*sample_batch(model, learned, *arguments, **options))

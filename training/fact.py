@@ -9,9 +9,10 @@ from torch import nn
 from torch.linalg import vector_norm
 from torch.nn.functional import interpolate
 
-from ..adapters.fact import PROJECTOR_PREFIX, SITES, GatedSelfAttention
+from ..adapters.fact import FACE_BLOCKS, PROJECTOR_PREFIX, GatedSelfAttention
 from ..adapters.resampler import Resampler, ResamplerSizes
-from ..attention_patches.calls import attend, transformer_blocks
+from ..adapters.unet_blocks import transformer_blocks
+from ..attention_patches.calls import attend
 from ..attention_patches.sfags import gated_self_attention, project_face
 from . import loop
 from .frozen import Frozen, mean_in_mask, prediction_error, sample_noise
@@ -53,7 +54,7 @@ class FactSettings(TrainingSettings):
 def fair(increment: torch.Tensor, x: torch.Tensor, face: torch.Tensor, denominator: str = "outside") -> torch.Tensor:
     """Return L_FAIR = |GSA(x) (1 - M)| / |x (1 - M)| (docs/papers.md 2.8), the mean over images with a background.
 
-    increment, x: [b, n, d], what a site adds to the tokens, and the tokens; face: [b, n] in 0..1, M where over 0.5.
+    increment, x: [b, n, d], what a block adds to the tokens, and the tokens; face: [b, n] in 0..1, M where over 0.5.
     denominator: "outside" as the authors' page prints it; "increment" reads it as the share of the whole increment,
     |GSA(x) (1 - M)| / |GSA(x)|.
     """
@@ -84,50 +85,50 @@ def make_projector(features: int, width: int, settings: FactSettings) -> Resampl
 
 
 class Fact(nn.Module):
-    """Projector and sites in training, with the parameter names of `FactAdapter`'s."""
+    """Projector and face blocks in training, with the parameter names of `FactAdapter`'s."""
 
     def __init__(self, base: Frozen, features: int, settings: FactSettings):
         super().__init__()
         blocks = transformer_blocks(base.model.diffusion_model)
-        widths = {place[:2]: block.norm2.normalized_shape[0] for place, block in blocks.items()}
+        widths = {key[:2]: block.norm2.normalized_shape[0] for key, block in blocks.items()}
         width = base.text.embeddings.token_embedding.weight.shape[1]
         self.projector = make_projector(features, width, settings)
-        self.sites = nn.ModuleList(GatedSelfAttention(widths[site.block], width) for site in SITES)
-        for site in self.sites:  # whichever way it begins, the base model is as it was
-            nn.init.constant_(site.alpha_attn, settings.gate)
-            nn.init.constant_(site.alpha_dense, settings.gate)
-            for last in (site.attn.to_out[0], site.ff.net[2]) if settings.gate else ():
+        self.sites = nn.ModuleList(GatedSelfAttention(widths[block.block], width) for block in FACE_BLOCKS)
+        for face_block in self.sites:  # whichever way it begins, the base model is as it was
+            nn.init.constant_(face_block.alpha_attn, settings.gate)
+            nn.init.constant_(face_block.alpha_dense, settings.gate)
+            for last in (face_block.attn.to_out[0], face_block.ff.net[2]) if settings.gate else ():
                 nn.init.zeros_(last.weight)
                 nn.init.zeros_(last.bias)
 
     @property
     def by_block(self) -> dict[tuple[str, int], nn.Module]:
         """Return the face blocks by the host's names of their blocks."""
-        return {site.block: module for site, module in zip(SITES, self.sites)}
+        return {block.block: module for block, module in zip(FACE_BLOCKS, self.sites)}
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return the weights under the published names."""
         weights = {f"{PROJECTOR_PREFIX}{name}": tensor for name, tensor in self.projector.state_dict().items()}
-        for site, module in zip(SITES, self.sites):
-            weights |= {f"{site.diffusers}{name}": tensor for name, tensor in module.state_dict().items()}
+        for block, module in zip(FACE_BLOCKS, self.sites):
+            weights |= {f"{block.diffusers}{name}": tensor for name, tensor in module.state_dict().items()}
         return weights
 
 
 class FaceBlockPatch:
-    """What the host calls at every site in a training step; it keeps what FAIR wants to know.
+    """What the host calls at every face block in a training step; it keeps L_FAIR of each.
 
     face: [b, m, d] tokens; masks: [b, h, w] of the face in the latents.
     """
 
-    def __init__(self, sites: dict, face: torch.Tensor, masks: torch.Tensor, denominator: str):
-        self.sites, self.face, self.masks, self.denominator = sites, face, masks, denominator
+    def __init__(self, by_block: dict, face: torch.Tensor, masks: torch.Tensor, denominator: str):
+        self.by_block, self.face, self.masks, self.denominator = by_block, face, masks, denominator
         self.fair: list[torch.Tensor] = []
 
     def __call__(self, x: torch.Tensor, extra_options: dict) -> torch.Tensor:
-        site = self.sites[extra_options["block"]]
-        gates = torch.tanh(site.alpha_attn), torch.tanh(site.alpha_dense)
+        face_block = self.by_block[extra_options["block"]]
+        gates = torch.tanh(face_block.alpha_attn), torch.tanh(face_block.alpha_dense)
         attention = partial(attend, extra_options=extra_options)
-        changed = gated_self_attention(x, *project_face(site, self.face), site, *gates, attention)
+        changed = gated_self_attention(x, *project_face(face_block, self.face), face_block, *gates, attention)
         size = extra_options["activations_shape"][-2:]
         mask = interpolate(self.masks[:, None], size=tuple(size), mode="area").flatten(1)
         self.fair.append(fair(changed - x, x, mask, self.denominator))

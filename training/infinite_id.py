@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from ..adapters.ip_layout import PLACES
 from ..adapters.ip_projectors import InfiniteIdTokens
-from ..attention_patches.calls import attend, transformer_blocks
+from ..adapters.unet_blocks import BLOCKS, transformer_blocks
+from ..attention_patches.calls import attend
 from . import loop
 from .frozen import Frozen, mean_in_mask, prediction_error, sample_noise
 from .portraits import Portraits, others
@@ -48,7 +48,7 @@ class InfiniteId(nn.Module):
         self.width = width = base.text.embeddings.token_embedding.weight.shape[1]
         self.mapper = InfiniteIdTokens(_shapes(width, clip_width, face_width, settings))
         nn.init.normal_(self.mapper.clip_mapper.latents, std=settings.dim**-0.5)
-        attentions = {block: blocks[block].attn2 for block in PLACES[_BASE]}
+        attentions = {block: blocks[block].attn2 for block in BLOCKS[_BASE]}
         self.attentions = nn.ModuleDict(
             {_name(block): _like_text(attention) for block, attention in attentions.items()}
         )
@@ -106,7 +106,7 @@ def attention_patches(base: Frozen, adapter: InfiniteId, tokens: torch.Tensor, t
 
         return replace
 
-    return {"patches_replace": {"attn2": {block: at(block) for block in PLACES[_BASE]}}}
+    return {"patches_replace": {"attn2": {block: at(block) for block in BLOCKS[_BASE]}}}
 
 
 def step_loss(

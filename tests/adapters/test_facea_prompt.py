@@ -89,6 +89,16 @@ def test_repeated_rows_are_the_same_to_attention():
     assert torch.allclose(attention(query, more, more), attention(query, rows, rows), atol=1e-6)
 
 
+def test_lengths_of_which_none_divides_the_other_are_both_repeated(clip):
+    chance = torch.Generator().manual_seed(3)
+    rows, other = torch.randn(1, 154, 8, generator=chance), torch.randn(1, 231, 8, generator=chance)
+    ((longer, _),), ((negative, _),) = repeated([[rows, {}]], [[other, {}]])
+    assert torch.equal(longer, rows.repeat(1, 3, 1)) and torch.equal(negative, other.repeat(1, 2, 1))
+    _, (rows, _), (negative, _) = prompt(clip, text=LONG, negative=LONG)
+    assert rows.shape[1] == negative.shape[1] == 2 * 7 * 77 and torch.equal(rows[:, :539], rows[:, 539:])
+    assert torch.equal(negative, rows_of(clip, LONG).repeat(1, 7, 1))
+
+
 def test_features_of_another_width_are_one_sentence(clip):
     with pytest.raises(ValueError, match="features 768 wide, but the connected CLIP works with 64: connect the CLIP"):
         encode_prompt(clip, drawn_identity(), "a woman face", "", False)

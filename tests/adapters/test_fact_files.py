@@ -6,7 +6,7 @@ from dataclasses import replace
 import comfy.model_management
 import pytest
 import torch
-from likeness.adapters.fact import SITES, FactAdapter, GatedSelfAttention
+from likeness.adapters.fact import FACE_BLOCKS, FactAdapter, GatedSelfAttention
 from likeness.adapters.loading import load_adapter
 from likeness.adapters.resampler import Resampler, ResamplerSizes
 from likeness.encoders.identity import joined
@@ -31,7 +31,7 @@ def saved(tmp_path, state_dict, name="adapter.ckpt"):
 def original_spelling(state_dict):
     """The GLIGEN-style names of the same tensors."""
     renamed = dict(state_dict)
-    for site in SITES:
+    for site in FACE_BLOCKS:
         for key in list(renamed):
             if key.startswith(site.diffusers):
                 renamed[site.original + key.removeprefix(site.diffusers)] = renamed.pop(key)
@@ -39,7 +39,7 @@ def original_spelling(state_dict):
 
 
 def weights_of(adapter: FactAdapter) -> dict:
-    return {**adapter.projector.model.state_dict(), **adapter.sites.model.state_dict()}
+    return {**adapter.projector.model.state_dict(), **adapter.face_blocks().model.state_dict()}
 
 
 def test_published_sizes_have_the_published_parameter_counts():
@@ -57,17 +57,17 @@ def test_published_sizes_have_the_published_parameter_counts():
 
 def test_places_of_the_sites():
     """Published name, original name and the host's block of each site, in the order in which the UNet runs them."""
-    assert [site.block for site in SITES] == [
+    assert [site.block for site in FACE_BLOCKS] == [
         *(("input", i) for i in (1, 2, 4, 5, 7, 8)),
         ("middle", 0),
         *(("output", i) for i in range(3, 12)),
     ]
-    assert SITES[5].diffusers == "down_blocks.2.attentions.1.transformer_blocks.0.attn2.processor."
-    assert SITES[5].original == "input_blocks.8.1.transformer_blocks.0.fuser."
-    assert SITES[6].diffusers == "mid_block.attentions.0.transformer_blocks.0.attn2.processor."
-    assert SITES[6].original == "middle_block.1.transformer_blocks.0.fuser."
-    assert SITES[15].diffusers == "up_blocks.3.attentions.2.transformer_blocks.0.attn2.processor."
-    assert SITES[15].original == "output_blocks.11.1.transformer_blocks.0.fuser."
+    assert FACE_BLOCKS[5].diffusers == "down_blocks.2.attentions.1.transformer_blocks.0.attn2.processor."
+    assert FACE_BLOCKS[5].original == "input_blocks.8.1.transformer_blocks.0.fuser."
+    assert FACE_BLOCKS[6].diffusers == "mid_block.attentions.0.transformer_blocks.0.attn2.processor."
+    assert FACE_BLOCKS[6].original == "middle_block.1.transformer_blocks.0.fuser."
+    assert FACE_BLOCKS[15].diffusers == "up_blocks.3.attentions.2.transformer_blocks.0.attn2.processor."
+    assert FACE_BLOCKS[15].original == "output_blocks.11.1.transformer_blocks.0.fuser."
 
 
 def test_both_spellings_give_the_same_adapter(tmp_path):
@@ -80,7 +80,7 @@ def test_both_spellings_give_the_same_adapter(tmp_path):
 
 
 def test_the_copy_of_the_base_models_norm_is_ignored(tmp_path):
-    with_norm = fact() | {f"{SITES[0].diffusers}ln.{part}": torch.full((32,), 9.0) for part in ("weight", "bias")}
+    with_norm = fact() | {f"{FACE_BLOCKS[0].diffusers}ln.{part}": torch.full((32,), 9.0) for part in ("weight", "bias")}
     one, other = load_adapter(saved(tmp_path, fact(), "a.ckpt")), load_adapter(saved(tmp_path, with_norm, "b.ckpt"))
     assert weights_of(one).keys() == weights_of(other).keys()
 
@@ -112,7 +112,7 @@ def without(state_dict, part):
         (lambda: without(fact(), "mid_block"), "1 of its 16 sites lack .* mid_block"),
         (lambda: without(fact(), "up_blocks.1.attentions.0.transformer_blocks.0.attn2.processor.attn.to_k"), "to_k"),
         (lambda: without(fact(), "local_fac_prj.proj_out.bias"), "proj_out.bias"),
-        (lambda: fact() | {f"{SITES[3].diffusers}attn.to_q.weight": torch.zeros(8, 8)}, "size mismatch"),
+        (lambda: fact() | {f"{FACE_BLOCKS[3].diffusers}attn.to_q.weight": torch.zeros(8, 8)}, "size mismatch"),
         (lambda: without(fact(), "local_fac_prj.proj_in.weight"), "proj_in.weight"),
     ],
 )
@@ -225,7 +225,7 @@ def test_identities_of_different_encoders_are_not_joined():
 
 def test_networks_are_in_evaluation_mode_and_owned_by_patchers(tmp_path):
     adapter, encoder = load_adapter(saved(tmp_path, fact())), load_encoder(saved(tmp_path, transface(), "t.pt"))
-    for patcher in (adapter.projector, adapter.sites, encoder.patcher):
+    for patcher in (adapter.projector, adapter.face_blocks(), encoder.patcher):
         assert not patcher.model.training
         assert not any(parameter.requires_grad for parameter in patcher.model.parameters())
         assert patcher.offload_device == torch.device("cpu")

@@ -5,7 +5,7 @@ import comfy.ops
 import pytest
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from likeness.adapters.fact import SITES, GatedSelfAttention
+from likeness.adapters.fact import FACE_BLOCKS, GatedSelfAttention
 from likeness.adapters.resampler import Resampler, ResamplerSizes
 from likeness.attention_patches.fact import FactPatch
 from likeness.encoders.transface import TransFace, TransFaceSizes
@@ -61,7 +61,7 @@ def fact_unet():
     case.fill(base.diffusion_model)
     weights = case.weights("adapter_shapes")
     sites = torch.nn.ModuleList()
-    for site in SITES:
+    for site in FACE_BLOCKS:
         own = {
             key.removeprefix(site.diffusers): value for key, value in weights.items() if key.startswith(site.diffusers)
         }
@@ -96,7 +96,7 @@ def test_host_unet_without_adapter(fact_unet):
 )
 def test_sfags_in_the_host_unet(fact_unet, tokens, strength, expected):
     case, model, sites = fact_unet
-    blocks = [site.block for site in SITES]
+    blocks = [site.block for site in FACE_BLOCKS]
     pictures = []
     for face in case.input[tokens]:  # the golden batch holds two identities; a patch holds (cond, uncond) of one
         patch = FactPatch(sites, blocks, face.expand(2, -1, -1), strength, (float("inf"), 0.0))

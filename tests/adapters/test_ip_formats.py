@@ -12,8 +12,8 @@ from likeness.adapters.ip_adapter import (
     is_ip_adapter,
     recognise,
 )
-from likeness.adapters.ip_layout import PLACES, lora_targets
 from likeness.adapters.ip_projectors import PulidTokens
+from likeness.adapters.unet_blocks import BLOCKS, lora_targets
 from likeness.tests.support import tiny, tiny_ip
 from likeness.tests.support.golden_recipe import state_dict
 from likeness.weights.reading import read_state_dict
@@ -62,7 +62,7 @@ def test_recognised_by_its_tensors(kind, base):
     """Whatever it is called, but for the two pairs that have the same tensors."""
     adapter = tiny_ip.adapter(kind, base)
     assert (adapter.format.name, adapter.base, adapter.token_dim) == (kind, base, tiny_ip.DIM)
-    assert list(adapter.widths) == list(PLACES[base]) and list(adapter.widths.values()) == tiny_ip.WIDTHS[base]
+    assert list(adapter.widths) == list(BLOCKS[base]) and list(adapter.widths.values()) == tiny_ip.WIDTHS[base]
     assert adapter.lora == {}
 
 
@@ -162,7 +162,7 @@ def test_keys_and_values_of_every_place():
     with torch.inference_mode():
         given = adapter.tokens(face=tiny_ip.face())
         layers = adapter.split(adapter.keys_values(given, torch.float32))
-    assert list(layers) == list(PLACES["SD1.5"])
+    assert list(layers) == list(BLOCKS["SD1.5"])
     file = weights("faceid")
     for number, place in ((1, ("input", 1, 0)), (13, ("output", 3, 0)), (31, ("middle", 0, 0))):
         for part, found in zip("kv", layers[place]):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from likeness.adapters.ip_adapter import IpAdapter, recognise
-from likeness.adapters.ip_layout import PLACES, image_numbers
+from likeness.adapters.unet_blocks import BLOCKS, image_numbers
 from likeness.attention_patches.ip_adapter import ImageAttentionPatch, layer_strengths
 from likeness.tests.support.golden_cases import TOLERANCE, Case, error
 
@@ -108,7 +108,7 @@ def test_image_cross_attention_in_the_host_unet(name):
 def test_published_numbers():
     """The order of the published layers: down, up, middle; 16 and 70 of them (docs/papers.md 4.3)."""
     sd15, sdxl = image_numbers("SD1.5"), image_numbers("SDXL")
-    assert (len(sd15), len(sdxl)) == (16, 70) == (len(set(PLACES["SD1.5"])), len(set(PLACES["SDXL"])))
+    assert (len(sd15), len(sdxl)) == (16, 70) == (len(set(BLOCKS["SD1.5"])), len(set(BLOCKS["SDXL"])))
     assert [sd15[n] for n in (1, 11, 13, 29, 31)] == [
         ("input", 1, 0), ("input", 8, 0), ("output", 3, 0), ("output", 11, 0), ("middle", 0, 0),
     ]  # fmt: skip

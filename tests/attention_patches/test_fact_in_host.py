@@ -270,13 +270,13 @@ def test_the_host_loads_the_adapters_weights(monkeypatch, model, adapter, face, 
 
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", spy)
     assert torch.equal(tiny.sample(patched(model, adapter, face)), with_face)
-    assert adapter.projector in loaded and adapter.sites in loaded
+    assert adapter.projector in loaded and adapter.face_blocks() in loaded
 
 
 def test_weights_that_stream_in_give_the_same_picture(model, face, with_face):
     """Everything left on the offload device, as on a card where nothing fits."""
     adapter = tiny.adapter()
-    for patcher in (adapter.projector, adapter.sites):
+    for patcher in (adapter.projector, adapter.face_blocks()):
         patcher.load(patcher.load_device, lowvram_model_memory=1)
         assert patcher.model.model_lowvram
     assert difference(tiny.sample(patched(model, adapter, face)), with_face) < ROUNDING

@@ -3,7 +3,7 @@
 import comfy.samplers
 import pytest
 import torch
-from likeness.attention_patches.calls import transformer_blocks
+from likeness.adapters.unet_blocks import transformer_blocks
 from likeness.attention_patches.infinite_id import Streams, apply_infinite_id
 from likeness.tests.support import tiny
 

@@ -1,6 +1,8 @@
 """Mixed attention and AdaIN-mean: the algebra's oracles."""
 
+import pytest
 import torch
+from likeness.attention_patches.infinite_id import Streams
 from likeness.attention_patches.mixed_attention import adain, adain_mean, mixed_keys_values
 
 
@@ -28,3 +30,14 @@ def test_doubled_keys_and_values_leave_attention_as_it_is():
     q, k, v = rows(7, 0), rows(5, 1), rows(5, 2)
     attend = torch.nn.functional.scaled_dot_product_attention
     torch.testing.assert_close(attend(q, *mixed_keys_values(k, v, k, v)), attend(q, k, v))
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_both_streams_side_by_side_are_the_papers_keys(images):
+    """What batch 1 has for free must be K^ = [K_id; K_t] for every batch and number of chunks."""
+    x = torch.randn(2 * 2 * images, 5, 4, generator=torch.Generator().manual_seed(0))
+    k_id, k_t = Streams.split(x, chunks=2)
+    expected, _ = mixed_keys_values(k_id, k_id, k_t, k_t)
+    found = Streams.side_by_side(x, chunks=2)
+    assert torch.equal(found, expected)
+    assert (found.data_ptr() == x.data_ptr()) == (images == 1), "no copy for one image"

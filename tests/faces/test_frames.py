@@ -92,6 +92,36 @@ def test_a_face_of_quite_another_size_in_the_same_place_is_somebody_else():
     assert numbers == [0, 1]
 
 
+@pytest.mark.parametrize("frames, sides", [(1, 1.0), (4, 2.0), (9, 3.0), (25, 3.0)])
+def test_a_face_is_looked_for_within_its_side_and_within_three_after_a_while(frames, sides):
+    """`frames`: from one sight of it to the next, between which nobody is seen."""
+    for moved, number in ((0.97 * sides, 0), (1.03 * sides, 1)):
+        for x, y in ((moved, 0), (0, -moved), (-0.6 * moved, 0.8 * moved)):
+            walk = (face(200),), *[()] * (frames - 1), (face(200 + 40 * x, 60 + 40 * y),)
+            assert number_faces(walk)[-1][0].number == number, (x, y)
+
+
+def test_a_change_in_size_counts_as_a_way():
+    for x, side, number in ((25, 60, 1), (10, 60, 0), (0, 79, 0), (0, 81, 1), (0, 21, 0), (0, 19, 1)):
+        assert number_faces(((face(100),), (face(100 + x, side=side),)))[1][0].number == number, (x, side)
+
+
+def test_who_walked_out_of_sight_is_expected_a_side_ahead_at_most():
+    walk = [(face(100 + 20 * i),) for i in range(12)]  # the last at 320, and by then 20 pixels a frame
+    for gap, ahead in ((1, 20), (2, 40), (9, 40)):
+        reach = 40 * np.sqrt(gap)
+        for x, number in ((ahead - reach + 2, 0), (ahead + reach - 2, 0), (ahead + reach + 2, 1)):
+            frames = (*walk, *[()] * (gap - 1), (face(320 + x),))
+            assert number_faces(frames)[-1][0].number == number, (gap, x)
+
+
+def test_a_detector_that_trembles_sends_nobody_far():
+    """One jump of ten pixels is half believed: the next is expected five further on."""
+    standing = (face(100),), (face(100),), (face(110),)
+    for x, number in ((115 + 39, 0), (115 + 41, 1), (115 - 39, 0), (115 - 41, 1)):
+        assert number_faces((*standing, (face(x),)))[-1][0].number == number, x
+
+
 def test_no_faces_at_all_and_too_large_a_number():
     empty = video((), ())
     for if_no_face in ("error", "skip", "nearest frame"):

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import tomllib
 from pathlib import Path
 
 import folder_paths
@@ -62,6 +63,14 @@ def test_cpu_wheel_is_found_for_this_python_only(tmp_path, monkeypatch, comfy):
     assert environment.cpu_torch_version(f"{other} {mine}") == "2.13.1+cpu"
     monkeypatch.setenv("PIP_FIND_LINKS", str(mine))
     assert environment.requirements(comfy)[0] == "torch==2.13.1+cpu"
+
+
+def test_the_python_that_is_promised_is_the_one_that_is_asked_for(root):
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    oldest = project["project"]["requires-python"].removeprefix(">=")
+    assert project["tool"]["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
+    assert f"sys.version_info < ({oldest.replace('.', ', ')})" in (root / "likeness.py").read_text(encoding="utf-8")
+    assert f"You need Python {oldest} or newer" in (root / "README.md").read_text(encoding="utf-8")
 
 
 def test_stamp_changes_with_every_pin():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from likeness.attention_patches.calls import transformer_blocks
+from likeness.adapters.unet_blocks import transformer_blocks
 from likeness.miniature.models import base_model
 from likeness.miniature.models.autoencoder import Autoencoder, AutoencoderSizes
 from likeness.tests.support.tiny_miniature import WORDS, drawn, prefixed, text, unet

@@ -3,7 +3,7 @@
 import folder_paths
 import pytest
 import torch
-from likeness.attention_patches.calls import transformer_blocks
+from likeness.adapters.unet_blocks import transformer_blocks
 from likeness.inpaint.paint import EVERY_FACE, Person, Sampling, paint
 from likeness.inpaint.refine import CropStyle, refine_crops
 from likeness.metrics.scores import text_scores

@@ -50,6 +50,10 @@ class Executor:
         entry = self._loop.run_until_complete(self._executor.caches.outputs.get(node))
         return [slot[0] for slot in entry.outputs] if entry else []
 
+    def forget(self) -> None:
+        """Let go of all graphs and what they made."""
+        self._executor.reset()
+
     def executed(self) -> set[str]:
         """Ids of the nodes the last graph really ran: those that the cache did not answer."""
         return {data["node"] for event, data in self.events if event == "executing" and data.get("node")}

@@ -5,7 +5,7 @@ import comfy.model_patcher
 import comfy.supported_models
 import torch
 from likeness.adapters.ip_adapter import INFINITE_ID_METADATA, IpAdapter
-from likeness.adapters.ip_layout import PLACES
+from likeness.adapters.unet_blocks import BLOCKS
 from likeness.encoders.clip_vision import ClipFeatures
 from likeness.encoders.identity import FaceId
 from likeness.tests.support import tiny
@@ -90,7 +90,7 @@ def shapes(kind="faceid", base="SD1.5", lora_rank=0, dim=DIM, widths=None) -> di
 
 def infinite_id_shapes(base="SDXL") -> dict:
     result = resampler("clip_mapper.", CLIP) | mlp("face_mapper.")
-    for place, width in zip(PLACES[base], WIDTHS[base]):
+    for place, width in zip(BLOCKS[base], WIDTHS[base]):
         for part in "kv":
             result[f"image_attention.{'.'.join(map(str, place))}.to_{part}.weight"] = (width, DIM)
     return result

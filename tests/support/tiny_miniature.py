@@ -11,8 +11,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.sd1_clip import SD1ClipModel
 from likeness.adapters.facea_file import save_facea
 from likeness.adapters.ip_adapter import INFINITE_ID_METADATA
-from likeness.adapters.ip_layout import PLACES
-from likeness.attention_patches.calls import transformer_blocks
+from likeness.adapters.unet_blocks import BLOCKS, transformer_blocks
 from likeness.miniature import detector as finder
 from likeness.miniature.models import base_model
 from likeness.miniature.models.autoencoder import Autoencoder, AutoencoderSizes
@@ -111,7 +110,7 @@ def _infinite_id_shapes() -> dict[str, tuple[int, ...]]:
     shapes = tiny_ip.resampler("clip_mapper.", DIM, outputs=DIM) | tiny_ip.linear("face_mapper.proj.0", 512, 16)
     shapes |= tiny_ip.linear("face_mapper.proj.2", 16, 4 * DIM) | tiny_ip.norm("face_mapper.norm", DIM)
     blocks = transformer_blocks(UNetModel(**base_model.unet_layout(WIDTH), operations=comfy.ops.manual_cast))
-    for place in PLACES["SD1.5"]:
+    for place in BLOCKS["SD1.5"]:
         for part in ("to_k", "to_v"):
             width = blocks[place].attn2.to_q.out_features
             shapes[f"image_attention.{'.'.join(map(str, place))}.{part}.weight"] = (width, DIM)

@@ -1,5 +1,7 @@
 """Eq. 2 on the host's real UNet: what it is made of, what it moves, and that it does what the paper says it does."""
 
+import contextlib
+
 import comfy.model_base
 import comfy.model_management
 import pytest
@@ -37,6 +39,21 @@ def test_before_the_first_step_it_is_the_base_models(checkpointing):
     with torch.no_grad():  # outside of the training nothing stands beside the layers
         seen["base"] = step_loss(model.model, learned, data, generator(), 3)
     assert torch.equal(seen["trained"], seen["base"]) and not torch.equal(seen["moved"], seen["base"])
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_training_leaves_the_host_as_it_was(stopped):
+    model = tiny_facea.loaded_model()
+
+    def forwards():
+        return {name: layer.forward for name, layer in model.model.named_modules()}
+
+    before, learned = forwards(), tiny_facea.learned(model)
+    with contextlib.suppress(KeyboardInterrupt), tiny_facea.training(model, learned, checkpointing=True):
+        assert comfy.model_management.in_training and forwards() != before
+        if stopped:
+            raise KeyboardInterrupt
+    assert not comfy.model_management.in_training and forwards() == before
 
 
 def gradients(checkpointing=False, **options):

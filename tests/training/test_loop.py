@@ -21,7 +21,7 @@ from likeness.training.curve import draw, outline
 from likeness.training.loop import Group, Progress, StoppedError, make_stream, train
 from likeness.training.precision import compute_dtype, lower
 from likeness.training.settings import TrainingSettings
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 CPU = torch.device("cpu")
 TOGETHER = TrainingSettings(
@@ -219,6 +219,32 @@ def test_an_error_within_a_step_leaves_the_state_before_it(tmp_path):
     again = Line()
     train(again.groups, again.loss, TrainingSettings(steps=6), CPU, tmp_path / "a.pt")
     assert torch.equal(again.state(), whole.state()) and torch.equal(again.drawn[0], whole.drawn[3])
+
+
+@pytest.mark.parametrize("seconds", [0.0, 60.0])
+@pytest.mark.parametrize("register", [register_optimizer_step_pre_hook, register_optimizer_step_post_hook])
+def test_a_step_that_is_half_done_is_never_saved(tmp_path, register, seconds):
+    """Ctrl-C between the parameters' step and the loss that counts it: what was saved before is what there is."""
+    options = TrainingSettings(steps=6, ema=0.9, checkpoint_seconds=seconds)
+    whole, broken, again = Line(), Line(), Line()
+    expected = train(whole.groups, whole.loss, options, CPU)
+    path, steps = tmp_path / "a.pt", itertools.count(1)
+
+    def stop(*_):
+        if next(steps) == 4:
+            raise KeyboardInterrupt
+
+    handle = register(stop)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(broken.groups, broken.loss, options, CPU, path)
+    finally:
+        handle.remove()
+    assert path.exists() == (seconds == 0)
+    done = train(again.groups, again.loss, options, CPU, path)
+    assert done.resumed_at == (3 if seconds == 0 else 0) and done.losses == expected.losses
+    assert torch.equal(again.state(), whole.state())
+    assert all(torch.equal(done.average[name], each) for name, each in expected.average.items())
 
 
 def test_a_checkpoint_is_written_now_and_then(tmp_path):
