@@ -201,16 +201,16 @@ def measure_facea(scale: Scale, figures: dict) -> None:
 def measure_trainers(scale: Scale, figures: dict) -> None:
     """Time steps of the adapters' trainers on numbers of the true shapes: milliseconds a step, samples a second."""
     model = networks.unet("SD15", scale.dtypes[0], scale.sd15)
-    base = frozen.frozen(model, f2d.text_encoder(), "bfloat16" if scale.dtypes[0].itemsize == 2 else "float32")
+    base = frozen.freeze(model, f2d.text_encoder(), "bfloat16" if scale.dtypes[0].itemsize == 2 else "float32")
     portraits = _portraits(scale.pixels[0] // 8)
     shared = {"steps": scale.steps // 3 + 2, "batch": 8 if scale.sd15 == networks.WIDTH else 2}
     runs = {
-        "FACT": lambda after: fact.train(base, portraits, fact.Settings(**shared), None, after),
+        "FACT": lambda after: fact.train(base, portraits, fact.FactSettings(**shared), None, after),
         "Face2Diffusion": lambda after: face2diffusion.train(
-            base, portraits, face2diffusion.Settings(**shared), None, after
+            base, portraits, face2diffusion.Face2DiffusionSettings(**shared), None, after
         ),
         "Infinite-ID": lambda after: infinite_id.train(
-            base, portraits, portraits.features["clip"][0], infinite_id.Settings(**shared), None, after
+            base, portraits, portraits.features["clip"][0], infinite_id.InfiniteIdSettings(**shared), None, after
         ),
     }
     for name, run in runs.items():

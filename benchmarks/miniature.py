@@ -49,7 +49,7 @@ def portraits() -> Portraits:
 def trainers(data: Portraits) -> dict:
     """By name what runs a training of given settings, and the settings."""
     model, clip, _ = miniature.load_miniature(miniature.WEIGHTS)
-    ground = frozen.frozen(model, clip, "bfloat16")
+    ground = frozen.freeze(model, clip, "bfloat16")
     shared = {**adapters.SHARED, "ema": 0.0, "steps": STEPS}
     small = {"dim": 128, "depth": 2}
     nothing = data.features["clip"][0]
@@ -58,22 +58,22 @@ def trainers(data: Portraits) -> dict:
     lessons = base.Lessons(data.latents, torch.zeros(len(data), len(VECTOR_NAMES)), captions)
 
     def text_to_image(settings, after):
-        network = base.Base(words, 64)
+        network = base.BaseNetwork(words, 64)
         return base.train(network, lessons, recipe.alphas_bar(), settings, torch.device("cpu"), None, after)
 
     return {
-        "base": (text_to_image, base.Settings(steps=STEPS, **(recipe.BASE | {"ema": 0.0}))),
+        "base": (text_to_image, base.BaseSettings(steps=STEPS, **(recipe.BASE | {"ema": 0.0}))),
         "FACT": (
             lambda settings, after: fact.train(ground, data, settings, None, after),
-            fact.Settings(**(shared | adapters.FACT)),
+            fact.FactSettings(**(shared | adapters.FACT)),
         ),
         "Face2Diffusion": (
             lambda settings, after: face2diffusion.train(ground, data, settings, None, after),
-            face2diffusion.Settings(hidden=(256, 256), **shared),
+            face2diffusion.Face2DiffusionSettings(hidden=(256, 256), **shared),
         ),
         "Infinite-ID": (
             lambda settings, after: infinite_id.train(ground, data, nothing, settings, None, after),
-            infinite_id.Settings(queries=12, **shared, **small),
+            infinite_id.InfiniteIdSettings(queries=12, **shared, **small),
         ),
     }
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from .world.dataset import Recipe, write
+from .world.dataset import SetRecipe, write
 from .world.people import SPLITS
 from .world.sheet import save, sheet
 
@@ -18,10 +18,10 @@ def main(argv: list[str], say: Callable[[str], None] = print) -> int:
         save(sheet(range(first, first + options.people), options.pictures, options.size, options.seed), options.target)
         say(f"Wrote {options.target}.")
         return 0
-    names = ("split", "first", "people", "pictures", "size", "seed")
+    names = ("split", "first", "people", "size", "seed")
     try:
-        recipe = Recipe(**{name: getattr(options, name) for name in names})
-        write(options.target, recipe, options.processes, lambda done, count: say(f"{done} of {count} shards"))
+        recipe = SetRecipe(images=options.pictures, **{name: getattr(options, name) for name in names})
+        write(options.target, recipe, options.processes, lambda done, count: say(f"{done} of {count} pictures"))
     except (ValueError, OSError) as error:
         say(str(error))
         return 1

@@ -19,7 +19,7 @@ from ..metrics.similarity import identity_summary
 from ..weights.reading import read_state_dict
 from .detector import MiniatureFinder
 from .models.recogniser import Recogniser
-from .training.crops import aligned_pixels
+from .training.crops import align_pixels
 from .world.draw import draw
 from .world.people import person
 from .world.scenes import Scene
@@ -77,22 +77,25 @@ class Server(Protocol):
 
 @dataclass(frozen=True)
 class Row:
-    """A method with a person, by number, and prompts. graph: of a prompt and the words for the person, "a woman"."""
+    """A method with the number of a person, and prompts. graph: of a prompt and words for the person: "a woman"."""
 
     title: str
-    who: int
+    number: int
     prompts: tuple[str, ...]
     graph: Callable[[str, str], Prompt]
 
 
-def published(name: str) -> Prompt:
-    """A workflow in API form."""
+def load_workflow(name: str) -> Prompt:
+    """Return a workflow in API form."""
     return json.loads((API / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def in_miniature(name: str, **files: str) -> Prompt:
-    """The workflow `name` on the miniature; files: what its loaders are to name, by input."""
-    prompt = published(name)
+    """Return the workflow `name` with the miniature's models and settings.
+
+    files: what its loaders are to name, by input.
+    """
+    prompt = load_workflow(name)
     for node in prompt.values():
         if node["class_type"] == "CheckpointLoaderSimple":
             task = "inpainting" if "inpainting" in node["inputs"]["ckpt_name"] else "text to image"
@@ -103,46 +106,46 @@ def in_miniature(name: str, **files: str) -> Prompt:
 
 
 def with_prompt(prompt: Prompt, text: str) -> Prompt:
-    """The same with `text` as its prompt and nothing as its negative one; all workflows number these nodes alike."""
+    """Change the prompt to `text` and the negative prompt to nothing; all workflows number these nodes alike."""
     prompt["2"]["inputs"]["text"], prompt["3"]["inputs"]["text"] = text, ""
     return prompt
 
 
-def plain(text: str, who: str) -> Prompt:
-    """The base model alone."""
-    prompt = fact(text, who)
+def plain(text: str, words: str) -> Prompt:
+    """Return the graph of the base model alone."""
+    prompt = fact(text, words)
     prompt["12"]["inputs"]["model"] = ["1", 0]
     return {key: prompt[key] for key in ("1", "2", "3", "11", "12", "13", "14")}
 
 
-def fact(text: str, who: str) -> Prompt:
-    return with_prompt(in_miniature("miniature"), text.format(who=who))
+def fact(text: str, words: str) -> Prompt:
+    return with_prompt(in_miniature("miniature"), text.format(who=words))
 
 
-def face2diffusion(text: str, who: str) -> Prompt:
+def face2diffusion(text: str, words: str) -> Prompt:
     names = {"encoder_name": "miniature_msid.safetensors", "adapter_name": "miniature_face2diffusion.safetensors"}
     return with_prompt(in_miniature("f2d_text_to_image", **names), text.format(who="{face}"))
 
 
 def infinite_id(workflow: str) -> Callable[[str, str], Prompt]:
-    """Of a published workflow; the CLIP of the miniature sees the whole photo."""
+    """Return a function that makes graphs of a published workflow; the CLIP of the miniature sees the whole photo."""
     names = {"encoder_name": "miniature_arcface.onnx", "adapter_name": "miniature_infinite_id.safetensors"}
 
-    def graph(text: str, who: str) -> Prompt:
+    def graph(text: str, words: str) -> Prompt:
         prompt = in_miniature(workflow, **names)
         for left_out in ("15", "16", "17"):  # the crop for CLIP, a look at it, and the loader of CLIP
             del prompt[left_out]
         prompt["10"]["inputs"] |= {"clip_vision": ["1", 3], "image": ["4", 0]}
-        return with_prompt(prompt, text.format(who=who))
+        return with_prompt(prompt, text.format(who=words))
 
     return graph
 
 
-def facea(text: str, who: str) -> Prompt:
-    """The base model's picture of anybody, its head made the learned one's, to the same words."""
-    prompt, told = in_miniature("facea_refine", identity_name="miniature_facea.safetensors"), text.format(who=who)
-    prompt["11"]["inputs"]["face_prompt"] = told
-    return with_prompt(prompt, told)
+def facea(text: str, words: str) -> Prompt:
+    """Return the graph that repaints the head of a stranger as the learned person, with the same prompt."""
+    prompt, text = in_miniature("facea_refine", identity_name="miniature_facea.safetensors"), text.format(who=words)
+    prompt["11"]["inputs"]["face_prompt"] = text
+    return with_prompt(prompt, text)
 
 
 ROWS = (
@@ -161,15 +164,15 @@ async def make(client: Server, folder: Path) -> list[Path]:
     """
     made, rows = {}, []
     for row in ROWS:
-        reference = drawn_reference(folder, row.who)
+        reference = render_reference(folder, row.number)
         uploaded = await client.upload_image(reference)
-        pictures = []
+        images = []
         for label, graph in graphs(row, uploaded).items():
             key = json.dumps(graph)
             if key not in made:  # the server has a graph's pictures once: what it remembers, it does not send again
-                made[key] = await _picture(client, graph)
-            pictures.append((label, made[key]))
-        rows.append(titled(row, Image.open(reference), pictures))
+                made[key] = await _sample(client, graph)
+            images.append((label, made[key]))
+        rows.append(make_row(row, Image.open(reference), images))
         print(rows[-1][0], flush=True)
     page = folder / "sheet.png"
     graphics.draw_rows("Likeness: four methods in the miniature", rows, NOTE).save(page)
@@ -177,8 +180,8 @@ async def make(client: Server, folder: Path) -> list[Path]:
 
 
 def graphs(row: Row, reference: str) -> dict[str, Prompt]:
-    """The graphs of a row by their labels; reference: the picture of the person, as the server calls it."""
-    words = "a woman" if person(row.who).woman else "a man"
+    """Return the graphs of a row by their labels; reference: the picture of the person, as the server calls it."""
+    words = "a woman" if person(row.number).woman else "a man"
     made = {"adapter off": plain(row.prompts[0], words)}
     made |= {text.format(who=words): row.graph(text, words) for text in row.prompts}
     for graph in made.values():
@@ -188,43 +191,41 @@ def graphs(row: Row, reference: str) -> dict[str, Prompt]:
     return made
 
 
-def drawn_reference(folder: Path, number: int) -> Path:
-    """A picture of a person, as LoadImage takes it."""
+def render_reference(folder: Path, number: int) -> Path:
+    """Write an image of a person into `folder`, as LoadImage takes it, and return its path."""
     path = folder / f"reference_{number}.png"
-    save(draw([person(number)], [Scene()], REFERENCE_SIZE).pictures[0], path)
+    save(draw([person(number)], [Scene()], REFERENCE_SIZE).images[0], path)
     return path
 
 
-def titled(row: Row, reference: Image.Image, pictures: list[tuple[str, Image.Image]]) -> tuple[str, list]:
-    """A row of the sheet, title and cells, of `pictures` by their labels; the first is that without the adapter."""
-    scores = identities([picture for _, picture in pictures], reference)
+def make_row(row: Row, reference: Image.Image, images: list[tuple[str, Image.Image]]) -> tuple[str, list]:
+    """Return title and cells of a row of the sheet, of images by their labels; the first is without the adapter."""
+    scores = identities([image for _, image in images], reference)
     mean = identity_summary(scores[1:]).all
-    labels = [
-        f"{'no face' if score.isnan() else f'{score:.2f}'}\n{label}" for score, (label, _) in zip(scores, pictures)
-    ]
-    cells = zip(("reference", *labels), (reference, *(picture for _, picture in pictures)))
+    labels = [f"{'no face' if score.isnan() else f'{score:.2f}'}\n{label}" for score, (label, _) in zip(scores, images)]
+    cells = zip(("reference", *labels), (reference, *(image for _, image in images)))
     return f"{row.title}: likeness {mean:.2f}, {scores[0].nan_to_num():.2f} with the adapter off", list(cells)
 
 
 @torch.inference_mode()
-def identities(pictures: Sequence[Image.Image], reference: Image.Image) -> torch.Tensor:
-    """The cosine [n] of every picture's face to the reference's; NaN where no face is found."""
+def identities(images: Sequence[Image.Image], reference: Image.Image) -> torch.Tensor:
+    """Return the cosine [n] of every picture's face to the reference's; NaN where no face is found."""
     scorer = Recogniser.of({name: weight.float() for name, weight in read_state_dict(SCORER).items()})
-    who, *shown = (_vector(picture, scorer) for picture in (reference, *pictures))
-    return torch.stack([(vector * who).sum() for vector in shown])
+    person_vector, *vectors = (_embed(image, scorer) for image in (reference, *images))
+    return torch.stack([(vector * person_vector).sum() for vector in vectors])
 
 
-def _vector(picture: Image.Image, scorer: Recogniser) -> torch.Tensor:
-    """The unit vector [d] of the face in a picture; NaN without one."""
-    pixels = np.array(picture.convert("RGB"))
-    found = MiniatureFinder(MIN_SCORE).detect(pixels)
-    if not found:
+def _embed(image: Image.Image, scorer: Recogniser) -> torch.Tensor:
+    """Return the unit vector [d] of the face in a picture; NaN without one."""
+    pixels = np.array(image.convert("RGB"))
+    faces = MiniatureFinder(MIN_SCORE).detect(pixels)
+    if not faces:
         return torch.tensor(torch.nan)
-    faces = Faces(torch.from_numpy(pixels)[None] / 255, (tuple(found),))
-    return normalize(scorer(aligned_pixels(faces)), dim=1)[0]
+    crop = Faces(torch.from_numpy(pixels)[None] / 255, (tuple(faces),))
+    return normalize(scorer(align_pixels(crop)), dim=1)[0]
 
 
-async def _picture(client: Server, graph: Prompt) -> Image.Image:
+async def _sample(client: Server, graph: Prompt) -> Image.Image:
     result = await client.run(graph)
     (saved,) = (key for key, node in graph.items() if node["class_type"] == "SaveImage")
     return Image.open(io.BytesIO(result.images[saved][0].data))

@@ -30,24 +30,24 @@ class MiniatureFinder:
         self._network = _load(WEIGHTS)
 
     def detect(self, image: np.ndarray) -> list[Face]:
-        """The face in `image` [H, W, 3] uint8 RGB, or none."""
-        picture, scale = _to_working_size(image)
+        """Return the face in `image` [H, W, 3] uint8 RGB, or none."""
+        pixels, scale = _to_working_size(image)
         with torch.no_grad():
-            points, presence = self._network(picture[None])
+            points, presence = self._network(pixels[None])
         score = presence.sigmoid().item()
         points = ((points[0].numpy() + 0.5) / scale - 0.5).astype(np.float32)
         return [Face(points, box(points), score)] if score >= self.min_score else []
 
 
 def box(points: np.ndarray) -> tuple[float, float, float, float]:
-    """The square about the points [5, 2] of a face that holds the face."""
+    """Return the square about the points [5, 2] of a face that holds the face."""
     low, high = points.min(axis=0), points.max(axis=0)
     middle, reach = (low + high) / 2, _BOX / 2 * (high - low).max()
     return tuple(np.concatenate([middle - reach, middle + reach]).tolist())
 
 
 def _to_working_size(image: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
-    """The picture [3, SIZE, SIZE] in -1..1, black where it is not square, and the scale of x and y [2]."""
+    """Return the picture [3, SIZE, SIZE] in -1..1, black where it is not square, and the scale of x and y [2]."""
     height, width = image.shape[:2]
     factor = SIZE / max(height, width)
     size = max(1, round(height * factor)), max(1, round(width * factor))

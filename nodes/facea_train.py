@@ -16,6 +16,7 @@ from ..faces.masks import SHAPES
 from ..inpaint.refine import CropStyle
 from ..training import curve, facea_run, loop
 from ..training.inpainting import cut_photos
+from ..training.settings import PRECISIONS
 from ..weights import folders
 from .sockets import FaceaIdentityType, FaceIdType, FacesType
 
@@ -107,7 +108,7 @@ def _running() -> list[io.Input]:
     return [
         io.Combo.Input(
             "precision",
-            options=list(loop.PRECISIONS),
+            options=list(PRECISIONS),
             tooltip="What the UNet computes in. auto is bfloat16 where the device is quick at it, float32 elsewhere. "
             "What is learned is float32 always.",
         ),

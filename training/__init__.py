@@ -1,6 +1,7 @@
 """Training: the losses of the papers as functions, one loop for all trainers, and what they are trained on.
 
-`loop` steps, keeps checkpoints and goes on from them, in several processes by `distributed`; `lora` puts a LoRA beside
+`settings` are read and checked in one place, also from files. `loop` steps, keeps checkpoints and goes on from them, in
+several processes by `distributed`, in a `precision`, with a `progress_line` in the terminal. `lora` puts a LoRA beside
 the layers of a copy of the host's model. FaceA-Net: `inpainting` makes of photos what the UNet receives, `facea` holds
 Eq. 2, `facea_run` makes an identity of it, `curve` draws the losses, `command` is for the terminal. Nothing here knows
 a node, so that a script can train too.

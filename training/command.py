@@ -2,19 +2,17 @@
 
 import argparse
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 
 from ..host_process import SetupError
-
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+from .settings import add_setting_options, check_data, check_settings, read_config
 
 
 def main(arguments: list[str], open_host: Callable[[bool], None], others: tuple[str, ...]) -> int:
     """Train a person; stopped with Ctrl-C it keeps what was learned, run again it goes on.
 
-    open_host: makes the host importable, told whether to leave the GPU alone. others: what else can be trained.
-    Raises SetupError with a sentence where photos, checkpoint or settings do not serve.
+    open_host: makes the host importable; its argument is whether to leave the GPU alone. others: what else can be
+    trained. Raises SetupError with a sentence where photos, checkpoint or settings do not serve.
     """
     options = _parse(arguments, others)
     if not options.photos.is_dir():
@@ -23,9 +21,10 @@ def main(arguments: list[str], open_host: Callable[[bool], None], others: tuple[
         raise SetupError(f"There is no checkpoint {options.checkpoint}.", "Name an SD inpainting checkpoint.")
     open_host(options.cpu)
     try:
-        return _train(options)
+        _train(options)
     except (ValueError, RuntimeError, OSError) as error:
         raise SetupError(str(error), f"{options.output} was not written.") from error
+    return 0
 
 
 def _parse(arguments: list[str], others: tuple[str, ...]) -> argparse.Namespace:
@@ -38,15 +37,13 @@ def _parse(arguments: list[str], others: tuple[str, ...]) -> argparse.Namespace:
     parser.add_argument("output", type=Path, help="the safetensors file to write")
     parser.add_argument("--word", default="woman", help="woman or man: the person in the prompts (default: woman)")
     parser.add_argument("--detector", help="as Load Face Detector lists them (default: the first that is ready)")
-    parser.add_argument("--size", type=int, default=512, help="side of the crops in pixels (default: 512)")
+    parser.add_argument("--size", type=int, help="side of the crops in pixels (default: 512)")
     parser.add_argument("--cpu", action="store_true", help="do not use the GPU")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a training setting, e.g. --set steps=600"
-    )
+    add_setting_options(parser)
     return parser.parse_args(arguments)
 
 
-def _train(options: argparse.Namespace) -> int:
+def _train(options: argparse.Namespace) -> None:
     import comfy.sd
 
     from ..adapters.facea import REGIONS
@@ -54,48 +51,27 @@ def _train(options: argparse.Namespace) -> int:
     from ..inpaint.refine import CropStyle
     from . import facea_run
     from .inpainting import cut_photos
+    from .progress_line import ProgressLine
 
-    settings = _settings(options.set, facea_run.Settings)
-    photos = cut_photos(_photos(options), REGIONS, CropStyle(size=options.size))
+    values, about_data = read_config(options.config, options.set)
+    settings = check_settings(facea_run.Settings, values)
+    about_data |= {name: value for name in ("size", "detector") if (value := getattr(options, name)) is not None}
+    data = check_data((), about_data)
+    photos = cut_photos(_find_faces(options.photos, data.detector), REGIONS, CropStyle(size=data.size))
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(options.checkpoint))
-
-    def show(progress) -> None:
-        print(f"step {progress.step} of {settings.steps}, loss {progress.losses[-1]:.4f}", flush=True)
-
     base = facea_run.Base(model, clip, vae)
-    result = facea_run.learn(base, photos, facea_run.Task(options.word), settings, after_step=show)
+    result = facea_run.learn(base, photos, facea_run.Task(options.word), settings, after_step=ProgressLine(settings))
     save_facea(options.output, result.identity)
     print(f"{facea_run.report(result)}\nwritten to {options.output}")
-    return 0
 
 
-def _settings(given: list[str], kind: type):
-    from . import loop
-
-    kinds = {entry.name: entry.type for entry in fields(kind)}
-    values = dict(text.partition("=")[::2] for text in given)
-    return loop.settings({name: _value(text, kinds.get(name)) for name, text in values.items()}, kind)
-
-
-def _value(text: str, kind: type | None):
-    if kind is bool:
-        return text.lower() in ("1", "true", "yes", "on")
-    return kind(text) if kind in (int, float) else text
-
-
-def _photos(options: argparse.Namespace) -> list:
-    import numpy as np
-    import torch
-    from PIL import Image, ImageOps
-
+def _find_faces(folder: Path, label: str) -> list:
+    """Return the largest face of every photo in a folder, as `Faces` of one image each."""
     from ..faces import detector
     from ..faces.choose import apply_policy
+    from .photos import PHOTO_FILES, read_photo
 
-    files = sorted(file for file in options.photos.iterdir() if file.suffix.lower() in PICTURES)
-    finder = detector.load(options.detector or detector.first_detector(), 0.5, 640)
-    found = []
-    for file in files:
-        picture = np.asarray(ImageOps.exif_transpose(Image.open(file)).convert("RGB"), dtype=np.float32) / 255
-        faces = detector.detect_faces(finder, torch.from_numpy(picture)[None])
-        found.append(apply_policy(faces, "largest", 0, "whole picture"))
-    return found
+    finder = detector.load(label or detector.first_detector(), 0.5, 640)
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PHOTO_FILES)
+    faces = [detector.detect_faces(finder, read_photo(file)[None]) for file in files]
+    return [apply_policy(photo, "largest", 0, "whole picture") for photo in faces]

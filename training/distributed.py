@@ -16,18 +16,20 @@ if TYPE_CHECKING:
 
 
 def is_main() -> bool:
-    """Whether this process is the first of those that were started to train together, or alone: the one that writes."""
+    """Return whether this process is the first of those that were started to train together, or alone: the one that
+    writes.
+    """
     return int(os.environ.get("RANK", 0)) == 0
 
 
 def count_processes() -> int:
-    """How many processes were started to train together."""
+    """Return how many processes were started to train together."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 @contextlib.contextmanager
 def main_first() -> Iterator[None]:
-    """Of several processes the main one goes first, however long it takes, and the others when it is done."""
+    """Let the main process go first, however long it takes, and the others when it is done."""
     if count_processes() == 1:
         yield
         return
@@ -45,18 +47,18 @@ def share(accelerator: "Accelerator", parameters: list[torch.nn.Parameter], loss
     Where a process has no gradient it counts as 0; where none has one, there stays none.
     """
     # Fused optimisers take it for granted that a gradient lies in memory as its parameter does: so it is filled anew.
-    own = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
-    numbers = torch.tensor([loss, *(each.grad is not None for each in parameters)]).to(own[0])
-    message = torch.cat([each.flatten() for each in (*own, numbers)])
-    *means, numbers = accelerator.reduce(message, "mean").split([each.numel() for each in (*own, numbers)])
+    gradients = [torch.zeros_like(tensor) if tensor.grad is None else tensor.grad for tensor in parameters]
+    numbers = torch.tensor([loss, *(tensor.grad is not None for tensor in parameters)]).to(gradients[0])
+    message = torch.cat([tensor.flatten() for tensor in (*gradients, numbers)])
+    *means, numbers = accelerator.reduce(message, "mean").split([tensor.numel() for tensor in (*gradients, numbers)])
     loss, *shares = numbers.tolist()
-    for parameter, gradient, mean, some in zip(parameters, own, means, shares):
+    for parameter, gradient, mean, some in zip(parameters, gradients, means, shares):
         parameter.grad = gradient.copy_(mean.view_as(gradient)) if some else None
     return loss
 
 
 def find_accelerator(device: torch.device) -> "Accelerator | None":
-    """This process's place among those that were started to train together; None where it is alone."""
+    """Return accelerate's view of the processes that train together; None where this one is alone."""
     count = int(os.environ.get("WORLD_SIZE", 1))
     if count == 1:
         return None
@@ -77,7 +79,7 @@ def find_accelerator(device: torch.device) -> "Accelerator | None":
     return accelerator
 
 
-def check_place(accelerator: "Accelerator", parameters: dict[str, torch.nn.Parameter]) -> None:
+def check_device(accelerator: "Accelerator", parameters: dict[str, torch.nn.Parameter]) -> None:
     """Raise RuntimeError where parameters are on another device than the one that this process has among all."""
     here = accelerator.device
     for name, parameter in parameters.items():
@@ -89,7 +91,7 @@ def check_place(accelerator: "Accelerator", parameters: dict[str, torch.nn.Param
 
 
 def from_main(content: dict) -> dict:
-    """What the main process has of `content`, in every process."""
+    """Return in every process what the main process has of `content`."""
     from accelerate.utils import broadcast_object_list
 
     return broadcast_object_list([content])[0]

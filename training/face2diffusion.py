@@ -1,21 +1,23 @@
 """Face2Diffusion's training (arXiv 2403.05094, Eq. 5-7; docs/papers.md 3.6): two words of a face, by CGDR."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from ..adapters.face2diffusion import MappingNetwork, MappingSizes
 from ..adapters.face_prompt import FIRST
 from . import loop
-from .frozen import Frozen, Noised, draw_noise, masked_mean, prediction_error
+from .frozen import Frozen, NoisyBatch, mean_in_mask, prediction_error, sample_noise
 from .portraits import Portraits
+from .settings import Count, Positive, Share, TrainingSettings, Weight
 from .text_model import NAME
 
 MODES = ("cgdr", "reconstruction", "masked")
 
 
 @dataclass(frozen=True)
-class Settings(loop.Settings):
+class Face2DiffusionSettings(TrainingSettings):
     """hidden: widths of both networks. prompt, class_words: the words around the face, and in its place.
 
     keep_expression: how often the expression is told; else it is the learned unconditional one.
@@ -23,18 +25,18 @@ class Settings(loop.Settings):
     focus: how many times as much an error inside the face counts as one outside; 1 as published.
     """
 
-    batch: int = 32
-    lr: float = 1e-5
-    hidden: tuple[int, ...] = (1536, 1536)
-    keep_expression: float = 0.8
-    mode: str = MODES[0]
-    focus: float = 1.0
+    batch: Count = 32
+    lr: Positive = 1e-5
+    hidden: tuple[Count, ...] = (1536, 1536)
+    keep_expression: Share = 0.8
+    mode: Literal[MODES] = MODES[0]
+    focus: Weight = 1.0
     prompt: str = "a photo of"
     class_words: str = "a person"
 
 
 def cgdr_target(z_0: torch.Tensor, class_denoised: torch.Tensor, face: torch.Tensor) -> torch.Tensor:
-    """Eq. 6: the picture inside the face, what the class prompt makes of the noise outside: z_0 M + z_c (1 - M).
+    """Return Eq. 6 in clean latents: the image inside the face, the class prompt's outside: z_0 M + z_c (1 - M).
 
     z_0, class_denoised: [b, c, h, w]; face: M, [b, h, w] in 0..1. Written in clean latents, it is the paper's target
     eps M + eps_c (1 - M) up to the factor that `prediction_error` has.
@@ -42,19 +44,19 @@ def cgdr_target(z_0: torch.Tensor, class_denoised: torch.Tensor, face: torch.Ten
     return torch.lerp(class_denoised, z_0, face[:, None])
 
 
-def with_words(embeddings: torch.Tensor, tokens: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-    """Word embeddings with positions [b, n, d] of tokens [b, n], the two words [b, 2, d] in the place of "f l".
+def insert_words(embeddings: torch.Tensor, tokens: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    """Return word embeddings with positions [b, n, d] of tokens [b, n], the two words [b, 2, d] in the place of "f l".
 
     As published, the words have no position.
     """
-    people, slots = (tokens == FIRST).nonzero(as_tuple=True)
-    for word, place in enumerate((slots, slots + 1)):
-        embeddings = embeddings.index_put((people, place), words[people, word].to(embeddings))
+    people, columns = (tokens == FIRST).nonzero(as_tuple=True)
+    for word, column in enumerate((columns, columns + 1)):
+        embeddings = embeddings.index_put((people, column), words[people, word].to(embeddings))
     return embeddings
 
 
-def mapping(portraits: Portraits, word: int, settings: Settings) -> MappingNetwork:
-    """A fresh mapping network for the portraits' features, with words as wide as `word`."""
+def make_mapping(portraits: Portraits, word: int, settings: Face2DiffusionSettings) -> MappingNetwork:
+    """Return a fresh mapping network for the portraits' features, with words as wide as `word`."""
     identity, expression = (portraits.features[name].flatten(1).shape[1] for name in ("msid", "expression"))
     network = MappingNetwork(MappingSizes(identity, expression, settings.hidden, word))
     torch.nn.init.zeros_(network.null_exp)
@@ -66,36 +68,42 @@ def step_loss(
     network: MappingNetwork,
     portraits: Portraits,
     prompts: torch.Tensor,
-    settings: Settings,
+    settings: Face2DiffusionSettings,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """Eq. 5-7 of a drawn batch; prompts: tokens [2, 77] with the two words, and with the class in their place."""
-    drawn = torch.randint(len(portraits), (settings.batch,), generator=generator)
+    """Return Eq. 5-7 (arXiv 2403.05094) of a sampled batch.
+
+    prompts: tokens [2, 77] with the two words, and with the class in their place.
+    """
+    indices = torch.randint(len(portraits), (settings.batch,), generator=generator)
     identity, expression = (
-        portraits.features[name][drawn].flatten(1).to(base.device, torch.float32) for name in ("msid", "expression")
+        portraits.features[name][indices].flatten(1).to(base.device, torch.float32) for name in ("msid", "expression")
     )
-    told = (torch.rand(settings.batch, 1, generator=generator) < settings.keep_expression).to(identity)
-    words = network(identity, expression, told)
-    batch = draw_noise(base, portraits.latents[drawn], generator)
+    tells_expression = (torch.rand(settings.batch, 1, generator=generator) < settings.keep_expression).to(identity)
+    words = network(identity, expression, tells_expression)
+    batch = sample_noise(base, portraits.latents[indices], generator)
     named, of_class = prompts.expand(settings.batch, -1, -1).unbind(1)
-    context = base.context(with_words(base.embeddings(named), named, words))
-    denoised = base.denoised(batch.z_t, batch.sigma, context, {})
-    face = portraits.faces[drawn].to(denoised)
-    target = batch.z_0 if settings.mode != "cgdr" else cgdr_target(batch.z_0, _class(base, batch, of_class), face)
+    context = base.context(insert_words(base.embeddings(named), named, words))
+    denoised = base.denoise(batch.z_t, batch.sigma, context, {})
+    face = portraits.faces[indices].to(denoised)
+    target = (
+        batch.z_0 if settings.mode != "cgdr" else cgdr_target(batch.z_0, _denoise_class(base, batch, of_class), face)
+    )
     square = prediction_error(base, denoised, target, batch.sigma).square()
-    return masked_mean(square, face if settings.mode == "masked" else 1 + (settings.focus - 1) * face)
+    return mean_in_mask(square, face if settings.mode == "masked" else 1 + (settings.focus - 1) * face)
 
 
 @torch.no_grad()
-def _class(base: Frozen, batch: Noised, tokens: torch.Tensor) -> torch.Tensor:
-    """What the class prompt makes of the same noise; no gradient goes through it."""
+def _denoise_class(base: Frozen, batch: NoisyBatch, tokens: torch.Tensor) -> torch.Tensor:
+    """Return what the class prompt makes of the same noise; no gradient goes through it."""
     context = base.context(base.embeddings(tokens[:1]))  # all rows say the same
-    return base.denoised(batch.z_t, batch.sigma, context.expand(len(tokens), -1, -1), {})
+    return base.denoise(batch.z_t, batch.sigma, context.expand(len(tokens), -1, -1), {})
 
 
-def train(base: Frozen, portraits: Portraits, settings: Settings, checkpoint, after_step):
-    """(mapping network, progress) for `base`, of portraits with "msid" [n, 1, d] and "expression" [n, e] features.
+def train(base: Frozen, portraits: Portraits, settings: Face2DiffusionSettings, checkpoint, after_step):
+    """Train a mapping network for `base` and return it with the progress.
 
+    portraits: with "msid" [n, 1, d] and "expression" [n, e] features.
     after_step: called with the progress. Raises ValueError for an unknown mode, and what `loop.train` does.
     """
     if settings.mode not in MODES:
@@ -103,11 +111,11 @@ def train(base: Frozen, portraits: Portraits, settings: Settings, checkpoint, af
         raise ValueError(f"'{settings.mode}' is no mode of Face2Diffusion's training; choose one of {modes}.")
     torch.manual_seed(settings.seed)
     width = base.text.embeddings.token_embedding.weight.shape[1]
-    network = mapping(portraits, width, settings).to(base.device)
+    network = make_mapping(portraits, width, settings).to(base.device)
     prompts = base.tokens([f"{settings.prompt} {words}" for words in (NAME, settings.class_words)])
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
-        with base.computing():
+        with base.autocast():
             return step_loss(base, network, portraits, prompts, settings, generator)
 
     groups = [loop.Group(dict(network.named_parameters()), settings.lr)]

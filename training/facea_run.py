@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import comfy.k_diffusion.sampling
 import comfy.model_management
@@ -30,6 +31,8 @@ from .curve import summary
 from .facea import Learned, step_loss
 from .inpainting import Inpainting, Photos
 from .lora import branches, fresh_lora, in_training, own_copy, state_dict
+from .precision import compute_dtype
+from .settings import Count, CountOrNone, Positive, TrainingSettings
 
 ROWS = {"man": 3, "woman": 4}  # learned features of a prompt, as published
 STEPS, FEWER_STEPS, TRANSFER_STEPS = 1000, 600, 100
@@ -40,7 +43,7 @@ _ADDED = {"warmup": 0, "cosine": False, "ema": 0.0, "attribute_loss": True, "lea
 
 
 @dataclass(frozen=True)
-class Settings(loop.Settings):
+class Settings(TrainingSettings):
     """How to tune; docs/papers.md 6.5 tells which defaults are published and which chosen.
 
     batch: photos drawn for a step, with replacement. rank: of the LoRA, whose alpha is the same. features: learned rows
@@ -48,12 +51,12 @@ class Settings(loop.Settings):
     attribute_loss, learned_rows: False for the ablations of the paper's Table 2: no local terms, and rows that stay.
     """
 
-    batch: int = 4
-    rank: int = 48
-    features: int = 0
-    level: str = LEVELS[0]
-    lr_lora: float = 1.2e-4
-    lr_features: float = 2e-3
+    batch: Count = 4
+    rank: Count = 48
+    features: CountOrNone = 0
+    level: Literal[LEVELS] = LEVELS[0]
+    lr_lora: Positive = 1.2e-4
+    lr_features: Positive = 2e-3
     checkpointing: bool = False
     attribute_loss: bool = True
     learned_rows: bool = True
@@ -156,7 +159,7 @@ class _Run:
         self.nothing, _ = rows.pop("")
         rows = dict(zip(task.regions, rows.values()))
         model = own_copy(base.model, "model")
-        model.set_model_compute_dtype(loop.compute_dtype(settings.precision, self.device))
+        model.set_model_compute_dtype(compute_dtype(settings.precision, self.device))
         self.model = model.model
         start = task.start
         level = start.level if start else settings.level

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import nn
@@ -14,15 +15,16 @@ from ..adapters.unet_blocks import transformer_blocks
 from ..attention_patches.calls import attend
 from ..attention_patches.sfags import gated_self_attention, project_face
 from . import loop
-from .frozen import Frozen, draw_noise, masked_mean, prediction_error
+from .frozen import Frozen, mean_in_mask, prediction_error, sample_noise
 from .portraits import Portraits, others
+from .settings import Count, Number, Positive, Share, TrainingSettings, Weight
 
 DENOMINATORS = ("outside", "increment")  # of L_FAIR
 _EPS = 1e-6
 
 
 @dataclass(frozen=True)
-class Settings(loop.Settings):
+class FactSettings(TrainingSettings):
     """gate: where alpha begins: 0 as published, so that only the gates learn at first; else the layers behind the gates
     begin at nothing, and all learn at once. gates, projector: how many times as fast as the rest these learn.
     queries, dim, depth: sizes of the projector.
@@ -33,48 +35,48 @@ class Settings(loop.Settings):
     the face against that inside; 1 for the plain loss, 0 for the masked one.
     """
 
-    batch: int = 32
-    lr: float = 5e-5
-    gate: float = 0.0
-    gates: float = 1.0
-    projector: float = 1.0
-    queries: int = 16
-    dim: int = 1024
-    depth: int = 4
-    drop: float = 0.1
-    caption_drop: float = 0.1
-    shuffle: tuple[float, float] = (0.2, 0.6)
-    fair: float = 0.01
-    denominator: str = DENOMINATORS[0]
-    outside: float = 0.0
+    batch: Count = 32
+    lr: Positive = 5e-5
+    gate: Number = 0.0
+    gates: Weight = 1.0
+    projector: Weight = 1.0
+    queries: Count = 16
+    dim: Count = 1024
+    depth: Count = 4
+    drop: Share = 0.1
+    caption_drop: Share = 0.1
+    shuffle: tuple[Share, Share] = (0.2, 0.6)
+    fair: Weight = 0.01
+    denominator: Literal[DENOMINATORS] = DENOMINATORS[0]
+    outside: Weight = 0.0
 
 
 def fair(increment: torch.Tensor, x: torch.Tensor, face: torch.Tensor, denominator: str = "outside") -> torch.Tensor:
-    """L_FAIR = |GSA(x) (1 - M)| / |x (1 - M)| (docs/papers.md 2.8), the mean over the pictures that have a background.
+    """Return L_FAIR = |GSA(x) (1 - M)| / |x (1 - M)| (docs/papers.md 2.8), the mean over images with a background.
 
-    increment, x: [b, n, d], what a site adds to the tokens, and the tokens; face: [b, n] in 0..1, M where over 0.5.
+    increment, x: [b, n, d], what a block adds to the tokens, and the tokens; face: [b, n] in 0..1, M where over 0.5.
     denominator: "outside" as the authors' page prints it; "increment" reads it as the share of the whole increment,
     |GSA(x) (1 - M)| / |GSA(x)|.
     """
     outside = (face <= 0.5).to(x)[..., None]
     below = x * outside if denominator == "outside" else increment
     ratio = _norm(increment * outside) / (_norm(below) + _EPS)
-    seen = outside.flatten(1).any(dim=1)
-    return (ratio * seen).sum() / seen.sum().clamp(min=1)
+    has_background = outside.flatten(1).any(dim=1)
+    return (ratio * has_background).sum() / has_background.sum().clamp(min=1)
 
 
 def _norm(x: torch.Tensor) -> torch.Tensor:
     return vector_norm(x.float().flatten(1), dim=1)
 
 
-def shuffle_share(settings: Settings, step: int) -> float:
-    """How often the face is of another photo in a step: the curriculum rises evenly over the whole training."""
+def shuffle_share(settings: FactSettings, step: int) -> float:
+    """Return how often the face is of another photo in a step; it rises evenly over the whole training."""
     first, last = settings.shuffle
     return first + (last - first) * step / settings.steps
 
 
-def fresh_projector(features: int, width: int, settings: Settings) -> Resampler:
-    """A projector that has learned nothing: [n, tokens, features] -> [n, queries, width]."""
+def make_projector(features: int, width: int, settings: FactSettings) -> Resampler:
+    """Return a projector that has learned nothing: [n, tokens, features] -> [n, queries, width]."""
     inner = max(64, settings.dim * 3 // 4 // 64 * 64)
     sizes = ResamplerSizes(settings.queries, settings.dim, settings.depth, inner, 4 * settings.dim, features, width)
     projector = Resampler(sizes)
@@ -83,50 +85,50 @@ def fresh_projector(features: int, width: int, settings: Settings) -> Resampler:
 
 
 class Fact(nn.Module):
-    """Projector and sites in training, with the parameter names of `FactAdapter`'s."""
+    """Projector and face blocks in training, with the parameter names of `FactAdapter`'s."""
 
-    def __init__(self, base: Frozen, features: int, settings: Settings):
+    def __init__(self, base: Frozen, features: int, settings: FactSettings):
         super().__init__()
         blocks = transformer_blocks(base.model.diffusion_model)
-        widths = {place[:2]: block.norm2.normalized_shape[0] for place, block in blocks.items()}
+        widths = {key[:2]: block.norm2.normalized_shape[0] for key, block in blocks.items()}
         width = base.text.embeddings.token_embedding.weight.shape[1]
-        self.projector = fresh_projector(features, width, settings)
-        self.sites = nn.ModuleList(GatedSelfAttention(widths[site.block], width) for site in FACE_BLOCKS)
-        for site in self.sites:  # whichever way it begins, the base model is as it was
-            nn.init.constant_(site.alpha_attn, settings.gate)
-            nn.init.constant_(site.alpha_dense, settings.gate)
-            for last in (site.attn.to_out[0], site.ff.net[2]) if settings.gate else ():
+        self.projector = make_projector(features, width, settings)
+        self.sites = nn.ModuleList(GatedSelfAttention(widths[block.block], width) for block in FACE_BLOCKS)
+        for face_block in self.sites:  # whichever way it begins, the base model is as it was
+            nn.init.constant_(face_block.alpha_attn, settings.gate)
+            nn.init.constant_(face_block.alpha_dense, settings.gate)
+            for last in (face_block.attn.to_out[0], face_block.ff.net[2]) if settings.gate else ():
                 nn.init.zeros_(last.weight)
                 nn.init.zeros_(last.bias)
 
     @property
-    def places(self) -> dict[tuple[str, int], nn.Module]:
-        """The sites by the host's names of their blocks."""
-        return {site.block: module for site, module in zip(FACE_BLOCKS, self.sites)}
+    def by_block(self) -> dict[tuple[str, int], nn.Module]:
+        """Return the face blocks by the host's names of their blocks."""
+        return {block.block: module for block, module in zip(FACE_BLOCKS, self.sites)}
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The weights under the published names."""
-        own = {f"{PROJECTOR_PREFIX}{name}": each for name, each in self.projector.state_dict().items()}
-        for site, module in zip(FACE_BLOCKS, self.sites):
-            own |= {f"{site.diffusers}{name}": each for name, each in module.state_dict().items()}
-        return own
+        """Return the weights under the published names."""
+        weights = {f"{PROJECTOR_PREFIX}{name}": tensor for name, tensor in self.projector.state_dict().items()}
+        for block, module in zip(FACE_BLOCKS, self.sites):
+            weights |= {f"{block.diffusers}{name}": tensor for name, tensor in module.state_dict().items()}
+        return weights
 
 
-class Site:
-    """What the host calls at every site in a training step; it keeps what FAIR wants to know.
+class FaceBlockPatch:
+    """What the host calls at every face block in a training step; it keeps L_FAIR of each.
 
     face: [b, m, d] tokens; masks: [b, h, w] of the face in the latents.
     """
 
-    def __init__(self, sites: dict, face: torch.Tensor, masks: torch.Tensor, denominator: str):
-        self.sites, self.face, self.masks, self.denominator = sites, face, masks, denominator
+    def __init__(self, by_block: dict, face: torch.Tensor, masks: torch.Tensor, denominator: str):
+        self.by_block, self.face, self.masks, self.denominator = by_block, face, masks, denominator
         self.fair: list[torch.Tensor] = []
 
     def __call__(self, x: torch.Tensor, extra_options: dict) -> torch.Tensor:
-        site = self.sites[extra_options["block"]]
-        gates = torch.tanh(site.alpha_attn), torch.tanh(site.alpha_dense)
+        face_block = self.by_block[extra_options["block"]]
+        gates = torch.tanh(face_block.alpha_attn), torch.tanh(face_block.alpha_dense)
         attention = partial(attend, extra_options=extra_options)
-        changed = gated_self_attention(x, *project_face(site, self.face), site, *gates, attention)
+        changed = gated_self_attention(x, *project_face(face_block, self.face), face_block, *gates, attention)
         size = extra_options["activations_shape"][-2:]
         mask = interpolate(self.masks[:, None], size=tuple(size), mode="area").flatten(1)
         self.fair.append(fair(changed - x, x, mask, self.denominator))
@@ -138,35 +140,35 @@ def step_loss(
     adapter: Fact,
     portraits: Portraits,
     tokens: torch.Tensor,
-    settings: Settings,
+    settings: FactSettings,
     step: int,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """Masked diffusion loss + weight x L_FAIR, the mean over the sites, of a drawn batch."""
-    drawn = torch.randint(len(portraits), (settings.batch,), generator=generator)
+    """Return masked diffusion loss + weight x L_FAIR, the mean over the face blocks, of a sampled batch."""
+    indices = torch.randint(len(portraits), (settings.batch,), generator=generator)
     shown = torch.where(
         torch.rand(settings.batch, generator=generator) < shuffle_share(settings, step),
-        others(portraits, drawn, generator),
-        drawn,
+        others(portraits, indices, generator),
+        indices,
     )
     features = portraits.features["transface"][shown].to(base.device, torch.float32)
     features[torch.rand(settings.batch, generator=generator) < settings.drop] = 0
-    told = tokens[drawn].clone()
-    told[torch.rand(settings.batch, generator=generator) < settings.caption_drop] = tokens[-1]
-    batch = draw_noise(base, portraits.latents[drawn], generator)
-    masks = portraits.faces[drawn].to(base.device, torch.float32)
-    patch = Site(adapter.places, adapter.projector(features), masks, settings.denominator)
-    context = base.context(base.embeddings(told))
-    denoised = base.denoised(batch.z_t, batch.sigma, context, {"patches": {"middle_patch": [patch]}})
+    captions = tokens[indices].clone()
+    captions[torch.rand(settings.batch, generator=generator) < settings.caption_drop] = tokens[-1]
+    batch = sample_noise(base, portraits.latents[indices], generator)
+    masks = portraits.faces[indices].to(base.device, torch.float32)
+    patch = FaceBlockPatch(adapter.by_block, adapter.projector(features), masks, settings.denominator)
+    context = base.context(base.embeddings(captions))
+    denoised = base.denoise(batch.z_t, batch.sigma, context, {"patches": {"middle_patch": [patch]}})
     square = prediction_error(base, denoised, batch.z_0, batch.sigma).square()
     weight = settings.outside + (1 - settings.outside) * masks
-    return masked_mean(square, weight) + settings.fair * torch.stack(patch.fair).mean()
+    return mean_in_mask(square, weight) + settings.fair * torch.stack(patch.fair).mean()
 
 
 def train(
-    base: Frozen, portraits: Portraits, settings: Settings, checkpoint, after_step, projector: dict | None = None
+    base: Frozen, portraits: Portraits, settings: FactSettings, checkpoint, after_step, projector: dict | None = None
 ) -> tuple[Fact, loop.Progress]:
-    """An adapter for `base`, trained on portraits with "transface" features [n, tokens, d]; and how it went.
+    """Train an adapter for `base` on "transface" features [n, tokens, d], and return it with the progress.
 
     after_step: called with the progress. projector: the weights that its projector begins with, see `fact_projector`.
     Raises ValueError for an unknown denominator, and what `loop.train` does.
@@ -183,19 +185,19 @@ def train(
     progress = loop.Progress()
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
-        with base.computing():
+        with base.autocast():
             return step_loss(base, adapter, portraits, tokens, settings, progress.step, generator)
 
     loop.train(_groups(adapter, settings), loss_of, settings, base.device, checkpoint, after_step, progress)
     return adapter, progress
 
 
-def _groups(adapter: Fact, settings: Settings) -> list[loop.Group]:
-    """What learns, and how quickly, in the order of checkpoints; the projector is among the rest if it can be."""
+def _groups(adapter: Fact, settings: FactSettings) -> list[loop.Group]:
+    """Return what learns at which rate, in the order of checkpoints; the projector is among the rest if it can be."""
     named = dict(adapter.named_parameters())
-    gates = {name: each for name, each in named.items() if "alpha_" in name}
+    gates = {name: tensor for name, tensor in named.items() if "alpha_" in name}
     apart = settings.projector != 1
-    projector = {name: each for name, each in named.items() if apart and name.startswith("projector.")}
-    rest = {name: each for name, each in named.items() if name not in gates | projector}
+    projector = {name: tensor for name, tensor in named.items() if apart and name.startswith("projector.")}
+    rest = {name: tensor for name, tensor in named.items() if name not in gates | projector}
     groups = ((rest, 1.0), (projector, settings.projector), (gates, settings.gates))
     return [loop.Group(parameters, settings.lr * times) for parameters, times in groups if parameters]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import comfy.model_base
 import torch
 
-from . import loop
 from .plain_attention import quick_on
+from .precision import cast_to, compute_dtype
 from .text_model import text_rows
 
 
@@ -21,35 +21,35 @@ class Frozen:
     device: torch.device
 
     def tokens(self, captions: Sequence[str]) -> torch.Tensor:
-        """int32 [n, 77]; of a caption that is longer, the first chunk."""
+        """Return tokens int32 [n, 77]; of a caption that is longer, the first chunk."""
         once = {text: [token for token, *_ in self.clip.tokenize(text)["l"][0]] for text in dict.fromkeys(captions)}
         return torch.tensor([once[text] for text in captions], dtype=torch.int32)
 
     def embeddings(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Word and position embeddings [b, 77, d] of tokens [b, 77]."""
+        """Return word and position embeddings [b, 77, d] of tokens [b, 77]."""
         words = self.text.embeddings.token_embedding.weight[tokens.to(self.device, torch.long)]
         return words + self.text.embeddings.position_embedding.weight
 
     def context(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """The rows [b, 77, d] that the UNet reads of word embeddings with positions [b, 77, d]; differentiable."""
+        """Return the rows [b, 77, d] for the UNet of word embeddings with positions [b, 77, d]; differentiable."""
         return text_rows(self.text, embeddings)
 
-    def computing(self) -> torch.autocast:
-        """The context in which adapters, whose weights are float32, compute in the base's precision."""
-        return loop.computing(self.model.get_dtype_inference(), self.device)
+    def autocast(self) -> torch.autocast:
+        """Return the context in which adapters, whose weights are float32, compute in the base's precision."""
+        return cast_to(self.model.get_dtype_inference(), self.device)
 
-    def denoised(self, z_t: torch.Tensor, sigma: torch.Tensor, context: torch.Tensor, options: dict) -> torch.Tensor:
-        """What the model takes z_t [b, c, h, w] at noise levels sigma [b] for without noise, float32."""
+    def denoise(self, z_t: torch.Tensor, sigma: torch.Tensor, context: torch.Tensor, options: dict) -> torch.Tensor:
+        """Return the clean latents, float32, that the model predicts of z_t [b, c, h, w] at levels sigma [b]."""
         return self.model.apply_model(
             z_t, sigma, c_crossattn=context, transformer_options=quick_on(self.device) | options
         )
 
 
-def frozen(model, clip, precision: str) -> Frozen:
-    """The base of the host's model patcher and CLIP, which nobody else uses, computing in one of `loop.PRECISIONS`."""
+def freeze(model, clip, precision: str) -> Frozen:
+    """Return the base model of a model patcher and CLIP, which nobody else uses, computing in one of PRECISIONS."""
     device = model.load_device
     inner, unet = model.model, model.model.diffusion_model
-    unet.dtype = loop.compute_dtype(precision, device)
+    unet.dtype = compute_dtype(precision, device)
     inner.manual_cast_dtype = None
     unet.to(device, unet.dtype).requires_grad_(False)
     text = clip.cond_stage_model.clip_l.transformer.text_model.to(device, torch.float32).requires_grad_(False)
@@ -57,7 +57,7 @@ def frozen(model, clip, precision: str) -> Frozen:
 
 
 @dataclass(frozen=True, eq=False)
-class Noised:
+class NoisyBatch:
     """A batch in training: clean latents z_0 [b, c, h, w], the same with noise z_t, noise levels sigma [b]."""
 
     z_0: torch.Tensor
@@ -65,17 +65,17 @@ class Noised:
     sigma: torch.Tensor
 
 
-def draw_noise(base: Frozen, z_0: torch.Tensor, generator: torch.Generator) -> Noised:
-    """Noise of drawn levels, all steps of the schedule being equally likely, on latents [b, c, h, w]."""
+def sample_noise(base: Frozen, z_0: torch.Tensor, generator: torch.Generator) -> NoisyBatch:
+    """Return latents [b, c, h, w] with noise, all levels of the schedule being equally likely."""
     sampling = base.model.model_sampling
     t = torch.randint(len(sampling.sigmas), (len(z_0),), generator=generator)
     eps = torch.randn(z_0.shape, generator=generator).to(base.device)
     z_0, sigma = z_0.to(base.device, torch.float32), sampling.sigmas.float().cpu()[t].to(base.device)
-    return Noised(z_0, sampling.noise_scaling(sigma[:, None, None, None], eps, z_0), sigma)
+    return NoisyBatch(z_0, sampling.noise_scaling(sigma[:, None, None, None], eps, z_0), sigma)
 
 
 def error_scale(base: Frozen, sigma: torch.Tensor) -> torch.Tensor:
-    """What an error in the clean latents is multiplied by, [b, 1, 1, 1], to be one in what the model predicts.
+    """Return the factor [b, 1, 1, 1] that makes an error in clean latents one in what the model predicts.
 
     With eps it is 1 / sigma; with v, sqrt(sigma^2 + 1) / sigma. So a mean square of the product is the papers' loss.
     """
@@ -86,11 +86,11 @@ def error_scale(base: Frozen, sigma: torch.Tensor) -> torch.Tensor:
 
 
 def prediction_error(base: Frozen, denoised: torch.Tensor, target: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """The model's error [b, c, h, w] in eps or v, whichever it predicts, where it should see `target` without noise."""
+    """Return the error [b, c, h, w] of the model's prediction, eps or v, where `target` is the clean latent."""
     return (target - denoised) * error_scale(base, sigma)
 
 
-def masked_mean(square: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """sum(square M) / (c sum(M)) of [b, c, h, w] and masks, or weights, [b, h, w]: the masked diffusion loss."""
+def mean_in_mask(square: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return sum(square M) / (c sum(M)) of [b, c, h, w] and masks or weights [b, h, w]: the masked diffusion loss."""
     mask = mask[:, None].to(square)
     return (square * mask).sum() / (square.shape[1] * mask.sum()).clamp(min=1e-6)

@@ -11,15 +11,16 @@ from ..adapters.ip_projectors import InfiniteIdTokens
 from ..adapters.unet_blocks import BLOCKS, transformer_blocks
 from ..attention_patches.calls import attend
 from . import loop
-from .frozen import Frozen, draw_noise, masked_mean, prediction_error
+from .frozen import Frozen, mean_in_mask, prediction_error, sample_noise
 from .portraits import Portraits, others
+from .settings import Count, Positive, Share, TrainingSettings, Weight
 
 _BASE = "SD1.5"
 _PARTS = ("to_k", "to_v")
 
 
 @dataclass(frozen=True)
-class Settings(loop.Settings):
+class InfiniteIdSettings(TrainingSettings):
     """queries, dim, depth: sizes of the mapper that reads CLIP; face_tokens: how many the face vector becomes.
 
     drop: how often there is no face, which the unconditional branch needs. text_off: whether the cross-attention to
@@ -27,37 +28,39 @@ class Settings(loop.Settings):
     counts as one outside; 1 as published.
     """
 
-    batch: int = 32
-    lr: float = 1e-4
-    queries: int = 16
-    dim: int = 1280
-    depth: int = 4
-    face_tokens: int = 4
-    drop: float = 0.1
+    batch: Count = 32
+    lr: Positive = 1e-4
+    queries: Count = 16
+    dim: Count = 1280
+    depth: Count = 4
+    face_tokens: Count = 4
+    drop: Share = 0.1
     text_off: bool = True
-    focus: float = 1.0
+    focus: Weight = 1.0
 
 
 class InfiniteId(nn.Module):
     """Mappers and image cross-attentions in training."""
 
-    def __init__(self, base: Frozen, clip_width: int, face_width: int, settings: Settings):
+    def __init__(self, base: Frozen, clip_width: int, face_width: int, settings: InfiniteIdSettings):
         super().__init__()
         blocks = transformer_blocks(base.model.diffusion_model)
         self.width = width = base.text.embeddings.token_embedding.weight.shape[1]
         self.mapper = InfiniteIdTokens(_shapes(width, clip_width, face_width, settings))
         nn.init.normal_(self.mapper.clip_mapper.latents, std=settings.dim**-0.5)
-        own = {place: blocks[place].attn2 for place in BLOCKS[_BASE]}
-        self.attentions = nn.ModuleDict({_name(place): _like_text(attention) for place, attention in own.items()})
+        attentions = {block: blocks[block].attn2 for block in BLOCKS[_BASE]}
+        self.attentions = nn.ModuleDict(
+            {_name(block): _like_text(attention) for block, attention in attentions.items()}
+        )
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The weights as Likeness's Infinite-ID files hold them."""
-        places = {name.replace("-", "."): each for name, each in self.attentions.state_dict().items()}
-        return self.mapper.state_dict() | {f"image_attention.{name}": each for name, each in places.items()}
+        """Return the weights as Likeness's Infinite-ID files hold them."""
+        keys = {name.replace("-", "."): tensor for name, tensor in self.attentions.state_dict().items()}
+        return self.mapper.state_dict() | {f"image_attention.{name}": tensor for name, tensor in keys.items()}
 
 
 def _like_text(attention: nn.Module) -> nn.ModuleDict:
-    """Keys and values that begin as the base's own of text, as IP-Adapter's do: it knows what to make of those."""
+    """Return layers for keys and values that begin as the base model's own of text, as IP-Adapter's do."""
     parts = nn.ModuleDict()
     for part in _PARTS:
         weight = getattr(attention, part).weight.detach().float()
@@ -66,12 +69,12 @@ def _like_text(attention: nn.Module) -> nn.ModuleDict:
     return parts
 
 
-def _name(place) -> str:
-    return "-".join(map(str, place))
+def _name(block) -> str:
+    return "-".join(map(str, block))
 
 
-def _shapes(width: int, clip: int, face: int, settings: Settings) -> dict[str, torch.Tensor]:
-    """Tensors of the shapes from which `InfiniteIdTokens` reads its sizes."""
+def _shapes(width: int, clip: int, face: int, settings: InfiniteIdSettings) -> dict[str, torch.Tensor]:
+    """Return tensors of the shapes from which `InfiniteIdTokens` reads its sizes."""
     inner, dim = max(64, settings.dim // 64 * 64), settings.dim
     shapes = {
         "clip_mapper.latents": (1, settings.queries, dim),
@@ -88,48 +91,55 @@ def _shapes(width: int, clip: int, face: int, settings: Settings) -> dict[str, t
 
 
 def attention_patches(base: Frozen, adapter: InfiniteId, tokens: torch.Tensor, text_off: bool) -> dict:
-    """The host's attn2 replacements in a training step: image attention over `tokens` [b, m, d], alone or with text."""
+    """Return the host's attn2 replacements in a training step: image attention over `tokens` [b, m, d], alone or with
+    text.
+    """
 
-    def at(place):
-        parts = adapter.attentions[_name(place)]
+    def at(block):
+        parts = adapter.attentions[_name(block)]
         keys, values = (parts[part](tokens) for part in _PARTS)
 
-        def replaced(q, k, v, extra_options):
+        def replace(q, k, v, extra_options):
             attention = partial(attend, extra_options=extra_options)
             image = attention(q, keys, values)
             return image if text_off else attention(q, k, v) + image
 
-        return replaced
+        return replace
 
-    return {"patches_replace": {"attn2": {place: at(place) for place in BLOCKS[_BASE]}}}
+    return {"patches_replace": {"attn2": {block: at(block) for block in BLOCKS[_BASE]}}}
 
 
-def step_loss(base: Frozen, adapter: InfiniteId, data, settings: Settings, generator: torch.Generator) -> torch.Tensor:
-    """|eps - eps(z_t, t, c_id)|^2 of a drawn batch, c_id of another photo of the same person, weighted by `focus`.
+def step_loss(
+    base: Frozen, adapter: InfiniteId, data, settings: InfiniteIdSettings, generator: torch.Generator
+) -> torch.Tensor:
+    """Return |eps - eps(z_t, t, c_id)|^2 of a sampled batch, c_id of another photo of the person, weighted by `focus`.
 
     data: (portraits, their captions' tokens [n, 77], what CLIP sees in an empty picture [m, d]).
     """
     portraits, tokens, nothing = data
-    drawn = torch.randint(len(portraits), (settings.batch,), generator=generator)
-    shown = others(portraits, drawn, generator)
-    clip, face = (portraits.features[name][shown].to(base.device, torch.float32) for name in ("clip", "arcface"))
-    gone = torch.rand(settings.batch, generator=generator) < settings.drop
+    indices = torch.randint(len(portraits), (settings.batch,), generator=generator)
+    pairs = others(portraits, indices, generator)
+    clip, face = (portraits.features[name][pairs].to(base.device, torch.float32) for name in ("clip", "arcface"))
+    dropped = torch.rand(settings.batch, generator=generator) < settings.drop
     face = normalize(face.flatten(1), dim=1)
-    clip[gone], face[gone] = nothing.to(clip), 0
-    context = clip.new_zeros(len(drawn), 1, adapter.width)  # for a cross-attention that is out one row is enough
+    clip[dropped], face[dropped] = nothing.to(clip), 0
+    context = clip.new_zeros(len(indices), 1, adapter.width)  # for a cross-attention that is out one row is enough
     if not settings.text_off:
-        context = base.context(base.embeddings(tokens[drawn]))
-    batch = draw_noise(base, portraits.latents[drawn], generator)
+        context = base.context(base.embeddings(tokens[indices]))
+    batch = sample_noise(base, portraits.latents[indices], generator)
     options = attention_patches(base, adapter, adapter.mapper(face, clip), settings.text_off)
-    denoised = base.denoised(batch.z_t, batch.sigma, context, options)
+    denoised = base.denoise(batch.z_t, batch.sigma, context, options)
     square = prediction_error(base, denoised, batch.z_0, batch.sigma).square()
-    face = portraits.faces[drawn].to(base.device, torch.float32)
-    return masked_mean(square, 1 + (settings.focus - 1) * face)
+    face = portraits.faces[indices].to(base.device, torch.float32)
+    return mean_in_mask(square, 1 + (settings.focus - 1) * face)
 
 
-def train(base: Frozen, portraits: Portraits, nothing: torch.Tensor, settings: Settings, checkpoint, after_step):
-    """(adapter, progress) for `base`, of portraits with "clip" [n, m, d] and "arcface" [n, 1, d] features.
+def train(
+    base: Frozen, portraits: Portraits, nothing: torch.Tensor, settings: InfiniteIdSettings, checkpoint, after_step
+):
+    """Train an adapter for `base` and return it with the progress.
 
+    portraits: with "clip" [n, m, d] and "arcface" [n, 1, d] features.
     nothing: CLIP's features [m, d] of an empty picture. after_step: called with the progress. Raises what `loop.train`
     does.
     """
@@ -139,7 +149,7 @@ def train(base: Frozen, portraits: Portraits, nothing: torch.Tensor, settings: S
     data = portraits, base.tokens(portraits.captions), nothing
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
-        with base.computing():
+        with base.autocast():
             return step_loss(base, adapter, data, settings, generator)
 
     groups = [loop.Group(dict(adapter.named_parameters()), settings.lr)]

@@ -17,7 +17,7 @@ from ..inpaint.refine import CropStyle, area_in_crop, grey_out, outline
 
 
 def input_channels(latents: type[comfy.latent_formats.LatentFormat]) -> int:
-    """What an inpainting UNet takes: a noisy latent, a mask, and the latent of the masked picture."""
+    """Return how many channels an inpainting UNet takes: a noisy latent, a mask, the latent of the masked image."""
     return 2 * latents.latent_channels + 1
 
 
@@ -42,7 +42,7 @@ class Photos:
     masks: dict[str, torch.Tensor]
 
     def digest(self) -> str:
-        """64 hex digits that stand for pictures and masks."""
+        """Return 64 hex digits that stand for pictures and masks."""
         digest = hashlib.sha256(str(tuple(self.crops.shape)).encode())
         for region, mask in self.masks.items():
             digest.update(region.encode() + mask.to(torch.uint8).cpu().numpy().tobytes())
@@ -63,15 +63,18 @@ class Inpainting:
 
 
 def cut_photos(
-    found: list[Faces], regions: tuple[str, ...], style: CropStyle, given: dict[str, torch.Tensor] | None = None
+    detected: list[Faces],
+    regions: tuple[str, ...],
+    style: CropStyle,
+    given: dict[str, torch.Tensor] | None = None,
 ) -> Photos:
-    """One face of every photo in a square crop, with a mask for each of `regions`.
+    """Return one face of every photo in a square crop, with a mask for each of `regions`.
 
     found: photos with one face each; entries may differ in size. given: masks of the photos [n, H, W] for some of the
     regions, where all photos are of one size; the others come from the face's landmarks.
     Raises ValueError, naming the photo, where there is no face or more than one, or a mask is empty or does not fit.
     """
-    photos = [(faces, i) for faces in found for i in range(len(faces.images))]
+    photos = [(faces, i) for faces in detected for i in range(len(faces.images))]
     shown = _one_face([faces.per_image[i] for faces, i in photos])
     given = {region: _fitting(mask, photos, region) for region, mask in (given or {}).items()}
     crops, masks = [], {region: [] for region in regions}
@@ -79,16 +82,16 @@ def cut_photos(
         window = window_around(face.box, style.face_share)
         crops.append(resize(cut(faces.images[i], window), style.size))
         for region in regions:
-            drawn = given[region][number] if region in given else outline(faces.images[i], face, region, style)
-            masks[region].append(area_in_crop(drawn, window, style.size).float())
-    cut_out = Photos(torch.stack(crops), {region: torch.stack(each) for region, each in masks.items()})
+            mask = given[region][number] if region in given else outline(faces.images[i], face, region, style)
+            masks[region].append(area_in_crop(mask, window, style.size).float())
+    cut_out = Photos(torch.stack(crops), {region: torch.stack(tensor) for region, tensor in masks.items()})
     for region, mask in cut_out.masks.items():
         _check_masks(mask, region)
     return cut_out
 
 
 def encode(model, vae, photos: Photos) -> Inpainting:
-    """The photos as the host's `model`, a model patcher of an inpainting UNet, receives them. On the CPU.
+    """Return the photos as the host's `model`, a model patcher of an inpainting UNet, receives them. On the CPU.
 
     Raises ValueError where the model is none that inpaints, the crops do not divide into latents, or a mask is too
     small to be seen in these.
@@ -100,15 +103,17 @@ def encode(model, vae, photos: Photos) -> Inpainting:
     for region, mask in photos.masks.items():
         conditions[region] = condition(model, vae, photos.crops, mask, latents)
         _check_masks(conditions[region][:, 0], region, " at the size of the latents; use photos with larger faces")
-    return Inpainting(latents.cpu(), {region: each.cpu() for region, each in conditions.items()})
+    return Inpainting(latents.cpu(), {region: tensor.cpu() for region, tensor in conditions.items()})
 
 
-def condition(model, vae, pictures: torch.Tensor, masks: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-    """Mask and masked latent [n, 1 + c, h, w] for pictures [n, S, S, 3] and masks [n, S, S], 1 where it is to paint."""
+def condition(model, vae, images: torch.Tensor, masks: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    """Return mask and masked latent [n, 1 + c, h, w] for images [n, S, S, 3] and masks [n, S, S], 1 where it is to
+    paint.
+    """
     return model.model.concat_cond(
         noise=latents,
         device=latents.device,
-        concat_latent_image=vae.encode(grey_out(pictures, masks)),
+        concat_latent_image=vae.encode(grey_out(images, masks)),
         concat_mask=masks[:, None],
     )
 
@@ -126,18 +131,18 @@ def check_inpainting(model) -> None:
         )
 
 
-def _one_face(found: list[tuple[Face, ...]]) -> list[Face]:
-    """The face of every photo; stand-ins for faces that were not found, which have no score, are none."""
-    if not found:
+def _one_face(detected: list[tuple[Face, ...]]) -> list[Face]:
+    """Return the face of every photo; stand-ins for faces that were not found, which have no score, are none."""
+    if not detected:
         raise ValueError("There is no photo to learn from: connect Detect Faces.")
-    found = [[face for face in faces if face.score > 0] for faces in found]
-    for number, faces in enumerate(found, 1):
+    detected = [[face for face in faces if face.score > 0] for faces in detected]
+    for number, faces in enumerate(detected, 1):
         if len(faces) != 1:
             raise ValueError(
-                f"Photo {number} of {len(found)} has {len(faces) or 'no'} face{'s' * (len(faces) > 1)}, but one is "
+                f"Photo {number} of {len(detected)} has {len(faces) or 'no'} face{'s' * (len(faces) > 1)}, but one is "
                 "needed: leave this photo out, or change choose and the detector in Detect Faces."
             )
-    return [face for (face,) in found]
+    return [face for (face,) in detected]
 
 
 def _fitting(mask: torch.Tensor, photos: list[tuple[Faces, int]], region: str) -> torch.Tensor:

@@ -31,7 +31,7 @@ from ..faces.types import Face, Faces
 from ..inpaint.crop import cut, in_crop, resize, window_around
 from .portraits import Portraits
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+PHOTO_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 CAPTION = "a photo of a person"
 _FACE_SHARE = 1 / 1.5
 _ON_BLACK = ("transface",)  # encoders that were trained on heads without background
@@ -42,12 +42,12 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  
 class Album:
     """n photos of people, each cut out square around its largest face.
 
-    pictures: uint8 [n, S, S, 3]. people: int64 [n], numbers from 0 in the order of the folders' names.
+    images: uint8 [n, S, S, 3]. people: int64 [n], numbers from 0 in the order of the folders' names.
     captions: one a picture. faces: one a picture, in pixels of the crop.
     face_masks, head_masks: bool [n, S, S], the face, and the head with its hair.
     """
 
-    pictures: torch.Tensor
+    images: torch.Tensor
     people: torch.Tensor
     captions: list[str]
     faces: tuple[Face, ...]
@@ -55,45 +55,56 @@ class Album:
     head_masks: torch.Tensor
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
-    def found(self, rows: slice) -> Faces:
-        """Some of the pictures in 0..1 with their faces, as encoders take them."""
-        return Faces(self.pictures[rows].float() / 255, tuple((face,) for face in self.faces[rows]))
+    def select(self, rows: slice) -> Faces:
+        """Return some of the pictures in 0..1 with their faces, as encoders take them."""
+        return Faces(self.images[rows].float() / 255, tuple((face,) for face in self.faces[rows]))
 
 
 class _Portrait(NamedTuple):
     """One photo cut out: uint8 [S, S, 3], its face, and bool [S, S]."""
 
-    picture: torch.Tensor
+    image: torch.Tensor
     face: Face
     face_mask: torch.Tensor
     head_mask: torch.Tensor
 
 
 def read(folder: Path, detector: FaceDetector, size: int, parser: FaceParser | None = None) -> Album:
-    """The photos below `folder`, cut out at `size` pixels a side; the parser, if any, draws the masks.
+    """Return the photos below `folder`, cut out at `size` pixels a side; the parser, if any, draws the masks.
 
     What cannot be used is left out, and a warning names it: files that are no pictures, pictures without a face.
     Raises ValueError where the folder has no sub-folders, a caption is not UTF-8, or nothing is left.
     """
-    listed = [(who, file, _caption(file)) for who in _people(folder) for file in _pictures(who)]
-    kept = [
-        (who.name, caption, portrait)
-        for who, file, caption in listed
-        if (portrait := _portrait(file, detector, size, parser))
+    files = [
+        file
+        for person in _list_people(folder)
+        for file in sorted(person.iterdir())
+        if file.suffix.lower() in PHOTO_FILES
     ]
-    if not kept:
+    captions = [_read_caption(file) for file in files]
+    usable = [
+        (file.parent.name, caption, portrait)
+        for file, caption in zip(files, captions)
+        if (portrait := _cut_portrait(file, detector, size, parser))
+    ]
+    if not usable:
         raise ValueError(
-            f"None of the {len(listed)} pictures below {folder} shows a face to train with: put photos "
-            f"({', '.join(PICTURES)}) into one sub-folder for each person, or choose another face detector."
+            f"None of the {len(files)} pictures below {folder} shows a face to train with: put photos "
+            f"({', '.join(PHOTO_FILES)}) into one sub-folder for each person, or choose another face detector."
         )
-    names, captions, portraits = zip(*kept)
-    _warn_of_lone_photos(names)
+    names, captions, portraits = zip(*usable)
+    for name, count in Counter(names).items():
+        if count == 1:
+            logging.warning(
+                "There is only one photo of %s: training cannot pair it with another of the same person. Add photos.",
+                name,
+            )
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    pictures, faces, *masks = zip(*portraits)
+    images, faces, *masks = zip(*portraits)
     people = torch.tensor([numbers[name] for name in names])
-    return Album(torch.stack(pictures), people, list(captions), faces, *map(torch.stack, masks))
+    return Album(torch.stack(images), people, list(captions), faces, *map(torch.stack, masks))
 
 
 def encode(
@@ -104,61 +115,67 @@ def encode(
     batch: int = 8,
     report: Callable[[int, int], None] | None = None,
 ) -> Portraits:
-    """What the trainings draw from: latents by the host's `vae` and `model`, features by the name of encoders' kinds.
+    """Return portraits: latents by `vae` and `model` of the host, features by the name of the encoders' kinds.
 
     TransFace sees heads before black, other encoders whole crops. report: called with the number of pictures that are
     done and of all. Raises ValueError where the pictures' size is no multiple of a latent's.
     """
-    _check_size(album.pictures.shape[1], vae.spacial_compression_encode())
+    size, shrink = album.images.shape[1], vae.spacial_compression_encode()
+    if size % shrink:
+        raise ValueError(
+            f"Photos of {size} x {size} pixels do not divide into latents, each of which stands for {shrink} x "
+            f"{shrink} of them: read the photos at {max(round(size / shrink), 1) * shrink} pixels."
+        )
     parts = []
     for start in range(0, len(album), batch):
-        parts.append(_encoded(album, slice(start, start + batch), model, vae, encoders))
+        parts.append(_encode_rows(album, slice(start, start + batch), model, vae, encoders))
         if report:
             report(min(start + batch, len(album)), len(album))
     latents, faces, *features = map(torch.cat, zip(*parts))
-    named = {encoder.kind: each for encoder, each in zip(encoders, features)}
+    named = {encoder.kind: tensor for encoder, tensor in zip(encoders, features)}
     return Portraits(latents, album.people, album.captions, faces, named)
 
 
 @torch.no_grad()
 def expressions(album: Album, encoder: ExpressionEncoder) -> torch.Tensor:
-    """The expression of every picture's face, [n, 64] float16."""
-    pictures = (album.found(slice(row, row + 1)) for row in range(len(album)))
-    return torch.cat([encoder.encode(each).coefficients for each in pictures]).to("cpu", torch.float16)
+    """Return the expression of every picture's face, [n, 64] float16."""
+    images = (album.select(slice(row, row + 1)) for row in range(len(album)))
+    return torch.cat([encoder.encode(tensor).coefficients for tensor in images]).to("cpu", torch.float16)
 
 
 @torch.no_grad()
 def clip_states(album: Album, clip_vision, batch: int = 8) -> torch.Tensor:
-    """The last hidden states [n, m, d], float16, of every picture in the host's CLIP_VISION: Infinite-ID's (3.1)."""
-    parts = (album.found(slice(start, start + batch)).images for start in range(0, len(album), batch))
-    return torch.cat([clip_features(clip_vision, each, "last").features.to("cpu", torch.float16) for each in parts])
+    """Return the last hidden states [n, m, d], float16, of every picture in the host's CLIP_VISION: Infinite-ID's
+    (3.1).
+    """
+    parts = (album.select(slice(start, start + batch)).images for start in range(0, len(album), batch))
+    return torch.cat([clip_features(clip_vision, tensor, "last").features.to("cpu", torch.float16) for tensor in parts])
 
 
 @torch.no_grad()
 def clip_of_nothing(clip_vision) -> torch.Tensor:
-    """The last hidden states [m, d] of an empty picture."""
+    """Return the last hidden states [m, d] of an empty picture."""
     return clip_features(clip_vision, torch.zeros(1, 8, 8, 3), "last").negative[0]
 
 
 @torch.inference_mode()
-def _encoded(album: Album, rows: slice, model, vae, encoders: Sequence[FaceEncoder]) -> list[torch.Tensor]:
-    """Latents, the share of each that is face, and the features of some of the pictures: float16, on the CPU."""
-    found, heads = album.found(rows), album.head_masks[rows].float()
-    latents = model.model.process_latent_in(vae.encode(found.images))
+def _encode_rows(album: Album, rows: slice, model, vae, encoders: Sequence[FaceEncoder]) -> list[torch.Tensor]:
+    """Return latents, the share of each that is face, and the features of some of the pictures: float16, on the CPU."""
+    faces, heads = album.select(rows), album.head_masks[rows].float()
+    latents = model.model.process_latent_in(vae.encode(faces.images))
     masks = album.face_masks[rows, None].float()
     shares = torch.nn.functional.interpolate(masks, latents.shape[-2:], mode="area")[:, 0]
-    features = [_features(encoder, found, heads) for encoder in encoders]
-    return [each.to("cpu", torch.float16) for each in (latents, shares, *features)]
+    features = []
+    for encoder in encoders:
+        on_black = encoder.kind in _ON_BLACK
+        crops = align_faces(faces, encoder.crop_size, heads if on_black else None)
+        features.append(encoder.encode(crops, on_black).features)
+    return [tensor.to("cpu", torch.float16) for tensor in (latents, shares, *features)]
 
 
-def _features(encoder: FaceEncoder, found: Faces, heads: torch.Tensor) -> torch.Tensor:
-    on_black = encoder.kind in _ON_BLACK
-    return encoder.encode(align_faces(found, encoder.crop_size, heads if on_black else None), on_black).features
-
-
-def _people(folder: Path) -> list[Path]:
-    """The sub-folders, one a person, by name; hidden ones are none."""
-    people = sorted(each for each in folder.glob("*") if each.is_dir() and not each.name.startswith("."))
+def _list_people(folder: Path) -> list[Path]:
+    """Return the sub-folders, one a person, by name; hidden ones are none."""
+    people = sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
     if not people:
         raise ValueError(
             f"{folder} has no sub-folders: make one for each person and put that person's photos into it, so that "
@@ -167,68 +184,48 @@ def _people(folder: Path) -> list[Path]:
     return people
 
 
-def _pictures(person: Path) -> list[Path]:
-    return sorted(file for file in person.iterdir() if file.suffix.lower() in PICTURES)
-
-
-def _caption(file: Path) -> str:
-    """What the caption file of a picture says, or that of its person, in one line."""
-    told = next((text for text in (file.with_suffix(".txt"), file.with_name("caption.txt")) if text.is_file()), None)
-    if told is None:
+def _read_caption(file: Path) -> str:
+    """Return what the caption file of a picture says, or that of its person, in one line."""
+    texts = (file.with_suffix(".txt"), file.with_name("caption.txt"))
+    text = next((path for path in texts if path.is_file()), None)
+    if text is None:
         return CAPTION
     try:
-        return " ".join(told.read_text("utf-8-sig").split())
+        return " ".join(text.read_text("utf-8-sig").split())
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"The caption {told} is not UTF-8 (from byte {error.start + 1} on): save it as UTF-8 with a text editor."
+            f"The caption {text} is not UTF-8 (from byte {error.start + 1} on): save it as UTF-8 with a text editor."
         ) from error
 
 
-def _portrait(file: Path, detector: FaceDetector, size: int, parser: FaceParser | None) -> _Portrait | None:
-    """The largest face of a picture cut out; None, with a warning, where the picture does not serve."""
+def _cut_portrait(file: Path, detector: FaceDetector, size: int, parser: FaceParser | None) -> _Portrait | None:
+    """Return the largest face of a photo cut out; None, with a warning, where the photo does not serve."""
     try:
-        picture = _read(file)
+        image = read_photo(file)
     except _UNREADABLE as error:
         logging.warning("%s is left out: it cannot be read as a picture (%s).", file, error)
         return None
-    seen = choose(detect_faces(detector, picture[None]).per_image[0], "largest", 0, tuple(picture.shape[:2]))
-    portrait = _cut_out(picture, *seen, size, parser) if seen else None
+    seen = choose(detect_faces(detector, image[None]).per_image[0], "largest", 0, tuple(image.shape[:2]))
+    portrait = _cut_out(image, *seen, size, parser) if seen else None
     if portrait is None or not portrait.face_mask.any():
         logging.warning("%s is left out: no face was found in it.", file)
         return None
     return portrait
 
 
-def _read(file: Path) -> torch.Tensor:
-    """The picture in `file` as its camera was held: [H, W, 3] in 0..1."""
-    with Image.open(file) as picture:
-        upright = ImageOps.exif_transpose(picture).convert("RGB")
+def read_photo(file: Path) -> torch.Tensor:
+    """Return the picture in `file` as its camera was held: [H, W, 3] in 0..1."""
+    with Image.open(file) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGB")
     if min(upright.size) < 2:
         raise ValueError("it is less than 2 pixels wide or high")
     return torch.from_numpy(np.asarray(upright, dtype=np.float32) / 255)
 
 
-def _cut_out(picture: torch.Tensor, face: Face, size: int, parser: FaceParser | None) -> _Portrait:
+def _cut_out(image: torch.Tensor, face: Face, size: int, parser: FaceParser | None) -> _Portrait:
     window = window_around(face.box, _FACE_SHARE)
-    crop = resize(cut(picture, window), size)
+    crop = resize(cut(image, window), size)
     there = move_face(face, lambda points: in_crop(points, window, size).astype(np.float32))
     faces = Faces(crop[None], ((there,),))
     masks = (face_masks(faces, region, MaskStyle(), parser)[0][0] > 0.5 for region in ("face", "head"))
     return _Portrait(torch.from_numpy(as_bytes(crop)), there, *masks)
-
-
-def _warn_of_lone_photos(names: Sequence[str]) -> None:
-    for name, count in Counter(names).items():
-        if count == 1:
-            logging.warning(
-                "There is only one photo of %s: training cannot pair it with another of the same person. Add photos.",
-                name,
-            )
-
-
-def _check_size(size: int, shrink: int) -> None:
-    if size % shrink:
-        raise ValueError(
-            f"Photos of {size} x {size} pixels do not divide into latents, each of which stands for {shrink} x "
-            f"{shrink} of them: read the photos at {max(round(size / shrink), 1) * shrink} pixels."
-        )

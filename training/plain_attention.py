@@ -4,7 +4,7 @@ import torch
 
 
 def plain_attention(q, k, v, heads, mask=None, skip_reshape=False, skip_output_reshape=False, **kwargs) -> torch.Tensor:
-    """Softmax attention [b, n, d] in three plain steps: for a few dozen tokens a CPU is quickest at that."""
+    """Return softmax attention [b, n, d] in three plain steps, quickest on a CPU for a few dozen tokens."""
     batch, _, width = q.shape
     q, k, v = (part.view(batch, -1, heads, width // heads).transpose(1, 2) for part in (q, k, v))
     weights = (q * (width // heads) ** -0.5) @ k.transpose(-1, -2)
@@ -13,7 +13,7 @@ def plain_attention(q, k, v, heads, mask=None, skip_reshape=False, skip_output_r
 
 
 def quick_on(device: torch.device) -> dict:
-    """The host's transformer options with which attention over few tokens is quickest on `device`."""
+    """Return the host's transformer options with which attention over few tokens is quickest on `device`."""
     if device.type != "cpu":
         return {}
     return {"optimized_attention_override": lambda original, *args, **kwargs: plain_attention(*args, **kwargs)}

@@ -8,8 +8,9 @@ NAME = "f l"  # the two words that stand for a person, as in Face2Diffusion's pr
 
 
 def layers_of(encoder: nn.Module, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """x [b, n, d] through the blocks of one of the host's CLIP encoders, which themselves add in place to what autograd
-    keeps."""
+    """Return x [b, n, d] after the blocks of one of the host's CLIP encoders, without its in-place additions, which
+    autograd cannot use.
+    """
     attention = optimized_attention_for_device(x.device, mask=mask is not None, small_input=True)
     for layer in encoder.layers:
         x = x + layer.self_attn(layer.layer_norm1(x), mask, attention)
@@ -18,7 +19,7 @@ def layers_of(encoder: nn.Module, x: torch.Tensor, mask: torch.Tensor | None) ->
 
 
 def text_rows(text: nn.Module, embeddings: torch.Tensor) -> torch.Tensor:
-    """The rows [b, n, d] of the host's CLIP text model for word embeddings with positions [b, n, d]."""
+    """Return the rows [b, n, d] of the host's CLIP text model for word embeddings with positions [b, n, d]."""
     n = embeddings.shape[1]
     causal = embeddings.new_full((n, n), -torch.finfo(embeddings.dtype).max).triu(1)
     return text.final_layer_norm(layers_of(text.encoder, embeddings, causal))

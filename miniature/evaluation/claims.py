@@ -42,42 +42,39 @@ CLAIMS = (
 
 
 def verdict(claim: Claim, rows: dict[str, dict]) -> tuple[str, str]:
-    """What was measured for a claim, and whether it is reproduced: by more than twice its deviation.
+    """Return what was measured for a claim, and whether it is reproduced: by more than twice its deviation.
 
     rows: of the report, by name. One seed has no deviation (NaN), of which no difference can be said to be more.
     """
-    if not measured(claim, rows):
+    if not is_measured(claim, rows):
         return "", "not measured"
     gain, least = difference(claim, rows)
-    told = "{} {:.3f} against {:.3f}".format(claim.score, *_compared(claim, rows))
+    figures = "{} {:.3f} against {:.3f}".format(claim.score, *_compare(claim, rows))
     if not abs(gain) > least:
-        return told, "no difference"
-    return told, "reproduced" if gain > 0 else "not reproduced"
+        return figures, "no difference"
+    return figures, "reproduced" if gain > 0 else "not reproduced"
 
 
-def measured(claim: Claim, rows: dict[str, dict]) -> bool:
-    """Whether both rows of a claim are there."""
+def is_measured(claim: Claim, rows: dict[str, dict]) -> bool:
+    """Return whether both rows of a claim are there."""
     return {claim.better, claim.worse} <= rows.keys()
 
 
 def difference(claim: Claim, rows: dict[str, dict]) -> tuple[float, float]:
-    """By how much `better` is better in a claim's score, and from what on a difference counts."""
-    first, second = _compared(claim, rows)
+    """Return by how much `better` is better in a claim's score, and the least difference that counts."""
+    first, second = _compare(claim, rows)
     seeds = (rows[name].get(f"{claim.score}_deviation") or 0.0 for name in (claim.better, claim.worse))
-    noise = np.max([*seeds, between_trainings(claim.score, rows) if _trained_apart(claim) else 0.0])
+    adapters = {method.name: method.adapter for method in METHODS}
+    apart = adapters.get(claim.better) != adapters.get(claim.worse)
+    noise = np.max([*seeds, between_trainings(claim.score, rows) if apart else 0.0])
     return second - first if claim.less else first - second, 2 * float(noise)
 
 
-def _compared(claim: Claim, rows: dict[str, dict]) -> tuple[float, float]:
+def _compare(claim: Claim, rows: dict[str, dict]) -> tuple[float, float]:
     return rows[claim.better][claim.score], rows[claim.worse][claim.score]
 
 
 def between_trainings(score: str, rows: dict[str, dict]) -> float:
-    """The deviation of a score between two trainings, by Face2Diffusion's; 0 where it was trained once only."""
+    """Return the deviation of a score between two trainings, by Face2Diffusion's; 0 where it was trained once only."""
     again = [rows[name][score] for name in (SHORT_F2D, AGAIN) if name in rows]
     return float(np.std(again, ddof=1)) if len(again) > 1 else 0.0
-
-
-def _trained_apart(claim: Claim) -> bool:
-    adapters = {method.name: method.adapter for method in METHODS}
-    return adapters.get(claim.better) != adapters.get(claim.worse)

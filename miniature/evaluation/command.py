@@ -12,9 +12,9 @@ import torch
 
 from ...weights import saving
 from . import facea, measure, results
-from .instruments import Sampling, load, newest
+from .instruments import ImageSampling, find_newest, load
 from .methods import FACEA, FEW, METHODS, Method
-from .people import held_out
+from .people import hold_out
 from .report import file_name, write
 
 OUTPUT = Path(__file__).parents[2] / "output" / "evaluate"
@@ -26,14 +26,17 @@ def main(arguments: list[str]) -> int:
     torch.set_flush_denormal(True)
     plan = measure.Plan(options.people, options.prompts, options.seeds)
     world = load()
-    people = held_out(plan.people)
+    people = hold_out(plan.people)
     present = [method for method in METHODS if not method.adapter or method.adapter in world.adapters]
     chosen = [method for method in present if not options.only or method.name in options.only]
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    drawn = {method.name: _drawn(world, method, people, plan) for method in chosen}
-    _measure(world, drawn, people, plan)
+    samples = {method.name: _sample(world, method, people, plan) for method in chosen}
+    (OUTPUT / "limits.json").write_text(json.dumps(results.limits(world, people), indent=1))
+    score = _scorer(world, people, plan, samples.get("base"))
+    for name, images in samples.items():
+        score(name, images)
     if options.facea:
-        _measure_facea(world, drawn["base"], people[: options.facea], plan)
+        _measure_facea(world, samples["base"], people[: options.facea], plan)
     if not options.no_report:
         write(OUTPUT)
     return 0
@@ -53,73 +56,70 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _drawn(world, method: Method, people, plan: measure.Plan) -> measure.Drawn:
-    """A method's pictures, from an earlier run where the weights and the plan are the same."""
-    if kept := _kept(method.name, plan):
-        return kept
+def _sample(world, method: Method, people, plan: measure.Plan) -> measure.SampledImages:
+    """Return a method's images: those of an earlier run where weights and plan are the same, else new ones."""
+    if samples := _load_samples(method.name, plan):
+        return samples
     begin = time.monotonic()
-    drawn = measure.pictures(world, method, people, plan, Sampling())
-    _keep(method.name, drawn, plan)
-    print(f"{method.name}: {len(drawn.texts) * plan.seeds} pictures in {time.monotonic() - begin:.0f} s", flush=True)
-    return drawn
+    samples = measure.sample_images(world, method, people, plan, ImageSampling())
+    _save_samples(method.name, samples, plan)
+    print(f"{method.name}: {len(samples.texts) * plan.seeds} pictures in {time.monotonic() - begin:.0f} s", flush=True)
+    return samples
 
 
-def _kept(name: str, plan: measure.Plan) -> measure.Drawn | None:
-    """What an earlier run drew by this plan, unless weights are younger."""
+def _load_samples(name: str, plan: measure.Plan) -> measure.SampledImages | None:
+    """Return what an earlier run sampled by this plan; None where there is nothing, or weights are younger."""
     path = OUTPUT / f"{file_name(name)}.pt"
-    if not path.is_file() or path.stat().st_mtime <= newest():
+    if not path.is_file() or path.stat().st_mtime <= find_newest():
         return None
     saved = torch.load(path, weights_only=True)
-    return measure.Drawn(saved["pictures"], saved["texts"]) if saved["plan"] == list(astuple(plan)) else None
+    return measure.SampledImages(saved["pictures"], saved["texts"]) if saved["plan"] == list(astuple(plan)) else None
 
 
-def _keep(name: str, drawn: measure.Drawn, plan: measure.Plan) -> None:
+def _save_samples(name: str, samples: measure.SampledImages, plan: measure.Plan) -> None:
     content = io.BytesIO()
-    torch.save({**vars(drawn), "plan": list(astuple(plan))}, content)
+    torch.save({"pictures": samples.images, "texts": samples.texts, "plan": list(astuple(plan))}, content)
     saving.write(OUTPUT / f"{file_name(name)}.pt", content.getvalue(), "What was drawn")
 
 
-def _measure(world, drawn: dict[str, measure.Drawn], people, plan: measure.Plan) -> None:
-    """Score what was drawn, and keep the numbers beside the pictures."""
-    (OUTPUT / "limits.json").write_text(json.dumps(results.limits(world, people), indent=1))
-    score = _scorer(world, people, plan, drawn.get("base"))
-    for name, each in drawn.items():
-        score(name, each)
+def _scorer(
+    world, people, plan: measure.Plan, base: measure.SampledImages | None
+) -> Callable[[str, measure.SampledImages], None]:
+    """Return a function that scores a method's images and writes the numbers.
 
+    base: the base model's images, where they are known; the backgrounds are compared with theirs.
+    """
+    real = world.embed_images(torch.cat([held.others.images for held in people]))
+    known = measure.embed_people(world, people)
+    base_faces = measure.find_faces(world, base) if base else None
 
-def _scorer(world, people, plan: measure.Plan, base: measure.Drawn | None) -> Callable[[str, measure.Drawn], None]:
-    """What scores a method's pictures and keeps the numbers; base: the base model's, where they are known."""
-    real = world.seen(torch.cat([held.others.images for held in people]))
-    known = measure.known(world, people)
-    base_faces = measure.faces_in(world, base) if base else None
-
-    def score(name: str, drawn: measure.Drawn) -> None:
-        faces = base_faces if drawn is base else measure.faces_in(world, drawn)
-        comparable = base is not None and base.texts == drawn.texts
+    def score(name: str, samples: measure.SampledImages) -> None:
+        faces = base_faces if samples is base else measure.find_faces(world, samples)
+        comparable = base is not None and base.texts == samples.texts
         background = measure.background(faces, base_faces, plan.seeds) if comparable else None
-        summary = results.summary(measure.scores(world, drawn, faces, known, plan), background, real)
+        summary = results.summary(measure.score(world, samples, faces, known, plan), background, real)
         (OUTPUT / f"{file_name(name)}.json").write_text(json.dumps({"name": name, **summary}, indent=1))
         print(f"{name}: identity {summary['identity']:.3f}, text {summary['text']:.3f}", flush=True)
 
     return score
 
 
-def _measure_facea(world, base: measure.Drawn, people, plan: measure.Plan) -> None:
-    """FaceA and its ablations on the first people only: each person is a training of its own."""
+def _measure_facea(world, base: measure.SampledImages, people, plan: measure.Plan) -> None:
+    """Measure FaceA and its ablations for the first people only: each person is a training of its own."""
     base = base.of_people(0, len(people), plan)
     score = _scorer(world, people, plan, base)
     score(FEW, base)
     for name in FACEA:
-        score(name, _repainted(world, name, people, base, plan))
+        score(name, _repaint_people(world, name, people, base, plan))
 
 
-def _repainted(world, name: str, people, base: measure.Drawn, plan: measure.Plan) -> measure.Drawn:
-    """A row of FaceA's pictures, kept after every person, so that one that was stopped or shorter goes on."""
-    kept = _kept(name, plan)
-    done = len(kept.texts) // plan.prompts if kept else 0
+def _repaint_people(world, name: str, people, base: measure.SampledImages, plan: measure.Plan) -> measure.SampledImages:
+    """Return FaceA's images for people; saved after every person, so that a run that was stopped goes on."""
+    samples = _load_samples(name, plan)
+    done = len(samples.texts) // plan.prompts if samples else 0
     for number in range(done, len(people)):
-        own = facea.pictures(world, name, people[number], base.of_people(number, number + 1, plan))
-        kept = kept.with_more(own) if kept else own
-        _keep(name, kept, plan)
+        new = facea.repaint(world, name, people[number], base.of_people(number, number + 1, plan))
+        samples = samples.with_more(new) if samples else new
+        _save_samples(name, samples, plan)
         print(f"{name}: {number + 1} of {len(people)} people", flush=True)
-    return kept.of_people(0, len(people), plan)
+    return samples.of_people(0, len(people), plan)

@@ -21,7 +21,7 @@ from ..models import base_model
 from ..models.base_model import WEIGHTS
 from ..models.recogniser import Recogniser
 from ..recipes.common import OUTPUT
-from ..training.crops import CROP, aligned_pixels
+from ..training.crops import CROP, align_pixels
 
 ABLATIONS = OUTPUT / "ablations"
 
@@ -42,63 +42,64 @@ class World:
     expression: object
 
     def text(self, prompt: str) -> list:
-        """The host's conditioning of a prompt."""
+        """Return the host's conditioning of a prompt."""
         return self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt))
 
-    def faces(self, pictures: torch.Tensor) -> Faces:
-        """The faces that are found in pictures [n, h, w, 3]; one at most in each."""
-        return detect_faces(self.finder, pictures, search="quick")
+    def faces(self, images: torch.Tensor) -> Faces:
+        """Return the faces that are found in images [n, h, w, 3]; one at most in each."""
+        return detect_faces(self.finder, images, search="quick")
 
     @torch.inference_mode()
-    def who(self, faces: Faces) -> torch.Tensor:
-        """The scoring recogniser's unit vectors [n, d] of all faces."""
-        return normalize(self.scorer(aligned_pixels(faces)), dim=1)
+    def embed_faces(self, faces: Faces) -> torch.Tensor:
+        """Return the scoring recogniser's unit vectors [n, d] of all faces."""
+        return normalize(self.scorer(align_pixels(faces)), dim=1)
 
     @torch.inference_mode()
-    def seen(self, pictures: torch.Tensor) -> torch.Tensor:
-        """CLIP's unit vectors [n, d] of pictures."""
-        return normalize(self.clip_vision.encode_image(pictures).image_embeds.float(), dim=1)
+    def embed_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Return CLIP's unit vectors [n, d] of pictures."""
+        return normalize(self.clip_vision.encode_image(images).image_embeds.float(), dim=1)
 
     @torch.inference_mode()
-    def told(self, prompts: Sequence[str]) -> torch.Tensor:
-        """CLIP's unit vectors [n, d] of prompts."""
+    def embed_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Return CLIP's unit vectors [n, d] of prompts."""
         once = {prompt: text_embedding(self.score_clip, prompt) for prompt in dict.fromkeys(prompts)}
         return normalize(torch.cat([once[prompt] for prompt in prompts]), dim=1)
 
     @torch.inference_mode()
     def expressions(self, faces: Faces) -> torch.Tensor:
-        """The expression's coefficients [n, 64] of all faces."""
+        """Return the expression's coefficients [n, 64] of all faces."""
         if not any(faces.per_image):
             return torch.zeros(0, EXPRESSION.stop - EXPRESSION.start)
         return self.expression.read(faces).coefficients
 
     def identity(self, kind: str, faces: Faces):
-        """The FaceId that the encoder of a kind makes of faces, as its method wants it."""
+        """Return the FaceId that the encoder of a kind makes of faces, as its method wants it."""
         masked = kind == "transface"
         return self.encoders[kind].encode(align_faces(faces, CROP, head_masks(faces) if masked else None), masked)
 
 
 def load() -> World:
-    """The miniature in `WEIGHTS`, with the encoders and adapters of the ablations in `ABLATIONS`, if there are any.
+    """Return the miniature in `WEIGHTS`, with the encoders and adapters of the ablations in `ABLATIONS`, if there are
+    any.
 
     Raises FileNotFoundError where a file of the miniature is missing.
     """
     model, clip, vae = base_model.load_miniature(WEIGHTS)
     score_clip, clip_vision = base_model.load_pair(WEIGHTS)
-    found = {path.stem.removeprefix("miniature_"): path for path in WEIGHTS.glob("*/miniature_*")}
-    found |= {path.stem: path for path in ABLATIONS.glob("*.safetensors")}
+    paths = {path.stem.removeprefix("miniature_"): path for path in WEIGHTS.glob("*/miniature_*")}
+    paths |= {path.stem: path for path in ABLATIONS.glob("*.safetensors")}
     return World(
         model, clip, vae, clip_vision, score_clip,
-        {name: load_encoder(str(path)) for name, path in found.items() if name.startswith(_ENCODERS)},
-        {name: load_adapter(str(path)) for name, path in found.items() if name.startswith(_ADAPTERS)},
+        {name: load_encoder(str(path)) for name, path in paths.items() if name.startswith(_ENCODERS)},
+        {name: load_adapter(str(path)) for name, path in paths.items() if name.startswith(_ADAPTERS)},
         Recogniser.of(load_file(base_model.weight_file(WEIGHTS, "scorer.safetensors"))).float(),
         MiniatureFinder(0.5),
-        load_expression_encoder(str(found["expression"])),
+        load_expression_encoder(str(paths["expression"])),
     )  # fmt: skip
 
 
-def newest() -> float:
-    """When the youngest of the weights was written."""
+def find_newest() -> float:
+    """Return when the youngest of the weights was written."""
     return max(path.stat().st_mtime for folder in (WEIGHTS, ABLATIONS) for path in folder.rglob("*") if path.is_file())
 
 
@@ -107,7 +108,7 @@ _ADAPTERS = ("fact", "face2diffusion", "f2d", "infinite_id")
 
 
 @dataclass(frozen=True)
-class Sampling:
+class ImageSampling:
     """How pictures are drawn."""
 
     steps: int = 10
@@ -117,23 +118,26 @@ class Sampling:
 
 
 def noise(keys: Sequence[tuple[int, ...]], size: int) -> torch.Tensor:
-    """[n, c, h, w], each picture's own, whatever the method: of (person, prompt, seed) by number."""
-    drawn = []
+    """Return noise [n, c, h, w] for keys (person, prompt, seed): the same for every method and in every batch."""
+    noises = []
     for key in keys:
-        seed = sum(number * 1009**place for place, number in enumerate(key))
-        drawn.append(torch.randn(base_model.CHANNELS, size, size, generator=torch.Generator().manual_seed(seed)))
-    return torch.stack(drawn)
+        seed = sum(number * 1009**index for index, number in enumerate(key))
+        noises.append(torch.randn(base_model.CHANNELS, size, size, generator=torch.Generator().manual_seed(seed)))
+    return torch.stack(noises)
 
 
-def stacked(conditionings: Sequence[list]) -> list:
-    """Conditionings of n prompts with the same schedule as one, whose rows are [n, 77, d]."""
+def stack(conditionings: Sequence[list]) -> list:
+    """Return conditionings of n prompts with the same schedule as one, whose rows are [n, 77, d]."""
     return [[torch.cat([rows for rows, _ in parts]), parts[0][1]] for parts in zip(*conditionings)]
 
 
 @torch.inference_mode()
-def sampled(world: World, model, positive: list, start: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """Pictures [n, h, w, 3] by the host's sampler; positive: a conditioning of n prompts, start: noise [n, c, h, w]."""
-    negative = stacked([world.text("")] * len(start))
+def sample(world: World, model, positive: list, start: torch.Tensor, sampling: ImageSampling) -> torch.Tensor:
+    """Return images [n, h, w, 3] by the host's sampler.
+
+    positive: a conditioning of n prompts. start: noise [n, c, h, w].
+    """
+    negative = stack([world.text("")] * len(start))
     latents = comfy.sample.sample(
         model, start, sampling.steps, sampling.cfg, sampling.sampler, sampling.scheduler, positive, negative,
         torch.zeros_like(start), disable_pbar=True, seed=0,

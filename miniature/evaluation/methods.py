@@ -8,7 +8,7 @@ from ...attention_patches.fact import apply_fact
 from ...attention_patches.infinite_id import apply_infinite_id
 from ...attention_patches.ip_adapter import apply_ip_adapter
 from .instruments import World
-from .people import Held
+from .people import HeldOutPerson
 from .prompts import PHOTOS, STYLES
 
 NAMELESS = "a person"
@@ -24,20 +24,20 @@ class Method:
 
     name: str
     table: str
-    prepare: Callable[[World, Held], tuple[object, Callable[[str], list]]]
+    prepare: Callable[[World, HeldOutPerson], tuple[object, Callable[[str], list]]]
     adapter: str = ""
     prompts: tuple[str, ...] = PHOTOS
 
 
-def plain(world: World, held: Held):
-    """The base model, which knows nothing of the person but the word."""
+def plain(world: World, held: HeldOutPerson):
+    """Return the base model, which knows nothing of the person but the word, and its conditioning."""
     return world.model, lambda text: world.text(text.format(who=f"a {held.word}"))
 
 
 def fact(adapter: str = "fact", strength: float = 1.0):
-    """FACT with an adapter file."""
+    """Return how FACT prepares a person, with an adapter file."""
 
-    def prepare(world: World, held: Held):
+    def prepare(world: World, held: HeldOutPerson):
         face_id = world.identity("transface", held.reference)
         model = apply_fact(world.model, world.adapters[adapter], face_id, strength)
         return model, lambda text: world.text(text.format(who=f"a {held.word}"))
@@ -46,15 +46,18 @@ def fact(adapter: str = "fact", strength: float = 1.0):
 
 
 def face2diffusion(adapter: str = "face2diffusion", encoder: str = "msid", delayed: float = 0.0):
-    """Face2Diffusion: the person is two words of the prompt; delayed: for that part of the sampling the class is."""
+    """Return how Face2Diffusion prepares a person, as two words of the prompt.
 
-    def prepare(world: World, held: Held):
+    delayed: share of the sampling in which the class stands in their place (DSC).
+    """
+
+    def prepare(world: World, held: HeldOutPerson):
         words = world.adapters[adapter].words(world.identity(encoder, held.reference))
 
         def conditioning(text: str) -> list:
-            told = text.format(who="{face}")
-            prompt = face_prompt.face_prompt(world.clip, told, [words])
-            return face_prompt.delayed(world.clip, told, f"a {held.word}", prompt, delayed)
+            words_text = text.format(who="{face}")
+            prompt = face_prompt.face_prompt(world.clip, words_text, [words])
+            return face_prompt.delayed(world.clip, words_text, f"a {held.word}", prompt, delayed)
 
         return world.model, conditioning
 
@@ -62,13 +65,13 @@ def face2diffusion(adapter: str = "face2diffusion", encoder: str = "msid", delay
 
 
 def infinite_id(adapter: str = "infinite_id", strength: float = 1.0, **mixing):
-    """Infinite-ID: image cross-attention, and the streams' mixing where it is asked for."""
+    """Return how Infinite-ID prepares a person: image cross-attention, and mixed attention where `mixing` is given."""
 
-    def prepare(world: World, held: Held):
-        own = world.adapters[adapter]
+    def prepare(world: World, held: HeldOutPerson):
+        ip_adapter = world.adapters[adapter]
         face_id = world.identity("arcface", held.reference)
-        tokens = own.tokens(face_id, own.clip_input(world.clip_vision, held.reference.images))
-        model = apply_ip_adapter(world.model, own, tokens, strength)
+        tokens = ip_adapter.tokens(face_id, ip_adapter.clip_input(world.clip_vision, held.reference.images))
+        model = apply_ip_adapter(world.model, ip_adapter, tokens, strength)
         model = apply_infinite_id(model, **mixing) if mixing else model
         return model, lambda text: world.text(text.format(who=f"a {held.word}"))
 

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from ...faces.types import Face, Faces
 from ..recipes.common import SIZE
 from ..world.draw import draw
@@ -15,31 +13,29 @@ PHOTOS = (1.0, 0.0, 0.0)  # shares of photo, sketch, cartoon
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class HeldOutPerson:
     """One held-out person. reference, others: Faces with one face in each picture, of 1 and of k photos."""
 
-    who: Person
+    subject: Person
     reference: Faces
     others: Faces
 
     @property
     def word(self) -> str:
-        """What a caption calls them."""
-        return "woman" if self.who.woman else "man"
+        """Return what a caption calls them."""
+        return "woman" if self.subject.woman else "man"
 
 
-def held_out(count: int, seed: int = 0) -> list[Held]:
-    """The first `count` people of the test split, seen in photos."""
-    return [_held(SPLITS["test"].start + number, seed) for number in range(count)]
+def hold_out(count: int, seed: int = 0) -> list[HeldOutPerson]:
+    """Return the first `count` people of the test split, seen in photos."""
+    return [_render(SPLITS["test"].start + number, seed) for number in range(count)]
 
 
-def _held(number: int, seed: int) -> Held:
-    who = person(number, seed)
-    drawn = draw([who] * (1 + _OTHERS), [scene(number, picture, seed, PHOTOS) for picture in range(1 + _OTHERS)], SIZE)
-    found = tuple((_face(points),) for points in drawn.points.numpy())
+def _render(number: int, seed: int) -> HeldOutPerson:
+    subject = person(number, seed)
+    rendering = draw(
+        [subject] * (1 + _OTHERS), [scene(number, index, seed, PHOTOS) for index in range(1 + _OTHERS)], SIZE
+    )
+    faces = tuple((Face(points, (0.0, 0.0, SIZE - 1.0, SIZE - 1.0), 1.0),) for points in rendering.points.numpy())
     parts = (slice(0, 1), slice(1, None))
-    return Held(who, *(Faces(drawn.pictures[part], found[part], "the drawn world") for part in parts))
-
-
-def _face(points: np.ndarray) -> Face:
-    return Face(points, (0.0, 0.0, SIZE - 1.0, SIZE - 1.0), 1.0)
+    return HeldOutPerson(subject, *(Faces(rendering.images[part], faces[part], "the drawn world") for part in parts))

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...graphics import PAPER
-from .claims import CLAIMS, Claim, difference, measured, verdict
+from .claims import CLAIMS, difference, is_measured, verdict
 from .methods import FEW, MAIN, METHODS, ROWS
 from .prompts import PHOTOS
 
@@ -23,7 +23,10 @@ _MOST = 6.0  # times of what counts, beyond which a bar says nothing more
 
 
 def scores(rows: dict[str, dict], renders: tuple[float, float], goal: tuple[float, float], target: Path) -> None:
-    """Identity against text of all rows of photos; renders, goal: what renders have of both, and the least."""
+    """Plot identity against text of all rows of photos.
+
+    renders, goal: identity and text of renders, and the least to reach.
+    """
     figure, axes = _figure(9, 4.5, "identity", "text")
     axes.plot(*renders, "*", color=_COLOURS["base"], markersize=13, label="renders")
     drawings = {method.name for method in METHODS if method.prompts != PHOTOS}
@@ -38,7 +41,7 @@ def scores(rows: dict[str, dict], renders: tuple[float, float], goal: tuple[floa
 
 
 def _row(axes: Axes, name: str, row: dict) -> None:
-    """A point with its deviations between seeds, larger where it is a method itself."""
+    """Plot a point with its deviations between seeds, larger where it is a method itself."""
     main = name in (*MAIN, "base")
     point, colour = (row["identity"], row["text"]), _COLOURS[ROWS[name]]
     style = {"fmt": "o", "color": colour, "elinewidth": 0.8, "markersize": 9 if main else 4, "zorder": 3 if main else 2}
@@ -46,23 +49,19 @@ def _row(axes: Axes, name: str, row: dict) -> None:
 
 
 def orderings(rows: dict[str, dict], target: Path) -> None:
-    """By how many times of what counts the better row of each claim is better, to the left where it is worse."""
-    claims = [claim for claim in CLAIMS if _comparable(claim, rows)]
+    """Plot each claim's difference, as a multiple of the least that counts; to the left where `better` is worse."""
+    claims = [claim for claim in CLAIMS if is_measured(claim, rows) and difference(claim, rows)[1] > 0]
     across = f"difference, in times of that which counts (±1), ±{_MOST:.0f} at most"
     figure, axes = _figure(10, 1 + 0.32 * len(claims), across, "")
-    for place, claim in enumerate(reversed(claims)):
+    for row, claim in enumerate(reversed(claims)):
         gain, least = difference(claim, rows)
         times = min(max(gain / least, -_MOST), _MOST)
-        axes.barh(place, times, color=_VERDICTS[verdict(claim, rows)[1]], height=0.6)
+        axes.barh(row, times, color=_VERDICTS[verdict(claim, rows)[1]], height=0.6)
     axes.set_yticks(range(len(claims)), [claim.text for claim in reversed(claims)])
     axes.set_xlim(-_MOST, _MOST)
     for edge in (-1, 0, 1):
         axes.axvline(edge, color="#444444", linewidth=0.8, linestyle="--" if edge else "-")
     figure.savefig(target, dpi=100)
-
-
-def _comparable(claim: Claim, rows: dict[str, dict]) -> bool:
-    return measured(claim, rows) and difference(claim, rows)[1] > 0
 
 
 def _figure(width: float, height: float, across: str, up: str) -> tuple[Figure, Axes]:

@@ -20,5 +20,5 @@ STYLES = tuple(
 
 
 def of_person(number: int, texts: tuple[str, ...], count: int) -> tuple[str, ...]:
-    """The `count` prompts that the person counted `number` is asked for; over people all come in turn."""
+    """Return `count` prompts for the person counted `number`; over people all prompts come in turn."""
     return tuple(texts[(number * count + step) % len(texts)] for step in range(count))

@@ -12,7 +12,7 @@ from ...weights import saving
 from . import plots
 from .claims import CLAIMS, between_trainings, verdict
 from .methods import AGAIN, MAIN, ROWS
-from .people import held_out
+from .people import hold_out
 
 MINIATURE = Path(__file__).parents[1]
 _COLUMNS = (
@@ -77,25 +77,24 @@ def write(output: Path, target: Path = MINIATURE) -> Path:
 
 
 def file_name(name: str) -> str:
-    """A method's name as that of a file."""
+    """Return a method's name as that of a file."""
     return "".join(letter if letter.isalnum() else "_" for letter in name)
 
 
 def _rows(output: Path, numbers: Path) -> dict[str, dict]:
-    """All rows by name as measured in `output`, or else as `numbers`, which keeps them, has them."""
+    """Return all rows by name as measured in `output`, or else as the file `numbers` has them, which is updated."""
     last = json.loads(numbers.read_text()) if numbers.is_file() else {}
-    rows = {name: row for name in ROWS if (row := _row(output, name) or last.get(name))}
+    rows = {}
+    for name in ROWS:
+        path = output / f"{file_name(name)}.json"
+        if row := json.loads(path.read_text()) if path.is_file() else last.get(name):
+            rows[name] = row
     saving.write(numbers, f"{json.dumps(rows, indent=1)}\n".encode(), "The report's numbers")
     return rows
 
 
-def _row(output: Path, name: str) -> dict | None:
-    path = output / f"{file_name(name)}.json"
-    return json.loads(path.read_text()) if path.is_file() else None
-
-
 def _glance(rows: dict[str, dict], limits: dict[str, float], target: Path) -> list[str]:
-    """The plots, where there is a base to compare with."""
+    """Draw the plots and return their section; nothing where there is no base to compare with."""
     if "base" not in rows:
         return []
     renders = limits["same"], limits["text"]
@@ -108,9 +107,9 @@ def _glance(rows: dict[str, dict], limits: dict[str, float], target: Path) -> li
 def _tables(rows: dict[str, dict]) -> list[str]:
     lines = []
     for table in dict.fromkeys(ROWS.values()):
-        if own := [name for name in rows if ROWS[name] == table]:
+        if names := [name for name in rows if ROWS[name] == table]:
             head = ["", *(title for _, title, _ in _COLUMNS)]
-            lines += [f"## {table}", "", *_head(head), *(_of(name, rows[name]) for name in own), ""]
+            lines += [f"## {table}", "", *_head(head), *(_of(name, rows[name]) for name in names), ""]
     return lines
 
 
@@ -118,8 +117,8 @@ def _of(name: str, row: dict) -> str:
     cells = [name]
     for key, _, form in _COLUMNS:
         value, deviation = row.get(key), row.get(f"{key}_deviation")
-        told = "" if value is None or math.isnan(value) else form.format(value)
-        cells.append(f"{told} ± {deviation:.3f}" if told and deviation is not None else told)
+        text = "" if value is None or math.isnan(value) else form.format(value)
+        cells.append(f"{text} ± {deviation:.3f}" if text and deviation is not None else text)
     return _line(cells)
 
 
@@ -132,14 +131,14 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _goals(rows: dict[str, dict], limits: dict) -> list[str]:
-    """What was to be reached, and whether it was: captions followed, likeness kept, little of the prompt lost."""
+    """Return a table of goals and whether they are reached: captions followed, likeness kept, the prompt kept."""
     if "base" not in rows:
         return []
-    told = rows["base"]["text"]
-    goals = [("base: text within 10 % of real renders'", told / limits["text"], 0.9)]
+    text = rows["base"]["text"]
+    goals = [("base: text within 10 % of real renders'", text / limits["text"], 0.9)]
     for name in (name for name in MAIN if name in rows):
         goals.append((f"{name}: identity at least 60 % of two renders'", rows[name]["share"], _IDENTITY))
-        goals.append((f"{name}: at least 90 % of the base's text", rows[name]["text"] / told, _TEXT))
+        goals.append((f"{name}: at least 90 % of the base's text", rows[name]["text"] / text, _TEXT))
     lines = (_line((goal, f"{share:.0%}", "yes" if share >= least else "**no**")) for goal, share, least in goals)
     return ["## Goals", "", *_head(("goal", "measured", "reached")), *lines, ""]
 
@@ -150,11 +149,13 @@ def _claims(rows: dict[str, dict]) -> list[str]:
 
 
 def _apart(rows: dict[str, dict]) -> str:
-    """How far two trainings of a method differ."""
+    """Return how far two trainings of a method differ."""
     if AGAIN not in rows:
         return "which was trained only once."
-    told = (f"{score} {between_trainings(score, rows):.3f}" for score in ("identity", "text", "harmonic", "background"))
-    return f"the second with another seed: {', '.join(told)}."
+    figures = (
+        f"{score} {between_trainings(score, rows):.3f}" for score in ("identity", "text", "harmonic", "background")
+    )
+    return f"the second with another seed: {', '.join(figures)}."
 
 
 def _best_of(rows: dict[str, dict]) -> list[str]:
@@ -168,24 +169,21 @@ def _best_of(rows: dict[str, dict]) -> list[str]:
 
 
 def _sheets(output: Path, rows: dict[str, dict], target: Path, people: int = 8) -> list[str]:
-    """Every row's sheet: made of what was drawn, or else that of the last report."""
-    references = [held.reference.images[0] for held in held_out(people)]
+    """Write every row's sheet from its images, or keep that of the last report, and return their section."""
+    references = [held.reference.images[0] for held in hold_out(people)]
     lines = ["## Pictures", "", "On top of each column the reference; below it, two pictures of one prompt.", ""]
     for name in rows:
-        drawn, sheet = output / f"{file_name(name)}.pt", target / "report" / f"{file_name(name)}.jpg"
-        if drawn.is_file():
-            _image(_sheet(torch.load(drawn, weights_only=True), references)).save(sheet, quality=85)
+        samples, sheet = output / f"{file_name(name)}.pt", target / "report" / f"{file_name(name)}.jpg"
+        if samples.is_file():
+            image = _sheet(torch.load(samples, weights_only=True), references)
+            Image.fromarray((image * 255).round().clamp(0, 255).byte().numpy()).save(sheet, quality=85)
         if sheet.is_file():
             lines += [f"**{name}**", "", f"![{name}](report/{file_name(name)}.jpg)", ""]
     return lines
 
 
 def _sheet(saved: dict, references: Sequence[torch.Tensor]) -> torch.Tensor:
-    """A column a person [h, w, 3]: the reference on top, below it their first prompt with two seeds."""
+    """Return a column for each person, [h, w, 3]: the reference, below it their first prompt with two seeds."""
     shown = saved["pictures"][:2, :: saved["plan"][1]].float() / 255
-    columns = [torch.cat([who, *each]) for who, each in zip(references, shown.transpose(0, 1))]
+    columns = [torch.cat([reference, *images]) for reference, images in zip(references, shown.transpose(0, 1))]
     return torch.cat(columns, dim=1)
-
-
-def _image(picture: torch.Tensor) -> Image.Image:
-    return Image.fromarray((picture * 255).round().clamp(0, 255).byte().numpy())

@@ -12,18 +12,18 @@ from ..training.expression import classes
 from ..world.captions import caption
 from ..world.scenes import EXPRESSIONS, scene
 from .instruments import World
-from .people import PHOTOS, Held
+from .people import PHOTOS, HeldOutPerson
 
 
 def summary(scores: dict[str, torch.Tensor], background: torch.Tensor | None, real: torch.Tensor) -> dict[str, float]:
-    """The numbers of one method.
+    """Return the numbers of one method.
 
     scores: of `measure.scores`; background: [seeds, n], or None; real: CLIP's vectors [m, d] of renders.
     A deviation is that between seeds; of a diversity, which is of all seeds together, the standard error over people.
     """
     identity, text = scores["identity"], scores["text"]
     both = harmonic_mean(identity.nan_to_num(), text)
-    person, told, harmonic = spread(identity), spread(text), spread(both)
+    person, words, harmonic = spread(identity), spread(text), spread(both)
     outside = None if background is None else spread(background)
     expressions, rolls = _expressions(scores["expression"]), _rolls(scores["points"])
     return {
@@ -31,8 +31,8 @@ def summary(scores: dict[str, torch.Tensor], background: torch.Tensor | None, re
         "identity_deviation": person.deviation,
         "undetected": float(identity.isnan().float().mean()),
         "identity_all": identity_summary(identity.flatten()).all,
-        "text": told.mean,
-        "text_deviation": told.deviation,
+        "text": words.mean,
+        "text_deviation": words.deviation,
         "direction": spread(scores["direction"]).mean,
         "harmonic": harmonic.mean,
         "harmonic_deviation": harmonic.deviation,
@@ -52,24 +52,30 @@ def _error(values: torch.Tensor) -> float:
 
 
 def _expressions(coefficients: torch.Tensor) -> torch.Tensor:
-    """How evenly the expressions of one person's and prompt's pictures spread, of all whose pictures have a face."""
-    told = classes(coefficients.nan_to_num().flatten(0, 1)).unflatten(0, coefficients.shape[:2]).T
+    """Return how evenly the expressions of one person and prompt spread over the seeds, 0..1, [n].
+
+    Only those whose images all have a face.
+    """
+    kinds = classes(coefficients.nan_to_num().flatten(0, 1)).unflatten(0, coefficients.shape[:2]).T
     whole = ~coefficients.isnan().any(dim=2).any(dim=0)
-    return class_diversity(told[whole], len(EXPRESSIONS))
+    return class_diversity(kinds[whole], len(EXPRESSIONS))
 
 
 def _rolls(points: torch.Tensor) -> torch.Tensor:
-    """The deviation of the roll in degrees over a person's pictures, of all whose pictures have a face."""
-    own = points.transpose(0, 1)
-    whole = ~own.flatten(1).isnan().any(dim=1)
-    return pose_diversity(own[whole]).roll
+    """Return the deviation of the roll in degrees over the seeds of one person and prompt, [n].
+
+    Only those whose images all have a face.
+    """
+    points_of_people = points.transpose(0, 1)
+    whole = ~points_of_people.flatten(1).isnan().any(dim=1)
+    return pose_diversity(points_of_people[whole]).roll
 
 
-def limits(world: World, people: list[Held]) -> dict[str, float]:
-    """What two renders of one person reach, what those of two people do, and how well the scorer tells them apart."""
-    embeddings = torch.cat([world.who(faces) for held in people for faces in (held.reference, held.others)])
-    each = len(embeddings) // len(people)
-    same, different = pair_cosines(embeddings, torch.arange(len(people)).repeat_interleave(each))
+def limits(world: World, people: list[HeldOutPerson]) -> dict[str, float]:
+    """Return scores of renders: identity of one person and of two, AUC of the scorer, and text."""
+    embeddings = torch.cat([world.embed_faces(faces) for held in people for faces in (held.reference, held.others)])
+    count = len(embeddings) // len(people)
+    same, different = pair_cosines(embeddings, torch.arange(len(people)).repeat_interleave(count))
     return {
         "same": float(same.mean()),
         "different": float(different.mean()),
@@ -78,9 +84,11 @@ def limits(world: World, people: list[Held]) -> dict[str, float]:
     }
 
 
-def _real_text(world: World, people: list[Held]) -> float:
-    """CLIP-T of the people's real renders with what they show."""
-    told = [caption(held.who, scene(held.who.number, 0, 0, PHOTOS)) for held in people]
+def _real_text(world: World, people: list[HeldOutPerson]) -> float:
+    """Return CLIP-T of the people's real renders with what they show."""
+    texts = [caption(held.subject, scene(held.subject.number, 0, 0, PHOTOS)) for held in people]
     return float(
-        text_similarity(world.seen(torch.cat([held.reference.images for held in people])), world.told(told)).mean()
+        text_similarity(
+            world.embed_images(torch.cat([held.reference.images for held in people])), world.embed_prompts(texts)
+        ).mean()
     )

@@ -29,7 +29,7 @@ class AutoencoderSizes:
 
     @classmethod
     def of(cls, weights: Mapping[str, torch.Tensor]) -> "AutoencoderSizes":
-        """The sizes of a state dict."""
+        """Return the sizes of a state dict."""
         counts = [sum(name.startswith(f"{part}.levels.") and name.endswith(".0.first.weight") for name in weights)
                   for part in ("encoder", "decoder")]  # fmt: skip
         encoder, decoder = (
@@ -111,12 +111,12 @@ class Autoencoder(nn.Module):
         return self.moments(x)[0]
 
     def moments(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and log variance [b, c, h / 12, w / 12] of the latents of pictures [b, 3, h, w] in -1..1."""
+        """Return mean and log variance [b, c, h / 12, w / 12] of the latents of images [b, 3, h, w] in -1..1."""
         mean, log_variance = self.encoder(x).chunk(2, dim=1)
         return mean, log_variance.clamp(-20, 4)
 
     def latent_size(self, size) -> tuple[int, ...]:
-        """Height and width of the latents of pictures of `size` (height, width)."""
+        """Return height and width of the latents of pictures of `size` (height, width)."""
         shrink = self.decoder.stem * 2 ** len(self.decoder.ups)
         return tuple(side // shrink for side in size)
 

@@ -28,7 +28,7 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 BASE, INPAINTING, PAIR = "base.safetensors", "inpainting.safetensors", "clip.safetensors"
 CHANNELS = 16  # of a latent, which stands for 12 x 12 pixels
 HEAD = 32  # channels of an attention head
-UNET, TEXT_ENCODER, PICTURE = "model.diffusion_model.", "cond_stage_model.clip_l.transformer.", "first_stage_model."
+UNET, TEXT_ENCODER, FIRST_STAGE = "model.diffusion_model.", "cond_stage_model.clip_l.transformer.", "first_stage_model."
 _PAIR_TEXT, _PAIR_VISION = "text.", "vision."
 _EMBEDDING, _PROJECTION = "text_model.embeddings.token_embedding.weight", "text_projection.weight"
 TOKENS = "tokens"  # int64 [n]: which rows of the token embedding the file has; the others are nowhere used
@@ -64,8 +64,10 @@ class Miniature(comfy.supported_models.SD15):
 
 
 def unet_layout(width: int, in_channels: int = CHANNELS) -> dict:
-    """Arguments of the host's UNet: SD1.5's blocks, `width` channels at the finest level and twice that at the others.
+    """Return arguments of the host's UNet: SD1.5's blocks at smaller widths.
 
+    width: channels at the finest level; the others have twice as many. in_channels: 33 for inpainting, with the mask
+    and the masked image's latents.
     in_channels: 33 for inpainting, with the mask and the masked picture's latents.
     """
     return {
@@ -79,7 +81,7 @@ def unet_layout(width: int, in_channels: int = CHANNELS) -> dict:
 
 
 def load_miniature(folder: Path, inpainting: bool = False):
-    """(MODEL, CLIP, VAE) of the files in `folder`; inpainting: with the UNet that fills masks.
+    """Return (MODEL, CLIP, VAE) of the files in `folder`; inpainting: with the UNet that fills masks.
 
     Raises FileNotFoundError, ValueError or KeyError as `weight_file` and `load_base` do.
     """
@@ -90,7 +92,7 @@ def load_miniature(folder: Path, inpainting: bool = False):
 
 
 def load_base(path: str):
-    """(MODEL, CLIP, VAE) of the miniature checkpoint at `path`.
+    """Return (MODEL, CLIP, VAE) of the miniature checkpoint at `path`.
 
     Raises ValueError naming the file where it cannot be read, KeyError where it is no miniature.
     """
@@ -98,7 +100,7 @@ def load_base(path: str):
 
 
 def load_pair(folder: Path):
-    """(CLIP, CLIP_VISION) of the drawn world's own CLIP in `folder`: text and pictures in one space.
+    """Return (CLIP, CLIP_VISION) of the drawn world's own CLIP in `folder`: text and pictures in one space.
 
     Raises FileNotFoundError as `weight_file` does, RuntimeError where the file holds other tensors.
     """
@@ -115,7 +117,7 @@ def check_files(folder: Path, inpainting: bool) -> None:
 
 
 def weight_file(folder: Path, name: str) -> str:
-    """Where a file of the miniature lies; raises FileNotFoundError that says what to do where it is missing."""
+    """Return where a file of the miniature lies; raises FileNotFoundError that says what to do where it is missing."""
     path = folder / name
     if not path.is_file():
         raise FileNotFoundError(
@@ -126,7 +128,9 @@ def weight_file(folder: Path, name: str) -> str:
 
 
 def load_unet(path: str, base: str | None = None, disable_dynamic: bool = False):
-    """The MODEL of the file at `path`; base: the file that has what is missing there, for a UNet saved as a change."""
+    """Return the MODEL of the file at `path`; base: the file that has what is missing there, for a UNet saved as a
+    change.
+    """
     weights = (read_state_dict(base) if base else {}) | read_state_dict(path)
     loaded = model(_part(weights, UNET), disable_dynamic)
     loaded.cached_patcher_init = load_unet, (path, base)
@@ -136,10 +140,10 @@ def load_unet(path: str, base: str | None = None, disable_dynamic: bool = False)
 def load_text(
     path: str, prefix: str = TEXT_ENCODER, tokens: str = TOKENS, disable_dynamic: bool = False
 ) -> comfy.sd.CLIP:
-    """The CLIP of the file at `path`; prefix: of its tensors' names; tokens: the name of their list."""
+    """Return the CLIP of the file at `path`; prefix: of its tensors' names; tokens: the name of their list."""
     weights = read_state_dict(path)
-    own = {name: weight for name, weight in _part(weights, prefix).items() if name.startswith("text_")}
-    loaded = clip(own, weights[tokens], disable_dynamic)
+    text_weights = {name: weight for name, weight in _part(weights, prefix).items() if name.startswith("text_")}
+    loaded = clip(text_weights, weights[tokens], disable_dynamic)
     loaded.patcher.cached_patcher_init = _text_patcher, (path, prefix, tokens)
     return loaded
 
@@ -149,12 +153,12 @@ def _text_patcher(path: str, prefix: str, tokens: str, disable_dynamic: bool = F
 
 
 def load_vae(path: str) -> "MiniatureVAE":
-    """The VAE of the file at `path`."""
-    return MiniatureVAE(_part(read_state_dict(path), PICTURE))
+    """Return the VAE of the file at `path`."""
+    return MiniatureVAE(_part(read_state_dict(path), FIRST_STAGE))
 
 
 def model(weights: dict[str, torch.Tensor], disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    """A model patcher of the UNet `weights`, whose sizes are read from them.
+    """Return a model patcher of the UNet `weights`, whose sizes are read from them.
 
     disable_dynamic: of the host's plain kind, whose weights autograd can work with.
     """
@@ -168,7 +172,7 @@ def model(weights: dict[str, torch.Tensor], disable_dynamic: bool = False) -> co
 
 
 def clip(weights: dict[str, torch.Tensor], tokens: torch.Tensor, disable_dynamic: bool = False) -> comfy.sd.CLIP:
-    """The host's CLIP with the text encoder `weights`, which have the embeddings of `tokens` only.
+    """Return the host's CLIP with the text encoder `weights`, which have the embeddings of `tokens` only.
 
     Without a text projection among them it is 0, by which scores know that there is none.
     """

@@ -23,13 +23,13 @@ class FinderSizes:
 
     @classmethod
     def of(cls, weights: Mapping[str, torch.Tensor]) -> "FinderSizes":
-        """The sizes of a state dict."""
+        """Return the sizes of a state dict."""
         fine, middle, coarse = (len(weights[f"{level}.weight"]) for level in ("entry", "down1", "down2"))
         return cls((fine, middle, coarse), math.isqrt(weights["entry.weight"].shape[1] // 3))
 
 
 class Finder(nn.Module):
-    """[b, 3, 96, 96] in -1..1 -> points [b, 5, 2], pixels (x, y) in the order of `draw.Drawn`, and presence [b].
+    """[b, 3, 96, 96] in -1..1 -> points [b, 5, 2], pixels (x, y) in the order of `draw.Rendering`, and presence [b].
 
     Presence is the log odds that there is a face, judged by what is seen at the five points.
     """
@@ -61,6 +61,6 @@ class Finder(nn.Module):
 
 
 def centres(heat: torch.Tensor, cell: int) -> torch.Tensor:
-    """Centres of mass [b, k, 2] (x, y) of maps [b, k, h, w] of sum 1 with cells of `cell` pixels to a side."""
+    """Return centres of mass [b, k, 2] (x, y) of maps [b, k, h, w] of sum 1 with cells of `cell` pixels to a side."""
     rows, columns = (cell * (torch.arange(count, device=heat.device) + 0.5) - 0.5 for count in heat.shape[2:])
     return torch.stack([heat.sum(2) @ columns, heat.sum(3) @ rows], dim=-1)

@@ -33,12 +33,12 @@ class Vocabulary:
         return len(self.tokens)
 
     def rows(self, texts: Sequence[str]) -> torch.Tensor:
-        """Padded tokens int64 [b, 77], counted from 0. Raises KeyError for a word that is not in the vocabulary."""
-        return torch.tensor([self._padded(text) for text in texts])
-
-    def _padded(self, text: str) -> list[int]:
-        tokens = [_START, *(token for word in _words(text) for token in self._word(word)), _END]
-        return [self._index[token] for token in [*tokens, *[_END] * ROWS][:ROWS]]
+        """Return padded tokens int64 [b, 77], counted from 0. Raises KeyError for a word that is not known."""
+        rows = []
+        for text in texts:
+            tokens = [_START, *(token for word in _words(text) for token in self._word(word))]
+            rows.append([self._index[token] for token in [*tokens, *[_END] * ROWS][:ROWS]])
+        return torch.tensor(rows)
 
     def _word(self, word: str) -> list[int]:
         if word not in self._known:
@@ -48,12 +48,12 @@ class Vocabulary:
 
 
 def _words(text: str) -> list[str]:
-    """What CLIP's tokeniser takes one by one: words, and commas for themselves."""
+    """Return what CLIP's tokeniser takes one by one: words, and commas for themselves."""
     return text.lower().replace(",", " , ").split()
 
 
 def manners(caption: str) -> dict[str, str]:
-    """A caption that names man or woman, and the same that says "a person" or calls the person by name; and nothing."""
+    """Return a caption in every manner of speaking: plain, "a person", by name, and none at all."""
     subject = "a woman" if " of a woman" in caption else "a man"
     said = {"plain": subject, "person": "a person", "named": NAME}
     return {how: caption.replace(f" of {subject}", f" of {words}", 1) for how, words in said.items()} | {"": ""}
@@ -63,13 +63,16 @@ class Captions:
     """Captions of n pictures as tokens, in every manner of speaking: [n, 77] each."""
 
     def __init__(self, texts: Sequence[str], vocabulary: Vocabulary):
-        told = [manners(text) for text in texts]
-        self.tokens = {how: vocabulary.rows([each[how] for each in told]).short() for how in told[0]}
+        texts_by_manner = [manners(text) for text in texts]
+        self.tokens = {
+            how: vocabulary.rows([manner_texts[how] for manner_texts in texts_by_manner]).short()
+            for how in texts_by_manner[0]
+        }
 
     def draw(
         self, indices: torch.Tensor, shares: dict[str, float], long: float, generator: torch.Generator
     ) -> torch.Tensor:
-        """The tokens [b, n] of captions, each in a drawn manner.
+        """Return the tokens [b, n] of captions, each in a sampled manner.
 
         shares: how often each manner but the plain one is drawn. long: how often all rows are filled, which costs time
         and is what the host does; else there are as many as the longest caption needs.
@@ -77,8 +80,8 @@ class Captions:
         chance = torch.rand(len(indices), generator=generator)
         tokens, below = self.tokens["plain"][indices], 0.0
         for how, share in shares.items():
-            drawn = (chance >= below) & (chance < below + share)
-            tokens = torch.where(drawn[:, None], self.tokens[how][indices], tokens)
+            is_chosen = (chance >= below) & (chance < below + share)
+            tokens = torch.where(is_chosen[:, None], self.tokens[how][indices], tokens)
             below += share
         return tokens[:, : ROWS if torch.rand((), generator=generator) < long else SHORT].long()
 
@@ -99,33 +102,37 @@ class TextEncoder(nn.Module):
         nn.init.normal_(self.positions, std=0.1)
 
     def forward(self, tokens: torch.Tensor, traits: torch.Tensor) -> torch.Tensor:
-        """The rows [b, n, d] of tokens [b, n]; a name means the person with `traits` [b, ...]."""
+        """Return the rows [b, n, d] of tokens [b, n]; a name means the person with `traits` [b, ...]."""
         embeddings = self.words(tokens) + self.positions[: tokens.shape[1]]
-        people, slots = (tokens == self.name).nonzero(as_tuple=True)
+        people, columns = (tokens == self.name).nonzero(as_tuple=True)
         first, second = self.names(traits[people]).chunk(2, dim=1)
-        for word, place in ((first, slots), (second, slots + 1)):
-            embeddings = embeddings.index_put((people, place), word.to(embeddings))
+        for word, column in ((first, columns), (second, columns + 1)):
+            embeddings = embeddings.index_put((people, column), word.to(embeddings))
         return text_rows(self, embeddings)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """What it learned, under the host's names; the map to names is not part of it."""
-        own = {f"text_model.{name}": each for name, each in self.state_dict().items() if name.startswith(_HOSTS)}
+        """Return what is learned, under the host's names; the map to names is not part of it."""
+        tensors = {
+            f"text_model.{name}": tensor for name, tensor in self.state_dict().items() if name.startswith(_HOSTS)
+        }
         embeddings = {"token_embedding": self.words.weight, "position_embedding": self.positions}
-        return own | {f"text_model.embeddings.{name}.weight": each.detach() for name, each in embeddings.items()}
+        return tensors | {
+            f"text_model.embeddings.{name}.weight": tensor.detach() for name, tensor in embeddings.items()
+        }
 
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
         """Go on from what `weights` gave."""
-        own = {name.removeprefix("text_model."): each for name, each in weights.items()}
+        tensors = {name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
         with torch.no_grad():
-            self.words.weight.copy_(own["embeddings.token_embedding.weight"])
-            self.positions.copy_(own["embeddings.position_embedding.weight"])
+            self.words.weight.copy_(tensors["embeddings.token_embedding.weight"])
+            self.positions.copy_(tensors["embeddings.position_embedding.weight"])
             for name, parameter in self.named_parameters():
                 if name.startswith(_HOSTS):
-                    parameter.copy_(own[name])
+                    parameter.copy_(tensors[name])
 
 
 def draw_weights(network: nn.Module) -> None:
-    """The usual start of the host's layers, which draw none themselves: variance kept, biases 0, norms 1."""
+    """Sample the usual start of layers, which the host leaves empty: variance kept, biases 0, norms 1."""
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_uniform_(module.weight, a=5**0.5)

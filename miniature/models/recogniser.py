@@ -9,7 +9,7 @@ _SCALE = ".scale"
 
 
 def in_bytes(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-    """A weight [d, ...] as whole numbers of a byte and a scale [d]: a quarter of its size."""
+    """Return a weight [d, ...] as whole numbers of a byte and a scale [d]: a quarter of its size."""
     scale = weight.abs().flatten(1).amax(dim=1) / 127
     return {name: (weight / _rows(scale, weight)).round().to(torch.int8), f"{name}{_SCALE}": scale}
 
@@ -46,10 +46,10 @@ class Recogniser(nn.Module):
 
     @classmethod
     def of(cls, weights: Mapping[str, torch.Tensor]) -> "Recogniser":
-        """The network that a state dict fits, with its weights, in evaluation mode; its matrices may be `in_bytes`."""
+        """Return the network of a state dict with its weights, in evaluation mode; matrices may be `in_bytes`."""
         scaled = {name.removesuffix(_SCALE): scale.float() for name, scale in weights.items() if name.endswith(_SCALE)}
-        weights = {name: each.float() * _rows(scaled[name], each) if name in scaled else each
-                   for name, each in weights.items() if not name.endswith(_SCALE)}  # fmt: skip
+        weights = {name: tensor.float() * _rows(scaled[name], tensor) if name in scaled else tensor
+                   for name, tensor in weights.items() if not name.endswith(_SCALE)}  # fmt: skip
         count = sum(name.endswith(".down.weight") for name in weights)
         widths = tuple(len(weights[f"stages.{number}.down.weight"]) for number in range(count))
         network = cls(widths, len(weights["feature.weight"]))

@@ -3,12 +3,13 @@
 import torch
 
 from ...training import adapter_command, face2diffusion, fact, infinite_id
-from ...training.frozen import Frozen, frozen
+from ...training.frozen import freeze
 from ...training.portraits import Portraits
+from ...training.progress_line import ProgressLine
 from ..models import base_model as miniature
 from ..training import fact_projector
 from ..training import portraits as world
-from .common import LONG, OUTPUT, device, keep, keep_curve, kept, pictures, shown
+from .common import LONG, OUTPUT, device, load_set, load_tensors, save_losses, save_tensors
 
 SHARED = {"batch": 32, "lr": 1e-3, "warmup": 50, "ema": 0.995, **LONG}
 FACT = {"gate": 1.0, "queries": 16, "dim": 128, "depth": 2, "projector": 0.02}
@@ -41,49 +42,53 @@ METHODS = ("fact", "face2diffusion", "infinite_id")  # the others are ablations
 def projector(steps: int) -> None:
     """Teach FACT's projector by itself of whom a face is; every training of FACT begins with it."""
     torch.manual_seed(0)
-    settings, seen = fact_projector.Settings(steps=steps, **PROJECTOR), portraits("transface")
-    words = kept("base")[f"{miniature.TEXT_ENCODER}text_model.embeddings.token_embedding.weight"]
-    network = fact.fresh_projector(seen.features["transface"].shape[-1], words.shape[1], fact.Settings(**FACT))
+    settings, photos = fact_projector.ProjectorSettings(steps=steps, **PROJECTOR), portraits("transface")
+    words = load_tensors("base")[f"{miniature.TEXT_ENCODER}text_model.embeddings.token_embedding.weight"]
+    network = fact.make_projector(photos.features["transface"].shape[-1], words.shape[1], fact.FactSettings(**FACT))
     checkpoint = OUTPUT / "fact_projector.pt"
-    progress = fact_projector.train(network.to(device()), seen, settings, device(), checkpoint, shown())
-    keep("fact_projector", network.cpu().state_dict())
-    keep_curve("fact_projector", progress)
+    progress = fact_projector.train(
+        network.to(device()), photos, settings, device(), checkpoint, ProgressLine(settings)
+    )
+    save_tensors("fact_projector", network.cpu().state_dict())
+    save_losses("fact_projector", progress)
 
 
 def train(name: str, steps: int) -> None:
     """Train one of FACTS, F2DS and INFINITE on the base, and keep its running average in float16."""
-    base = _base()
+    model, clip, _ = miniature.load_base(str(OUTPUT / "base.safetensors"))
+    base, checkpoint = freeze(model, clip, "bfloat16"), OUTPUT / f"{name}.pt"
     if name in FACTS:
         method = adapter_command.METHODS["fact"]
-        settings = fact.Settings(steps=steps, **(SHARED | FACT | FACTS[name]))
-        begin = kept("fact_projector")
-        adapter, progress = fact.train(base, portraits("transface"), settings, OUTPUT / f"{name}.pt", shown(), begin)
+        settings = fact.FactSettings(steps=steps, **(SHARED | FACT | FACTS[name]))
+        begin = load_tensors("fact_projector")
+        adapter, progress = fact.train(
+            base, portraits("transface"), settings, OUTPUT / f"{name}.pt", ProgressLine(settings), begin
+        )
     elif name in F2DS:
         method = adapter_command.METHODS["face2diffusion"]
-        settings = face2diffusion.Settings(steps=steps, hidden=(256, 256), **(SHARED | F2DS[name]))
-        seen = portraits(_ENCODERS.get(name, "msid"), "expression")
-        seen.features["msid"] = seen.features.pop(_ENCODERS.get(name, "msid"))
-        adapter, progress = face2diffusion.train(base, seen, settings, OUTPUT / f"{name}.pt", shown())
+        settings = face2diffusion.Face2DiffusionSettings(steps=steps, hidden=(256, 256), **(SHARED | F2DS[name]))
+        photos = portraits(_ENCODERS.get(name, "msid"), "expression")
+        photos.features["msid"] = photos.features.pop(_ENCODERS.get(name, "msid"))
+        adapter, progress = face2diffusion.train(base, photos, settings, checkpoint, ProgressLine(settings))
     else:
         method = adapter_command.METHODS["infinite-id"]
-        settings = infinite_id.Settings(steps=steps, queries=12, dim=128, depth=2, **(SHARED | INFINITE[name]))
-        nothing = kept("clip_nothing")["nothing"]
-        seen = portraits("clip", "arcface")
-        adapter, progress = infinite_id.train(base, seen, nothing, settings, OUTPUT / f"{name}.pt", shown())
+        settings = infinite_id.InfiniteIdSettings(
+            steps=steps, queries=12, dim=128, depth=2, **(SHARED | INFINITE[name])
+        )
+        nothing = load_tensors("clip_nothing")["nothing"]
+        photos = portraits("clip", "arcface")
+        adapter, progress = infinite_id.train(
+            base, photos, nothing, settings, OUTPUT / f"{name}.pt", ProgressLine(settings)
+        )
     adapter.load_state_dict(progress.average)
-    place = name if name in METHODS else f"ablations/{name}"
-    keep(place, {key: each.half() for key, each in method.state(adapter).items()}, method.metadata)
-    keep_curve(name, progress)
-
-
-def _base() -> Frozen:
-    model, clip, _ = miniature.load_base(str(OUTPUT / "base.safetensors"))
-    return frozen(model, clip, "bfloat16")
+    file = name if name in METHODS else f"ablations/{name}"
+    save_tensors(file, {key: tensor.half() for key, tensor in method.state(adapter).items()}, method.metadata)
+    save_losses(name, progress)
 
 
 def portraits(*features: str) -> Portraits:
-    """Photos of the training people, no sketches and cartoons, with the features of some encoders."""
-    drawn = pictures("train")
-    chosen = [index for index, told in enumerate(drawn.captions) if told.startswith("a photo")]
-    seen = {name: kept(f"feat_{name}")[name] for name in features}
-    return world.portraits(drawn, kept("latents")["latents"], seen, torch.tensor(chosen))
+    """Return photos of the training people, no sketches and cartoons, with the features of some encoders."""
+    dataset = load_set("train")
+    chosen = [index for index, caption in enumerate(dataset.captions) if caption.startswith("a photo")]
+    all_features = {name: load_tensors(f"feat_{name}")[name] for name in features}
+    return world.portraits(dataset, load_tensors("latents")["latents"], all_features, torch.tensor(chosen))

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from . import adapters, diffusion, facea, files, nets
-from .common import OUTPUT, SETS, pictures
+from .common import OUTPUT, SETS, load_set
 
 ADAPTERS = {**adapters.FACTS, **adapters.F2DS, **adapters.INFINITE}
 STEPS = {
@@ -16,7 +16,7 @@ STEPS = {
     "fact_projector": 2000, "decoder": 1500, "base": 29_400, "inpainting": 2000,
 }  # fmt: skip
 PARTS = {
-    "pictures": lambda: [pictures(split) for split in SETS],
+    "pictures": lambda: [load_set(split) for split in SETS],
     "autoencoder": diffusion.autoencoder,
     "latents": diffusion.latents,
     **{name: partial(nets.train_recogniser, name) for name in nets.RECOGNISERS},
@@ -29,7 +29,7 @@ PARTS = {
     },
     "decoder": diffusion.decoder,
     "base": diffusion.text_to_image,
-    "inpainting": diffusion.inpainting_variant,
+    "inpainting": diffusion.train_inpainting,
     "fact_projector": adapters.projector,
     **{name: partial(adapters.train, name) for name in ADAPTERS},
     "facea": facea.demo_person,

@@ -1,8 +1,6 @@
 """What the recipes share: where things lie, the drawn sets, progress on the terminal."""
 
 import json
-import time
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -29,60 +27,48 @@ MORE_WORDS = (
 
 
 def device() -> torch.device:
-    """Where the host computes, and the recipes train."""
+    """Return the device on which the host computes, and the recipes train."""
     return comfy.model_management.get_torch_device()
 
 
 @cache
-def pictures(split: str) -> dataset.PictureSet:
-    """A drawn set; drawn first where it is missing."""
-    count, each = SETS[split]
+def load_set(split: str) -> dataset.ImageSet:
+    """Open a set of rendered images, which is rendered first where it is missing."""
+    count, images = SETS[split]
     folder = DATA / split
-    dataset.write(folder, dataset.Recipe(split=split, people=count, pictures=each, size=SIZE), processes=2)
+    dataset.write(folder, dataset.SetRecipe(split=split, people=count, images=images, size=SIZE), processes=2)
     return dataset.read(folder)
 
 
 @cache
 def traits(split: str) -> torch.Tensor:
-    """What there is to know of the people of a set, [people, k]."""
-    numbers = np.unique(pictures(split).people)
+    """Return what there is to know of the people of a set, [people, k]."""
+    numbers = np.unique(load_set(split).people)
     return torch.from_numpy(np.stack([people.as_vector(people.person(int(number))) for number in numbers]))
 
 
 @cache
 def vocabulary() -> language.Vocabulary:
-    """The words of the base's text encoder."""
-    texts = {text for told in pictures("train").captions for text in language.manners(told).values()}
+    """Return the words of the base's text encoder."""
+    texts = {text for caption in load_set("train").captions for text in language.manners(caption).values()}
     return language.Vocabulary([*sorted(texts), *MORE_WORDS])
 
 
-def kept(name: str) -> dict[str, torch.Tensor]:
-    """The tensors that a part left under `name`."""
+def load_tensors(name: str) -> dict[str, torch.Tensor]:
+    """Return the tensors that a part left under `name`."""
     return load_file(OUTPUT / f"{name}.safetensors")
 
 
-def keep(name: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+def save_tensors(name: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Leave tensors for the parts to come; of several processes that trained together the first does."""
     if not is_main():
         return
     path = OUTPUT / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: each.detach().cpu().contiguous() for key, each in tensors.items()}, path, metadata)
+    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, path, metadata)
 
 
-def keep_curve(name: str, progress: loop.Progress) -> None:
+def save_losses(name: str, progress: loop.Progress) -> None:
     """Leave the losses of a training; of several processes that trained together the first does."""
     if is_main():
         (OUTPUT / f"{name}.losses.json").write_text(json.dumps([round(loss, 5) for loss in progress.losses]))
-
-
-def shown(every: int = 50) -> Callable[[loop.Progress], None]:
-    """What a training calls after its steps: a line now and then."""
-    begin = time.monotonic()
-
-    def show(progress: loop.Progress) -> None:
-        if progress.step % every == 0:
-            loss = sum(progress.losses[-every:]) / every
-            print(f"step {progress.step}, loss {loss:.4f}, {time.monotonic() - begin:.0f} s", flush=True)
-
-    return show

@@ -1,14 +1,12 @@
 """One learned person for FaceA-Net, from three drawn photos."""
 
-import torch
-
 from ...adapters.facea import REGIONS
 from ...adapters.facea_file import save_facea
 from ...training import facea_run
 from ...training.inpainting import Photos, register_latents
 from ..demo import LEARNED
 from ..models import base_model as miniature
-from ..training.inpainting_lessons import widened
+from ..training.inpainting_lessons import widen
 from ..world.draw import draw
 from ..world.people import person
 from ..world.scenes import scene
@@ -21,25 +19,22 @@ SETTINGS = {"steps": 200, "batch": 4, "rank": 8, "lr_lora": 1e-3, "lr_features":
 
 
 def photos(number: int, count: int = _PHOTOS, seed: int = 5) -> Photos:
-    """Photos of a person with the masks they were drawn with."""
-    who = person(number)
-    drawn = draw([who] * count, [scene(number, picture, seed, (1.0, 0.0, 0.0)) for picture in range(count)], SIZE)
-    masks = {region: _seen(drawn.masks[:, place].float(), region) for place, region in enumerate(REGIONS)}
-    return Photos(drawn.pictures, masks)
-
-
-def _seen(mask: torch.Tensor, region: str) -> torch.Tensor:
-    """What is learned to be painted: more than the part alone."""
-    return widened(mask, _HEAD if region == "face" else _PART)
+    """Return photos of a person with the masks they were drawn with."""
+    subject = person(number)
+    rendering = draw([subject] * count, [scene(number, image, seed, (1.0, 0.0, 0.0)) for image in range(count)], SIZE)
+    masks = {}
+    for index, region in enumerate(REGIONS):
+        masks[region] = widen(rendering.masks[:, index].float(), _HEAD if region == "face" else _PART)
+    return Photos(rendering.images, masks)
 
 
 def word(number: int) -> str:
-    """The word by which a prompt calls a person."""
+    """Return the word by which a prompt calls a person."""
     return "woman" if person(number).woman else "man"
 
 
-def learned(number: int, **settings):
-    """The FaceA identity learned of a person's photos on the miniature's inpainting base."""
+def learn_person(number: int, **settings):
+    """Learn a person's photos on the miniature's inpainting model and return the FaceA identity."""
     register_latents(miniature.MiniatureLatents)
     base = facea_run.Base(*miniature.load_miniature(miniature.WEIGHTS, inpainting=True))
     settings = facea_run.Settings(**(SETTINGS | settings))
@@ -47,5 +42,5 @@ def learned(number: int, **settings):
 
 
 def demo_person() -> None:
-    """The person of the demo."""
-    save_facea(OUTPUT / "facea_person.safetensors", learned(LEARNED), "miniature")
+    """Learn the person of the demo."""
+    save_facea(OUTPUT / "facea_person.safetensors", learn_person(LEARNED), "miniature")

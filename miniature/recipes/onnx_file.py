@@ -12,13 +12,13 @@ _EPS = 1e-5  # of the norms
 
 def export(network: Recogniser, path: Path) -> None:
     """Write `network`: one input [n, 3, 112, 112] in -1..1, one output [n, d]; its matrices in bytes."""
-    weights = {name: each.float() for name, each in network.state_dict().items() if each.is_floating_point()}
+    weights = {name: tensor.float() for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
     nodes, constants = [], []
-    for name, each in weights.items():
-        if each.ndim > 1:
-            nodes.append(_from_bytes(constants, name, each))
+    for name, tensor in weights.items():
+        if tensor.ndim > 1:
+            nodes.append(_from_bytes(constants, name, tensor))
         else:
-            constants.append(numpy_helper.from_array(each.numpy(), name))
+            constants.append(numpy_helper.from_array(tensor.numpy(), name))
     at = "pixels"
     for number in range(len(network.stages)):
         at = _stage(nodes, f"stages.{number}", at)
@@ -33,9 +33,9 @@ def export(network: Recogniser, path: Path) -> None:
 
 
 def _from_bytes(constants: list, name: str, weight: torch.Tensor):
-    """The node that makes a weight of its bytes, which are appended to the constants."""
+    """Return the node that makes a weight of its bytes, which are appended to the constants."""
     parts = in_bytes(f"{name}.bytes", weight)
-    constants += [numpy_helper.from_array(each.numpy(), part) for part, each in parts.items()]
+    constants += [numpy_helper.from_array(tensor.numpy(), part) for part, tensor in parts.items()]
     return helper.make_node("DequantizeLinear", list(parts), [name], axis=0)
 
 

@@ -9,14 +9,16 @@ from torch.nn.functional import cosine_similarity, l1_loss
 
 from ...faces.types import Faces
 from ...training import loop
+from ...training.precision import compute_dtype, lower
+from ...training.settings import TrainingSettings
 from ..models.autoencoder import Autoencoder
 from ..models.recogniser import Recogniser
-from ..world.dataset import PictureSet
-from .crops import aligned_pixels, as_pixels, known_faces
+from ..world.dataset import ImageSet
+from .crops import align_pixels, as_pixels, read_faces
 
 
 @dataclass(frozen=True)
-class Settings(loop.Settings):
+class AutoencoderSettings(TrainingSettings):
     """kl: weight of the latents' divergence from the standard normal. edges: of the loss of neighbours' differences.
 
     noise: deviation of what is added to the latents besides their own: a small model will not draw them more exactly.
@@ -33,63 +35,63 @@ class Settings(loop.Settings):
     likeness: float = 0.0
 
 
-def picture_loss(made: torch.Tensor, pictures: torch.Tensor, edges: float) -> torch.Tensor:
-    """Mean absolute error of pictures [b, 3, h, w], and of their differences to the right and downwards."""
-    steps = (l1_loss(made.diff(dim=dim), pictures.diff(dim=dim)) for dim in (2, 3))
-    return l1_loss(made, pictures) + edges * sum(steps)
+def image_loss(made: torch.Tensor, images: torch.Tensor, edges: float) -> torch.Tensor:
+    """Return mean absolute error of images [b, 3, h, w], and of their differences to the right and downwards."""
+    steps = (l1_loss(made.diff(dim=dim), images.diff(dim=dim)) for dim in (2, 3))
+    return l1_loss(made, images) + edges * sum(steps)
 
 
 def likeness_loss(recogniser: Recogniser, made: torch.Tensor, faces: Faces) -> torch.Tensor:
-    """1 - the cosine of whom a recogniser sees in pictures and in what was made of them, the mean over the pictures.
+    """Return 1 - cosine between what a recogniser reads in images and in their reconstructions, the mean.
 
     made: [b, 3, h, w] in -1..1; faces: the pictures, with one face in each. It is what a perceptual loss is to other
     autoencoders: an error costs most where it makes a face another's.
     """
-    told = replace(faces, images=made.movedim(1, -1) / 2 + 0.5)
+    remade = replace(faces, images=made.movedim(1, -1) / 2 + 0.5)
     with torch.no_grad():
-        real = recogniser(aligned_pixels(faces).to(made))
-    return 1 - cosine_similarity(recogniser(aligned_pixels(told)), real).mean()
+        real = recogniser(align_pixels(faces).to(made))
+    return 1 - cosine_similarity(recogniser(align_pixels(remade)), real).mean()
 
 
 def divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
-    """KL(N(mean, variance) || N(0, 1)), the mean over all numbers of the latents."""
+    """Return KL(N(mean, variance) || N(0, 1)), the mean over all numbers of the latents."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
 
 
 def loss(
     network,
-    pictures: torch.Tensor,
-    settings: Settings,
+    images: torch.Tensor,
+    settings: AutoencoderSettings,
     eps: torch.Tensor,
     unlike: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """The loss of pictures [b, 3, h, w] in -1..1 with the noise eps [b, c, h', w'] in their latents.
+    """Return the loss of images [b, 3, h, w] in -1..1 with the noise eps [b, c, h', w'] in their latents.
 
     unlike: the `likeness_loss` of what is made of them.
     """
-    mean, log_variance = (part.float() for part in network("moments", pictures))
+    mean, log_variance = (part.float() for part in network("moments", images))
     z = mean + eps * (log_variance.exp() + settings.noise**2).sqrt()
-    made = network("decode", z.to(pictures.dtype)).float()
-    kept = picture_loss(made, pictures.float(), settings.edges) + settings.kl * divergence(mean, log_variance)
-    return kept + settings.likeness * unlike(made) if unlike else kept
+    made = network("decode", z.to(images.dtype)).float()
+    total = image_loss(made, images.float(), settings.edges) + settings.kl * divergence(mean, log_variance)
+    return total + settings.likeness * unlike(made) if unlike else total
 
 
-def parameters(network: Autoencoder, settings: Settings) -> dict[str, torch.nn.Parameter]:
-    """What is trained."""
+def parameters(network: Autoencoder, settings: AutoencoderSettings) -> dict[str, torch.nn.Parameter]:
+    """Return what is trained, by name."""
     return {
-        name: each
-        for name, each in network.named_parameters()
+        name: parameter
+        for name, parameter in network.named_parameters()
         if not settings.decoder_only or name.startswith("decoder.")
     }
 
 
 @torch.no_grad()
-def unit_variance(network: Autoencoder, pictures: torch.Tensor, least: float = 0.25) -> None:
+def unit_variance(network: Autoencoder, images: torch.Tensor, least: float = 0.25) -> None:
     """Scale every channel of the latents to unit variance, in the weights: the pictures stay what they are.
 
     Channels that hold next to nothing are scaled as if they had the deviation `least` of the strongest.
     """
-    deviation = network.encode(pictures).std(dim=(0, 2, 3))
+    deviation = network.encode(images).std(dim=(0, 2, 3))
     scale = deviation.clamp(min=least * deviation.max())
     mean_rows = slice(0, len(scale))
     network.encoder.exit.weight[mean_rows] /= scale[:, None, None, None]
@@ -110,26 +112,34 @@ class _Parts(torch.nn.Module):
 
 
 def train(
-    network: Autoencoder, pictures: PictureSet, settings: Settings, device, checkpoint, after_step, recogniser=None
+    network: Autoencoder,
+    dataset: ImageSet,
+    settings: AutoencoderSettings,
+    device,
+    checkpoint,
+    after_step,
+    recogniser=None,
 ):
     """Train in place, on pictures drawn with replacement; returns the progress with the running average.
 
     recogniser: a `Recogniser`, whose eyes the likeness is judged by; it does not learn.
     """
     parts = _Parts(network.to(device, memory_format=torch.channels_last))
-    dtype = loop.compute_dtype(settings.precision, device)
+    dtype = compute_dtype(settings.precision, device)
     network.requires_grad_(False)
-    learned = {f"network.{name}": each.requires_grad_() for name, each in parameters(network, settings).items()}
+    learned = {
+        f"network.{name}": parameter.requires_grad_() for name, parameter in parameters(network, settings).items()
+    }
     if recogniser:
         recogniser.to(device).requires_grad_(False)
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
-        indices = torch.randint(len(pictures), (settings.batch,), generator=generator).tolist()
-        x = as_pixels(pictures.pictures(indices)).to(device, dtype).contiguous(memory_format=torch.channels_last)
+        indices = torch.randint(len(dataset), (settings.batch,), generator=generator).tolist()
+        x = as_pixels(dataset.images(indices)).to(device, dtype).contiguous(memory_format=torch.channels_last)
         size = settings.batch, len(network.decoder.entry.weight[0]), *network.latent_size(x.shape[2:])
         eps = torch.randn(size, generator=generator).to(device)
-        unlike = partial(likeness_loss, recogniser, faces=known_faces(pictures, indices)) if recogniser else None
-        return loss(loop.lowered(parts, dtype), x, settings, eps, unlike)
+        unlike = partial(likeness_loss, recogniser, faces=read_faces(dataset, indices)) if recogniser else None
+        return loss(lower(parts, dtype), x, settings, eps, unlike)
 
     groups = [loop.Group(learned, settings.lr)]
     return loop.train(groups, loss_of, settings, device, checkpoint, after_step)

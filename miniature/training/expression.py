@@ -8,18 +8,20 @@ from torch.nn.functional import mse_loss
 
 from ...encoders.deep3d import COEFFICIENTS, EXPRESSION, Regressor, RegressorSizes, cut_aligned
 from ...training import loop
-from ..world.dataset import PictureSet
+from ...training.precision import cast_to, compute_dtype
+from ...training.settings import TrainingSettings
+from ..world.dataset import ImageSet
 from ..world.people import VECTOR_NAMES, Person, as_vector
 from ..world.scenes import EXPRESSIONS, Scene
-from .crops import known_faces
-from .degrade import softened
+from .crops import read_faces
+from .degrade import soften
 
 SIZES = RegressorSizes(16, ((1, 8), (1, 16), (1, 32), (1, 64)), (80, 64, 80, 3, 27, 2, 1))
 _ANGLE, _LIGHT = 224, 227  # where pose and light begin among the coefficients
 
 
 @dataclass(frozen=True)
-class Settings(loop.Settings):
+class ExpressionSettings(TrainingSettings):
     """soft: how often a crop is as soft as a small model draws."""
 
     batch: int = 32
@@ -29,51 +31,60 @@ class Settings(loop.Settings):
 
 @cache
 def directions() -> torch.Tensor:
-    """Where each of EXPRESSIONS lies among the 64 numbers, [6, 64]: of length 1, at right angles to the others."""
+    """Return the coefficients of each of EXPRESSIONS, [6, 64]: of length 1, at right angles to the others."""
     generator = torch.Generator().manual_seed(0)
     square = torch.linalg.qr(torch.randn(64, 64, generator=generator)).Q
     return square[: len(EXPRESSIONS)]
 
 
-def coefficients(who: Person, seen: Scene) -> torch.Tensor:
-    """What the regressor is to tell of a person in a scene, [257]: looks, expression, yaw and roll, light; else 0."""
+def coefficients(subject: Person, scene: Scene) -> torch.Tensor:
+    """Return what the regressor is to tell of a person in a scene, [257]: looks, expression, yaw and roll, light; else
+    0.
+    """
     target = torch.zeros(COEFFICIENTS)
-    target[: len(VECTOR_NAMES)] = torch.from_numpy(as_vector(who))
-    target[EXPRESSION] = directions()[EXPRESSIONS.index(seen.expression)]
-    target[_ANGLE + 1 : _ANGLE + 3] = torch.tensor([seen.yaw, seen.roll])
-    target[_LIGHT : _LIGHT + 3] = torch.tensor([seen.light_x, seen.light_y, seen.light])
+    target[: len(VECTOR_NAMES)] = torch.from_numpy(as_vector(subject))
+    target[EXPRESSION] = directions()[EXPRESSIONS.index(scene.expression)]
+    target[_ANGLE + 1 : _ANGLE + 3] = torch.tensor([scene.yaw, scene.roll])
+    target[_LIGHT : _LIGHT + 3] = torch.tensor([scene.light_x, scene.light_y, scene.light])
     return target
 
 
-def crops(pictures: PictureSet, indices) -> torch.Tensor:
-    """uint8 [n, 224, 224, 3], aligned as the regressor expects it."""
-    faces = known_faces(pictures, indices)
+def cut_crops(dataset: ImageSet, indices) -> torch.Tensor:
+    """Return crops uint8 [n, 224, 224, 3], aligned as the regressor expects it."""
+    faces = read_faces(dataset, indices)
     made = [cut_aligned(image, face.points) for image, (face,) in zip(faces.images, faces.per_image)]
     return (torch.stack(made) * 255).round().to(torch.uint8)
 
 
 def classes(coefficients: torch.Tensor) -> torch.Tensor:
-    """Which of EXPRESSIONS each of [n, 64] is nearest to, [n]."""
+    """Return which of EXPRESSIONS each of [n, 64] is nearest to, [n]."""
     return (coefficients @ directions().T.to(coefficients)).argmax(dim=1)
 
 
-def train(network: Regressor, crops: torch.Tensor, targets: torch.Tensor, settings: Settings, device, checkpoint,
-          after_step):  # fmt: skip
+def train(
+    network: Regressor,
+    crops: torch.Tensor,
+    targets: torch.Tensor,
+    settings: ExpressionSettings,
+    device,
+    checkpoint,
+    after_step,
+):
     """Train in place on crops uint8 [n, 224, 224, 3] and coefficients [n, 257]; returns the progress."""
     network.to(device).train()
-    dtype = loop.compute_dtype(settings.precision, device)
+    dtype = compute_dtype(settings.precision, device)
     used = targets.abs().amax(dim=0) > 0
     weight = torch.where(torch.arange(COEFFICIENTS) < EXPRESSION.start, 0.3, 1.0)[used]
     weight[(used.cumsum(0)[EXPRESSION] - 1).unique()] = 8.0  # 64 numbers of length 1 are small
     weight = weight.to(device)
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
-        drawn = torch.randint(len(targets), (settings.batch,), generator=generator)
-        pixels = softened(crops[drawn].movedim(-1, 1).float() / 255, settings.soft, generator).to(device)
-        with loop.computing(dtype, device):
-            told = network(pixels).float()
-        target = targets[drawn].to(device)
-        return mse_loss(told[:, used] * weight, target[:, used] * weight)
+        indices = torch.randint(len(targets), (settings.batch,), generator=generator)
+        pixels = soften(crops[indices].movedim(-1, 1).float() / 255, settings.soft, generator).to(device)
+        with cast_to(dtype, device):
+            predicted = network(pixels).float()
+        target = targets[indices].to(device)
+        return mse_loss(predicted[:, used] * weight, target[:, used] * weight)
 
     groups = [loop.Group(dict(network.named_parameters()), settings.lr)]
     return loop.train(groups, loss_of, settings, device, checkpoint, after_step)

@@ -13,12 +13,14 @@ from torch.nn.functional import mse_loss
 from ...adapters.resampler import Resampler
 from ...training import loop
 from ...training.portraits import Portraits
+from ...training.precision import cast_to, compute_dtype
+from ...training.settings import TrainingSettings
 
 _AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
-class Settings(loop.Settings):
+class ProjectorSettings(TrainingSettings):
     """components: how many numbers about a person the tokens are to tell; fewer where there are fewer people."""
 
     batch: int = 256
@@ -27,8 +29,8 @@ class Settings(loop.Settings):
 
 
 def of_people(portraits: Portraits, components: int) -> torch.Tensor:
-    """Who is in each picture, [n, components]: principal components, each of unit variance, of what the encoder sees on
-    average in the photos of a person.
+    """Return who is in each picture, [n, components]: principal components, each of unit variance, of what the encoder
+    sees on average in the photos of a person.
     """
     features, shelves = portraits.features["transface"].flatten(1), portraits.shelves
     means = torch.zeros(len(shelves.counts), features.shape[1])
@@ -40,7 +42,12 @@ def of_people(portraits: Portraits, components: int) -> torch.Tensor:
 
 
 def train(
-    projector: Resampler, portraits: Portraits, settings: Settings, device: torch.device, checkpoint, after_step
+    projector: Resampler,
+    portraits: Portraits,
+    settings: ProjectorSettings,
+    device: torch.device,
+    checkpoint,
+    after_step,
 ) -> loop.Progress:
     """Teach `projector`, in place, to give tokens in which a linear readout, which is not kept, finds `of_people`.
 
@@ -51,11 +58,11 @@ def train(
     readout = nn.Linear(projector.latents.shape[1] * projector.norm_out.normalized_shape[0], target.shape[1]).to(device)
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
-        drawn = torch.randint(len(portraits), (settings.batch,), generator=generator)
-        features = portraits.features["transface"][drawn].to(device, torch.float32)
-        with loop.computing(loop.compute_dtype(settings.precision, device), device):
-            told = readout(projector(features).flatten(1))
-        return mse_loss(told.float(), target[drawn].to(device))
+        indices = torch.randint(len(portraits), (settings.batch,), generator=generator)
+        features = portraits.features["transface"][indices].to(device, torch.float32)
+        with cast_to(compute_dtype(settings.precision, device), device):
+            predicted = readout(projector(features).flatten(1))
+        return mse_loss(predicted.float(), target[indices].to(device))
 
     learns = nn.ModuleDict({"projector": projector, "readout": readout})
     groups = [loop.Group(dict(learns.named_parameters()), settings.lr)]

@@ -6,26 +6,26 @@ import torch
 from torch.nn.functional import max_pool2d
 
 from ...adapters.facea import REGIONS, prompt_of
-from ..world.dataset import PictureSet
+from ..world.dataset import ImageSet
 
 _SHARES = (0.45, 0.3, 0.15, 0.1)  # how often the face, another part of it, a box or the whole picture is to be painted
 _WIDER = 6  # pixels by which a part is drawn too large at most
 
 
-def drawn_masks(pictures: PictureSet, indices: Sequence[int], generator: torch.Generator):
-    """(masks [n, h, w], 1 where to paint; which of REGIONS each is, None where it is no part) of pictures."""
-    parts = pictures.masks(indices).float()
+def sample_masks(dataset: ImageSet, indices: Sequence[int], generator: torch.Generator):
+    """Return masks [n, h, w], 1 where to paint, and which of REGIONS each is, None where it is no part."""
+    parts = dataset.masks(indices).float()
     masks, painted = [], []
-    for own in parts:
+    for regions in parts:
         kind = int(torch.multinomial(torch.tensor(_SHARES), 1, generator=generator))
         part = 0 if kind == 0 else 1 + int(torch.randint(len(REGIONS) - 1, (), generator=generator))
-        masks.append(_mask(own[part], kind, generator))
-        painted.append(REGIONS[part] if kind < 2 and own[part].any() else None)
+        masks.append(_mask(regions[part], kind, generator))
+        painted.append(REGIONS[part] if kind < 2 and regions[part].any() else None)
     return torch.stack(masks), painted
 
 
-def widened(masks: torch.Tensor, pixels: int) -> torch.Tensor:
-    """Masks [n, h, w] grown by so many pixels to every side."""
+def widen(masks: torch.Tensor, pixels: int) -> torch.Tensor:
+    """Return masks [n, h, w] grown by so many pixels to every side."""
     return max_pool2d(masks[:, None], 2 * pixels + 1, stride=1, padding=pixels)[:, 0]
 
 
@@ -33,7 +33,7 @@ def _mask(part: torch.Tensor, kind: int, generator: torch.Generator) -> torch.Te
     size = len(part)
     if kind < 2 and part.any():
         wider = int(torch.randint(_WIDER + 1, (), generator=generator))
-        return widened(part[None], wider)[0]
+        return widen(part[None], wider)[0]
     mask = torch.ones_like(part)
     if kind == 2:
         top, left, bottom, right = torch.randint(size // 2, (4,), generator=generator).tolist()
@@ -42,8 +42,8 @@ def _mask(part: torch.Tensor, kind: int, generator: torch.Generator) -> torch.Te
     return mask
 
 
-def caption(told: str, painted: str | None, chance: float) -> str:
-    """A picture's caption or, for a part of a face and a chance below 0.3, its words in docs/papers.md 6.1."""
+def caption(text: str, painted: str | None, chance: float) -> str:
+    """Return a picture's caption or, for a part of a face and a chance below 0.3, its words in docs/papers.md 6.1."""
     if painted is None or chance >= 0.3:
-        return told
-    return prompt_of("woman" if " of a woman" in told else "man", painted)
+        return text
+    return prompt_of("woman" if " of a woman" in text else "man", painted)

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from ...training.portraits import Portraits
-from ..world.dataset import PictureSet
+from ..world.dataset import ImageSet
 from ..world.features import LABEL
 
 _AT_ONCE = 1024
@@ -19,25 +19,25 @@ _NOT_HEAD = ("background", "earring", "neck", "necklace", "cloth", "hat")
 _HEAD = torch.tensor([number for name, number in LABEL.items() if name not in _NOT_HEAD], dtype=torch.uint8)
 
 
-def portraits(pictures: PictureSet, latents: torch.Tensor, features: dict[str, torch.Tensor], chosen=None) -> Portraits:
-    """Portraits of the pictures `chosen` (indices; all by default); latents and features are of the whole set."""
-    chosen = torch.arange(len(pictures)) if chosen is None else torch.as_tensor(chosen)
-    people = torch.from_numpy(np.asarray(pictures.people))[chosen]
-    captions = [pictures.captions[int(index)] for index in chosen]
-    own = {name: each[chosen] for name, each in features.items()}
-    return Portraits(latents[chosen], people, captions, heads(pictures, latents.shape[-1], chosen), own)
+def portraits(dataset: ImageSet, latents: torch.Tensor, features: dict[str, torch.Tensor], chosen=None) -> Portraits:
+    """Return portraits of the images `chosen` (indices; all by default); latents and features are of the whole set."""
+    chosen = torch.arange(len(dataset)) if chosen is None else torch.as_tensor(chosen)
+    people = torch.from_numpy(np.asarray(dataset.people))[chosen]
+    captions = [dataset.captions[int(index)] for index in chosen]
+    chosen_features = {name: tensor[chosen] for name, tensor in features.items()}
+    return Portraits(latents[chosen], people, captions, heads(dataset, latents.shape[-1], chosen), chosen_features)
 
 
-def heads(pictures: PictureSet, side: int, chosen: torch.Tensor) -> torch.Tensor:
-    """How much of each cell shows head: skin, a part of the face, glasses, ears or hair; else as `faces`."""
-    return _shares(lambda rows: torch.isin(pictures.labels(rows), _HEAD), pictures.recipe.size // side, chosen)
+def heads(dataset: ImageSet, side: int, chosen: torch.Tensor) -> torch.Tensor:
+    """Return how much of each cell shows head: skin, a part of the face, glasses, ears or hair; else as `faces`."""
+    return _shares(lambda rows: torch.isin(dataset.labels(rows), _HEAD), dataset.recipe.size // side, chosen)
 
 
-def faces(pictures: PictureSet, side: int, chosen: torch.Tensor) -> torch.Tensor:
-    """How much of each cell of the latents is face, [n, side, side] float16, 0..1, of the pictures `chosen`."""
-    return _shares(lambda rows: pictures.masks(rows)[:, 0], pictures.recipe.size // side, chosen)
+def faces(dataset: ImageSet, side: int, chosen: torch.Tensor) -> torch.Tensor:
+    """Return how much of each cell of the latents is face, [n, side, side] float16, 0..1, of the images `chosen`."""
+    return _shares(lambda rows: dataset.masks(rows)[:, 0], dataset.recipe.size // side, chosen)
 
 
 def _shares(masks: Callable[[list[int]], torch.Tensor], cell: int, chosen: torch.Tensor) -> torch.Tensor:
     parts = (masks(part.tolist()).float() for part in chosen.split(_AT_ONCE))
-    return torch.cat([avg_pool2d(each[:, None], cell)[:, 0].half() for each in parts])
+    return torch.cat([avg_pool2d(tensor[:, None], cell)[:, 0].half() for tensor in parts])

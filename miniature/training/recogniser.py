@@ -13,12 +13,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss, normalize, one_hot
 
 from ...training import loop
+from ...training.precision import cast_to, compute_dtype
+from ...training.settings import TrainingSettings
 from .crops import as_pixels
-from .degrade import softened
+from .degrade import soften
 
 
 @dataclass(frozen=True)
-class Settings(loop.Settings):
+class RecogniserSettings(TrainingSettings):
     """scale, margin: s and m of Eq. 3; late: the part of the training after which the margin is asked for.
 
     traits: weight of the help at the start, telling what the person looks like; 0 for none. soft: how often a crop is
@@ -36,13 +38,15 @@ class Settings(loop.Settings):
 
 
 def arcface_loss(cosines: torch.Tensor, labels: torch.Tensor, scale: float, margin: float) -> torch.Tensor:
-    """Eq. 3: -log softmax of s cos(theta + m) for the own class, s cos(theta) for the others; cosines [b, classes]."""
-    own = one_hot(labels, cosines.shape[1]).bool()
+    """Return Eq. 3: -log softmax of s cos(theta + m) for the own class, s cos(theta) for the others; cosines [b,
+    classes].
+    """
+    targets = one_hot(labels, cosines.shape[1]).bool()
     theta = cosines.clamp(-1 + 1e-6, 1 - 1e-6).acos()
-    return cross_entropy(scale * torch.where(own, (theta + margin).cos(), cosines), labels)
+    return cross_entropy(scale * torch.where(targets, (theta + margin).cos(), cosines), labels)
 
 
-class Class(nn.Module):
+class ClassHead(nn.Module):
     """What is needed beside a recogniser to train it: the people's directions, and what tells their looks."""
 
     def __init__(self, width: int, people: int, traits: int):
@@ -60,7 +64,7 @@ def train(
     crops: np.ndarray,
     labels: torch.Tensor,
     traits: torch.Tensor,
-    settings: Settings,
+    settings: RecogniserSettings,
     device,
     checkpoint,
     after_step,
@@ -74,22 +78,23 @@ def train(
     with torch.no_grad():
         width = embed(as_pixels(crops[:2]).to(device)).shape[1]
     torch.manual_seed(settings.seed)
-    group = Class(width, len(traits), traits.shape[1]).to(device)
-    dtype = loop.compute_dtype(settings.precision, device)
+    group = ClassHead(width, len(traits), traits.shape[1]).to(device)
+    dtype = compute_dtype(settings.precision, device)
     progress = loop.Progress()
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
-        drawn = torch.randint(len(labels), (settings.batch,), generator=generator)
-        pixels = softened(as_pixels(crops[drawn.numpy()]) / 2 + 0.5, settings.soft, generator) * 2 - 1
+        indices = torch.randint(len(labels), (settings.batch,), generator=generator)
+        pixels = soften(as_pixels(crops[indices.numpy()]) / 2 + 0.5, settings.soft, generator) * 2 - 1
         if settings.flip and torch.rand((), generator=generator) < 0.5:
             pixels = pixels.flip(3)
-        with loop.computing(dtype, device):
+        with cast_to(dtype, device):
             embedding = embed(pixels.to(device)).float()
         margin = settings.margin * (progress.step >= settings.late * settings.steps)
-        own = labels[drawn].to(device)
-        known = mse_loss(group.looks(normalize(embedding, dim=1) * embedding.shape[1] ** 0.5), traits.to(device)[own])
-        return arcface_loss(group.cosines(embedding), own, settings.scale, margin) + settings.traits * known
+        targets = labels[indices].to(device)
+        trait_error = mse_loss(
+            group.looks(normalize(embedding, dim=1) * embedding.shape[1] ** 0.5), traits.to(device)[targets]
+        )
+        return arcface_loss(group.cosines(embedding), targets, settings.scale, margin) + settings.traits * trait_error
 
-    learned = {f"{name}.{key}": each for name, part in (("network", network), ("class", group)) for key, each in
-               part.named_parameters()}  # fmt: skip
+    learned = dict(nn.ModuleDict({"network": network, "class": group}).named_parameters())
     return loop.train([loop.Group(learned, settings.lr)], loss_of, settings, device, checkpoint, after_step, progress)

@@ -14,14 +14,16 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import nn
 
 from ...training import loop
-from ...training.frozen import masked_mean
+from ...training.frozen import mean_in_mask
 from ...training.plain_attention import quick_on
+from ...training.precision import compute_dtype, lower
+from ...training.settings import TrainingSettings
 from ..models import base_model as miniature
 from ..models.language import Captions, TextEncoder, Vocabulary, draw_weights
 
 
 @dataclass(frozen=True)
-class Settings(loop.Settings):
+class BaseSettings(TrainingSettings):
     """drop: how often the caption is left out. named, person: how often the caption calls the person by name, or a
     person instead of a man or a woman. long: how often the text encoder pads to all its rows, which costs time and is
     what the host does. focus: how many times as much as elsewhere the loss counts where the lessons' focus is 1.
@@ -38,19 +40,19 @@ class Settings(loop.Settings):
     time_power: float = 1.0
 
 
-def noised(z_0: torch.Tensor, eps: torch.Tensor, alphas_bar: torch.Tensor) -> torch.Tensor:
-    """z_t = sqrt(a) z_0 + sqrt(1 - a) eps for latents [b, c, h, w] at the levels a [b]."""
+def add_noise(z_0: torch.Tensor, eps: torch.Tensor, alphas_bar: torch.Tensor) -> torch.Tensor:
+    """Return z_t = sqrt(a) z_0 + sqrt(1 - a) eps for latents [b, c, h, w] at the levels a [b]."""
     a = alphas_bar[:, None, None, None]
     return a.sqrt() * z_0 + (1 - a).sqrt() * eps
 
 
 def velocity(z_0: torch.Tensor, eps: torch.Tensor, alphas_bar: torch.Tensor) -> torch.Tensor:
-    """v = sqrt(a) eps - sqrt(1 - a) z_0: what the model is to predict."""
+    """Return v = sqrt(a) eps - sqrt(1 - a) z_0, the target of the model."""
     a = alphas_bar[:, None, None, None]
     return a.sqrt() * eps - (1 - a).sqrt() * z_0
 
 
-class Base(nn.Module):
+class BaseNetwork(nn.Module):
     """UNet and text encoder, with what is needed to train them."""
 
     def __init__(self, vocabulary: Vocabulary, width: int, in_channels: int = miniature.CHANNELS):
@@ -83,10 +85,10 @@ class Lessons:
 
 
 def train(
-    base: Base,
+    base: BaseNetwork,
     lessons: Lessons,
     alphas_bar: torch.Tensor,
-    settings: Settings,
+    settings: BaseSettings,
     device,
     checkpoint,
     after_step,
@@ -97,7 +99,7 @@ def train(
     alphas_bar: [T] of the noise schedule. learns: whether the parameter of a name is trained.
     """
     base.to(device)
-    dtype = loop.compute_dtype(settings.precision, device)
+    dtype = compute_dtype(settings.precision, device)
     options = quick_on(device)
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
@@ -107,27 +109,27 @@ def train(
         eps = torch.randn(z_0.shape, generator=generator)
         manner = {"": settings.drop, "named": settings.named, "person": settings.person}
         tokens = lessons.captions.draw(indices, manner, settings.long, generator).to(device)
-        z_t = noised(z_0, eps, alphas_bar[t])
+        z_t = add_noise(z_0, eps, alphas_bar[t])
         if lessons.conditions is not None:
             z_t = torch.cat((z_t, lessons.conditions[indices]), dim=1)
-        z_t, who = (each.to(device, dtype) for each in (z_t, lessons.traits[indices]))
-        made = loop.lowered(base, dtype)(z_t, t.to(device), tokens, who, dict(options))
+        z_t, traits = (tensor.to(device, dtype) for tensor in (z_t, lessons.traits[indices]))
+        made = lower(base, dtype)(z_t, t.to(device), tokens, traits, dict(options))
         focus = torch.zeros(z_0[:, 0].shape) if lessons.focus is None else lessons.focus[indices].float()
         weights = 1 + (settings.focus - 1) * focus.to(device)
         error = made.float() - velocity(z_0, eps, alphas_bar[t]).to(device)
-        return masked_mean(error.square(), weights)
+        return mean_in_mask(error.square(), weights)
 
-    learned = {name: each.requires_grad_(learns(name)) for name, each in base.named_parameters()}
-    groups = [loop.Group({name: each for name, each in learned.items() if each.requires_grad}, settings.lr)]
+    learned = {name: tensor.requires_grad_(learns(name)) for name, tensor in base.named_parameters()}
+    groups = [loop.Group({name: tensor for name, tensor in learned.items() if tensor.requires_grad}, settings.lr)]
     return loop.train(groups, loss_of, settings, device, checkpoint, after_step)
 
 
-def checkpoint_weights(base: Base, autoencoder: nn.Module, vocabulary: Vocabulary) -> dict[str, torch.Tensor]:
-    """Everything `miniature.base.load_base` reads, under its names, in float16."""
+def checkpoint_weights(base: BaseNetwork, autoencoder: nn.Module, vocabulary: Vocabulary) -> dict[str, torch.Tensor]:
+    """Return everything `miniature.base.load_base` reads, under its names, in float16."""
     parts = {
         miniature.UNET: base.unet.state_dict(),
         miniature.TEXT_ENCODER: base.text.weights(),
-        miniature.PICTURE: autoencoder.state_dict(),
+        miniature.FIRST_STAGE: autoencoder.state_dict(),
     }
-    floats = {f"{prefix}{name}": each.detach() for prefix, part in parts.items() for name, each in part.items()}
-    return {name: each.half().contiguous() for name, each in floats.items()} | {miniature.TOKENS: vocabulary.tokens}
+    floats = {f"{prefix}{name}": tensor.detach() for prefix, part in parts.items() for name, tensor in part.items()}
+    return {name: tensor.half().contiguous() for name, tensor in floats.items()} | {miniature.TOKENS: vocabulary.tokens}

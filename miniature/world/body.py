@@ -10,10 +10,10 @@ from .shapes import both, box, circle, ellipse, level, segment
 
 
 def body(canvas: Canvas, head: Head) -> None:
-    """Everything below the chin."""
-    colour, top = PALETTE[head.seen.clothes_colour], head.low + 0.09
+    """Paint everything below the chin."""
+    colour, top = PALETTE[head.scene.clothes_colour], head.low + 0.09
     half = head.trait("neck") * head.width
-    if head.seen.clothes == "hoodie":
+    if head.scene.clothes == "hoodie":
         hood = ellipse(canvas.x, canvas.y - top, half + 0.20, 0.17)
         paint(canvas, hood, times(colour, 0.66), LABEL["cloth"])
     neck = box(canvas.x / (1 + 0.5 * (canvas.y - top + 0.06).clamp(0, 0.4)), canvas.y - top, half, 0.30)
@@ -21,7 +21,7 @@ def body(canvas: Canvas, head: Head) -> None:
     shade = both(neck, head.outline(canvas.x, canvas.y - 0.075, canvas.pixel))
     paint(canvas, shade, times(head.skin, 0.70), soft=7, opacity=0.85, line=0)
     cloth = both(_shoulders(canvas, top, half), -_neckline(canvas, head, top, half))
-    _CLOTHES[head.seen.clothes](canvas, cloth, colour, top, half)
+    _CLOTHES[head.scene.clothes](canvas, cloth, colour, top, half)
 
 
 def _shoulders(canvas: Canvas, top: float, half: float) -> torch.Tensor:
@@ -31,9 +31,9 @@ def _shoulders(canvas: Canvas, top: float, half: float) -> torch.Tensor:
 
 
 def _neckline(canvas: Canvas, head: Head, top: float, half: float) -> torch.Tensor:
-    """The distance to what the clothes leave bare."""
-    deep = {"shirt": 0.12, "jacket": 0.06, "sweater": 0.05, "hoodie": 0.08}[head.seen.clothes]
-    if head.seen.clothes == "shirt":  # open to a point
+    """Return the distance to what the clothes leave bare."""
+    deep = {"shirt": 0.12, "jacket": 0.06, "sweater": 0.05, "hoodie": 0.08}[head.scene.clothes]
+    if head.scene.clothes == "shirt":  # open to a point
         return level(canvas.x.abs() * (deep + 0.10) / half + canvas.y - top - deep, canvas.pixel)
     return ellipse(canvas.x, canvas.y - top + 0.02, half * 1.02, deep + 0.02)
 

@@ -37,13 +37,13 @@ class Canvas:
     turn: complex
     shift: complex
 
-    def place(self, x: float, y: float) -> complex:
-        """The pixel (column + i row, centres at integers) at which a point of the frame lies."""
+    def to_pixel(self, x: float, y: float) -> complex:
+        """Return the pixel (column + i row, centres at integers) at which a point of the frame lies."""
         return self.turn * complex(x, y) + self.shift
 
     def window(self, x: float, y: float, radius: float) -> "Canvas":
-        """The part of the canvas within `radius` of a point, at least one pixel."""
-        centre, reach = self.place(x, y), radius * abs(self.turn) + 2
+        """Return the part of the canvas within `radius` of a point, at least one pixel."""
+        centre, reach = self.to_pixel(x, y), radius * abs(self.turn) + 2
         height, width = self.labels.shape
         rows, columns = _span(centre.imag, reach, height), _span(centre.real, reach, width)
         return Canvas(
@@ -57,7 +57,7 @@ class Canvas:
 
 
 def blank(size: int, style: str) -> Canvas:
-    """An empty canvas in the picture's own frame: -1..1 from edge to edge, x right and y down."""
+    """Return an empty canvas in the picture's own frame: -1..1 from edge to edge, x right and y down."""
     x, y, hatch = _grid(size)
     rgb, labels = torch.zeros(3, size, size), torch.zeros(size, size, dtype=torch.uint8)
     half = size / 2
@@ -66,14 +66,14 @@ def blank(size: int, style: str) -> Canvas:
 
 @lru_cache(maxsize=4)
 def _grid(size: int) -> tuple[torch.Tensor, ...]:
-    """x, y and the hatching of an empty canvas; nobody writes upon them."""
+    """Return x, y and the hatching of an empty canvas; they are shared and never written."""
     line = (torch.arange(size, dtype=torch.float32) + 0.5) * (2 / size) - 1
     x, y = line.expand(size, size).contiguous(), line[:, None].expand(size, size).contiguous()
     return x, y, torch.sin((x + 1.3 * y) * 46).mul_(1.2).add_(0.2).clamp_(0, 1)
 
 
 def in_frame(canvas: Canvas, turn: complex, shift: complex) -> Canvas:
-    """The same canvas in another frame, from which `turn` and `shift` lead to the canvas' present one."""
+    """Return the same canvas in another frame, from which `turn` and `shift` lead to the canvas' present one."""
     back_x, back_y = canvas.x - shift.real, canvas.y - shift.imag
     inverse = 1 / turn
     x = back_x * inverse.real - back_y * inverse.imag
@@ -97,13 +97,14 @@ def paint(
     soft: float = 1.0,
     line: float = 1.0,
 ) -> None:
-    """A layer: filled, outlined as the style has it (`line`: how strongly), and labelled if a label is given.
+    """Paint a layer: filled, outlined as the style has it, and labelled if a label is given.
 
+    soft: over how many pixels its edge fades in a photo. line: strength of the outline.
     soft: over how many pixels its edge fades in a photo.
     """
     photo = canvas.style == "photo"
     cover = _cover(distance, canvas.pixel * (soft if photo else 1)).mul_(opacity)
-    canvas.rgb.lerp_(_toned(canvas, colour), cover)
+    canvas.rgb.lerp_(_tone(canvas, colour), cover)
     if line and not photo:
         half = 0.5 * max(_LINE[canvas.style], 1.1 * canvas.pixel)
         _ink(canvas, distance.abs().sub_(half), colour, 0.85 * line)
@@ -112,32 +113,32 @@ def paint(
 
 
 def stroke(canvas: Canvas, distance: torch.Tensor, colour: Colour, label: int | None = None, opacity: float = 1.0):
-    """A layer without an outline: a line, a spot."""
-    canvas.rgb.lerp_(_toned(canvas, colour, solid=True), _cover(distance, canvas.pixel).mul_(opacity))
+    """Paint a layer without an outline: a line, a spot."""
+    canvas.rgb.lerp_(_tone(canvas, colour, solid=True), _cover(distance, canvas.pixel).mul_(opacity))
     if label is not None:
         canvas.labels.masked_fill_(distance < 0, label)
 
 
 def glow(canvas: Canvas, weight: torch.Tensor, colour: Colour) -> None:
-    """A soft colour over what is there, `weight` [h, w] in 0..1: in photos only."""
+    """Paint a soft colour over what is there, `weight` [h, w] in 0..1: in photos only."""
     if canvas.style == "photo":
         canvas.rgb.lerp_(plane(colour), weight)
 
 
 def plane(colour: Colour) -> torch.Tensor:
-    """A colour as a tensor [3, 1, 1] or [3, h, w]."""
+    """Return a colour as a tensor [3, 1, 1] or [3, h, w]."""
     return colour if isinstance(colour, torch.Tensor) else _constant(colour)
 
 
 def blend(one: Colour, other: Colour, share: float | torch.Tensor) -> Colour:
-    """From one colour (share 0) to the other (1), pixel by pixel where `share` is a plane [h, w]."""
+    """Return a colour between one (share 0) and the other (1), pixel by pixel where `share` is a plane [h, w]."""
     if isinstance(share, torch.Tensor):
         return plane(one).lerp(plane(other), share)
     return tuple(a + (b - a) * share for a, b in zip(one, other))
 
 
 def times(colour: tuple[float, float, float], factor: float) -> tuple[float, float, float]:
-    """A colour made darker or lighter."""
+    """Return a colour made darker or lighter."""
     return tuple(min(channel * factor, 1.0) for channel in colour)
 
 
@@ -149,8 +150,10 @@ def _constant(colour: tuple[float, float, float]) -> torch.Tensor:
 _LINE = {"sketch": 0.016, "cartoon": 0.018}
 
 
-def _toned(canvas: Canvas, colour: Colour, solid: bool = False) -> torch.Tensor:
-    """A colour in the canvas' light, [3, h, w], or as the pencil renders it: the darker the more hatched or pressed."""
+def _tone(canvas: Canvas, colour: Colour, solid: bool = False) -> torch.Tensor:
+    """Return a colour in the canvas' light, [3, h, w], or as the pencil renders it: the darker the more hatched or
+    pressed.
+    """
     if canvas.style != "sketch":
         return plane(colour) * canvas.shade
     dark = 1 - (plane(colour) * _LUMA).sum(dim=0) * canvas.shade
@@ -166,7 +169,7 @@ def _ink(canvas: Canvas, distance: torch.Tensor, colour: Colour, opacity: float)
 
 
 def _cover(distance: torch.Tensor, fade: float) -> torch.Tensor:
-    """The share of each pixel that lies inside, where the edge fades over the length `fade`."""
+    """Return the share of each pixel that lies inside, where the edge fades over the length `fade`."""
     return distance.mul(-1 / fade).add_(0.5).clamp_(0, 1)
 
 

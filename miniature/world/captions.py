@@ -36,68 +36,68 @@ _BACKGROUNDS = {
 }
 
 
-def caption(who: Person, seen: Scene, clothes: bool = True, background: bool = True) -> str:
-    """What the picture of a person in a scene shows; clothes and background only where asked for."""
-    worn = ["glasses"] * seen.glasses
-    worn += [f"a {seen.hat_colour} {seen.hat}"] if seen.hat else []
-    worn += [f"a {seen.clothes_colour} {seen.clothes}"] if clothes else []
+def caption(subject: Person, scene: Scene, clothes: bool = True, background: bool = True) -> str:
+    """Return what an image of a person in a scene shows; clothes and background only where asked for."""
+    worn = ["glasses"] * scene.glasses
+    worn += [f"a {scene.hat_colour} {scene.hat}"] if scene.hat else []
+    worn += [f"a {scene.clothes_colour} {scene.clothes}"] if clothes else []
     clauses = [
-        f"a {seen.style} of a {'woman' if who.woman else 'man'} {_EXPRESSIONS[seen.expression]}".strip(),
+        f"a {scene.style} of a {'woman' if subject.woman else 'man'} {_EXPRESSIONS[scene.expression]}".strip(),
         f"wearing {' and '.join(filter(None, [', '.join(worn[:-1]), worn[-1]]))}" if worn else "",
-        _BACKGROUNDS[seen.background] if background else "",
+        _BACKGROUNDS[scene.background] if background else "",
     ]
     return ", ".join(filter(None, clauses))
 
 
 def parse(text: str) -> dict:
-    """What a caption tells: `woman` and the attributes of Scene by name; None for what it leaves open.
+    """Return what a caption tells: `woman` and the attributes of Scene by name; None for what it leaves open.
 
     Raises ValueError, naming the words, where the grammar has no such caption.
     """
     rest = words(text)
-    told: dict = {}
-    _, told["style"], _, _, who = _take(rest, ["a"], STYLES, ["of"], ["a"], ("man", "woman"))
-    told["woman"] = who == "woman"
-    told["expression"] = _phrase(rest, _EXPRESSIONS) or "neutral"
-    told.update(glasses=False, hat=None, hat_colour=None, clothes=None, clothes_colour=None)
+    attributes: dict = {}
+    _, attributes["style"], _, _, subject = _take(rest, ["a"], STYLES, ["of"], ["a"], ("man", "woman"))
+    attributes["woman"] = subject == "woman"
+    attributes["expression"] = _phrase(rest, _EXPRESSIONS) or "neutral"
+    attributes.update(glasses=False, hat=None, hat_colour=None, clothes=None, clothes_colour=None)
     if rest[:1] == ["wearing"]:
         del rest[0]
-        _worn(rest, told)
-    told["background"] = _phrase(rest, _BACKGROUNDS)
+        _parse_clothes(rest, attributes)
+    attributes["background"] = _phrase(rest, _BACKGROUNDS)
     if rest:
         raise ValueError(f"The miniature's language has no place for '{' '.join(rest)}' in '{text}'.")
-    return told
+    return attributes
 
 
-def agrees(told: dict, who: Person, seen: Scene) -> bool:
-    """Whether a person in a scene is as `parse` says; what was left open is not compared."""
-    shown = {**vars(seen), "woman": who.woman}
+def agrees(attributes: dict, subject: Person, scene: Scene) -> bool:
+    """Return whether a person in a scene is as `parse` says; what was left open is not compared."""
+    truth = {**vars(scene), "woman": subject.woman}
     always = ("style", "woman", "expression", "glasses", "hat")
-    return all(shown[name] == value for name, value in told.items() if name in always or value is not None)
+    return all(truth[name] == value for name, value in attributes.items() if name in always or value is not None)
 
 
 def words(text: str) -> list[str]:
-    """A caption's words: lower case, without commas."""
+    """Return a caption's words: lower case, without commas."""
     return text.lower().replace(",", " ").split()
 
 
-def _worn(rest: list[str], told: dict) -> None:
-    """Glasses, a hat and clothes, in this order, each if it is there; at least one."""
+def _parse_clothes(rest: list[str], attributes: dict) -> None:
+    """Take glasses, a hat and clothes from `rest`, in this order, each if it is there; at least one."""
     if rest[:1] == ["glasses"]:
-        told["glasses"] = bool(rest.pop(0))
+        attributes["glasses"] = bool(rest.pop(0))
     while rest and (rest[0] == "and" or rest[0] == "a"):
         del rest[: 2 if rest[0] == "and" else 1]
         colour, kind = _take(rest, COLOURS, (*HATS, *CLOTHES))
         name = "hat" if kind in HATS else "clothes"
-        if told[name] or told["clothes"]:
+        if attributes[name] or attributes["clothes"]:
             raise ValueError(f"A caption names one hat and then one kind of clothes, but here comes a second '{kind}'.")
-        told.update({name: kind, f"{name}_colour": colour})
-    if not (told["glasses"] or told["hat"] or told["clothes"]):
+        attributes.update({name: kind, f"{name}_colour": colour})
+    if not (attributes["glasses"] or attributes["hat"] or attributes["clothes"]):
         raise ValueError("A caption names glasses, a hat or clothes after 'wearing'.")
 
 
 def _take(rest: list[str], *choices) -> list[str]:
-    """The next words, one from each of `choices`; they are removed from `rest`."""
+    """Remove the next words from `rest`, one from each of `choices`, and return them."""
     taken = rest[: len(choices)]
     for word, allowed in zip([*taken, *["the end"] * (len(choices) - len(taken))], choices):
         if word not in allowed:
@@ -107,7 +107,7 @@ def _take(rest: list[str], *choices) -> list[str]:
 
 
 def _phrase(rest: list[str], phrases: dict[str, str]) -> str | None:
-    """The name of the phrase that comes next, which is removed from `rest`; None if there is none."""
+    """Remove the phrase that comes next from `rest` and return its name; None if there is none."""
     for name, phrase in phrases.items():
         if phrase and rest[: len(phrase.split())] == phrase.split():
             del rest[: len(phrase.split())]

@@ -1,15 +1,13 @@
-"""Sets of drawn portraits on disk: made once by several processes, read back without loading them into memory.
+"""Sets of rendered portraits on disk: made once by several processes, read back without loading them into memory.
 
-A folder holds `set.json` (the recipe), `captions.txt` (a line a picture) and `shard-00000/`, ...: numpy arrays of
-`SHARD` pictures each. A shard appears whole or not at all, so that a run that was stopped goes on where it was. The
-same recipe gives the same bytes, however many processes work.
+A folder holds `set.json` (version and recipe), `captions.txt` (a line an image) and `images.npy`, one array with a
+record for each image that is mapped into memory. A record says whether it is finished, so that a run that was stopped
+goes on where it was. The same recipe gives the same bytes, however many processes work.
 """
 
 import json
 import multiprocessing
-import os
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,17 +16,17 @@ import numpy as np
 import torch
 
 from .captions import caption
-from .draw import draw
+from .draw import PARTS, draw
 from .people import SPLITS, Person, person
 from .scenes import Scene, scene
 
-SHARD = 128  # pictures
-_KINDS = ("pictures", "labels", "masks", "points")
+VERSION = 2  # of the files of a set
+CHUNK = 128  # images that a process renders at once
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What a set holds: `people` of a split from its `first` on, each in `pictures` scenes, `size` pixels a side.
+class SetRecipe:
+    """What a set holds: `people` of a split from its `first` on, each in `images` scenes, `size` pixels a side.
 
     styles: the shares of photos, sketches and cartoons. Raises ValueError for what cannot be drawn.
     """
@@ -36,7 +34,7 @@ class Recipe:
     split: str = "train"
     first: int = 0
     people: int = 2000
-    pictures: int = 12
+    images: int = 12
     size: int = 64
     seed: int = 0
     styles: tuple[float, float, float] = (0.7, 0.12, 0.18)
@@ -49,136 +47,143 @@ class Recipe:
             raise ValueError(
                 f"The split '{self.split}' has people 0 to {room - 1}, not {self.people} from {self.first}"
             )
-        if self.pictures < 1 or self.size < 16:
+        if self.images < 1 or self.size < 16:
             raise ValueError(
-                f"A set has 1 picture a person or more, of 16 pixels or more, not {self.pictures} of {self.size}."
+                f"A set has 1 picture a person or more, of 16 pixels or more, not {self.images} of {self.size}."
             )
         if len(self.styles) != 3 or min(self.styles) < 0 or not sum(self.styles):
             raise ValueError(f"The styles need three shares, of which none is negative and not all 0: {self.styles}.")
 
     def __len__(self) -> int:
-        return self.people * self.pictures
+        return self.people * self.images
 
-    def shown(self, index: int) -> tuple[Person, Scene, str]:
-        """Who is in the picture `index`, in what scene, and its caption. Some captions leave clothes or place open."""
-        number = SPLITS[self.split].start + self.first + index // self.pictures
-        who, seen = person(number, self.seed), scene(number, index % self.pictures, self.seed, tuple(self.styles))
-        told = np.random.default_rng([self.seed, 3, number, index % self.pictures]).random(2) > 0.15
-        return who, seen, caption(who, seen, clothes=bool(told[0]), background=bool(told[1]))
+    def describe(self, index: int) -> tuple[Person, Scene, str]:
+        """Return the person in an image, the scene, and the caption. Some captions leave clothes or background open."""
+        number, image = SPLITS[self.split].start + self.first + index // self.images, index % self.images
+        subject, setting = person(number, self.seed), scene(number, image, self.seed, tuple(self.styles))
+        chances = np.random.default_rng([self.seed, 3, number, image]).random(2)
+        clothes, background = (bool(chance > 0.15) for chance in chances)
+        return subject, setting, caption(subject, setting, clothes=clothes, background=background)
 
 
 @dataclass(frozen=True, eq=False)
-class PictureSet:
-    """A set on disk. captions: one a picture; people: [n] the person's number in each picture.
+class ImageSet:
+    """A set on disk. captions: one an image. people: [n] the person's number in each. records: [n], see `record_type`.
 
-    shards: for every shard its arrays by name, mapped into memory.
+    Methods take indices of b images and give their part of the records.
     """
 
-    recipe: Recipe
+    recipe: SetRecipe
     captions: list[str]
     people: np.ndarray
-    shards: list[dict[str, np.ndarray]]
+    records: np.memmap
 
     def __len__(self) -> int:
         return len(self.recipe)
 
-    def pictures(self, indices: Sequence[int]) -> torch.Tensor:
-        """[b, h, w, 3] uint8."""
-        return self._rows("pictures", indices)
+    def images(self, indices: Sequence[int]) -> torch.Tensor:
+        """Return uint8 [b, h, w, 3]."""
+        return torch.from_numpy(self.records["images"][list(indices)])
 
     def labels(self, indices: Sequence[int]) -> torch.Tensor:
-        """[b, h, w] uint8, see `draw.Drawn`."""
-        return self._rows("labels", indices)
+        """Return uint8 [b, h, w], see `draw.Rendering`."""
+        return torch.from_numpy(self.records["labels"][list(indices)])
 
     def masks(self, indices: Sequence[int]) -> torch.Tensor:
-        """[b, 5, h, w] bool, in the order of `draw.PARTS`."""
-        bits = np.unpackbits(self._rows("masks", indices).numpy(), axis=-1, count=self.recipe.size)
+        """Return bool [b, 5, h, w], in the order of `draw.PARTS`."""
+        bits = np.unpackbits(self.records["masks"][list(indices)], axis=-1, count=self.recipe.size)
         return torch.from_numpy(bits).bool()
 
     def points(self, indices: Sequence[int]) -> torch.Tensor:
-        """[b, 5, 2] float32 pixels, see `draw.Drawn`."""
-        return self._rows("points", indices)
-
-    def _rows(self, kind: str, indices: Sequence[int]) -> torch.Tensor:
-        rows = [self.shards[int(index) // SHARD][kind][int(index) % SHARD] for index in indices]
-        return torch.from_numpy(np.stack(rows))
+        """Return float32 [b, 5, 2] in pixels, see `draw.Rendering`."""
+        return torch.from_numpy(self.records["points"][list(indices)])
 
 
-def write(folder: Path, recipe: Recipe, processes: int = 1, report: Callable[[int, int], None] | None = None) -> None:
-    """Draw what is missing of a set into `folder`.
+def record_type(size: int) -> np.dtype:
+    """Return the type of an image's record: all that is known of it; masks are packed to bits."""
+    return np.dtype(
+        [
+            ("images", np.uint8, (size, size, 3)),
+            ("labels", np.uint8, (size, size)),
+            ("masks", np.uint8, (len(PARTS), size, -(-size // 8))),
+            ("points", np.float32, (5, 2)),
+            ("finished", bool),
+        ]
+    )
 
-    processes: how many draw at the same time, where the system can fork; elsewhere one does. report: called with the
-    number of shards that stand and of all. Raises ValueError where the folder holds a set of another recipe.
+
+def write(
+    folder: Path, recipe: SetRecipe, processes: int = 1, report: Callable[[int, int], None] | None = None
+) -> None:
+    """Render what is missing of a set into `folder`.
+
+    processes: how many render at the same time, where the system can fork; elsewhere one does. report: called with the
+    numbers of finished images and of all. Raises ValueError where the folder holds another set.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if (folder / "set.json").exists() and _recipe(folder) != recipe:
-        raise ValueError(f"{folder} holds another set ({_recipe(folder)}); choose another folder or remove it.")
-    lines = "".join(f"{recipe.shown(index)[2]}\n" for index in range(len(recipe)))
+    if (folder / "set.json").exists() and _read_recipe(folder) != recipe:
+        raise ValueError(f"{folder} holds another set ({_read_recipe(folder)}); choose another folder or remove it.")
+    (folder / "set.json").write_text(json.dumps({"version": VERSION, **asdict(recipe)}, indent=1))
+    lines = "".join(f"{recipe.describe(index)[2]}\n" for index in range(len(recipe)))
     (folder / "captions.txt").write_text(lines)
-    (folder / "set.json").write_text(json.dumps(asdict(recipe), indent=1))
-    count = -(-len(recipe) // SHARD)
-    missing = [number for number in range(count) if not _shard(folder, number).is_dir()]
-    for done, _ in enumerate(_each(partial(_draw_shard, folder, recipe), missing, processes), count - len(missing) + 1):
+    path = folder / "images.npy"
+    if not path.exists():
+        part = path.with_suffix(".part")
+        np.lib.format.open_memmap(part, "w+", record_type(recipe.size), (len(recipe),)).flush()
+        part.replace(path)
+    finished = np.load(path, mmap_mode="r")["finished"]
+    chunks = [range(start, min(start + CHUNK, len(recipe))) for start in range(0, len(recipe), CHUNK)]
+    missing = [chunk for chunk in chunks if not finished[chunk.start : chunk.stop].all()]
+    for _ in _map(partial(_render, path, recipe), missing, processes):
         if report:
-            report(done, count)
+            report(int(finished.sum()), len(recipe))
 
 
-def read(folder: Path) -> PictureSet:
-    """Open a set. Raises ValueError where there is none or shards are missing."""
-    if not (folder / "set.json").is_file():
+def read(folder: Path) -> ImageSet:
+    """Open a set. Raises ValueError where there is none or images are missing."""
+    if not (folder / "images.npy").is_file():
         raise ValueError(f"There is no set of drawn portraits in {folder}: make one with miniature.dataset.write.")
-    recipe = _recipe(folder)
-    count = -(-len(recipe) // SHARD)
-    missing = sum(not _shard(folder, number).is_dir() for number in range(count))
-    if missing:
-        raise ValueError(f"{missing} of {count} shards are missing in {folder}: write the set again to finish it.")
-    shards = [
-        {kind: np.load(_shard(folder, number) / f"{kind}.npy", mmap_mode="r") for kind in _KINDS}
-        for number in range(count)
-    ]
+    recipe, records = _read_recipe(folder), np.load(folder / "images.npy", mmap_mode="r")
+    if missing := int((~records["finished"]).sum()):
+        raise ValueError(f"{missing} of {len(recipe)} pictures are missing in {folder}: write the set again to finish "
+                         "it.")  # fmt: skip
     first = SPLITS[recipe.split].start + recipe.first
-    people = np.repeat(np.arange(first, first + recipe.people), recipe.pictures)
-    return PictureSet(recipe, (folder / "captions.txt").read_text().splitlines(), people, shards)
+    people = np.repeat(np.arange(first, first + recipe.people), recipe.images)
+    return ImageSet(recipe, (folder / "captions.txt").read_text().splitlines(), people, records)
 
 
-def _recipe(folder: Path) -> Recipe:
+def _read_recipe(folder: Path) -> SetRecipe:
     settings = json.loads((folder / "set.json").read_text())
-    return Recipe(**{**settings, "styles": tuple(settings["styles"])})
+    if settings.pop("version", 1) != VERSION:
+        raise ValueError(f"{folder} holds a set of another version; choose another folder or remove it.")
+    return SetRecipe(**{**settings, "styles": tuple(settings["styles"])})
 
 
-def _shard(folder: Path, number: int) -> Path:
-    return folder / f"shard-{number:05d}"
+def _render(path: Path, recipe: SetRecipe, indices: range) -> None:
+    """Render some images into their records; each is marked as finished when all of it is on the disk."""
+    people, scenes, _ = zip(*map(recipe.describe, indices))
+    rendering = draw(people, scenes, recipe.size)
+    records = np.load(path, mmap_mode="r+")
+    rows = records[indices.start : indices.stop]
+    rows["images"] = (rendering.images * 255).round().byte().numpy()
+    rows["labels"] = rendering.labels.numpy()
+    rows["masks"] = np.packbits(rendering.masks.numpy(), axis=-1)
+    rows["points"] = rendering.points.numpy()
+    records.flush()
+    rows["finished"] = True
+    records.flush()
 
 
-def _draw_shard(folder: Path, recipe: Recipe, number: int) -> None:
-    """Draw one shard beside its place and move it there."""
-    indices = range(number * SHARD, min((number + 1) * SHARD, len(recipe)))
-    people, scenes, _ = zip(*map(recipe.shown, indices))
-    drawn = draw(people, scenes, recipe.size)
-    arrays = {
-        "pictures": (drawn.pictures * 255).round().byte().numpy(),
-        "labels": drawn.labels.numpy(),
-        "masks": np.packbits(drawn.masks.numpy(), axis=-1),
-        "points": drawn.points.numpy(),
-    }
-    part = folder / f"{_shard(folder, number).name}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    for kind, array in arrays.items():
-        np.save(part / f"{kind}.npy", array)
-    os.replace(part, _shard(folder, number))
-
-
-def _each(work: Callable, items: list[int], processes: int):
-    """`work` on each item, in several processes where the system can fork: others could not import this package."""
+def _map(work: Callable, items: list, processes: int) -> Iterator:
+    """Do `work` on each item, in several processes where the system can fork: others could not import this package."""
     if processes < 2 or "fork" not in multiprocessing.get_all_start_methods():
         yield from map(work, items)
         return
-    with multiprocessing.get_context("fork").Pool(processes, _alone) as pool:
+    with multiprocessing.get_context("fork").Pool(processes, use_one_thread) as pool:
         yield from pool.imap_unordered(work, items)
 
 
-def _alone() -> None:
-    """One thread a process: small planes gain nothing from more."""
+def use_one_thread() -> None:
+    """Let a process compute in one thread: small planes gain nothing from more."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)

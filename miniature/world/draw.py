@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from . import features
+from .backgrounds import background
 from .body import body
 from .canvas import Canvas, blank, in_frame
 from .hair import beard, hair, hair_behind, hat
 from .head import Head, head_of
 from .people import Person
-from .places import background
 from .scenes import Scene
 
 PARTS = ("face", "left eye", "right eye", "nose", "mouth")
@@ -26,10 +26,10 @@ _ZOOM, _RAISED = 1.36, 0.0  # at scale 1: how large heads are drawn, and how far
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
+class Rendering:
     """A batch of pictures and what is in them.
 
-    pictures: [b, h, w, 3] float32 in 0..1.
+    images: [b, h, w, 3] float32 in 0..1.
     labels: [b, h, w] uint8, CelebAMask-HQ's numbering (`features.LABEL`): what is seen at every pixel.
     masks: [b, 5, h, w] bool, in the order of PARTS: the region of each part, open or closed, as far as nothing but the
         face's own is before it.
@@ -37,13 +37,13 @@ class Drawn:
         left corner of the mouth.
     """
 
-    pictures: torch.Tensor
+    images: torch.Tensor
     labels: torch.Tensor
     masks: torch.Tensor
     points: torch.Tensor
 
 
-def draw(people: Sequence[Person], scenes: Sequence[Scene], size: int = 128) -> Drawn:
+def draw(people: Sequence[Person], scenes: Sequence[Scene], size: int = 128) -> Rendering:
     """Draw each person in the scene beside it, `size` pixels a side, on the CPU.
 
     Raises ValueError for no people, another number of scenes, or pictures of fewer than 16 pixels a side.
@@ -52,27 +52,29 @@ def draw(people: Sequence[Person], scenes: Sequence[Scene], size: int = 128) -> 
         raise ValueError(f"Drawing needs one scene for each person, but there are {len(people)} and {len(scenes)}.")
     if size < 16:
         raise ValueError(f"A portrait needs at least 16 pixels a side, not {size}.")
-    return Drawn(*map(torch.stack, zip(*(_portrait(who, seen, size) for who, seen in zip(people, scenes)))))
+    return Rendering(
+        *map(torch.stack, zip(*(_portrait(subject, scene, size) for subject, scene in zip(people, scenes))))
+    )
 
 
-def _portrait(who: Person, seen: Scene, size: int) -> tuple[torch.Tensor, ...]:
-    canvas, head = blank(size, seen.style), head_of(who, seen)
-    place, scale = complex(seen.x, seen.y - _RAISED), _ZOOM * seen.scale
-    upright = in_frame(canvas, complex(scale), place)
-    turn = scale * complex(math.cos(seen.roll), math.sin(seen.roll))
-    own = in_frame(canvas, turn, place + scale * _PIVOT - turn * _PIVOT)
-    lit = replace(own, shade=_light(own, head))
+def _portrait(subject: Person, scene: Scene, size: int) -> tuple[torch.Tensor, ...]:
+    canvas, head = blank(size, scene.style), head_of(subject, scene)
+    position, scale = complex(scene.x, scene.y - _RAISED), _ZOOM * scene.scale
+    upright = in_frame(canvas, complex(scale), position)
+    turn = scale * complex(math.cos(scene.roll), math.sin(scene.roll))
+    frame = in_frame(canvas, turn, position + scale * _PIVOT - turn * _PIVOT)
+    lit = replace(frame, shade=_light(frame, head))
 
-    background(canvas, seen.background, seen.place)
+    background(canvas, scene.background, scene.layout)
     hair_behind(lit, head)
     body(replace(upright, shade=0.45 + 0.55 * _light(upright, head)), head)  # a body is flatter than a head
     _head(lit, head)
-    points = torch.tensor([[pixel.real, pixel.imag] for pixel in (own.place(*point) for point in head.points())])
-    return canvas.rgb.clamp_(0, 1).movedim(0, -1).contiguous(), canvas.labels, _masks(own, head), points
+    points = torch.tensor([[pixel.real, pixel.imag] for pixel in (frame.to_pixel(*point) for point in head.points())])
+    return canvas.rgb.clamp_(0, 1).movedim(0, -1).contiguous(), canvas.labels, _masks(frame, head), points
 
 
 def _head(canvas: Canvas, head: Head) -> None:
-    """Everything on the neck, from back to front."""
+    """Paint everything on the neck, from back to front."""
     features.ears(canvas, head)
     outline = features.face(canvas, head)
     features.nose(canvas, head)
@@ -81,31 +83,31 @@ def _head(canvas: Canvas, head: Head) -> None:
     features.eyes(canvas, head)
     features.brows(canvas, head)
     hair(canvas, head)
-    if head.seen.glasses:
+    if head.scene.glasses:
         features.glasses(canvas, head)
-    if head.seen.hat:
+    if head.scene.hat:
         hat(canvas, head)
 
 
 def _light(canvas: Canvas, head: Head) -> torch.Tensor:
-    """How bright things are, as on an egg lit from (light_x, light_y); a cartoon knows lit and unlit only."""
-    seen = head.seen
+    """Return how bright things are, as on an egg lit from (light_x, light_y); a cartoon knows lit and unlit only."""
+    scene = head.scene
     x, y = (canvas.x / (1.25 * head.width)).clamp(-1.3, 1.3), (canvas.y / (1.3 * head.height)).clamp(-1, 1.3)
-    facing = seen.light_x * x + 0.7 * seen.light_y * y
+    facing = scene.light_x * x + 0.7 * scene.light_y * y
     if canvas.style == "cartoon":
         edge = ((facing + 0.42) * (0.10 / canvas.pixel)).clamp_(0, 1)
-        return 1 - 0.24 * (0.4 + 0.6 * seen.light) * (1 - edge)
-    shade = 1 + seen.light * (0.36 * facing - 0.13 * (x * x + 0.5 * y * y))
+        return 1 - 0.24 * (0.4 + 0.6 * scene.light) * (1 - edge)
+    shade = 1 + scene.light * (0.36 * facing - 0.13 * (x * x + 0.5 * y * y))
     return shade + 0.03
 
 
 def _masks(canvas: Canvas, head: Head) -> torch.Tensor:
-    shown = [
+    parts = [
         _IS_FACE[canvas.labels.int()],
         *(features.eye_shape(canvas, head, side) < 0 for side in ("left", "right")),
         features.nose_shape(canvas, head, 0.012) < 0,
         features.mouth_shape(canvas, head, max(0.016, canvas.pixel)) < 0,
     ]
-    masks = torch.stack(shown)
+    masks = torch.stack(parts)
     masks[1:] &= masks[0]
     return masks

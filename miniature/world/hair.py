@@ -23,9 +23,9 @@ _FRIZZY = ("curly", "afro")
 
 
 def hair_behind(canvas: Canvas, head: Head) -> None:
-    """What lies behind neck and ears."""
-    style, volume, height = head.who.hair, head.trait("hair_volume"), head.height
-    x, y = canvas.x + 0.05 * math.sin(head.seen.yaw), canvas.y
+    """Paint what lies behind neck and ears."""
+    style, volume, height = head.subject.hair, head.trait("hair_volume"), head.height
+    x, y = canvas.x + 0.05 * math.sin(head.scene.yaw), canvas.y
     wide = head.width + 0.065 + 0.05 * volume
     if style == "afro":
         shape = _bumpy(x, y + 0.30 * height, 1.18 * head.width + 0.05 + 0.11 * volume, 1.0, 0.016, 15)
@@ -45,14 +45,14 @@ def hair_behind(canvas: Canvas, head: Head) -> None:
 
 
 def hair(canvas: Canvas, head: Head) -> None:
-    """What lies on the head, and over ears and forehead."""
-    style, volume = head.who.hair, head.trait("hair_volume")
+    """Paint what lies on the head, and over ears and forehead."""
+    style, volume = head.subject.hair, head.trait("hair_volume")
     if style == "bald":
         return
     x, y = canvas.x, canvas.y
     more = {"buzz": 0.008, "short": 0.03 + 0.045 * volume, "spiky": 0.035, "bun": 0.018 + 0.015 * volume}
     more = more.get(style, 0.045 + 0.045 * volume)
-    back = 0.03 * math.sin(head.seen.yaw)
+    back = 0.03 * math.sin(head.scene.yaw)
     cap = ellipse(x + back, y + 0.10 * head.height, head.width + more, 0.90 * head.height + more)
     if style == "spiky":
         angle = torch.atan2(x, -y)
@@ -69,8 +69,8 @@ def hair(canvas: Canvas, head: Head) -> None:
 
 
 def _hairline(canvas: Canvas, head: Head) -> torch.Tensor:
-    """The distance to the forehead's edge of the hair, negative above it."""
-    style, part = head.who.hair, head.trait("parting")
+    """Return the distance to the forehead's edge of the hair, negative above it."""
+    style, part = head.subject.hair, head.trait("parting")
     middle = 0.85 * head.spot(0, 0).x
     off = canvas.x - middle
     u = off / (head.width - middle * off.sign())  # 1 at the head's edge on either side
@@ -80,7 +80,7 @@ def _hairline(canvas: Canvas, head: Head) -> torch.Tensor:
         edge = edge + low * (1.0 if style == "long" else 0.7) + 0.10 * part * u
         edge = edge - 0.10 * (-((u - 0.5 * part) / 0.10).square()).exp_()
     else:
-        sideburn = 0.52 if head.who.woman or style == "bun" else 0.62
+        sideburn = 0.52 if head.subject.woman or style == "bun" else 0.62
         edge = edge + sideburn * head.height * 1.25 * u.abs().clamp(max=1.08) ** 5
         if style == "short":
             edge = edge + 0.09 * (u * (1 if part > 0 else -1) + 0.2 * part).clamp(-0.8, 0.8)
@@ -92,52 +92,52 @@ def _hairline(canvas: Canvas, head: Head) -> torch.Tensor:
 
 
 def _sides(canvas: Canvas, head: Head) -> None:
-    """Strands beside the face, over the ears."""
-    bottom = 0.62 * head.low if head.who.hair == "bob" else head.low + 0.42
+    """Paint strands beside the face, over the ears."""
+    bottom = 0.62 * head.low if head.subject.hair == "bob" else head.low + 0.42
     wide = head.width + 0.055 + 0.045 * head.trait("hair_volume")
-    sway = 0.05 * math.sin(head.seen.yaw)
+    sway = 0.05 * math.sin(head.scene.yaw)
     x, y = canvas.x + sway, canvas.y
     for sign in (-1, 1):
         near = 0.035 * (y * 5).sin()
-        inner = (0.87 + 0.22 * sign * math.sin(head.seen.yaw)) * head.width - 0.05 * (y / head.height).clamp(0, 1)
+        inner = (0.87 + 0.22 * sign * math.sin(head.scene.yaw)) * head.width - 0.05 * (y / head.height).clamp(0, 1)
         outer = wide + near + 0.05 * y.clamp(min=0)
         strand = both(sign * x - outer, inner + near - sign * x, -0.30 * head.height - y, y - bottom)
         _lock(canvas, head, strand, head.hair, soft=1.4)
 
 
 def _lock(canvas: Canvas, head: Head, shape: torch.Tensor, colour, outer: bool = False, soft: float = 1.0) -> None:
-    """Hair of a shape, below the hat if there is one, with strands or curls in a photo."""
-    if head.seen.hat:
+    """Paint hair of a shape, below the hat if there is one, with strands or curls in a photo."""
+    if head.scene.hat:
         shape = both(shape, _brim(head) - 0.02 - canvas.y)
     if canvas.style != "cartoon":
         strength = 0.10 if canvas.style == "photo" else 0.40
         colour = plane(colour) * (1 + strength * _texture(canvas, head))
     paint(canvas, shape, colour, LABEL["hair"], soft=soft + 0.6)
-    if not outer and head.who.hair not in _FRIZZY:
+    if not outer and head.subject.hair not in _FRIZZY:
         _sheen(canvas, head, shape)
 
 
 def _cut(canvas: Canvas, head: Head, shape: torch.Tensor, opacity: float) -> None:
-    """Hair so short that the skin shows through."""
-    if head.seen.hat:
+    """Paint hair so short that the skin shows through."""
+    if head.scene.hat:
         shape = both(shape, _brim(head) - 0.02 - canvas.y)
     paint(canvas, shape, blend(head.skin, head.hair, opacity), LABEL["hair"], opacity=0.92, soft=2.5, line=0.3)
 
 
 def _texture(canvas: Canvas, head: Head) -> torch.Tensor:
     x, y = canvas.x, canvas.y
-    if head.who.hair in _FRIZZY:
+    if head.subject.hair in _FRIZZY:
         return (x * 38 + 2 * (y * 31).sin()).sin() * (y * 40 + 2 * (x * 27).cos()).sin()
     angle = x / (y + 2.4 * head.height).clamp(min=0.3)
     return (angle * 75 + 3 * (angle * 21).sin()).sin()
 
 
 def _sheen(canvas: Canvas, head: Head, shape: torch.Tensor) -> None:
-    """A band of light across the crown."""
-    x, y = canvas.x - 0.5 * head.seen.light_x * head.width, canvas.y + 0.74 * head.height
+    """Paint a band of light across the crown."""
+    x, y = canvas.x - 0.5 * head.scene.light_x * head.width, canvas.y + 0.74 * head.height
     band = (-(y - 0.35 * x * x).square() * 420 - (x * 3.2).square()).exp_()
     inside = (-shape / 0.02).clamp(0, 1)
-    glow(canvas, band * inside * (0.10 + 0.30 * head.seen.light), blend(head.hair, (1.0, 0.97, 0.92), 0.55))
+    glow(canvas, band * inside * (0.10 + 0.30 * head.scene.light), blend(head.hair, (1.0, 0.97, 0.92), 0.55))
 
 
 def _bumpy(x, y, radius: float, tall: float, bump: float, count: int) -> torch.Tensor:
@@ -146,8 +146,8 @@ def _bumpy(x, y, radius: float, tall: float, bump: float, count: int) -> torch.T
 
 
 def beard(canvas: Canvas, head: Head, outline: torch.Tensor) -> None:
-    """A beard, before the mouth is painted."""
-    kind, colour = head.who.beard, times(head.hair, 0.88)
+    """Paint a beard, before the mouth is painted."""
+    kind, colour = head.subject.beard, times(head.hair, 0.88)
     x, y = canvas.x - head.mouth.x, canvas.y - head.mouth.y
     half, lip = head.mouth_half, head.trait("lip_thickness")
     upper = y + 0.035 * head.look.curve + lip + 0.028
@@ -178,13 +178,13 @@ def _whiskers(canvas: Canvas, head: Head, shape: torch.Tensor, colour) -> None:
 
 
 def hat(canvas: Canvas, head: Head) -> None:
-    colour = PALETTE[head.seen.hat_colour]
-    x, y = canvas.x + 0.02 * math.sin(head.seen.yaw), canvas.y - _brim(head)
-    _HATS[head.seen.hat](canvas, head, x, y, colour)
+    colour = PALETTE[head.scene.hat_colour]
+    x, y = canvas.x + 0.02 * math.sin(head.scene.yaw), canvas.y - _brim(head)
+    _HATS[head.scene.hat](canvas, head, x, y, colour)
 
 
 def _brim(head: Head) -> float:
-    """How high a hat sits."""
+    """Return how high a hat sits."""
     return min(-0.55 * head.height, head.eyes["left"].y - head.trait("brow_height") - 0.10)
 
 
@@ -195,7 +195,7 @@ def _cap(canvas: Canvas, head: Head, x, y, colour) -> None:
     for bend in (-0.45, 0.45):
         seam = both((ellipse(x, y, abs(bend) * wide, tall)).abs() - 0.004, y - 0.02)
         stroke(canvas, seam, times(colour, 0.7), opacity=0.6)
-    turned = 0.30 * math.sin(head.seen.yaw)
+    turned = 0.30 * math.sin(head.scene.yaw)
     visor = both(ellipse(x - turned, y + 0.015, 0.93 * wide, 0.085), -y - 0.035)
     paint(canvas, visor, times(colour, 0.72), LABEL["hat"])
     paint(canvas, circle(x, y + tall, 0.02), times(colour, 0.72), LABEL["hat"])

@@ -65,8 +65,8 @@ class Head:
     low: the height of its lower half; mouth_half: half the mouth's width, as far as the jaw has room.
     """
 
-    who: Person
-    seen: Scene
+    subject: Person
+    scene: Scene
     look: Look
     width: float
     height: float
@@ -81,31 +81,31 @@ class Head:
     iris: Colour
 
     def trait(self, name: str) -> float:
-        return self.who.traits[name]
+        return self.subject.traits[name]
 
     def spot(self, x: float, y: float, out: float = 0.0) -> Spot:
-        """Where a place of the unturned face is seen; `out`: how far it stands out of the face."""
-        return _turned(self.width, self.seen.yaw, x, y, out)
+        """Return where a point of the unturned face is seen; `out`: how far it stands out of the face."""
+        return _turn(self.width, self.scene.yaw, x, y, out)
 
     def outline(self, x: torch.Tensor, y: torch.Tensor, pixel: float, more: float = 0.0) -> torch.Tensor:
-        """The distance to the face's outline, `more` wider all around."""
+        """Return the distance to the face's outline, `more` wider all around."""
         width, height, low = self.width + more, self.height + more, self.low + more
         down = (y / low).clamp(0, 1.4)
-        x = x - math.sin(self.seen.yaw) * self.width * (0.17 * down + 0.05 * (y / height).clamp(-1, 0))
+        x = x - math.sin(self.scene.yaw) * self.width * (0.17 * down + 0.05 * (y / height).clamp(-1, 0))
         side = (x / (width * (1 - self.trait("jaw") * down.square()))).square()
         up = (y / height).clamp(max=0).square()
         return level((side + up + down ** self.trait("jaw_square")).sqrt_() - 1, pixel)
 
     def points(self) -> list[tuple[float, float]]:
-        """Right eye, left eye, nose's tip, right and left corner of the mouth."""
+        """Return right eye, left eye, nose's tip, right and left corner of the mouth."""
         half, height = self.mouth_half * self.mouth.squeeze, corner_height(self)
         corners = [(self.mouth.x + side * half, height) for side in (-1, 1)]
         return [self.eyes["right"][:2], self.eyes["left"][:2], self.tip[:2], *corners]
 
 
-def head_of(who: Person, seen: Scene) -> Head:
-    """A person's head, turned and with the scene's expression."""
-    trait, look = who.traits, _LOOKS[seen.expression]
+def head_of(subject: Person, scene: Scene) -> Head:
+    """Return a person's head, turned and with the scene's expression."""
+    trait, look = subject.traits, _LOOKS[scene.expression]
     width, height = trait["face_width"], trait["face_height"]
     eye_y = trait["eye_height"] * height
     tip_y = eye_y + trait["nose_length"] * height
@@ -113,31 +113,31 @@ def head_of(who: Person, seen: Scene) -> Head:
     low = max(height * trait["chin"], mouth_y + 0.10) + 0.035 * max(look.open - 0.4, 0)
 
     def spot(x: float, y: float, out: float = 0.0) -> Spot:
-        return _turned(width, seen.yaw, x, y, out)
+        return _turn(width, scene.yaw, x, y, out)
 
     eyes = {side: spot(sign * trait["eye_spacing"] * width, eye_y) for side, sign in SIDES.items()}
     down = mouth_y / low
     jaw = width * (1 - trait["jaw"] * down**2) * math.sqrt(1 - down ** trait["jaw_square"])
-    bridge, tip, mouth = spot(0, eye_y, 0.02), spot(0, tip_y, 0.07), _turned(jaw, seen.yaw, 0, mouth_y, 0.02)
+    bridge, tip, mouth = spot(0, eye_y, 0.02), spot(0, tip_y, 0.07), _turn(jaw, scene.yaw, 0, mouth_y, 0.02)
     colours = _skin(trait["skin"], trait["undertone"]), _between(_HAIR, trait["hair_colour"])
     return Head(
-        *(who, seen, look, width, height, low, eyes, bridge, tip, mouth),
+        *(subject, scene, look, width, height, low, eyes, bridge, tip, mouth),
         min(trait["mouth_width"], 0.60 * jaw),
         *(*colours, _between(_EYES, trait["eye_colour"])),
     )
 
 
 def corner_height(head: Head) -> float:
-    """How high the mouth's corners lie: a smile lifts them."""
+    """Return how high the mouth's corners lie: a smile lifts them."""
     return head.mouth.y - 0.035 * head.look.curve
 
 
-def _turned(width: float, yaw: float, x: float, y: float, out: float) -> Spot:
+def _turn(width: float, yaw: float, x: float, y: float, out: float) -> Spot:
     across = min(abs(x) / width, 0.98)
     depth = 0.72 * width * math.sqrt(1 - 0.8 * across * across) + out
     slope = 0.8 * 0.72 * x / width / math.sqrt(1 - 0.8 * across * across)
-    seen = x * math.cos(yaw) + depth * math.sin(yaw)
-    return Spot(seen, y, min(max(math.cos(yaw) - slope * math.sin(yaw), 0.45), 1.15))
+    turned_x = x * math.cos(yaw) + depth * math.sin(yaw)
+    return Spot(turned_x, y, min(max(math.cos(yaw) - slope * math.sin(yaw), 0.45), 1.15))
 
 
 def _skin(tone: float, undertone: float) -> tuple[float, float, float]:
@@ -146,8 +146,8 @@ def _skin(tone: float, undertone: float) -> tuple[float, float, float]:
 
 
 def _between(stops: tuple, share: float) -> tuple[float, float, float]:
-    """The colour at `share` 0..1 of the way along evenly spaced stops."""
-    place = share * (len(stops) - 1)
-    first = min(int(place), len(stops) - 2)
+    """Return the colour at `share` 0..1 of the way along evenly spaced stops."""
+    position = share * (len(stops) - 1)
+    first = min(int(position), len(stops) - 2)
     one, other = stops[first], stops[first + 1]
-    return tuple(a + (b - a) * (place - first) for a, b in zip(one, other))
+    return tuple(a + (b - a) * (position - first) for a, b in zip(one, other))

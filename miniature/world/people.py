@@ -73,19 +73,21 @@ class Person:
 
 
 def person(number: int, seed: int = 0) -> Person:
-    """The person `number` of the world `seed`, always the same one. Raises ValueError outside every split's range."""
+    """Return the person `number` of the world `seed`, always the same one. Raises ValueError outside every split's
+    range.
+    """
     split_of(number)
     rng = np.random.default_rng([seed, 1, number])
     woman = bool(rng.random() < 0.5)
-    own = _OF_WOMEN if woman else _OF_MEN
-    traits = {name: float(rng.uniform(*own.get(name, both))) for name, both in TRAITS.items()}
+    limits = _OF_WOMEN if woman else _OF_MEN
+    traits = {name: float(rng.uniform(*limits.get(name, both))) for name, both in TRAITS.items()}
     hair = HAIR_STYLES[rng.choice(len(HAIR_STYLES), p=_HAIR_OF_WOMEN if woman else _HAIR_OF_MEN)]
     beard = BEARDS[rng.choice(len(BEARDS), p=_BEARDS_OF_MEN)]
     return Person(number, woman, hair, "none" if woman else beard, traits)
 
 
 def split_of(number: int) -> str:
-    """Whether a person is there to train on ("train"), to train the scorer on ("score") or held out ("test")."""
+    """Return the split of a person: "train", "score" (to train the scorer on) or "test" (held out)."""
     for name, numbers in SPLITS.items():
         if number in numbers:
             return name
@@ -93,11 +95,12 @@ def split_of(number: int) -> str:
     raise ValueError(f"There is no person number {number}: people are numbered from 0 to {last}.")
 
 
-def as_vector(who: Person) -> np.ndarray:
-    """What there is to know of a person, float32 [len(VECTOR_NAMES)] in -1..1: what a regression head learns to tell.
+def as_vector(subject: Person) -> np.ndarray:
+    """Return what there is to know of a person, float32 [len(VECTOR_NAMES)] in -1..1: what a regression head learns to
+    tell.
 
     Traits over the range of all people, then a woman (1) or a man (-1), then hair style and beard as one-hot.
     """
-    traits = [2 * (who.traits[name] - low) / (high - low) - 1 for name, (low, high) in TRAITS.items()]
-    kinds = [who.hair == name for name in HAIR_STYLES] + [who.beard == name for name in BEARDS]
-    return np.float32([*traits, 1 if who.woman else -1, *kinds])
+    traits = [2 * (subject.traits[name] - low) / (high - low) - 1 for name, (low, high) in TRAITS.items()]
+    kinds = [subject.hair == name for name in HAIR_STYLES] + [subject.beard == name for name in BEARDS]
+    return np.float32([*traits, 1 if subject.woman else -1, *kinds])

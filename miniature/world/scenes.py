@@ -27,7 +27,7 @@ class Scene:
     x, y: the head's shift from its place in the middle, in half sides, right and down.
     roll: radians, clockwise in the picture; yaw: radians, positive where the subject turns to the picture's right.
     light_x, light_y: where the light comes from, -1..1, right and down; light: its strength, 0..1.
-    place: 0..1, moves things in the background about.
+    layout: 0..1, moves things in the background about.
     """
 
     style: str = "photo"
@@ -46,15 +46,15 @@ class Scene:
     light_x: float = -0.5
     light_y: float = -0.5
     light: float = 0.5
-    place: float = 0.5
+    layout: float = 0.5
 
 
-def scene(number: int, picture: int, seed: int = 0, styles: tuple[float, float, float] = (0.7, 0.12, 0.18)) -> Scene:
-    """The scene of the `picture`-th picture of person `number`, always the same one.
+def scene(number: int, index: int, seed: int = 0, styles: tuple[float, float, float] = (0.7, 0.12, 0.18)) -> Scene:
+    """Return the scene of image `index` of person `number`, always the same one.
 
     styles: the share of each of STYLES; it changes nothing else about a scene.
     """
-    rng = np.random.default_rng([seed, 2, number, picture])
+    rng = np.random.default_rng([seed, 2, number, index])
     pick, within = rng.choice, rng.uniform
     hatted = within() < 0.3
     return Scene(
@@ -74,12 +74,12 @@ def scene(number: int, picture: int, seed: int = 0, styles: tuple[float, float, 
         light_x=within(-1, 1),
         light_y=within(-1, 0.3),
         light=within(0.2, 1),
-        place=within(),
+        layout=within(),
     )
 
 
-def mirrored(seen: Scene) -> Scene:
-    """The scene of which the picture would be the mirror image, were the person and the background symmetric."""
+def mirror(scene: Scene) -> Scene:
+    """Return the scene whose image is the mirror image, were person and background symmetric."""
     swap = {"wink left": "wink right", "wink right": "wink left"}
-    turned = {name: -getattr(seen, name) for name in ("x", "roll", "yaw", "light_x")}
-    return replace(seen, expression=swap.get(seen.expression, seen.expression), **turned)
+    turned = {name: -getattr(scene, name) for name in ("x", "roll", "yaw", "light_x")}
+    return replace(scene, expression=swap.get(scene.expression, scene.expression), **turned)

@@ -11,15 +11,15 @@ from .people import person
 from .scenes import scene
 
 
-def sheet(people: Sequence[int], pictures: int = 10, size: int = 128, seed: int = 0) -> torch.Tensor:
-    """People by number, a row each, in their first `pictures` scenes: [rows * size, pictures * size, 3] in 0..1."""
+def sheet(people: Sequence[int], columns: int = 10, size: int = 128, seed: int = 0) -> torch.Tensor:
+    """Return people by number, a row each, in their first scenes: [rows * size, columns * size, 3] in 0..1."""
     rows = []
     for number in people:
-        who, scenes = person(number, seed), [scene(number, picture, seed) for picture in range(pictures)]
-        rows.append(torch.cat(list(draw([who] * pictures, scenes, size).pictures), dim=1))
+        subjects, scenes = [person(number, seed)] * columns, [scene(number, column, seed) for column in range(columns)]
+        rows.append(torch.cat(list(draw(subjects, scenes, size).images), dim=1))
     return torch.cat(rows)
 
 
-def save(picture: torch.Tensor, path: Path) -> None:
-    """Write a picture [h, w, 3] in 0..1 as PNG."""
-    Image.fromarray((picture * 255).round().byte().numpy()).save(path)
+def save(image: torch.Tensor, path: Path) -> None:
+    """Write an image [h, w, 3] in 0..1 as PNG."""
+    Image.fromarray((image * 255).round().byte().numpy()).save(path)

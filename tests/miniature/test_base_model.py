@@ -14,7 +14,7 @@ import nodes
 @pytest.fixture(scope="module", params=[16, 33], ids=["text-to-image", "inpainting"])
 def checkpoint(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("base") / "miniature.safetensors"
-    picture = prefixed(base_model.PICTURE, drawn(Autoencoder(AutoencoderSizes())))
+    picture = prefixed(base_model.FIRST_STAGE, drawn(Autoencoder(AutoencoderSizes())))
     parts = unet(request.param) | prefixed(base_model.TEXT_ENCODER, text(2)) | picture
     save_file({name: weight.contiguous() for name, weight in parts.items()} | {base_model.TOKENS: WORDS}, path)
     return path, request.param

@@ -9,16 +9,16 @@ import torch
 from likeness.miniature import command
 from likeness.miniature.world import dataset
 from likeness.miniature.world.captions import agrees, parse
-from likeness.miniature.world.dataset import Recipe, read, write
+from likeness.miniature.world.dataset import SetRecipe, read, write
 from likeness.miniature.world.draw import draw
 from PIL import Image
 
-RECIPE = Recipe(split="test", first=5, people=4, pictures=3, size=24)
+RECIPE = SetRecipe(split="test", first=5, people=4, images=3, size=24)
 
 
 @pytest.fixture(autouse=True)
-def small_shards(monkeypatch):
-    monkeypatch.setattr(dataset, "SHARD", 5)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(dataset, "CHUNK", 5)
 
 
 def digests(folder) -> dict[str, str]:
@@ -34,9 +34,9 @@ def test_what_is_read_is_what_was_drawn(tmp_path):
     drawn_set = read(tmp_path)
     assert drawn_set.recipe == RECIPE and len(drawn_set) == 12
     order = [11, 0, 4, 5]
-    people, scenes, captions = zip(*map(RECIPE.shown, order))
+    people, scenes, captions = zip(*map(RECIPE.describe, order))
     drawn = draw(people, scenes, 24)
-    assert torch.equal(drawn_set.pictures(order), (drawn.pictures * 255).round().byte())
+    assert torch.equal(drawn_set.images(order), (drawn.images * 255).round().byte())
     for name in ("labels", "masks", "points"):
         assert torch.equal(getattr(drawn_set, name)(order), getattr(drawn, name)), name
     assert [drawn_set.captions[index] for index in order] == list(captions)
@@ -46,14 +46,14 @@ def test_what_is_read_is_what_was_drawn(tmp_path):
 
 def test_pictures_stay_on_disk(tmp_path):
     write(tmp_path, RECIPE)
-    assert all(isinstance(shard["pictures"], np.memmap) for shard in read(tmp_path).shards)
+    assert isinstance(read(tmp_path).records, np.memmap)
 
 
 def test_the_same_bytes_from_one_process_or_two(tmp_path):
     write(tmp_path / "one", RECIPE)
     write(tmp_path / "two", RECIPE, processes=2)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
-    assert len(digests(tmp_path / "one")) == 2 + 3 * 4
+    assert digests(tmp_path / "one").keys() == {"set.json", "captions.txt", "images.npy"}
     write(tmp_path / "other", replace(RECIPE, seed=1))
     assert digests(tmp_path / "other").keys() == digests(tmp_path / "one").keys()
     assert digests(tmp_path / "other") != digests(tmp_path / "one")
@@ -63,21 +63,22 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
     write(tmp_path / "whole", RECIPE)
     drawn = []
 
-    def until_it_breaks(folder, recipe, number, work=dataset._draw_shard):
-        drawn.append(number)
+    def until_it_breaks(path, recipe, indices, work=dataset._render):
+        drawn.append(indices.start)
         if len(drawn) == 2:
-            (folder / "shard-00001.part").mkdir()
+            records = np.load(path, mmap_mode="r+")
+            records["images"][6] = 7
             raise OSError("no space left")
-        work(folder, recipe, number)
+        work(path, recipe, indices)
 
-    monkeypatch.setattr(dataset, "_draw_shard", until_it_breaks)
+    monkeypatch.setattr(dataset, "_render", until_it_breaks)
     with pytest.raises(OSError, match="no space"):
         write(tmp_path / "cut", RECIPE)
-    with pytest.raises(ValueError, match="2 of 3 shards are missing"):
+    with pytest.raises(ValueError, match="7 of 12 pictures are missing"):
         read(tmp_path / "cut")
     reports = []
     write(tmp_path / "cut", RECIPE, report=lambda *counts: reports.append(counts))
-    assert drawn == [0, 1, 1, 2] and reports == [(2, 3), (3, 3)]
+    assert drawn == [0, 5, 5, 10] and reports == [(10, 12), (12, 12)]
     assert digests(tmp_path / "cut") == digests(tmp_path / "whole")
     write(tmp_path / "cut", RECIPE)
     assert len(drawn) == 4
@@ -90,14 +91,23 @@ def test_a_folder_holds_one_set(tmp_path):
     assert read(tmp_path).recipe == RECIPE
 
 
+def test_a_set_of_another_version_is_refused(tmp_path):
+    write(tmp_path, RECIPE)
+    recipe = tmp_path / "set.json"
+    recipe.write_text(recipe.read_text().replace('"version": 2', '"version": 1'))
+    for use in (read, lambda folder: write(folder, RECIPE)):
+        with pytest.raises(ValueError, match="a set of another version; choose another folder or remove it"):
+            use(tmp_path)
+
+
 def test_there_is_no_set_where_there_is_none(tmp_path):
     with pytest.raises(ValueError, match="no set of drawn portraits"):
         read(tmp_path)
 
 
 def test_captions_agree_with_their_pictures_and_some_leave_things_open():
-    recipe = Recipe(people=60, pictures=2)
-    shown = [recipe.shown(index) for index in range(len(recipe))]
+    recipe = SetRecipe(people=60, images=2)
+    shown = [recipe.describe(index) for index in range(len(recipe))]
     told = [parse(text) for _, _, text in shown]
     assert all(agrees(said, who, seen) for said, (who, seen, _) in zip(told, shown))
     for name in ("clothes", "background"):
@@ -111,7 +121,7 @@ def test_captions_agree_with_their_pictures_and_some_leave_things_open():
         ({"split": "test", "first": 49_999, "people": 2}, "0 to 49999"),
         ({"first": -1}, "not 2000 from -1"),
         ({"people": 0}, "not 0 from"),
-        ({"pictures": 0}, "not 0 of 64"),
+        ({"images": 0}, "not 0 of 64"),
         ({"size": 8}, "12 of 8"),
         ({"styles": (0, 0, 0)}, "three shares"),
         ({"styles": (1, -1, 1)}, "three shares"),
@@ -119,7 +129,7 @@ def test_captions_agree_with_their_pictures_and_some_leave_things_open():
 )
 def test_sets_that_cannot_be(setting, word):
     with pytest.raises(ValueError, match=word):
-        Recipe(**setting)
+        SetRecipe(**setting)
 
 
 def test_the_command_draws_sheets_and_sets(tmp_path):

@@ -22,7 +22,7 @@ import nodes
 
 
 def picture(number: int, size: int = 96) -> Image.Image:
-    pixels = draw([person(number)], [Scene()], size).pictures[0]
+    pixels = draw([person(number)], [Scene()], size).images[0]
     return Image.fromarray((pixels * 255).round().byte().numpy())
 
 
@@ -75,12 +75,12 @@ def test_the_models_of_a_row_are_of_its_method():
 
 @pytest.mark.parametrize("row", rows())
 def test_prompts_are_of_the_drawn_worlds_language_and_people_are_held_out(row):
-    word = "woman" if person(row.who).woman else "man"
+    word = "woman" if person(row.number).woman else "man"
     for text, graph in list(demo.graphs(row, "x.png").items())[1:]:
         assert captions.parse(text)["woman"] == (word == "woman")
         assert graph["2"]["inputs"]["text"] in (text, text.replace(f"a {word}", "{face}"))
         assert graph["3"]["inputs"]["text"] == ""
-    assert row.who in SPLITS["test"]
+    assert row.number in SPLITS["test"]
 
 
 def test_without_the_adapter_nothing_of_the_person_is_in_the_graph():
@@ -99,14 +99,14 @@ def test_scores_are_cosines_of_faces(scorer):
 def test_a_row_tells_its_mean_with_no_face_as_nought(monkeypatch):
     monkeypatch.setattr(demo, "identities", lambda *_: torch.tensor([0.1, 0.8, torch.nan]))
     blank = Image.new("RGB", (8, 8))
-    title, cells = demo.titled(demo.ROWS[0], blank, [("adapter off", blank), ("one", blank), ("two", blank)])
+    title, cells = demo.make_row(demo.ROWS[0], blank, [("adapter off", blank), ("one", blank), ("two", blank)])
     assert title == "FaceChain-FACT: likeness 0.40, 0.10 with the adapter off"
     assert [label for label, _ in cells] == ["reference", "0.10\nadapter off", "0.80\none", "no face\ntwo"]
 
 
 def test_the_workflow_shows_a_held_out_person(root):
     reference = np.asarray(Image.open(root / "workflows" / "assets" / "miniature_reference.png"), dtype=int)
-    assert abs(reference - np.asarray(picture(demo.ROWS[0].who, demo.REFERENCE_SIZE), dtype=int)).max() <= 1
+    assert abs(reference - np.asarray(picture(demo.ROWS[0].number, demo.REFERENCE_SIZE), dtype=int)).max() <= 1
 
 
 @pytest.mark.slow
@@ -119,4 +119,4 @@ def test_the_demo_makes_a_sheet(server, tmp_path):
 
     (page,) = asyncio.run(talk())
     assert page == tmp_path / "sheet.png" and Image.open(page).width > 1000
-    assert only(demo.published("miniature"), "LikenessApplyFACT") == "10"
+    assert only(demo.load_workflow("miniature"), "LikenessApplyFACT") == "10"

@@ -10,7 +10,7 @@ from likeness.miniature.world import scenes
 from likeness.miniature.world.draw import PARTS, draw
 from likeness.miniature.world.features import LABEL
 from likeness.miniature.world.people import BEARDS, HAIR_STYLES, TRAITS, person
-from likeness.miniature.world.scenes import EXPRESSIONS, STYLES, Scene, mirrored, scene
+from likeness.miniature.world.scenes import EXPRESSIONS, STYLES, Scene, mirror, scene
 from likeness.miniature.world.sheet import sheet
 
 PLAIN = Scene()
@@ -34,7 +34,7 @@ def difference(one: torch.Tensor, other: torch.Tensor) -> float:
 def test_the_same_numbers_give_the_same_bytes():
     people, seen = [person(n) for n in range(4)], [scene(n, 1) for n in range(4)]
     one, other = draw(people, seen, 48), draw(people, seen, 48)
-    for name in ("pictures", "labels", "masks", "points"):
+    for name in ("images", "labels", "masks", "points"):
         assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
@@ -43,17 +43,17 @@ def test_no_picture_depends_on_its_batch():
     together = draw(people, seen, 48)
     for index in (5, 0, 3):
         alone = draw(people[index : index + 1], seen[index : index + 1], 48)
-        assert torch.equal(alone.pictures[0], together.pictures[index])
+        assert torch.equal(alone.images[0], together.images[index])
         assert torch.equal(alone.masks[0], together.masks[index])
 
 
 def test_shapes_and_ranges():
     drawn = draw([person(0), person(1)], [scene(0, 0), scene(1, 0)], 40)
-    assert drawn.pictures.shape == (2, 40, 40, 3) and drawn.pictures.dtype == torch.float32
+    assert drawn.images.shape == (2, 40, 40, 3) and drawn.images.dtype == torch.float32
     assert drawn.labels.shape == (2, 40, 40) and drawn.labels.dtype == torch.uint8
     assert drawn.masks.shape == (2, len(PARTS), 40, 40) and drawn.masks.dtype == torch.bool
     assert drawn.points.shape == (2, 5, 2)
-    assert 0 <= drawn.pictures.min() and drawn.pictures.max() <= 1
+    assert 0 <= drawn.images.min() and drawn.images.max() <= 1
 
 
 def test_labels_are_numbered_as_the_parser_numbers_them():
@@ -73,7 +73,7 @@ def test_labels_are_numbered_as_the_parser_numbers_them():
     ],
 )
 def test_every_kind_of_scene_can_be_told_apart(name, values, least):
-    pictures = of(person(2), *(replace(PLAIN, **{name: value}) for value in values)).pictures
+    pictures = of(person(2), *(replace(PLAIN, **{name: value}) for value in values)).images
     assert pictures.isfinite().all()
     assert min(difference(one, other) for one, other in combinations(pictures, 2)) > least
 
@@ -83,7 +83,7 @@ def test_every_hair_and_beard_can_be_told_apart(name, values):
     traits = {**person(1).traits, "hair_colour": 0.2, "skin": 0.2}
     people = [replace(person(1), beard="none", traits=traits)] * len(values)
     people = [replace(who, **{name: value}) for who, value in zip(people, values)]
-    pictures = draw(people, [PLAIN] * len(values), 64).pictures
+    pictures = draw(people, [PLAIN] * len(values), 64).images
     assert pictures.isfinite().all()
     assert min(difference(one, other) for one, other in combinations(pictures, 2)) > 0.0015
 
@@ -93,14 +93,14 @@ def test_every_trait_can_be_seen(trait):
     who = replace(person(1), hair="short", beard="none")
     middle = {name: (low + high) / 2 for name, (low, high) in TRAITS.items()} | {"mole_size": 0.02}
     people = [replace(who, traits={**middle, trait: value}) for value in TRAITS[trait]]
-    one, other = draw(people, [PLAIN] * 2, 96).pictures
+    one, other = draw(people, [PLAIN] * 2, 96).images
     assert difference(one, other) > 0.00015 and (one - other).abs().max() > 0.05
 
 
 def test_people_differ_more_than_the_pictures_of_one():
     same = {"style": "photo", "background": "grey wall", "clothes": "shirt", "clothes_colour": "blue", "hat": None}
     seen = [replace(scene(0, picture), **same) for picture in range(4)]
-    faces = torch.stack([of(person(n), *seen, size=48).pictures for n in range(12)])  # people, scenes
+    faces = torch.stack([of(person(n), *seen, size=48).images for n in range(12)])  # people, scenes
     mean = faces.mean(dim=1)
     within = difference(faces, mean[:, None])
     between = sum(difference(one, other) for one, other in combinations(mean, 2)) / 66
@@ -136,7 +136,7 @@ def test_a_wink_closes_the_stated_eye(style):
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_the_mirrored_scene_of_a_symmetric_face_is_the_mirror_image(expression):
     seen = Scene(expression=expression, yaw=0.3, roll=0.1, x=0.08, light_x=0.6, glasses=True)
-    drawn = of(bald(), seen, mirrored(seen))
+    drawn = of(bald(), seen, mirror(seen))
     own = drawn.labels[0].flip(1).clone()
     swapped = own.clone()
     for one, other in SWAP.items():
@@ -182,11 +182,11 @@ def test_labels_say_what_is_worn():
 
 def test_styles_are_what_they_say():
     who, seen = bald(skin=0.3), replace(scene(0, 0), background="meadow", hat="cap")
-    photo, sketch, cartoon = of(who, *(replace(seen, style=style) for style in STYLES)).pictures
+    photo, sketch, cartoon = of(who, *(replace(seen, style=style) for style in STYLES)).images
     colour = [float((picture.amax(dim=-1) - picture.amin(dim=-1)).mean()) for picture in (photo, sketch, cartoon)]
     assert colour[1] < 0.09 < 0.2 < min(colour[0], colour[2])
     face = of(who, replace(PLAIN, style="cartoon"), size=96)
-    skin = face.pictures[0][face.labels[0] == LABEL["skin"]]
+    skin = face.images[0][face.labels[0] == LABEL["skin"]]
     assert len(skin.mul(255).round().unique(dim=0)) < 0.5 * len(skin)  # flat
 
 
@@ -194,7 +194,7 @@ def test_styles_are_what_they_say():
 def test_the_side_towards_the_light_is_brighter(style):
     seen = [replace(PLAIN, style=style, light_x=side, light_y=0.0, light=1.0) for side in (-1, 1)]
     drawn = of(bald(), *seen)
-    for picture, labels, sign in zip(drawn.pictures, drawn.labels, (-1, 1)):
+    for picture, labels, sign in zip(drawn.images, drawn.labels, (-1, 1)):
         skin = labels == LABEL["skin"]
         left, right = (picture[:, part][skin[:, part]].mean() for part in (slice(0, 32), slice(32, 64)))
         assert sign * (right - left) > 0.03
@@ -228,15 +228,15 @@ def test_scale_and_shift_move_the_face():
 
 def test_a_small_picture_is_the_large_one_made_smaller():
     large, small = (of(person(6), replace(PLAIN, glasses=True), size=size) for size in (128, 64))
-    shrunk = torch.nn.functional.avg_pool2d(large.pictures.movedim(-1, 1), 2).movedim(1, -1)
-    assert difference(shrunk, small.pictures) < 0.012
+    shrunk = torch.nn.functional.avg_pool2d(large.images.movedim(-1, 1), 2).movedim(1, -1)
+    assert difference(shrunk, small.images) < 0.012
     torch.testing.assert_close((large.points + 0.5) / 2 - 0.5, small.points, atol=1e-3, rtol=0)
 
 
 def test_a_sheet_has_a_row_a_person():
-    drawn = sheet([3, 4], pictures=3, size=32)
+    drawn = sheet([3, 4], columns=3, size=32)
     assert drawn.shape == (64, 96, 3)
-    assert torch.equal(drawn[32:, 64:], draw([person(4)], [scene(4, 2)], 32).pictures[0])
+    assert torch.equal(drawn[32:, 64:], draw([person(4)], [scene(4, 2)], 32).images[0])
 
 
 @pytest.mark.parametrize("people, seen, size", [([], [], 64), ([0], [], 64), ([0], [0], 8)])

@@ -10,7 +10,7 @@ from likeness.miniature.evaluation import command, measure, prompts, report
 from likeness.miniature.evaluation.claims import Claim, verdict
 from likeness.miniature.evaluation.instruments import WEIGHTS, noise
 from likeness.miniature.evaluation.methods import AGAIN, METHODS, ROWS, SHORT_F2D
-from likeness.miniature.evaluation.people import held_out
+from likeness.miniature.evaluation.people import hold_out
 from likeness.miniature.recipes import facea
 from likeness.miniature.world import captions
 from likeness.miniature.world.people import SPLITS
@@ -25,8 +25,8 @@ LIMITS = {"same": 0.8, "different": 0.01, "auc": 0.999, "text": 0.7}
 
 
 def test_held_out_people_are_strangers_with_one_reference_and_four_others():
-    people = held_out(3)
-    assert all(held.who.number in SPLITS["test"] for held in people)
+    people = hold_out(3)
+    assert all(held.subject.number in SPLITS["test"] for held in people)
     assert people[0].reference.images.shape == (1, 96, 96, 3) and people[0].others.images.shape == (4, 96, 96, 3)
     assert not (people[0].reference.images == people[0].others.images[:1]).all()
 
@@ -128,17 +128,17 @@ def test_facea_goes_on_after_the_last_person_that_was_learned(tmp_path, monkeypa
 
     def repainted(world, name, held, drawn):
         learned.append(held)
-        return measure.Drawn(drawn.pictures + 1, drawn.texts)
+        return measure.SampledImages(drawn.images + 1, drawn.texts)
 
     monkeypatch.setattr(command, "OUTPUT", tmp_path)
-    monkeypatch.setattr(command.facea, "pictures", repainted)
-    base = measure.Drawn(torch.arange(8).view(1, 8, 1, 1, 1), [f"prompt {number}" for number in range(8)])
+    monkeypatch.setattr(command.facea, "repaint", repainted)
+    base = measure.SampledImages(torch.arange(8).view(1, 8, 1, 1, 1), [f"prompt {number}" for number in range(8)])
     for people in ("AB", "ABCD", "ABC"):
-        drawn = command._repainted(None, "FaceA", people, base, plan)
-        assert drawn.pictures.flatten().tolist() == list(range(1, 2 * len(people) + 1))
+        drawn = command._repaint_people(None, "FaceA", people, base, plan)
+        assert drawn.images.flatten().tolist() == list(range(1, 2 * len(people) + 1))
         assert drawn.texts == base.texts[: 2 * len(people)]
     assert learned == ["A", "B", "C", "D"]
-    command._repainted(None, "FaceA", "AB", base, measure.Plan(4, 1, 1))
+    command._repaint_people(None, "FaceA", "AB", base, measure.Plan(4, 1, 1))
     assert learned == ["A", "B", "C", "D", "A", "B"]
 
 

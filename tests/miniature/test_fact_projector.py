@@ -9,7 +9,7 @@ from likeness.miniature.training.fact_projector import of_people
 from likeness.tests.support import tiny_frozen
 from likeness.training import fact
 
-SIZES = fact.Settings(queries=3, dim=64, depth=1, gate=1.0, steps=1, batch=2, precision="float32")
+SIZES = fact.FactSettings(queries=3, dim=64, depth=1, gate=1.0, steps=1, batch=2, precision="float32")
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,8 @@ def test_people_differ_and_their_pictures_do_not(portraits):
 
 def test_it_learns_to_tell_people_apart(portraits):
     torch.manual_seed(0)
-    projector = fact.fresh_projector(24, 16, SIZES)
-    settings = fact_projector.Settings(steps=60, batch=16, components=3, precision="float32")
+    projector = fact.make_projector(24, 16, SIZES)
+    settings = fact_projector.ProjectorSettings(steps=60, batch=16, components=3, precision="float32")
     progress = fact_projector.train(projector, portraits, settings, torch.device("cpu"), None, lambda progress: None)
     assert sum(progress.losses[:3]) / 3 > 0.8
     assert sum(progress.losses[-3:]) / 3 < 0.3
@@ -68,7 +68,7 @@ def test_the_projector_may_learn_more_slowly_and_a_checkpoint_keeps_its_order_ot
 
 def test_fact_begins_with_the_projector_it_is_given(base, portraits):
     width = base.text.embeddings.token_embedding.weight.shape[1]
-    given = fact.fresh_projector(24, width, SIZES).state_dict()
+    given = fact.make_projector(24, width, SIZES).state_dict()
     still = replace(SIZES, lr=0.0, weight_decay=0.0)
     adapter, _ = fact.train(base, portraits, still, None, lambda progress: None, given)
     for name, each in adapter.projector.state_dict().items():

@@ -8,7 +8,7 @@ from likeness.miniature import detector as drawn
 from likeness.miniature import registration
 from likeness.miniature.models.finder import SIZE, Finder, FinderSizes, centres
 from likeness.miniature.training import finder as training
-from likeness.miniature.world.dataset import Recipe, read, write
+from likeness.miniature.world.dataset import SetRecipe, read, write
 from likeness.miniature.world.draw import draw
 from likeness.weights import folders
 
@@ -26,7 +26,7 @@ def generator() -> torch.Generator:
 def portraits():
     """12 people nobody trained with, a third of them in each style."""
     shown = [
-        Recipe(split="test", first=40 * number, people=4, pictures=1, styles=style).shown(index)[:2]
+        SetRecipe(split="test", first=40 * number, people=4, images=1, styles=style).describe(index)[:2]
         for number, style in enumerate(STYLES)
         for index in range(4)
     ]
@@ -35,13 +35,13 @@ def portraits():
 
 @pytest.fixture(scope="module")
 def pixels(portraits):
-    return portraits.pictures.movedim(-1, 1) * 2 - 1
+    return portraits.images.movedim(-1, 1) * 2 - 1
 
 
 @pytest.fixture(scope="module")
 def small_set(tmp_path_factory):
     folder = tmp_path_factory.mktemp("set")
-    write(folder, Recipe(people=4, pictures=2, size=SIZE))
+    write(folder, SetRecipe(people=4, images=2, size=SIZE))
     return read(folder)
 
 
@@ -82,7 +82,7 @@ def test_loss_counts_points_only_where_a_face_is():
 def test_blur_keeps_means_and_each_picture_has_its_own():
     x = torch.zeros(2, 1, 33, 33)
     x[..., 16, 16] = 1
-    soft = training.blurred(x, torch.tensor([0.2, 2.0]))
+    soft = training.blur(x, torch.tensor([0.2, 2.0]))
     assert torch.allclose(soft.sum((2, 3)), torch.ones(2, 1), atol=1e-3)
     spread = (soft[:, 0].sum(1) * (torch.arange(33) - 16).square()).sum(1)
     assert torch.allclose(spread, torch.tensor([0.0, 4.0]), atol=0.02)
@@ -90,7 +90,7 @@ def test_blur_keeps_means_and_each_picture_has_its_own():
 
 def test_scrambled_pictures_have_the_same_blocks_elsewhere():
     x = torch.arange(2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
-    y = training.scrambled(x, 8, generator())
+    y = training.scramble(x, 8, generator())
     corners = y[:, 0, ::8, ::8].flatten(1)
     assert corners.sort().values.tolist() == x[:, 0, ::8, ::8].flatten(1).tolist() and not torch.equal(x, y)
     for picture, row, column in np.ndindex(2, 2, 2):
@@ -101,9 +101,9 @@ def test_scrambled_pictures_have_the_same_blocks_elsewhere():
 
 def test_spoiled_pictures_keep_all_but_the_face(portraits, pixels):
     face = portraits.masks[:, 0]
-    x = training.spoiled(pixels, face, generator())
+    x = training.spoil(pixels, face, generator())
     assert x.abs().max() <= 1
-    far = training.blurred(face[:, None].float(), torch.full((len(x),), 3.0)) < 1e-5
+    far = training.blur(face[:, None].float(), torch.full((len(x),), 3.0)) < 1e-5
     changed = (x - pixels).abs().mean(1, keepdim=True)
     kept = torch.tensor([there[where].max() < 1e-3 for there, where in zip(changed, far)])
     assert 0 < (~kept).sum() < kept.sum()  # some are covered altogether
@@ -117,7 +117,7 @@ def test_points_move_with_their_picture(edge):
     for column, row in points[0].int().tolist():
         x[:, :, row - 1 : row + 2, column - 1 : column + 2] = 1
     zoom, shift = torch.tensor([0.6, 1.2]), torch.tensor([[9.0, -4.0], [-5.0, 7.0]])
-    seen, there = training.moved(x, points, zoom, shift, edge)
+    seen, there = training.move(x, points, zoom, shift, edge)
     light = (seen[:, 0] + 1) / 2
     side = torch.arange(SIZE)
     mass = light.sum((1, 2))
@@ -136,8 +136,8 @@ def test_half_of_the_examples_show_a_face(small_set):
 
 def test_training_learns_and_gives_half_precision_weights(small_set):
     losses = []
-    settings = training.Settings(steps=16, batch=8, precision="bfloat16", ema=0.5)
-    weights = training.made(small_set, settings, lambda progress: losses.append(progress.losses[-1]))
+    settings = training.FinderSettings(steps=16, batch=8, precision="bfloat16", ema=0.5)
+    weights = training.make_weights(small_set, settings, lambda progress: losses.append(progress.losses[-1]))
     assert len(losses) == 16 and sum(losses[-4:]) < 0.8 * sum(losses[:4])
     assert {weight.dtype for weight in weights.values()} == {torch.float16}
     assert FinderSizes.of(weights) == FinderSizes() and weights.keys() == Finder(FinderSizes()).state_dict().keys()
@@ -167,15 +167,15 @@ def test_spoiled_faces_are_none(finder, portraits, pixels, cover):
     covers = {
         "one colour": (pixels * face).sum((2, 3), keepdim=True) / face.sum((2, 3), keepdim=True),
         "noise": torch.randn(pixels.shape, generator=generator()) * 0.5,
-        "blur": training.blurred(pixels, torch.full((len(pixels),), 9.0)),
-        "blocks": training.scrambled(pixels, 12, generator()),
+        "blur": training.blur(pixels, torch.full((len(pixels),), 9.0)),
+        "blocks": training.scramble(pixels, 12, generator()),
     }
     spoiled = pixels.lerp(covers[cover].expand_as(pixels), face).clamp(-1, 1)
     assert sum(len(finder.detect(picture)) for picture in as_bytes(spoiled)) <= 1  # of 12
 
 
 def test_pictures_of_every_size_are_found_at_their_own_places(finder, portraits):
-    picture = (portraits.pictures[:1].movedim(-1, 1)).repeat_interleave(4, 2).repeat_interleave(4, 3).movedim(1, -1)
+    picture = (portraits.images[:1].movedim(-1, 1)).repeat_interleave(4, 2).repeat_interleave(4, 3).movedim(1, -1)
     wide = torch.nn.functional.pad(picture, (0, 0, 70, 130))
     points = portraits.points[0].numpy() * 4 + 1.5
     for image, there in ((picture, points), (wide, points + [70, 0])):
@@ -186,7 +186,7 @@ def test_pictures_of_every_size_are_found_at_their_own_places(finder, portraits)
 def test_min_score_is_kept(pixels):
     """By a face so blurred that the finder is in doubt: a detector finds it or not, as its score is."""
     softer = torch.linspace(2, 6, 65)
-    blurred = as_bytes(training.blurred(pixels[:1].expand(len(softer), -1, -1, -1), softer))
+    blurred = as_bytes(training.blur(pixels[:1].expand(len(softer), -1, -1, -1), softer))
     every = detector.load("drawn: miniature", 0.0, 640)
     picture, score = min(((each, every.detect(each)[0].score) for each in blurred), key=lambda pair: abs(pair[1] - 0.5))
     assert 0.02 < score < 0.98

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawn")
-    dataset.write(folder, dataset.Recipe(people=3, pictures=4, size=96))
+    dataset.write(folder, dataset.SetRecipe(people=3, images=4, size=96))
     return dataset.read(folder)
 
 
@@ -52,7 +52,7 @@ def test_every_part_comes_after_what_it_needs():
 
 
 def test_the_plain_recogniser_is_read_at_all_depths_and_at_the_deepest(monkeypatch):
-    monkeypatch.setattr(nets, "keep", lambda name, tensors: kept.update({name: tensors}))
+    monkeypatch.setattr(nets, "save_tensors", lambda name, tensors: kept.update({name: tensors}))
     kept = {}
     torch.manual_seed(0)
     network = nets.RECOGNISERS["msid_twin"].make().eval()
@@ -73,7 +73,7 @@ def test_recipes_make_networks_that_the_loaders_read():
 def test_exported_files_are_halves_with_whole_numbers_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "OUTPUT", tmp_path / "made")
     monkeypatch.setattr(files, "WEIGHTS", tmp_path / "weights")
-    monkeypatch.setattr(files, "kept", lambda name: load_file(tmp_path / "made" / f"{name}.safetensors"))
+    monkeypatch.setattr(files, "load_tensors", lambda name: load_file(tmp_path / "made" / f"{name}.safetensors"))
     (tmp_path / "made").mkdir()
     weights = {"a": torch.rand(3), "n": torch.arange(3)}
     save_file(weights, tmp_path / "made" / "clip.safetensors")
@@ -107,7 +107,7 @@ def test_portraits_of_the_world_have_the_share_of_head_in_every_cell(drawn):
 def test_masks_to_paint_hold_their_part_and_are_told_by_its_words(drawn):
     generator = torch.Generator().manual_seed(3)
     indices = list(range(len(drawn))) * 4
-    masks, painted = inpainting_lessons.drawn_masks(drawn, indices, generator)
+    masks, painted = inpainting_lessons.sample_masks(drawn, indices, generator)
     parts = drawn.masks(indices)
     assert {*painted} >= {None, "face"} and {*painted} <= {None, *REGIONS}
     for mask, part, own in zip(masks, painted, parts):
@@ -119,8 +119,8 @@ def test_masks_to_paint_hold_their_part_and_are_told_by_its_words(drawn):
 
 def test_soft_pictures_keep_their_size_and_their_mean():
     pictures = torch.rand(4, 3, 64, 64)
-    soft = degrade.softened(pictures, 1.0, torch.Generator().manual_seed(0))
+    soft = degrade.soften(pictures, 1.0, torch.Generator().manual_seed(0))
     assert soft.shape == pictures.shape and 0 <= soft.min() and soft.max() <= 1
     assert soft.diff(dim=3).abs().mean() < pictures.diff(dim=3).abs().mean()
-    left = degrade.softened(pictures, 0.0, torch.Generator().manual_seed(0))
+    left = degrade.soften(pictures, 0.0, torch.Generator().manual_seed(0))
     assert np.corrcoef(left.flatten(), pictures.flatten())[0, 1] > 0.99

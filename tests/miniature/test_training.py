@@ -18,11 +18,11 @@ from likeness.miniature.models.recogniser import Recogniser
 from likeness.miniature.training import autoencoder, clip_pair, crops, recogniser, text_to_image
 from likeness.miniature.world import dataset
 from likeness.miniature.world.people import VECTOR_NAMES
-from likeness.training.frozen import masked_mean
+from likeness.training.frozen import mean_in_mask
 from torch.nn.functional import normalize
 
 CPU = torch.device("cpu")
-RECIPE = dataset.Recipe(split="train", first=0, people=3, pictures=2, size=96)
+RECIPE = dataset.SetRecipe(split="train", first=0, people=3, images=2, size=96)
 SIZES = AutoencoderSizes(4, (8, 16), (16, 8))
 
 
@@ -67,8 +67,8 @@ def test_the_picture_loss_by_hand():
     made[0, 0] = torch.tensor([[1.0, 2.0], [4.0, 8.0]])
     value = (1 + 2 + 4 + 8) / 12
     down, right = (3 + 6) / 6, (1 + 4) / 6
-    assert float(autoencoder.picture_loss(made, pictures, 0.5)) == pytest.approx(value + 0.5 * (down + right))
-    assert autoencoder.picture_loss(made + 3, made + 3, 0.5) == 0
+    assert float(autoencoder.image_loss(made, pictures, 0.5)) == pytest.approx(value + 0.5 * (down + right))
+    assert autoencoder.image_loss(made + 3, made + 3, 0.5) == 0
 
 
 def test_the_divergence_is_nothing_for_the_standard_normal():
@@ -102,7 +102,7 @@ def test_unit_variance_changes_no_picture():
 
 @pytest.mark.parametrize("decoder_only", [False, True])
 def test_an_autoencoder_trains_and_goes_on(pictures, tmp_path, decoder_only):
-    settings = autoencoder.Settings(batch=2, decoder_only=decoder_only, precision="float32")
+    settings = autoencoder.AutoencoderSettings(batch=2, decoder_only=decoder_only, precision="float32")
 
     def run(network, settings, checkpoint):
         return autoencoder.train(network, pictures, settings, CPU, checkpoint, ignored)
@@ -114,7 +114,7 @@ def test_an_autoencoder_trains_and_goes_on(pictures, tmp_path, decoder_only):
 
 def test_the_likeness_loss_is_the_angle_between_whom_is_seen(pictures):
     """By hand with crops of bytes, as encoders learn from; and nothing for the pictures themselves."""
-    eyes, faces = tiny_recogniser().eval(), crops.known_faces(pictures, [0, 5])
+    eyes, faces = tiny_recogniser().eval(), crops.read_faces(pictures, [0, 5])
     eyes.requires_grad_(False)
     original = faces.images.movedim(-1, 1) * 2 - 1
     assert float(autoencoder.likeness_loss(eyes, original, faces)) == pytest.approx(0, abs=1e-5)
@@ -132,10 +132,10 @@ def test_a_decoder_learns_by_a_recognisers_eyes(pictures):
     """It makes faces more alike than without them, and neither the eyes nor the encoder change."""
     torch.manual_seed(2)
     eyes = torch.nn.Sequential(torch.nn.AvgPool2d(16), torch.nn.Flatten(), torch.nn.Linear(3 * 49, 16, bias=False))
-    faces = crops.known_faces(pictures, range(len(pictures)))
+    faces = crops.read_faces(pictures, range(len(pictures)))
 
     def unlike(likeness: float) -> float:
-        settings = autoencoder.Settings(
+        settings = autoencoder.AutoencoderSettings(
             batch=6, lr=5e-3, steps=20, decoder_only=True, likeness=likeness, noise=0.0, precision="float32"
         )
         network = tiny_autoencoder()
@@ -186,9 +186,9 @@ def test_a_recogniser_is_what_its_weights_say():
 
 
 def test_a_recogniser_trains_and_goes_on(pictures, tmp_path):
-    seen = crops.crops(pictures, range(len(pictures)), masked=False).numpy()
+    seen = crops.cut_crops(pictures, range(len(pictures)), masked=False).numpy()
     labels, traits = torch.arange(3).repeat_interleave(2), random(3, 5)
-    settings = recogniser.Settings(batch=4, flip=True, late=0.5, precision="float32")
+    settings = recogniser.RecogniserSettings(batch=4, flip=True, late=0.5, precision="float32")
 
     def run(network, settings, checkpoint):
         return recogniser.train(network, network, seen, labels, traits, settings, CPU, checkpoint, ignored)
@@ -200,16 +200,16 @@ def test_a_recogniser_trains_and_goes_on(pictures, tmp_path):
 def test_crops_are_those_of_the_nodes(pictures, tmp_path, masked):
     """Warped from the drawn points to ArcFace's, a masked one with black around the head beforehand."""
     order = [4, 0, 3]
-    seen = crops.crops(pictures, order, masked)
-    images = pictures.pictures(order).float() / 255
-    faces = crops.known_faces(pictures, order)
+    seen = crops.cut_crops(pictures, order, masked)
+    images = pictures.images(order).float() / 255
+    faces = crops.read_faces(pictures, order)
     if masked:
         images = mask_background(images, head_masks(faces))
     for own, image, points in zip(seen, images, pictures.points(order).numpy()):
         expected = warp(image, similarity(points, template(112)), 112)
         assert (own.float() / 255 - expected).abs().max() < 1 / 254
     assert torch.equal(align_faces(faces, 112, head_masks(faces) if masked else None).mul(255).round().byte(), seen)
-    kept = crops.kept_crops(tmp_path / "crops.npy", pictures, masked)
+    kept = crops.cache_crops(tmp_path / "crops.npy", pictures, masked)
     assert np.array_equal(kept[order], seen.numpy()) and len(kept) == len(pictures)
     assert [path.name for path in tmp_path.iterdir()] == ["crops.npy"]
 
@@ -240,7 +240,7 @@ def tiny_pair(vocabulary):
 
 def test_a_pair_in_the_hosts_hands_sees_and_reads_the_same(pictures, vocabulary):
     pair = tiny_pair(vocabulary)
-    images = pictures.pictures([0, 3]).float() / 255
+    images = pictures.images([0, 3]).float() / 255
     texts = [pictures.captions[0], "a person"]
     pixels = (images.movedim(-1, 1) - clip_pair._MEAN) / clip_pair._STD
     tokens = vocabulary.rows(texts)
@@ -263,7 +263,7 @@ def test_a_pair_trains_and_goes_on(pictures, vocabulary, tmp_path):
     def run(pair, settings, checkpoint):
         return clip_pair.train(pair, pictures, captions, settings, CPU, checkpoint, ignored)
 
-    settings = clip_pair.Settings(batch=2, precision="float32")
+    settings = clip_pair.ClipPairSettings(batch=2, precision="float32")
     changed = goes_on(lambda: tiny_pair(vocabulary), run, settings, tmp_path)
     assert {name.split(".")[0] for name in changed} == {"vision", "text", "text_projection", "temperature"}
 
@@ -271,7 +271,7 @@ def test_a_pair_trains_and_goes_on(pictures, vocabulary, tmp_path):
 def test_noise_and_velocity_are_a_turn():
     """z_0 and eps come back from z_t and v: z_0 = sqrt(a) z_t - sqrt(1 - a) v, eps = sqrt(1 - a) z_t + sqrt(a) v."""
     z_0, eps, alphas_bar = random(3, 2, 4, 4), random(3, 2, 4, 4, seed=2), torch.tensor([0.01, 0.5, 0.99])
-    z_t, v = text_to_image.noised(z_0, eps, alphas_bar), text_to_image.velocity(z_0, eps, alphas_bar)
+    z_t, v = text_to_image.add_noise(z_0, eps, alphas_bar), text_to_image.velocity(z_0, eps, alphas_bar)
     a = alphas_bar[:, None, None, None]
     assert torch.allclose(a.sqrt() * z_t - (1 - a).sqrt() * v, z_0, atol=1e-6)
     assert torch.allclose((1 - a).sqrt() * z_t + a.sqrt() * v, eps, atol=1e-6)
@@ -280,11 +280,11 @@ def test_noise_and_velocity_are_a_turn():
 def test_a_cell_counts_as_its_weight_says():
     made, wanted = random(2, 3, 4, 4), random(2, 3, 4, 4, seed=2)
     square = (made - wanted).square()
-    assert torch.allclose(masked_mean(square, torch.full((2, 4, 4), 5.0)), square.mean())
+    assert torch.allclose(mean_in_mask(square, torch.full((2, 4, 4), 5.0)), square.mean())
     weights = torch.ones(2, 4, 4)
     weights[:, 0] = 4
     expected = (4 * square[:, :, 0].sum() + square[:, :, 1:].sum()) / (3 * 2 * (4 * 4 + 12))
-    assert torch.allclose(masked_mean(square, weights), expected)
+    assert torch.allclose(mean_in_mask(square, weights), expected)
 
 
 def test_what_is_in_focus_counts_more_in_the_loss_of_a_base(pictures, vocabulary):
@@ -295,9 +295,9 @@ def test_what_is_in_focus_counts_more_in_the_loss_of_a_base(pictures, vocabulary
     first = {}
     for focus in (1.0, 3.0):
         torch.manual_seed(1)
-        settings = text_to_image.Settings(steps=1, batch=4, long=0.0, precision="float32", focus=focus)
+        settings = text_to_image.BaseSettings(steps=1, batch=4, long=0.0, precision="float32", focus=focus)
         alphas_bar = torch.linspace(0.999, 0.01, 100)
-        network = text_to_image.Base(vocabulary, 32)
+        network = text_to_image.BaseNetwork(vocabulary, 32)
         first[focus] = text_to_image.train(network, lessons, alphas_bar, settings, CPU, None, ignored).losses[0]
     assert abs(first[3.0] - first[1.0]) > 1e-4
 
@@ -307,8 +307,8 @@ def test_a_time_power_chooses_between_little_noise_and_much(pictures, vocabulary
     """A base that knows nothing says v = 0, which is wrong by eps^2 where there is no noise, else by z_0^2."""
     latents = torch.full((6, miniature.CHANNELS, 4, 4), 3.0)
     lessons = text_to_image.Lessons(latents, random(6, len(VECTOR_NAMES)), Captions(pictures.captions, vocabulary))
-    settings = text_to_image.Settings(steps=1, batch=4, long=0.0, precision="float32", time_power=power)
-    network = text_to_image.Base(vocabulary, 32)
+    settings = text_to_image.BaseSettings(steps=1, batch=4, long=0.0, precision="float32", time_power=power)
+    network = text_to_image.BaseNetwork(vocabulary, 32)
     progress = text_to_image.train(network, lessons, torch.tensor([1.0, 0.0]), settings, CPU, None, ignored)
     assert progress.losses[0] == pytest.approx(loss, rel=0.1)
 
@@ -321,11 +321,11 @@ def test_a_base_trains_and_goes_on(pictures, vocabulary, tmp_path):
 
     def make():
         torch.manual_seed(1)
-        return text_to_image.Base(vocabulary, 32)
+        return text_to_image.BaseNetwork(vocabulary, 32)
 
     def run(network, settings, checkpoint):
         return text_to_image.train(network, lessons, alphas_bar, settings, CPU, checkpoint, ignored)
 
-    settings = text_to_image.Settings(batch=4, named=1.0, drop=0.0, person=0.0, long=0.0, precision="float32")
+    settings = text_to_image.BaseSettings(batch=4, named=1.0, drop=0.0, person=0.0, long=0.0, precision="float32")
     changed = goes_on(make, run, settings, tmp_path)
     assert "text.names.weight" in changed and any(name.startswith("unet.") for name in changed)

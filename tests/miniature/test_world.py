@@ -89,8 +89,8 @@ def test_styles_come_in_the_shares_asked_for():
 
 def test_a_mirrored_scene_is_mirrored_back():
     seen = replace(scene(5, 1), expression="wink left")
-    other = scenes.mirrored(seen)
-    assert other.expression == "wink right" and other.yaw == -seen.yaw and scenes.mirrored(other) == seen
+    other = scenes.mirror(seen)
+    assert other.expression == "wink right" and other.yaw == -seen.yaw and scenes.mirror(other) == seen
 
 
 @pytest.mark.parametrize("name", KINDS)

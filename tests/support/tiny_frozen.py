@@ -8,7 +8,7 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.sd1_clip import SD1ClipModel
 from likeness.miniature.models import base_model
-from likeness.training.frozen import Frozen, frozen
+from likeness.training.frozen import Frozen, freeze
 from likeness.training.portraits import Portraits
 
 CAPTIONS = ["a photo of a man smiling", "a drawing of a woman, at the beach", "a photo of a woman"]
@@ -42,7 +42,7 @@ def host():
 
 
 def frozen_base(precision: str = "float32") -> Frozen:
-    return frozen(*host(), precision)
+    return freeze(*host(), precision)
 
 
 def predicting_eps(of: Frozen) -> Frozen:

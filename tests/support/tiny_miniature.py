@@ -48,7 +48,7 @@ def write(folder: Path) -> Path:
         (folder / kind).mkdir(parents=True)
     shutil.copy(finder.WEIGHTS, folder)
     _save(
-        unet() | prefixed(base_model.TEXT_ENCODER, text(2)) | prefixed(base_model.PICTURE, _autoencoder()),
+        unet() | prefixed(base_model.TEXT_ENCODER, text(2)) | prefixed(base_model.FIRST_STAGE, _autoencoder()),
         folder / base_model.BASE,
     )
     first = {name: each for name, each in unet(33).items() if ".input_blocks.0.0." in name}

@@ -1,7 +1,6 @@
 """`likeness.py train fact|face2diffusion|infinite-id`: from a folder of photos to a file that the nodes load."""
 
 import shutil
-from collections import deque
 
 import numpy as np
 import pytest
@@ -14,10 +13,11 @@ from likeness.host_process import SetupError
 from likeness.launcher import train
 from likeness.miniature import registration
 from likeness.miniature.models import base_model
-from likeness.miniature.world.dataset import Recipe
+from likeness.miniature.world.dataset import SetRecipe
 from likeness.miniature.world.draw import draw
 from likeness.tests.support import checkpoints, tiny_miniature
-from likeness.training import adapter_command, bases, face2diffusion, fact, loop, photos, portraits
+from likeness.training import adapter_command, bases, photos, portraits
+from likeness.training.progress_line import ProgressLine
 from likeness.weights.reading import read_metadata
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -39,8 +39,8 @@ FEATURES = {
 def people(tmp_path_factory):
     """Two drawn people, two photos of each."""
     folder = tmp_path_factory.mktemp("people")
-    drawn = draw(*zip(*(Recipe(people=2, pictures=2, styles=(1, 0, 0)).shown(index)[:2] for index in range(4))), 96)
-    for index, picture in enumerate(drawn.pictures):
+    drawn = draw(*zip(*(SetRecipe(people=2, images=2, styles=(1, 0, 0)).describe(index)[:2] for index in range(4))), 96)
+    for index, picture in enumerate(drawn.images):
         file = folder / f"person{index // 2}" / f"{index}.png"
         file.parent.mkdir(exist_ok=True)
         Image.fromarray((picture.numpy() * 255).astype(np.uint8)).save(file)
@@ -82,8 +82,9 @@ def test_photos_become_a_file_that_load_face_adapter_opens(method, people, tmp_p
     learn = how.trainer.train
     monkeypatch.setattr(how.trainer, "train", lambda *given: kept.append(learn(*given)) or kept[0])
     assert run(method, people, output) == 0
-    told = capsys.readouterr().out
-    assert "4 photos of 2 people" in told and "step 3 of 3, loss " in told and f"written to {output}" in told
+    told = capsys.readouterr()
+    assert "4 photos of 2 people" in told.out and f"written to {output}" in told.out
+    assert "4/4" in told.err and "3/3 " in told.err and "loss " in told.err and " samples/s" in told.err
     png, seen, written = beside(output)
     assert (png, written) == ("out.png", "out.safetensors")
 
@@ -105,16 +106,14 @@ def test_stopped_it_goes_on_to_the_same_file(people, tmp_path, monkeypatch, caps
     for output in (whole, parts):
         output.parent.mkdir()
     run("fact", people, whole)
-    line = adapter_command.progress_line
 
-    def stop(progress, *more):
-        if progress.step == 2:
-            raise KeyboardInterrupt
-        return line(progress, *more)
+    class Stop(ProgressLine):
+        def __call__(self, progress):
+            if progress.step == 2:
+                raise KeyboardInterrupt
 
-    monkeypatch.setattr(adapter_command, "_SILENT", 0.0)
     with monkeypatch.context() as stopping, pytest.raises(KeyboardInterrupt):
-        stopping.setattr(adapter_command, "progress_line", stop)
+        stopping.setattr(adapter_command, "ProgressLine", Stop)
         run("fact", people, parts)
     assert "out.training.pt" in beside(parts) and "out.safetensors" not in beside(parts)
     monkeypatch.setattr(photos, "read", lambda *_: pytest.fail("the photos were encoded already"))
@@ -128,12 +127,12 @@ def test_stopped_it_goes_on_to_the_same_file(people, tmp_path, monkeypatch, caps
 def test_portraits_are_made_anew_when_photos_or_crops_change(people, tmp_path):
     mine, output = tmp_path / "people", tmp_path / "out.safetensors"
     shutil.copytree(people, mine)
-    data = adapter_command.data_of(("msid", "expression"), {"size": 48}, bases.BUILT_IN["miniature"])
+    data = adapter_command.complete_data(("msid", "expression"), {"size": 48}, bases.BUILT_IN["miniature"])
     keys = [adapter_command.fingerprint(mine, data, __file__)]
     assert adapter_command.fingerprint(mine, data, __file__) == keys[0]
     (mine / "person0" / "caption.txt").write_text("a man")
     keys.append(adapter_command.fingerprint(mine, data, __file__))
-    data = adapter_command.data_of(("msid", "expression"), {"size": 96}, bases.BUILT_IN["miniature"])
+    data = adapter_command.complete_data(("msid", "expression"), {"size": 96}, bases.BUILT_IN["miniature"])
     keys.append(adapter_command.fingerprint(mine, data, __file__))
     assert len(set(keys)) == 3
     run("face2diffusion", mine, output, "--set", "steps=1")
@@ -142,26 +141,6 @@ def test_portraits_are_made_anew_when_photos_or_crops_change(people, tmp_path):
     run("face2diffusion", mine, output, "--set", "steps=1")
     (after,) = tmp_path.glob("*.portraits-*")
     assert after not in before and len(portraits.load(after)) == 3, "the old file is gone"
-
-
-def test_progress_tells_speed_and_time_left():
-    settings = face2diffusion.Settings(steps=7201, batch=4, accumulate=2)
-    progress = loop.Progress(losses=[0.5], ends=deque([10.0, 10.5]))
-    assert adapter_command.progress_line(progress, settings, 3) == (
-        "step 1 of 7201, loss 0.5000, 2.00 steps/s, 48.0 samples/s, 1:00:00 left"
-    )
-
-
-def test_config_and_settings(tmp_path):
-    config = tmp_path / "a.toml"
-    config.write_text("lr = 1\nshuffle = [0, 0.5]\n[data]\nsize = 512\n", encoding="utf-8")
-    given = ["steps=7", "denominator=increment", "data.size=256", "data.detector=drawn: miniature", "cosine=true"]
-    values, data = adapter_command.read_config(config, given)
-    assert data == {"size": 256, "detector": "drawn: miniature"}
-    settings = adapter_command.settings_of(fact.Settings, values)
-    assert settings == fact.Settings(steps=7, lr=1.0, shuffle=(0.0, 0.5), denominator="increment", cosine=True)
-    (hidden,) = (adapter_command.settings_of(face2diffusion.Settings, {"hidden": [8, 8, 8]}).hidden,)
-    assert hidden == (8, 8, 8)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,14 @@ from likeness.adapters import face_prompt
 from likeness.adapters.face2diffusion import Face2DiffusionAdapter
 from likeness.encoders.identity import FaceId
 from likeness.tests.support import tiny_frozen
-from likeness.training.face2diffusion import Settings, cgdr_target, mapping, step_loss, train, with_words
+from likeness.training.face2diffusion import (
+    Face2DiffusionSettings,
+    cgdr_target,
+    insert_words,
+    make_mapping,
+    step_loss,
+    train,
+)
 from likeness.training.frozen import Frozen
 
 TINY = {"steps": 3, "batch": 2, "hidden": (16, 12), "precision": "float32"}
@@ -27,7 +34,7 @@ def portraits():
 
 def fresh(portraits, seed=1):
     torch.manual_seed(seed)
-    return mapping(portraits, WORD, Settings(**TINY))
+    return make_mapping(portraits, WORD, Face2DiffusionSettings(**TINY))
 
 
 def prompts_of(base):
@@ -37,7 +44,7 @@ def prompts_of(base):
 def loss_of(base, portraits, network, seed=2, prompts=None, **settings):
     prompts = prompts_of(base) if prompts is None else prompts
     generator = torch.Generator().manual_seed(seed)
-    return step_loss(base, network, portraits, prompts, Settings(**TINY | settings), generator)
+    return step_loss(base, network, portraits, prompts, Face2DiffusionSettings(**TINY | settings), generator)
 
 
 def masked_everywhere(portraits, share: float):
@@ -90,13 +97,13 @@ def test_without_a_face_it_is_distillation_towards_the_class(base, portraits):
 
 
 def test_no_gradient_goes_through_the_class_prediction(base, portraits, monkeypatch):
-    made, denoised = [], Frozen.denoised
+    made, denoised = [], Frozen.denoise
 
     def kept(self, *inputs):
         made.append(denoised(self, *inputs))
         return made[-1]
 
-    monkeypatch.setattr(Frozen, "denoised", kept)
+    monkeypatch.setattr(Frozen, "denoise", kept)
     loss_of(base, portraits, fresh(portraits))
     assert [each.requires_grad for each in made] == [True, False] and made[0].shape == made[1].shape
 
@@ -105,7 +112,7 @@ def test_exactly_two_words_take_the_place_of_the_name(base):
     tokens = base.tokens(["a photo of f l smiling", "f l", "a photo of a man"])
     words = torch.randn(3, 2, WORD, generator=torch.Generator().manual_seed(1))
     plain = base.embeddings(tokens)
-    named = with_words(plain, tokens, words)
+    named = insert_words(plain, tokens, words)
     assert torch.equal(named[0, 4:6], words[0]) and torch.equal(named[1, 1:3], words[1])
     changed = (named != plain).any(dim=2).nonzero().tolist()
     assert changed == [[0, 4], [0, 5], [1, 1], [1, 2]]
@@ -115,7 +122,7 @@ def test_exactly_two_words_take_the_place_of_the_name(base):
 def test_the_rows_are_those_of_the_nodes_prompt(base, prompt):
     words = torch.randn(1, 2, WORD, generator=torch.Generator().manual_seed(2))
     tokens = base.tokens([prompt])
-    rows = base.context(with_words(base.embeddings(tokens), tokens, words))
+    rows = base.context(insert_words(base.embeddings(tokens), tokens, words))
     nodes = face_prompt.encode(base.clip, face_prompt.face_prompt(base.clip, prompt, [words[0]]))
     plain = base.context(base.embeddings(tokens))
     assert torch.allclose(rows, nodes[0][0], atol=1e-5) and not torch.allclose(rows, plain, atol=1e-2)
@@ -141,11 +148,11 @@ def test_a_mapping_in_use_is_the_one_in_training(portraits):
 
 def test_an_unknown_mode_is_refused(base, portraits):
     with pytest.raises(ValueError, match="'dsc' is no mode of .*; choose one of cgdr, reconstruction, masked"):
-        train(base, portraits, Settings(**TINY, mode="dsc"), None, lambda progress: None)
+        train(base, portraits, Face2DiffusionSettings(**TINY, mode="dsc"), None, lambda progress: None)
 
 
 def test_a_training_goes_on_as_if_never_stopped(base, portraits, tmp_path):
-    settings, steps = Settings(**TINY, lr=1e-2), []
+    settings, steps = Face2DiffusionSettings(**TINY, lr=1e-2), []
     whole, progress = train(base, portraits, settings, None, lambda progress: steps.append(progress.step))
     for until in (replace(settings, steps=1), settings):
         resumed, again = train(base, portraits, until, tmp_path / "mapping.pt", lambda progress: None)

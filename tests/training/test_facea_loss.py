@@ -224,7 +224,7 @@ def trained_losses(steps, attributes) -> dict[str, float]:
         loop.train(
             groups,
             lambda g: step_loss(unet, learned, data, g, 2, attributes),
-            loop.Settings(steps=steps),
+            loop.TrainingSettings(steps=steps),
             torch.device("cpu"),
         )
         return region_losses(model, learned, data, unet)

@@ -51,6 +51,9 @@ spec = importlib.util.spec_from_file_location("likeness", f"{root}/__init__.py",
 sys.modules["likeness"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["likeness"])
 from likeness.launcher import train
+train.open_host(Path(comfy), cpu=True)
+from likeness.training import progress_line
+progress_line.LOG_SECONDS = 0
 sys.exit(train.main(arguments, Path(comfy)))
 """
 OPTIONS = ["--detector", "opencv: haar cascade", "--size", "256", "--cpu"]
@@ -69,11 +72,13 @@ def test_killed_it_goes_on_to_the_same_file(tmp_path, root, base):
     def run(output, kill=False) -> str:
         arguments = [root, find_host(), "facea", photos, checkpoint, output, *OPTIONS, *settings]
         command = [sys.executable, "-P", "-c", TRAIN, *map(str, arguments)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path
+        ) as process:
             lines = []
             for line in process.stdout:
                 lines.append(line)
-                if kill and line.startswith("step 3 of"):
+                if kill and " 3/4 [" in line:
                     process.kill()
         assert process.returncode == (-signal.SIGKILL if kill else 0), lines
         return "".join(lines)

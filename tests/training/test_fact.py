@@ -9,8 +9,17 @@ from likeness.attention_patches.fact import apply_fact
 from likeness.encoders.identity import FaceId
 from likeness.tests.support import tiny_frozen
 from likeness.training import fact
-from likeness.training.fact import DENOMINATORS, Fact, Settings, Site, fair, shuffle_share, step_loss, train
-from likeness.training.frozen import draw_noise, masked_mean, prediction_error
+from likeness.training.fact import (
+    DENOMINATORS,
+    FaceBlockPatch,
+    Fact,
+    FactSettings,
+    fair,
+    shuffle_share,
+    step_loss,
+    train,
+)
+from likeness.training.frozen import mean_in_mask, prediction_error, sample_noise
 
 TINY = {"steps": 3, "batch": 2, "queries": 3, "dim": 64, "depth": 1, "precision": "float32"}
 
@@ -35,7 +44,7 @@ def opened(adapter: Fact) -> Fact:
 
 def fresh(base, seed=1, **settings) -> Fact:
     torch.manual_seed(seed)
-    return Fact(base, 24, Settings(**TINY | settings))
+    return Fact(base, 24, FactSettings(**TINY | settings))
 
 
 def loss_of(base, adapter, portraits, settings, step=0, seed=2):
@@ -83,7 +92,7 @@ def test_the_gradient_is_finite_where_there_is_no_increment(denominator):
 
 
 def test_closed_gates_are_the_base_and_only_they_can_open(base, portraits):
-    settings = Settings(**TINY, caption_drop=0.0)
+    settings = FactSettings(**TINY, caption_drop=0.0)
     adapter = fresh(base)
     loss = loss_of(base, adapter, portraits, settings)
     loss.backward()
@@ -102,17 +111,17 @@ def plain_loss(base, portraits, settings, seed=2) -> float:
     fact.others(portraits, drawn, generator)
     for _ in ("drop", "caption_drop"):
         torch.rand(settings.batch, generator=generator)
-    batch = draw_noise(base, portraits.latents[drawn], generator)
+    batch = sample_noise(base, portraits.latents[drawn], generator)
     context = base.context(base.embeddings(base.tokens([portraits.captions[i] for i in drawn])))
     with torch.no_grad():
-        denoised = base.denoised(batch.z_t, batch.sigma, context, {})
+        denoised = base.denoise(batch.z_t, batch.sigma, context, {})
     square = prediction_error(base, denoised, batch.z_0, batch.sigma).square()
-    return masked_mean(square, portraits.faces[drawn].float()).item()
+    return mean_in_mask(square, portraits.faces[drawn].float()).item()
 
 
 def test_outside_of_the_face_counts_as_much_as_is_asked_for(base, portraits):
     losses = [
-        loss_of(base, fresh(base), portraits, Settings(**TINY, outside=outside)).item() for outside in (0, 0.5, 1)
+        loss_of(base, fresh(base), portraits, FactSettings(**TINY, outside=outside)).item() for outside in (0, 0.5, 1)
     ]
     inside, outside = losses[0], 2 * losses[2] - losses[0]  # there are as many latents outside as inside
     assert losses[1] == pytest.approx((inside + 0.5 * outside) / 1.5, rel=1e-5)
@@ -124,14 +133,14 @@ def test_an_adapter_in_use_is_the_one_in_training(base, portraits, cfg_face):
     adapter = opened(fresh(base))
     features = portraits.features["transface"][:1].float()
     other = torch.zeros_like(features) if cfg_face else features
-    batch = draw_noise(base, portraits.latents[:2], torch.Generator().manual_seed(3))
+    batch = sample_noise(base, portraits.latents[:2], torch.Generator().manual_seed(3))
     context = base.context(base.embeddings(base.tokens(portraits.captions[:2])))
     with torch.inference_mode():
-        site = Site(
-            adapter.places, adapter.projector(torch.cat((features, other))), portraits.faces[:2].float(), "outside"
+        site = FaceBlockPatch(
+            adapter.by_block, adapter.projector(torch.cat((features, other))), portraits.faces[:2].float(), "outside"
         )
-        trained = base.denoised(batch.z_t, batch.sigma, context, {"patches": {"middle_patch": [site]}})
-        plain = base.denoised(batch.z_t, batch.sigma, context, {})
+        trained = base.denoise(batch.z_t, batch.sigma, context, {"patches": {"middle_patch": [site]}})
+        plain = base.denoise(batch.z_t, batch.sigma, context, {})
         used = in_use(adapter, features, cfg_face, batch, context)
     assert len(site.fair) == 16 and (trained - plain).norm() > 0.05 * plain.norm()
     assert torch.allclose(used, trained, atol=1e-4)
@@ -150,7 +159,7 @@ def test_a_dropped_face_is_zeros_before_the_projector(base, portraits):
     adapter, seen = opened(fresh(base)), []
     adapter.projector.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
     for drop in (1.0, 0.0):
-        loss_of(base, adapter, portraits, Settings(**TINY, drop=drop))
+        loss_of(base, adapter, portraits, FactSettings(**TINY, drop=drop))
     assert seen[0].eq(0).all() and seen[1].ne(0).flatten(1).any(dim=1).all()
 
 
@@ -158,7 +167,7 @@ def test_a_dropped_face_is_zeros_before_the_projector(base, portraits):
 def test_a_shuffled_face_is_of_another_photo_of_the_same_person(base, portraits, share):
     adapter, seen = fresh(base), []
     adapter.projector.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
-    settings = Settings(**TINY | {"batch": 16}, shuffle=(share, share), drop=0.0)
+    settings = FactSettings(**TINY | {"batch": 16}, shuffle=(share, share), drop=0.0)
     loss_of(base, adapter, portraits, settings, seed=3)
     drawn = torch.randint(len(portraits), (16,), generator=torch.Generator().manual_seed(3))
     features = portraits.features["transface"].float()
@@ -169,17 +178,17 @@ def test_a_shuffled_face_is_of_another_photo_of_the_same_person(base, portraits,
 
 
 def test_the_curriculum_rises_evenly():
-    settings = Settings(steps=100)
+    settings = FactSettings(steps=100)
     assert [round(shuffle_share(settings, step), 6) for step in (0, 25, 50, 100)] == [0.2, 0.3, 0.4, 0.6]
 
 
 def test_an_unknown_denominator_is_refused(base, portraits):
     with pytest.raises(ValueError, match="'inside' is no denominator of FACT's L_FAIR; choose one of outside, inc"):
-        train(base, portraits, Settings(**TINY, denominator="inside"), None, lambda progress: None)
+        train(base, portraits, FactSettings(**TINY, denominator="inside"), None, lambda progress: None)
 
 
 def test_a_training_goes_on_as_if_never_stopped(base, portraits, tmp_path):
-    settings = Settings(**TINY, lr=1e-2, gates=10.0, shuffle=(0.3, 0.3))
+    settings = FactSettings(**TINY, lr=1e-2, gates=10.0, shuffle=(0.3, 0.3))
     whole, progress = train(base, portraits, settings, None, lambda progress: None)
     for until in (replace(settings, steps=1), settings):
         resumed, again = train(base, portraits, until, tmp_path / "fact.pt", lambda progress: None)

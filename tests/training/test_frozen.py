@@ -3,7 +3,7 @@
 import pytest
 import torch
 from likeness.tests.support import tiny_frozen
-from likeness.training.frozen import Noised, draw_noise, masked_mean, prediction_error
+from likeness.training.frozen import NoisyBatch, mean_in_mask, prediction_error, sample_noise
 
 
 @pytest.fixture(scope="module")
@@ -11,8 +11,8 @@ def base():
     return tiny_frozen.frozen_base()
 
 
-def noise(base, seed=4, pictures=3) -> Noised:
-    return draw_noise(base, tiny_frozen.portraits().latents[:pictures], torch.Generator().manual_seed(seed))
+def noise(base, seed=4, pictures=3) -> NoisyBatch:
+    return sample_noise(base, tiny_frozen.portraits().latents[:pictures], torch.Generator().manual_seed(seed))
 
 
 def conditioning(base, captions):
@@ -36,7 +36,7 @@ def test_a_prediction_is_the_hosts_own(base):
     model, _ = tiny_frozen.host()
     batch, rows = noise(base), conditioning(base, tiny_frozen.CAPTIONS)
     with torch.no_grad():
-        own = base.denoised(batch.z_t, batch.sigma, rows, {})
+        own = base.denoise(batch.z_t, batch.sigma, rows, {})
         host = model.model.apply_model(batch.z_t, batch.sigma, c_crossattn=rows, transformer_options={})
     assert own.dtype == torch.float32 and torch.allclose(own, host, atol=1e-5)
 
@@ -44,7 +44,7 @@ def test_a_prediction_is_the_hosts_own(base):
 def test_nothing_of_the_base_learns_and_gradients_pass_through_it(base):
     batch = noise(base)
     embeddings = base.embeddings(base.tokens(tiny_frozen.CAPTIONS)).requires_grad_()
-    base.denoised(batch.z_t, batch.sigma, base.context(embeddings), {}).square().mean().backward()
+    base.denoise(batch.z_t, batch.sigma, base.context(embeddings), {}).square().mean().backward()
     assert embeddings.grad.abs().max() > 0
     for part in (base.model.diffusion_model, base.text):
         assert all(each.grad is None and not each.requires_grad for each in part.parameters())
@@ -71,16 +71,16 @@ def test_noise_levels_stay_exact_whatever_the_base_computes_in():
     assert {each.dtype for each in (batch.sigma, batch.z_t, batch.z_0)} == {torch.float32}
     assert torch.equal(batch.sigma, noise(exact).sigma)
     assert torch.isin(batch.sigma, base.model.model_sampling.sigmas).all()
-    with torch.no_grad(), base.computing():
-        low = base.denoised(batch.z_t, batch.sigma, rows, {})
-    with torch.no_grad(), exact.computing():
-        high = exact.denoised(batch.z_t, batch.sigma, rows, {})
+    with torch.no_grad(), base.autocast():
+        low = base.denoise(batch.z_t, batch.sigma, rows, {})
+    with torch.no_grad(), exact.autocast():
+        high = exact.denoise(batch.z_t, batch.sigma, rows, {})
     assert low.dtype == torch.float32 and 0 < (low - high).norm() < 0.15 * high.norm()
 
 
 def test_the_masked_mean_by_hand():
     square = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]], [[[5.0, 6.0]], [[7.0, 8.0]]]])  # 2 pictures, 2 channels, 1 x 2
     mask = torch.tensor([[[1.0, 0.0]], [[0.5, 0.0]]])
-    assert masked_mean(square, mask) == pytest.approx((1 + 3 + 0.5 * (5 + 7)) / (2 * 1.5))
-    assert masked_mean(square, torch.ones(2, 1, 2)) == pytest.approx(square.mean())
-    assert masked_mean(square, torch.zeros(2, 1, 2)) == 0
+    assert mean_in_mask(square, mask) == pytest.approx((1 + 3 + 0.5 * (5 + 7)) / (2 * 1.5))
+    assert mean_in_mask(square, torch.ones(2, 1, 2)) == pytest.approx(square.mean())
+    assert mean_in_mask(square, torch.zeros(2, 1, 2)) == 0

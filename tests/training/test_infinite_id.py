@@ -9,8 +9,8 @@ from likeness.attention_patches.ip_adapter import apply_ip_adapter
 from likeness.encoders.clip_vision import ClipFeatures
 from likeness.encoders.identity import FaceId
 from likeness.tests.support import tiny_frozen
-from likeness.training.frozen import draw_noise
-from likeness.training.infinite_id import InfiniteId, Settings, attention_patches, step_loss, train
+from likeness.training.frozen import sample_noise
+from likeness.training.infinite_id import InfiniteId, InfiniteIdSettings, attention_patches, step_loss, train
 from torch.nn.functional import normalize
 
 TINY = {"steps": 3, "batch": 2, "queries": 3, "dim": 64, "depth": 1, "face_tokens": 2, "precision": "float32"}
@@ -33,12 +33,12 @@ def nothing() -> torch.Tensor:
 
 def fresh(base, seed=1) -> InfiniteId:
     torch.manual_seed(seed)
-    return InfiniteId(base, CLIP[1], 512, Settings(**TINY))
+    return InfiniteId(base, CLIP[1], 512, InfiniteIdSettings(**TINY))
 
 
 def loss_of(base, adapter, portraits, seed=2, **settings):
     data = portraits, base.tokens(portraits.captions), nothing()
-    return step_loss(base, adapter, data, Settings(**TINY | settings), torch.Generator().manual_seed(seed))
+    return step_loss(base, adapter, data, InfiniteIdSettings(**TINY | settings), torch.Generator().manual_seed(seed))
 
 
 def looked_at(adapter) -> list:
@@ -115,13 +115,13 @@ def test_an_adapter_in_use_is_the_one_in_training(base, portraits, loaded):
     adapter, read = loaded
     clip, face = (portraits.features[name][:1].float() for name in ("clip", "arcface"))
     face = normalize(face[:, 0], dim=1)
-    batch = draw_noise(base, portraits.latents[:2], torch.Generator().manual_seed(3))
+    batch = sample_noise(base, portraits.latents[:2], torch.Generator().manual_seed(3))
     context = base.context(base.embeddings(base.tokens(portraits.captions[:2])))
     with torch.inference_mode():
         tokens = adapter.mapper(torch.cat((face, 0 * face)), torch.cat((clip, nothing()[None])))
         options = attention_patches(base, adapter, tokens, text_off=False)
-        trained = base.denoised(batch.z_t, batch.sigma, context, options)
-        plain = base.denoised(batch.z_t, batch.sigma, context, {})
+        trained = base.denoise(batch.z_t, batch.sigma, context, options)
+        plain = base.denoise(batch.z_t, batch.sigma, context, {})
         identity = FaceId("arcface", "tiny", "0" * 64, face[:, None] * 3, face, torch.zeros(1, 8, 8, 3), False)
         own = read.tokens(identity, ClipFeatures("last", clip, nothing()[None]))
         assert torch.allclose(own, tokens, atol=1e-5)
@@ -136,7 +136,7 @@ def in_use(adapter, tokens, batch, context):
 
 
 def test_a_training_goes_on_as_if_never_stopped(base, portraits, tmp_path):
-    settings = Settings(**TINY, lr=1e-2)
+    settings = InfiniteIdSettings(**TINY, lr=1e-2)
     whole, progress = train(base, portraits, nothing(), settings, None, lambda progress: None)
     for until in (replace(settings, steps=1), settings):
         resumed, again = train(base, portraits, nothing(), until, tmp_path / "adapter.pt", lambda progress: None)

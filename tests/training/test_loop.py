@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,22 +17,16 @@ import numpy as np
 import pytest
 import torch
 from likeness.training import facea_run, loop
-from likeness.training.curve import outline
-from likeness.training.loop import (
-    Group,
-    Progress,
-    Settings,
-    StoppedError,
-    compute_dtype,
-    lowered,
-    settings,
-    stream,
-    train,
-)
+from likeness.training.curve import draw, outline
+from likeness.training.loop import Group, Progress, StoppedError, make_stream, train
+from likeness.training.precision import compute_dtype, lower
+from likeness.training.settings import TrainingSettings
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 CPU = torch.device("cpu")
-TOGETHER = Settings(steps=9, seed=3, warmup=2, cosine=True, ema=0.9, clip=0.5)  # what several processes train with
+TOGETHER = TrainingSettings(
+    steps=9, seed=3, warmup=2, cosine=True, ema=0.9, clip=0.5
+)  # what several processes train with
 
 
 class Line:
@@ -67,7 +60,7 @@ def stop_at(step, error=Killed):
 
 def test_it_learns_and_counts():
     line = Line(offset_lr=0.1)
-    progress = train(line.groups, line.loss, Settings(steps=300, clip=0), CPU)
+    progress = train(line.groups, line.loss, TrainingSettings(steps=300, clip=0), CPU)
     assert progress.step == len(progress.losses) == 300 and progress.seconds > 0
     assert progress.losses[-1] < 0.02 < progress.losses[0]
     assert torch.allclose(line.state(), torch.tensor([3.0, -1.0]), atol=0.2)
@@ -75,7 +68,7 @@ def test_it_learns_and_counts():
 
 def test_every_group_has_its_rate():
     line = Line(slope_lr=0.1, offset_lr=0.0)
-    train(line.groups, line.loss, Settings(steps=1, weight_decay=0.0), CPU)
+    train(line.groups, line.loss, TrainingSettings(steps=1, weight_decay=0.0), CPU)
     assert line.slope.item() == pytest.approx(0.1) and line.offset.item() == 0, "AdamW's first step is the rate"
 
 
@@ -83,17 +76,17 @@ def test_the_seed_decides():
     ends = []
     for seed in (1, 1, 2):
         line = Line()
-        train(line.groups, line.loss, Settings(steps=5, seed=seed), CPU)
+        train(line.groups, line.loss, TrainingSettings(steps=5, seed=seed), CPU)
         ends.append(line.state())
     assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
 
 
 def test_accumulated_losses_make_one_step():
     line = Line()
-    progress = train(line.groups, line.loss, Settings(steps=2, accumulate=3), CPU)
+    progress = train(line.groups, line.loss, TrainingSettings(steps=2, accumulate=3), CPU)
     assert len(line.drawn) == 6 and progress.step == 2
     once = Line()
-    whole = train(once.groups, lambda g: sum(once.loss(g) for _ in range(3)) / 3, Settings(steps=2), CPU)
+    whole = train(once.groups, lambda g: sum(once.loss(g) for _ in range(3)) / 3, TrainingSettings(steps=2), CPU)
     assert torch.allclose(line.state(), once.state(), atol=1e-6)
     assert progress.losses == pytest.approx(whole.losses, rel=1e-5)
 
@@ -109,8 +102,8 @@ def test_the_gradient_is_clipped():
         norms.append(torch.cat([p.grad for group in optimiser.param_groups for p in group["params"]]).norm().item())
 
     handle = register_optimizer_step_pre_hook(seen)
-    train(line.groups, loss, Settings(steps=1, clip=0.5), CPU)
-    train(line.groups, loss, Settings(steps=1, clip=0), CPU)
+    train(line.groups, loss, TrainingSettings(steps=1, clip=0.5), CPU)
+    train(line.groups, loss, TrainingSettings(steps=1, clip=0), CPU)
     handle.remove()
     assert norms[0] == pytest.approx(0.5, rel=1e-3) and norms[1] > 1e3
 
@@ -125,11 +118,13 @@ def rates_of(options):
 
 
 def test_the_rates_rise_and_fall():
-    assert rates_of(Settings(steps=3)) == [1, 1, 1]
-    assert rates_of(Settings(steps=6, warmup=3)) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+    assert rates_of(TrainingSettings(steps=3)) == [1, 1, 1]
+    assert rates_of(TrainingSettings(steps=6, warmup=3)) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
     falling = [0.5 + 0.5 * math.cos(math.pi * step / 6) for step in range(6)]
-    assert rates_of(Settings(steps=6, cosine=True)) == pytest.approx(falling) and falling[3] == pytest.approx(0.5)
-    assert rates_of(Settings(steps=6, cosine=True, warmup=1)) == pytest.approx([0.5, *falling[1:]])
+    assert rates_of(TrainingSettings(steps=6, cosine=True)) == pytest.approx(falling) and falling[3] == pytest.approx(
+        0.5
+    )
+    assert rates_of(TrainingSettings(steps=6, cosine=True, warmup=1)) == pytest.approx([0.5, *falling[1:]])
 
 
 def test_the_average_is_that_of_the_steps():
@@ -138,7 +133,7 @@ def test_the_average_is_that_of_the_steps():
     def after_step(progress):
         states.append(line.state())
 
-    progress = train(line.groups, line.loss, Settings(steps=30, ema=0.7), CPU, None, after_step)
+    progress = train(line.groups, line.loss, TrainingSettings(steps=30, ema=0.7), CPU, None, after_step)
     expected = torch.zeros(2, dtype=torch.float64)
     for step, state in enumerate(states):
         keep = min(0.7, (step + 1) / (step + 10))
@@ -148,19 +143,19 @@ def test_the_average_is_that_of_the_steps():
         average, line.state(), atol=1e-2
     )
     assert not average.requires_grad
-    assert train(Line().groups, line.loss, Settings(steps=1), CPU).average == {}
+    assert train(Line().groups, line.loss, TrainingSettings(steps=1), CPU).average == {}
 
 
 def test_an_average_begins_with_what_a_checkpoint_without_one_has(tmp_path):
     line, again = Line(), Line()
-    train(line.groups, line.loss, Settings(steps=5), CPU, tmp_path / "a.pt")
-    progress = train(again.groups, again.loss, Settings(steps=5, ema=0.9), CPU, tmp_path / "a.pt")
+    train(line.groups, line.loss, TrainingSettings(steps=5), CPU, tmp_path / "a.pt")
+    progress = train(again.groups, again.loss, TrainingSettings(steps=5, ema=0.9), CPU, tmp_path / "a.pt")
     assert torch.equal(torch.cat(list(progress.average.values())), line.state())
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_after_a_kill_it_goes_on_bit_for_bit(tmp_path, precision):
-    options = Settings(steps=9, accumulate=2, precision=precision, warmup=2, cosine=True, ema=0.9)
+    options = TrainingSettings(steps=9, accumulate=2, precision=precision, warmup=2, cosine=True, ema=0.9)
     whole = Line()
     expected = train(whole.groups, whole.loss, options, CPU)
     first = Line()
@@ -177,7 +172,7 @@ def test_after_a_kill_it_goes_on_bit_for_bit(tmp_path, precision):
 def test_what_came_after_the_last_checkpoint_is_done_again(tmp_path):
     """As after a SIGKILL, which leaves the file of an earlier step."""
     whole, killed, again = Line(), Line(), Line()
-    options = Settings(steps=9, ema=0.9, warmup=2, checkpoint_seconds=0)
+    options = TrainingSettings(steps=9, ema=0.9, warmup=2, checkpoint_seconds=0)
     expected = train(whole.groups, whole.loss, options, CPU)
 
     def after_step(progress):
@@ -198,7 +193,9 @@ def test_a_checkpoint_fits_parameters_that_lie_otherwise_in_memory(tmp_path):
         def loss(generator):
             return (kernel * torch.randn(kernel.shape, generator=generator)).sum()
 
-        progress = train([Group({"kernel": kernel}, 0.1)], loss, Settings(steps=steps, ema=0.5), CPU, checkpoint)
+        progress = train(
+            [Group({"kernel": kernel}, 0.1)], loss, TrainingSettings(steps=steps, ema=0.5), CPU, checkpoint
+        )
         return torch.stack((kernel.detach(), progress.average["kernel"]))
 
     expected = trained(torch.contiguous_format, 5)
@@ -208,7 +205,7 @@ def test_a_checkpoint_fits_parameters_that_lie_otherwise_in_memory(tmp_path):
 
 def test_an_error_within_a_step_leaves_the_state_before_it(tmp_path):
     whole, broken, progress = Line(), Line(), Progress()
-    train(whole.groups, whole.loss, Settings(steps=6), CPU)
+    train(whole.groups, whole.loss, TrainingSettings(steps=6), CPU)
 
     def loss(generator):
         value = broken.loss(generator)  # the batch is drawn
@@ -217,10 +214,10 @@ def test_an_error_within_a_step_leaves_the_state_before_it(tmp_path):
         return value
 
     with pytest.raises(Killed):
-        train(broken.groups, loss, Settings(steps=6), CPU, tmp_path / "a.pt", progress=progress)
+        train(broken.groups, loss, TrainingSettings(steps=6), CPU, tmp_path / "a.pt", progress=progress)
     assert progress.step == 3
     again = Line()
-    train(again.groups, again.loss, Settings(steps=6), CPU, tmp_path / "a.pt")
+    train(again.groups, again.loss, TrainingSettings(steps=6), CPU, tmp_path / "a.pt")
     assert torch.equal(again.state(), whole.state()) and torch.equal(again.drawn[0], whole.drawn[3])
 
 
@@ -228,7 +225,7 @@ def test_an_error_within_a_step_leaves_the_state_before_it(tmp_path):
 @pytest.mark.parametrize("register", [register_optimizer_step_pre_hook, register_optimizer_step_post_hook])
 def test_a_step_that_is_half_done_is_never_saved(tmp_path, register, seconds):
     """Ctrl-C between the parameters' step and the loss that counts it: what was saved before is what there is."""
-    options = Settings(steps=6, ema=0.9, checkpoint_seconds=seconds)
+    options = TrainingSettings(steps=6, ema=0.9, checkpoint_seconds=seconds)
     whole, broken, again = Line(), Line(), Line()
     expected = train(whole.groups, whole.loss, options, CPU)
     path, steps = tmp_path / "a.pt", itertools.count(1)
@@ -256,7 +253,7 @@ def test_a_checkpoint_is_written_now_and_then(tmp_path):
     train(
         line.groups,
         line.loss,
-        Settings(steps=3, checkpoint_seconds=0),
+        TrainingSettings(steps=3, checkpoint_seconds=0),
         CPU,
         path,
         lambda progress: seen.append(path.exists() and len(torch.load(path, weights_only=True)["losses"])),
@@ -266,9 +263,9 @@ def test_a_checkpoint_is_written_now_and_then(tmp_path):
 
 def test_enough_steps_are_done_already(tmp_path):
     line = Line()
-    train(line.groups, line.loss, Settings(steps=5), CPU, tmp_path / "a.pt")
+    train(line.groups, line.loss, TrainingSettings(steps=5), CPU, tmp_path / "a.pt")
     again = Line()
-    progress = train(again.groups, again.loss, Settings(steps=3), CPU, tmp_path / "a.pt")
+    progress = train(again.groups, again.loss, TrainingSettings(steps=3), CPU, tmp_path / "a.pt")
     assert progress.step == 5 and not again.drawn and torch.equal(again.state(), line.state())
 
 
@@ -286,7 +283,7 @@ def test_no_number_stops_it_and_the_last_good_state_stays(tmp_path, where):
 
     progress, path = Progress(), tmp_path / "a.pt"
     with pytest.raises(StoppedError, match=f"step 4. Lower the learning rates.* is in {re.escape(str(path))}$"):
-        train(line.groups, loss, Settings(steps=9, ema=0.9), CPU, path, progress=progress)
+        train(line.groups, loss, TrainingSettings(steps=9, ema=0.9), CPU, path, progress=progress)
     assert progress.step == 3 and torch.equal(line.state(), good[0]) and torch.isfinite(good[0]).all()
     saved = torch.load(tmp_path / "a.pt", weights_only=True)
     assert len(saved["losses"]) == 3 and saved["parameters"]["slope"] == good[0][0]
@@ -297,7 +294,7 @@ def test_no_number_stops_it_and_the_last_good_state_stays(tmp_path, where):
 def test_no_checkpoint_is_named_where_there_is_none(tmp_path, path):
     line = Line()
     with pytest.raises(StoppedError, match="step 1. .*, or set precision to float32$"):
-        train(line.groups, lambda g: line.loss(g) * torch.nan, Settings(), CPU, path and tmp_path / path)
+        train(line.groups, lambda g: line.loss(g) * torch.nan, TrainingSettings(), CPU, path and tmp_path / path)
     assert not list(tmp_path.iterdir())
 
 
@@ -307,7 +304,7 @@ def test_a_gradient_too_large_for_half_precision_is_a_step_left_out():
     def after_step(progress):
         states.append(line.state())
 
-    options = Settings(steps=3, precision="float16")
+    options = TrainingSettings(steps=3, precision="float16")
     progress = train(line.groups, lambda g: line.loss(g).half().float(), options, CPU, None, after_step)
     assert not states[0].any(), "the scale is 65536 at first, more than half precision can hold"
     assert states[1].all() and states[-1].isfinite().all() and all(map(math.isfinite, progress.losses))
@@ -320,7 +317,7 @@ def test_a_full_disk_does_not_stop_it(tmp_path, caplog):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
         with caplog.at_level(logging.WARNING):
-            progress = train(line.groups, line.loss, Settings(steps=3), CPU, tmp_path / "a.pt")
+            progress = train(line.groups, line.loss, TrainingSettings(steps=3), CPU, tmp_path / "a.pt")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert progress.step == 3 and not list(tmp_path.iterdir())
@@ -337,9 +334,9 @@ def test_a_disk_that_is_full_for_a_while(tmp_path, monkeypatch, caplog):
         write(*arguments)
 
     monkeypatch.setattr(loop.saving, "write", full_twice)
-    progress = train(line.groups, line.loss, Settings(steps=4, checkpoint_seconds=0), CPU, tmp_path / "a.pt")
+    progress = train(line.groups, line.loss, TrainingSettings(steps=4, checkpoint_seconds=0), CPU, tmp_path / "a.pt")
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 2 and "No space left" in caplog.text
-    assert progress.losses == train(undisturbed.groups, undisturbed.loss, Settings(steps=4), CPU).losses
+    assert progress.losses == train(undisturbed.groups, undisturbed.loss, TrainingSettings(steps=4), CPU).losses
     assert torch.load(tmp_path / "a.pt", weights_only=True)["losses"] == progress.losses
 
 
@@ -347,23 +344,16 @@ def test_a_network_computes_lowered_and_learns_in_full():
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.SiLU(), torch.nn.Linear(32, 4))
     x = torch.randn(64, 16)
-    assert lowered(network, torch.float32) is network
+    assert lower(network, torch.float32) is network
     network(x).square().mean().backward()
     exact = [each.grad for each in network.parameters()]
     network.zero_grad()
-    made = lowered(network, torch.bfloat16)(x.bfloat16())
+    made = lower(network, torch.bfloat16)(x.bfloat16())
     made.float().square().mean().backward()
     assert made.dtype == torch.bfloat16
     for parameter, gradient in zip(network.parameters(), exact):
         assert parameter.dtype == parameter.grad.dtype == torch.float32
         assert 0 < (parameter.grad - gradient).norm() < 0.02 * gradient.norm()
-
-
-def test_the_speed_is_that_of_the_last_steps():
-    assert Progress().speed == 0 and Progress(ends=deque([5.0, 6.0, 9.0])).speed == 0.5
-    line = Line()
-    progress = train(line.groups, line.loss, Settings(steps=150), CPU)
-    assert len(progress.ends) == 101 and progress.speed == 100 / (progress.ends[-1] - progress.ends[0])
 
 
 def test_many_losses_are_drawn_as_what_is_seen_of_them():
@@ -372,12 +362,12 @@ def test_many_losses_are_drawn_as_what_is_seen_of_them():
     shown = outline(losses, 500)
     assert len(shown) <= 1002 and {0, 12_345, 33_333, 49_999} <= set(shown) and (np.diff(shown) > 0).all()
     assert outline(losses[:1000], 500).tolist() == list(range(1000))
-    assert Progress(losses=losses.tolist()).plot(60_000).size == (640, 360)
+    assert draw(losses.tolist(), 60_000).size == (640, 360)
 
 
 def test_a_stream_is_of_its_seed_rank_and_step():
     def drawn(*where):
-        return torch.randn(4, generator=stream(*where))
+        return torch.randn(4, generator=make_stream(*where))
 
     assert torch.equal(drawn(7), torch.randn(4, generator=torch.Generator().manual_seed(7)))
     wheres = [(7,), (8,), (7, 1), (8, 1), (7, 2), (7, 0, 1), (7, 1, 1), (7, 1, 10)]
@@ -387,12 +377,12 @@ def test_a_stream_is_of_its_seed_rank_and_step():
 
 def test_another_number_of_processes_draws_anew(tmp_path, caplog):
     line, again, path = Line(), Line(), tmp_path / "a.pt"
-    train(line.groups, line.loss, Settings(steps=4, seed=5), CPU, path)
+    train(line.groups, line.loss, TrainingSettings(steps=4, seed=5), CPU, path)
     saved = torch.load(path, weights_only=True)
     torch.save(saved | {"generator": torch.stack([saved["generator"]] * 2)}, path)
-    train(again.groups, again.loss, Settings(steps=6, seed=5), CPU, path)
+    train(again.groups, again.loss, TrainingSettings(steps=6, seed=5), CPU, path)
     assert f"this training has 1, the one that wrote {path} had 2" in caplog.text
-    assert torch.equal(again.drawn[0], torch.randn(8, generator=stream(5, 0, 4)))
+    assert torch.equal(again.drawn[0], torch.randn(8, generator=make_stream(5, 0, 4)))
 
 
 def test_several_processes_want_accelerate(monkeypatch):
@@ -400,7 +390,7 @@ def test_several_processes_want_accelerate(monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
     line = Line()
     with pytest.raises(ModuleNotFoundError, match="one of 2 processes .* pip install accelerate"):
-        train(line.groups, line.loss, Settings(steps=1), CPU)
+        train(line.groups, line.loss, TrainingSettings(steps=1), CPU)
 
 
 @pytest.fixture(scope="module")
@@ -427,7 +417,7 @@ def processes(tmp_path_factory):
 def test_two_processes_step_by_the_mean_of_their_gradients(processes):
     (main, other), _ = processes
     line = Line()
-    turns = itertools.cycle([stream(TOGETHER.seed, rank) for rank in range(2)])
+    turns = itertools.cycle([make_stream(TOGETHER.seed, rank) for rank in range(2)])
     progress = train(line.groups, lambda _: line.loss(next(turns)), replace(TOGETHER, accumulate=2), CPU)
     for found in main["whole"], other["whole"]:
         assert torch.equal(found["state"], line.state())
@@ -470,10 +460,7 @@ def test_the_checkpoints_of_faces_learned_before_are_found(monkeypatch):
     assert len({key(), key(warmup=5), key(ema=0.9), key(cosine=True), key(cosine=True, steps=7)}) == 5
 
 
-def test_settings_and_precisions_are_checked():
-    assert settings({"steps": 7}).steps == 7
-    with pytest.raises(ValueError, match="no training setting 'lerning_rate'; there are steps, seed, "):
-        settings({"lerning_rate": 1})
+def test_precisions_are_checked():
     assert compute_dtype("auto", CPU) == torch.float32 and compute_dtype("bfloat16", CPU) == torch.bfloat16
     with pytest.raises(ValueError, match="'double' is no precision; choose one of auto, float32"):
         compute_dtype("double", CPU)

@@ -77,8 +77,8 @@ def test_people_and_captions_come_from_the_folder(folder):
 
 def test_the_face_fills_two_thirds_of_the_middle_of_its_crop(folder):
     album = read(folder)
-    assert album.pictures.shape == (3, S, S, 3) and album.pictures.dtype == torch.uint8
-    for picture, face in zip(album.pictures, album.faces):
+    assert album.images.shape == (3, S, S, 3) and album.images.dtype == torch.uint8
+    for picture, face in zip(album.images, album.faces):
         red = ((picture[..., 0] > 200) & (picture[..., 1] < 100)).numpy()
         (top, bottom), (left, right) = (np.flatnonzero(red.any(axis=axis))[[0, -1]] for axis in (1, 0))
         assert bottom - top + 1 == pytest.approx(S / 1.5, abs=1)
@@ -90,12 +90,12 @@ def test_the_largest_of_several_faces_is_taken(tmp_path):
     large, central = face_at(60, 110, 1.1), face_at(165, 110, 0.5)
     put(tmp_path / "ada" / "1.png", drawn(large))
     put(tmp_path / "ada" / "2.png", drawn(large, central))
-    alone, among = read(tmp_path).pictures
+    alone, among = read(tmp_path).images
     assert torch.equal(alone, among)
 
 
 def test_the_points_move_along(folder):
-    for picture, face in zip(read(folder).pictures, read(folder).faces):
+    for picture, face in zip(read(folder).images, read(folder).faces):
         assert face.points.dtype == np.float32
         for x, y in np.rint(face.points).astype(int):
             assert picture[y, x, 2] > 200 > picture[y, x, 0], "the dots of the crop lie under its points"
@@ -103,7 +103,7 @@ def test_the_points_move_along(folder):
 
 def test_crops_at_the_border_go_on_with_its_pixels(tmp_path):
     put(tmp_path / "ada" / "1.png", drawn(face_at(38, 45), size=(140, 140)))
-    (picture,) = read(tmp_path).pictures
+    (picture,) = read(tmp_path).images
     assert picture[0, S // 2, 0] > 200 and picture[S // 2, 0, 0] > 200 and picture[-1, -1].tolist() == [127] * 3
 
 
@@ -161,7 +161,7 @@ def test_the_camera_may_have_been_held_upright(tmp_path):
     (tmp_path / "ada").mkdir()
     lying.save(tmp_path / "ada" / "1.png", exif=exif)
     put(tmp_path / "eve" / "1.png")
-    turned, upright = read(tmp_path).pictures
+    turned, upright = read(tmp_path).images
     assert torch.equal(turned, upright)
 
 
@@ -206,7 +206,7 @@ def test_latents_and_face_shares_are_those_of_the_crops(folder, base):
     told = []
     portraits = photos.encode(album, model, vae, [], batch=2, report=lambda *each: told.append(each))
     with torch.inference_mode():
-        expected = model.model.process_latent_in(vae.encode(album.pictures.float() / 255))
+        expected = model.model.process_latent_in(vae.encode(album.images.float() / 255))
     assert portraits.latents.shape == (3, 4, S // 12, S // 12) and portraits.latents.dtype == torch.float16
     assert torch.allclose(portraits.latents.float(), expected, atol=1e-3) and expected.std() > 0.01
     shares = album.face_masks.float().reshape(3, S // 12, 12, S // 12, 12).mean(dim=(2, 4))
@@ -226,7 +226,7 @@ def test_transface_sees_heads_before_black_and_the_others_whole_crops(folder, ba
         "arcface": (3, 3, 64),
     }
     whole, head = ((features[name].float() + 1) / 2 for name in ("msid", "transface"))
-    expected = align_faces(album.found(slice(None)), 16).movedim(-1, 1).flatten(2)
+    expected = align_faces(album.select(slice(None)), 16).movedim(-1, 1).flatten(2)
     assert torch.allclose(whole, expected, atol=1e-3)
     black = (head.amax(dim=1) < 1e-3) & (whole.amax(dim=1) > 0.1)
     kept = torch.isclose(head, whole, atol=1e-3).all(dim=1)

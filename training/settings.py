@@ -1,0 +1,156 @@
+"""Settings of trainings: those that all have, the values they may have, and how the commands read them."""
+
+import argparse
+import contextlib
+import json
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar, get_args, get_origin
+
+Checked = TypeVar("Checked")
+
+
+class Range(dict):
+    """Limits of a number by pydantic's names: gt, ge, le, allow_inf_nan.
+
+    `pydantic.Field` would say the same, but nodes import these settings too, and do without pydantic.
+    """
+
+    def __get_pydantic_core_schema__(self, source, handler) -> dict:
+        return handler(source) | self
+
+
+Count = Annotated[int, Range(ge=1)]
+CountOrNone = Annotated[int, Range(ge=0)]
+Number = Annotated[float, Range(allow_inf_nan=False)]
+Positive = Annotated[float, Range(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Range(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Range(ge=0, le=1)]
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+_ALLOWED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than_equal": "at most {le:g}",
+}  # by the types of pydantic's errors
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Settings of every training.
+
+    steps: optimiser steps, those done before a checkpoint included. accumulate: losses that make one step, in every
+    process. precision: one of PRECISIONS, in which the network computes; parameters and losses are float32 always.
+    clip: largest norm of a step's gradient, 0 for no limit. checkpoint_seconds: how much work may be lost at most.
+    warmup: steps in which the learning rates rise to theirs. cosine: whether they fall to 0 until the last step.
+    ema: share of the running average of the parameters that a step keeps, 0 for no average.
+    """
+
+    steps: Count = 1000
+    seed: Annotated[int, Range(ge=0, le=2**64 - 1)] = 0
+    accumulate: Count = 1
+    precision: Literal[PRECISIONS] = "auto"
+    weight_decay: Weight = 1e-2
+    clip: Weight = 1.0
+    checkpoint_seconds: Weight = 60.0
+    warmup: CountOrNone = 0
+    cosine: bool = False
+    ema: Share = 0.0
+
+
+def add_setting_options(parser: argparse.ArgumentParser) -> None:
+    """Add --config and --set, whose values `read_config` takes."""
+    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings by name, and a table [data]")
+    text = "over the config, e.g. --set steps=600 --set data.size=256"
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
+
+
+def read_config(file: Path | None, options: list[str]) -> tuple[dict, dict]:
+    """Return settings and entries of [data], by name, of a TOML file and of NAME=VALUE options, which count more.
+
+    Raises ValueError with a sentence where one of them cannot be read.
+    """
+    values = _read_toml(file) if file else {}
+    data = values.pop("data", {})
+    if not isinstance(data, dict):
+        raise ValueError(f"[data] in {file} must be a table, not {data!r}.")
+    for option in options:
+        name, separator, text = option.partition("=")
+        if not separator:
+            raise ValueError(f"--set needs NAME=VALUE, for instance steps=600, not '{option}'.")
+        value: object = text  # a text needs no quotes
+        with contextlib.suppress(tomllib.TOMLDecodeError):
+            value = tomllib.loads(f"value = {text}")["value"]
+        if name.startswith("data."):
+            data[name.removeprefix("data.")] = value
+        else:
+            values[name] = value
+    return values, data
+
+
+def _read_toml(file: Path) -> dict:
+    if not file.is_file():
+        raise ValueError(f"There is no config {file}.")
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not TOML: {error}.") from error
+
+
+def check_settings(kind: type[Checked], values: dict[str, object]) -> Checked:
+    """Return settings of the dataclass `kind` from values by name, as TOML has them.
+
+    Raises ValueError with a sentence for an unknown name, or a value of another type or out of its range.
+    """
+    names = [field.name for field in fields(kind)]
+    for name in values:
+        if name not in names:
+            raise ValueError(f"There is no training setting '{name}'; there are {', '.join(names)}.")
+    from pydantic import TypeAdapter, ValidationError  # which the host does not need to run
+
+    try:  # as JSON, in which a strict reader takes a list for a tuple and a whole number for a float, and no more
+        return TypeAdapter(kind).validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        name, types = error.errors()[0]["loc"][0], {field.name: field.type for field in fields(kind)}
+        raise ValueError(_explain(error.errors()[0], types[name], values[name])) from error
+
+
+def _explain(error: dict, kind: object, value: object) -> str:
+    """Return a sentence that names the setting, what came and what is allowed."""
+    (name, *index), context = error["loc"], error.get("ctx", {})
+    if error["type"] == "literal_error":
+        return f"'{value}' is no {name}; choose one of {', '.join(get_args(kind))}."
+    if get_origin(kind) is tuple and error["type"] in ("tuple_type", "missing", "too_long"):
+        count = "any number of" if ... in get_args(kind) else len(get_args(kind))
+        return f"{name} must be a list of {count} numbers, not {value!r}."
+    if index:
+        name, value = f"each number of {name}", error["input"]
+    return f"{name} must be {_ALLOWED[error['type']].format(**context)}, not {value!r}."
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Entries of [data]: side of the crops in pixels, a face detector's label, files of networks; "" for the usual."""
+
+    size: Count = 512
+    detector: str = ""
+    transface: str = ""
+    msid: str = ""
+    expression: str = ""
+    arcface: str = ""
+    clip_vision: str = ""
+
+
+def check_data(networks: tuple[str, ...], values: dict[str, object]) -> DataSettings:
+    """Return what [data] says for a training that needs `networks`; raises ValueError as `check_settings` does."""
+    names = ["size", "detector", *networks]
+    for name in values:
+        if name not in names:
+            raise ValueError(f"There is no entry '{name}' in [data]; there are {', '.join(names)}.")
+    return check_settings(DataSettings, values)
