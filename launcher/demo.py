@@ -126,7 +126,7 @@ def save(results: dict[str, tuple[Prompt, Result]]) -> list[Path]:
     for file, label in (off, "adapter off"), (on, "adapter on"):
         file.write_bytes(picture_of(*results[label], "SaveImage", "Result"))
     without, with_adapter = Image.open(off), Image.open(on)
-    difference, factor = graphics.amplified_difference(without, with_adapter)
+    difference, factor = graphics.amplify_difference(without, with_adapter)
     panels = [
         ("Reference", Image.open(REFERENCE)),
         ("Found face", _open(picture_of(*results["adapter on"], "PreviewImage", "Found face"))),
@@ -136,7 +136,7 @@ def save(results: dict[str, tuple[Prompt, Result]]) -> list[Path]:
         (f"Difference, amplified {factor} times", difference),
     ]
     page = OUTPUT / "sheet.png"
-    graphics.draw("FaceChain-FACT: one photo's way through the graph", panels).save(page)
+    graphics.draw_sheet("FaceChain-FACT: one photo's way through the graph", panels).save(page)
     return [off, on, page]
 
 

@@ -6,7 +6,7 @@ from ..adapters.face_prompt import with_class_words
 from ..faces.detector import detect_faces
 from ..metrics.ranking import ranked
 from ..metrics.scores import identity_scores, text_scores
-from ..metrics.table import score_table
+from ..metrics.table import draw_scores
 from .inputs import class_words
 from .sockets import FaceDetectorType, FaceEncoderType, FaceIdType
 
@@ -73,7 +73,7 @@ class BestOf(io.ComfyNode):
         ranking = ranked(identity, scored)
         missing = sum(not found for found in faces.found)
         foot = f"identity by {face_encoder.name}; no face in {missing} of {len(images)}"
-        table = score_table(images, ranking.order, ranking.scores, foot)
+        table = draw_scores(images, ranking.order, ranking.scores, foot)
         best = ranking.order[0]
         return io.NodeOutput(images[best : best + 1], table, ui=ui.PreviewImage(table, cls=cls))
 

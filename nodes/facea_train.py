@@ -13,6 +13,7 @@ from ..adapters.facea import ATTRIBUTES, LEVELS, REGIONS, base_warning
 from ..adapters.facea_file import KIND, description, find_facea, load_facea, new_path, save_facea
 from ..encoders.agreement import agreement
 from ..faces.masks import SHAPES
+from ..graphics import to_tensor
 from ..inpaint.refine import CropStyle
 from ..training import curve, facea_run, loop
 from ..training.inpainting import cut_photos
@@ -160,7 +161,7 @@ def _learn(cls, base, photos, task, settings, preview_every, remarks) -> io.Node
 
     result = facea_run.learn(base, photos, task, settings, preview_every, show)
     report = "\n".join([facea_run.report(result), *remarks])
-    losses = curve.picture(result.progress.losses, max(settings.steps, result.progress.step))
+    losses = to_tensor(curve.draw(result.progress.losses, max(settings.steps, result.progress.step)))
     pictures = result.previews if len(result.previews) else photos.crops
     preview = ui.PreviewImage(losses, cls=cls)
     return io.NodeOutput(result.identity, losses, pictures, result.identity.lora, report, ui=preview)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from likeness.adapters.face_prompt import face_prompt
-from likeness.adapters.token_picture import token_picture
+from likeness.adapters.token_picture import draw_tokens
 from likeness.encoders.loading import load_encoder
 from likeness.faces.align import align_faces
 from likeness.faces.headmask import head_masks
 from likeness.faces.types import Face, Faces
 from likeness.metrics.ranking import ranked
 from likeness.metrics.scores import harmonic_mean, identity_scores, text_embedding, text_scores
-from likeness.metrics.table import score_table
+from likeness.metrics.table import draw_scores
 from likeness.tests.support import tiny_clip
 from likeness.tests.support.checkpoints import drawn, msid_shapes
 from likeness.tests.support.golden_recipe import draw
@@ -136,7 +136,7 @@ def test_order_by_both_scores_or_by_identity_alone():
 
 def test_the_table_shows_pictures_best_first_on_gold():
     images = torch.stack([torch.full((20, 30, 3), level) for level in (0.0, 0.5)])
-    table = score_table(images, [1, 0], {"identity": torch.tensor([0.1, 0.9])}, "identity by msid.pt")
+    table = draw_scores(images, [1, 0], {"identity": torch.tensor([0.1, 0.9])}, "identity by msid.pt")
     assert table.shape[0] == 1 and table.shape[3] == 3 and table.min() >= 0 and table.max() <= 1
     first, second = (table[0, 34 + row * 96 + 44, 8 + 44] for row in (0, 1))
     assert (first - 0.5).abs().max() < 0.01 and second.max() == 0
@@ -150,7 +150,7 @@ def test_the_table_shows_pictures_best_first_on_gold():
 def test_the_token_picture_grows_with_the_prompt():
     clip = tiny_clip.tiny()
     words = [torch.zeros(2, 64)]
-    short, long = (token_picture(clip, face_prompt(clip, "{face} " + rest, words)) for rest in ("", "tree " * 90))
+    short, long = (draw_tokens(clip, face_prompt(clip, "{face} " + rest, words)) for rest in ("", "tree " * 90))
     assert short.shape[0] == 1 and short.shape[2] == long.shape[2] == 640 and long.shape[1] > 4 * short.shape[1]
     gold = ((short - torch.tensor([255, 205, 70]) / 255).abs().amax(dim=3) < 0.01).sum()
     assert gold == ((long - torch.tensor([255, 205, 70]) / 255).abs().amax(dim=3) < 0.01).sum() > 2000
