@@ -11,7 +11,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 COMFY = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".host" / "ComfyUI")
 BASE = ROOT / ".host" / "test"
-DEVICE = [] if os.environ.get("LIKENESS_TEST_DEVICE") == "cuda" else ["--cpu"]
 
 
 def _load_package() -> None:
@@ -29,17 +28,9 @@ def _start_comfy() -> None:
         pytest.exit(f"no ComfyUI at {COMFY}: run 'python3 likeness.py test', which fetches one", returncode=1)
     for folder in ("custom_nodes", "models", "input", "output", "user", "temp"):
         (BASE / folder).mkdir(parents=True, exist_ok=True)
-    sys.path.insert(0, str(COMFY))
-    arguments, sys.argv = (
-        sys.argv,
-        ["main.py", *DEVICE, "--disable-api-nodes", "--use-pytorch-cross-attention", "--base-directory", str(BASE)],
-    )
-    import comfy.options
+    from likeness.host_process import open_host
 
-    comfy.options.enable_args_parsing()
-    import comfy.cli_args  # noqa: F401
-
-    sys.argv = arguments
+    open_host(COMFY, cpu=os.environ.get("LIKENESS_TEST_DEVICE") != "cuda", base=BASE, options=["--disable-api-nodes"])
 
 
 _load_package()

@@ -184,8 +184,13 @@ def test_command_line_hands_arguments_on(root):
     ]  # fmt: skip
     options = command_line.parse(["host", "--port", "8200", "--lowvram"])
     assert (options.port, options.rest) == (8200, ["--lowvram"])
+    options = command_line.parse(["bench", "cuda", "--tiny", "sfags", "--minutes", "3", "-h"])
+    assert (options.name, options.rest) == ("cuda", ["--tiny", "sfags", "--minutes", "3", "-h"])
     with pytest.raises(SystemExit):
         command_line.parse(["demo", "--lowvram"])
+    with pytest.raises(SystemExit):
+        command_line.parse(["bench", "nothing"])
+    assert all((root / "benchmarks" / script).is_file() for script in command_line.BENCHMARKS.values())
 
 
 def test_taken_port_is_named(tmp_path, comfy):
