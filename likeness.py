@@ -68,7 +68,9 @@ def parse(arguments: list) -> argparse.Namespace:
     commands.add_parser("evaluate", help="measure every method in the miniature, and write its report", add_help=False)
     bench = commands.add_parser("bench", help="measure speed and memory; the results are printed as markdown")
     bench.add_argument("name", choices=BENCHMARKS)
-    bench.add_argument("arguments", nargs=argparse.REMAINDER, help="handed on to the benchmark: cuda -h says which it takes")
+    bench.add_argument(
+        "arguments", nargs=argparse.REMAINDER, help="handed on to the benchmark: cuda -h says which it takes"
+    )
     commands.add_parser("_workflows")
     for command in (demo, host):
         command.add_argument("--port", type=int, help="port on 127.0.0.1 (default: a free one)")
