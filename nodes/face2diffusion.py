@@ -6,7 +6,7 @@ from ..adapters.face2diffusion import check_mapping
 from ..adapters.face_prompt import delayed, encode, face_prompt
 from ..adapters.token_picture import draw_tokens
 from ..encoders.loading import load_expression_encoder
-from .inputs import class_words, missing_file, weight_file, weight_path
+from .inputs import class_words, explain_missing, weight_file, weight_path
 from .sockets import (
     ExpressionEncoderType,
     ExpressionType,
@@ -38,7 +38,7 @@ class LoadExpressionEncoder(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, encoder_name):
-        return missing_file(EXPRESSION_FILES, encoder_name)
+        return explain_missing(weight_path, EXPRESSION_FILES, encoder_name)
 
     @classmethod
     def execute(cls, encoder_name) -> io.NodeOutput:

@@ -60,8 +60,8 @@ class LoadFaceDetector(io.ComfyNode):
         return io.NodeOutput(load(detector, min_score, det_size))
 
 
-def choosing(rule: str) -> list[io.Input]:
-    """The inputs that say which of the found faces to keep; `rule` is the one at first."""
+def choice_inputs(rule: str) -> list[io.Input]:
+    """Return the inputs that say which of the found faces to keep; rule: the one at first."""
     return [
         io.Combo.Input(
             "choose",
@@ -110,7 +110,7 @@ class DetectFaces(io.ComfyNode):
                 io.Image.Input(
                     "image", tooltip="One picture or a batch; several photos of one person go in as a batch."
                 ),
-                *choosing("largest"),
+                *choice_inputs("largest"),
                 io.Combo.Input(
                     "search",
                     options=list(SEARCHES),

@@ -4,7 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..faces import draw, host_types
 from ..faces.choose import apply_policy
-from .faces import choosing, video
+from .faces import choice_inputs, video
 from .sockets import FaceDetectorType, FaceLandmarksType, FacesType
 
 
@@ -20,7 +20,7 @@ class ImportFaces(io.ComfyNode):
             search_aliases=["import faces", "bbox to faces", "mask to faces", "sam", "grounding dino", "impact"],
             inputs=[
                 io.Image.Input("image", tooltip="The pictures in which the other node found the faces."),
-                *choosing("all"),
+                *choice_inputs("all"),
                 FaceLandmarksType.Input(
                     "face_landmarks",
                     optional=True,

@@ -4,7 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..faces.masks import REGIONS, SHAPES, UNITS, MaskStyle, described, face_masks, per_picture, shown
 from ..faces.parsing import load_parser
-from .inputs import missing_file, weight_file, weight_path
+from .inputs import explain_missing, weight_file, weight_path
 from .sockets import FaceParserType, FacesType
 
 PARSER_FILES = {"face_parsing": ("79999_iter.pth",)}
@@ -33,7 +33,7 @@ class LoadFaceParser(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, parser_name):
-        return missing_file(PARSER_FILES, parser_name)
+        return explain_missing(weight_path, PARSER_FILES, parser_name)
 
     @classmethod
     def execute(cls, parser_name) -> io.NodeOutput:
