@@ -1,6 +1,7 @@
 """Images shown to people: one palette, type that knows the text's letters, fitted images, contact sheets."""
 
 import functools
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +19,10 @@ FONTS = (
     "DejaVuSans.ttf", "segoeui.ttf", "Arial Unicode.ttf", "NotoSansCJK-Regular.ttc", "wqy-microhei.ttc",
     "DroidSansFallbackFull.ttf", "msyh.ttc", "meiryo.ttc", "malgun.ttf", "PingFang.ttc", "Hiragino Sans GB.ttc",
 )  # fmt: skip
+EAST_ASIAN = "\u2e80-\uffef"  # characters from the radicals of Chinese to full-width forms
 NO_CHARACTER = "\U0010ffff"  # every font draws for it what it draws for all that it lacks
+
+load_builtin = functools.lru_cache(ImageFont.load_default)  # by size: Pillow decodes its own font anew for every call
 
 COLUMNS = 3  # of a sheet
 SIDE = 384  # pixels of a panel's square
@@ -59,16 +63,22 @@ def find_fonts() -> tuple[str, ...]:
 
 def choose_font(text: str, size: float) -> ImageFont.FreeTypeFont:
     """Return Pillow's own font, or of `find_fonts` the first that knows more of the text's characters."""
-    own = ImageFont.load_default(size)
+    builtin = load_builtin(size)
     if text.isascii():
-        return own
-    return max([own, *(ImageFont.truetype(path, size) for path in find_fonts())], key=lambda font: _count(font, text))
+        return builtin
+    fonts = [builtin, *(ImageFont.truetype(path, size) for path in find_fonts())]
+    return max(fonts, key=lambda font: count_known(font, text))
 
 
-def _count(font: ImageFont.FreeTypeFont, text: str) -> int:
+def count_known(font: ImageFont.FreeTypeFont, text: str) -> int:
     """Return how many of the text's characters the font has a glyph for."""
     unknown = bytes(font.getmask(NO_CHARACTER))
     return sum(bytes(font.getmask(character)) != unknown for character in text)
+
+
+def split_scripts(text: str, size: float) -> list[tuple[str, ImageFont.FreeTypeFont]]:
+    """Return the East Asian and the other parts of a text, in their order, each with its font."""
+    return [(part, choose_font(part, size)) for part in re.findall(f"[{EAST_ASIAN}]+|[^{EAST_ASIAN}]+", text)]
 
 
 def write(
@@ -79,13 +89,23 @@ def write(
     colour: Colour = INK,
     anchor: str = "la",
 ) -> None:
-    """Draw one line of text, `size` pixels high; anchor: which point of it is at `position`, as Pillow names them."""
-    pen.text(position, text, fill=colour, font=choose_font(text, size), anchor=anchor)
+    """Draw one line of text, `size` pixels high.
+
+    anchor: which point of it is at `position`, as Pillow names them: left, middle or right, and ascender, middle or
+    base line.
+    """
+    x, y = position
+    ascent, descent = choose_font("", size).getmetrics()
+    x -= {"l": 0, "m": 0.5, "r": 1}[anchor[0]] * measure(text, size)
+    y += {"a": ascent, "m": (ascent - descent) / 2, "s": 0}[anchor[1]]
+    for part, font in split_scripts(text, size):
+        pen.text((x, y), part, fill=colour, font=font, anchor="ls")
+        x += font.getlength(part)
 
 
 def measure(text: str, size: float) -> int:
     """Return how many pixels wide a line of text is."""
-    return round(choose_font(text, size).getlength(text))
+    return round(sum(font.getlength(part) for part, font in split_scripts(text, size)))
 
 
 def wrap(text: str, size: float, width: float) -> list[str]:

@@ -131,7 +131,7 @@ def weights(options: argparse.Namespace, comfy: Path | None = None) -> int:
 
 
 def runs_here(rest: list) -> bool:
-    """Whether this Python, say that of the user's ComfyUI, is enough for the `weights` command: nothing is set up."""
+    """Return whether this Python, say that of the user's ComfyUI, is enough for the `weights` command."""
     from likeness.weights import command
 
     return command.runs_here(rest)
@@ -147,13 +147,13 @@ def identities(options: argparse.Namespace) -> int:
         print(f"There is no folder {gone[0]}.", file=sys.stderr)
         return 1
     bases = [base for base in (environment.find_host(), environment.BASE) if base]
-    places = [base / part / kind for base in bases for kind in ("face_id", "facea") for part in ("models", "output")]
+    folders = [base / part / kind for base in bases for kind in ("face_id", "facea") for part in ("models", "output")]
 
-    def told(path: Path) -> str:
+    def describe(path: Path) -> str:
         return facea_list.entry(path) or identity_list.entry(path)
 
     sys.stdout.reconfigure(errors="replace")  # a note may hold letters that this terminal has not
-    print(*identity_list.lines(options.folder or places, told), sep="\n")
+    print(*identity_list.lines(options.folder or folders, describe), sep="\n")
     return 0
 
 

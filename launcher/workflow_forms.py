@@ -57,8 +57,8 @@ NOTE = {
 OPENING_VIEW = {"scale": 0.75, "offset": [570, 200]}
 
 
-class Group(NamedTuple):
-    """A titled frame: colour, first column of the grid, top of its nodes in pixels, node ids column by column."""
+class Frame(NamedTuple):
+    """A titled group: colour, first column of the grid, top of its nodes in pixels, their ids column by column."""
 
     title: str
     colour: str
@@ -73,7 +73,7 @@ class Layouts(NamedTuple):
     sizes holds only what the front end's own height, which suffices for sockets and widgets, is not right for.
     """
 
-    workflows: dict[str, list[Group]]
+    workflows: dict[str, list[Frame]]
     sizes: dict[str, tuple[int, int]]
 
 
@@ -82,11 +82,11 @@ def read_layouts() -> Layouts:
     data = json.loads(Path(__file__).with_name("workflow_layouts.json").read_text(encoding="utf-8"))
     shared = data["parts"] | data["workflows"]
 
-    def expand(entry: str | list) -> list[Group]:
+    def expand(entry: str | list) -> list[Frame]:
         if isinstance(entry, str):
             return [group for part in shared[entry] for group in expand(part)]
         title, colour, *rest = entry
-        return [Group(title, data["colours"][colour], *rest)]
+        return [Frame(title, data["colours"][colour], *rest)]
 
     return Layouts({name: expand(name) for name in data["workflows"]}, data["sizes"])
 
@@ -136,7 +136,7 @@ def editor(url: str) -> Iterator[Page]:
         browser.close()
 
 
-def make(page: Page, name: str, groups: list[Group], sizes: dict[str, tuple[int, int]]) -> dict:
+def make(page: Page, name: str, groups: list[Frame], sizes: dict[str, tuple[int, int]]) -> dict:
     """Return the editor form of workflow `name` with its nodes in `groups`; sizes: as in `Layouts`."""
     prompt = json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
     graph = json.loads(page.evaluate(TO_EDITOR_FORM, prompt))
@@ -161,7 +161,7 @@ def _add_models(node: dict) -> None:
         node["properties"]["models"] = models
 
 
-def _arrange(nodes: dict, number: int, group: Group) -> dict:
+def _arrange(nodes: dict, number: int, group: Frame) -> dict:
     """Put the nodes of a group where they belong, and return its frame."""
     for x, stack in enumerate(group.ids, group.column):
         y = group.top

@@ -140,8 +140,8 @@ class DetectFaces(io.ComfyNode):
     def execute(
         cls, face_detector, image, choose, index, if_no_face, search="thorough", min_size=0, video=False
     ) -> io.NodeOutput:
-        found = detect_faces(face_detector, image, search, min_size)
-        faces = apply_policy(found, choose, index, if_no_face, video)
+        faces = detect_faces(face_detector, image, search, min_size)
+        faces = apply_policy(faces, choose, index, if_no_face, video)
         overlay = draw.overlay(faces)
         return io.NodeOutput(faces, overlay, bounding_boxes(faces), ui=ui.PreviewImage(overlay, cls=cls))
 

@@ -271,8 +271,8 @@ class IdentityAgreement(io.ComfyNode):
     def execute(cls, face_id, min_agreement, compare_with=None) -> io.NodeOutput:
         other = face_id if compare_with is None else compare_with
         comparison = agreement.compare(face_id, compare_with, min_agreement)
-        picture = agreement_picture.draw(comparison, face_id.crops, other.crops)
-        return io.NodeOutput(picture, agreement.table(comparison), ui=ui.PreviewImage(picture, cls=cls))
+        image = agreement_picture.draw(comparison, face_id.crops, other.crops)
+        return io.NodeOutput(image, agreement.table(comparison), ui=ui.PreviewImage(image, cls=cls))
 
 
 NODES = [LoadFaceEncoder, EncodeIdentity, SaveIdentity, LoadIdentity, CombineIdentities, IdentityAgreement]

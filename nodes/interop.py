@@ -65,8 +65,8 @@ class ImportFaces(io.ComfyNode):
         face_detector=None,
         video=False,
     ) -> io.NodeOutput:
-        found = host_types.import_faces(image, face_landmarks, bboxes, mask, face_detector)
-        faces = apply_policy(found, choose, index, if_no_face, video, host_types.LOOK_THERE)
+        faces = host_types.import_faces(image, face_landmarks, bboxes, mask, face_detector)
+        faces = apply_policy(faces, choose, index, if_no_face, video, host_types.LOOK_THERE)
         overlay = draw.overlay(faces)
         return io.NodeOutput(faces, overlay, ui=ui.PreviewImage(overlay, cls=cls))
 

@@ -118,10 +118,10 @@ class FaceMasks(io.ComfyNode):
     @classmethod
     def execute(cls, faces, region, shape, expand, feather, unit, per_face, face_parser=None) -> io.NodeOutput:
         masks, sources = face_masks(faces, region, MaskStyle(shape, expand, feather, unit), face_parser)
-        pictures = per_picture(faces, masks)
-        given = masks if per_face and len(masks) else pictures
-        preview = ui.PreviewImage(shown(faces.images, pictures), cls=cls)
-        return io.NodeOutput(given, described(region, given, sources), ui=preview)
+        joined = per_picture(faces, masks)
+        preview = ui.PreviewImage(shown(faces.images, joined), cls=cls)
+        output = masks if per_face and len(masks) else joined
+        return io.NodeOutput(output, described(region, output, sources), ui=preview)
 
 
 NODES = [LoadFaceParser, FaceMasks]

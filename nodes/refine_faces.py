@@ -35,7 +35,7 @@ def _target_inputs() -> list[io.Input]:
     ]  # fmt: skip
 
 
-def _sampling_inputs() -> list[io.Input]:
+def _sampler_inputs() -> list[io.Input]:
     """Return the inputs of `Sampling`, in its order."""
     return [
         io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
@@ -107,7 +107,7 @@ class RefineFaces(io.ComfyNode):
                     "Inpainting shifts colours a little. Measure by how much around the mask, where nothing was "
                     "painted, and take that back."
                 ),
-                *_sampling_inputs(),
+                *_sampler_inputs(),
                 *_target_inputs(),
             ],
             outputs=[

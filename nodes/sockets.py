@@ -2,13 +2,13 @@
 
 FACE_DETECTOR  faces.detector.FaceDetector
 FACES          faces.types.Faces
-FACE_CROP      faces.crop.FaceCrop
+FACE_CROP      inpaint.crop.FaceCrop
 FACE_PARSER    faces.parsing.FaceParser
 FACE_ENCODER   encoders.face_encoder.FaceEncoder
 FACE_ID        encoders.identity.FaceId
 FACE_ADAPTER   adapters.fact.FactAdapter, adapters.face2diffusion.Face2DiffusionAdapter, adapters.ip_adapter.IpAdapter
 FACEA_IDENTITY adapters.facea.FaceaIdentity
-FACE_PEOPLE    a tuple of sampling.refine.Person
+FACE_PEOPLE    a tuple of inpaint.paint.Person
 FACE_WORDS     a tuple with the words [2, width] of each person
 EXPRESSION_ENCODER  encoders.expression.ExpressionEncoder
 FACE_EXPRESSION     encoders.expression.Expression

@@ -51,8 +51,8 @@ def base() -> Path:
 
     environment.make_base(BASE)
     checkpoints.ensure(BASE / "models", COMFY)
-    for picture in (ROOT / "workflows" / "assets").glob("*.png"):
-        shutil.copy(picture, BASE / "input")
+    for file in (ROOT / "workflows" / "assets").glob("*.png"):
+        shutil.copy(file, BASE / "input")
     return BASE
 
 

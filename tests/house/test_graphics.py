@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from likeness import graphics
 
@@ -19,7 +19,7 @@ def panel(page: Image.Image, index: int) -> np.ndarray:
     return np.asarray(page.crop((left, top, left + graphics.SIDE, top + graphics.SIDE)))
 
 
-def test_sheet_has_a_square_for_every_picture():
+def test_sheet_has_a_square_for_every_image():
     colours = [(40 * index, 250 - 40 * index, 128) for index in range(6)]
     sizes = [(512, 512), (64, 64), (112, 112), (256, 256), (900, 900), (33, 33)]
     page = graphics.draw_sheet("Six", [(f"No {i}", Image.new("RGB", sizes[i], colours[i])) for i in range(6)])
@@ -28,18 +28,18 @@ def test_sheet_has_a_square_for_every_picture():
         assert (panel(page, index) == colour).all()
 
 
-def test_pictures_keep_their_proportions():
-    pictures = [("wide", Image.new("RGB", (200, 100), RED)), ("tall", Image.new("RGB", (10, 40), GREEN))]
-    page = graphics.draw_sheet("Proportions", pictures)
+def test_images_keep_their_proportions():
+    panels = [("wide", Image.new("RGB", (200, 100), RED)), ("tall", Image.new("RGB", (10, 40), GREEN))]
+    page = graphics.draw_sheet("Proportions", panels)
     wide, tall = panel(page, 0), panel(page, 1)
     assert (wide[96:288] == RED).all() and (wide[:96] == graphics.FRAME).all() and (wide[288:] == graphics.FRAME).all()
     assert (tall[:, 144:240] == GREEN).all() and (tall[:, :144] == graphics.FRAME).all()
 
 
 def test_labels_title_and_note_are_written():
-    picture = Image.new("RGB", (64, 64), RED)
-    plain = graphics.draw_sheet("", [("", picture)])
-    noted = graphics.draw_sheet("Title", [("Label", picture)], "A note. " * 30)
+    image = Image.new("RGB", (64, 64), RED)
+    plain = graphics.draw_sheet("", [("", image)])
+    noted = graphics.draw_sheet("Title", [("Label", image)], "A note. " * 30)
     assert noted.height == plain.height + 2 * graphics.NOTE_LINE
     left, bottom = graphics.MARGIN, graphics.HEADER + graphics.SIDE + 1
     for area in ((left, 0, 700, graphics.HEADER - 1), (left, bottom, 700, bottom + graphics.LABEL)):
@@ -54,8 +54,8 @@ def test_labels_title_and_note_are_written():
 def test_difference_is_amplified_as_far_as_it_goes(step, factor):
     dark = Image.new("RGB", (20, 20), (10, 10, 10))
     light = Image.new("RGB", (20, 20), (10 + step, 10, 10))
-    difference, found = graphics.amplify_difference(dark, light)
-    assert found == factor
+    difference, amplified = graphics.amplify_difference(dark, light)
+    assert amplified == factor
     assert difference.getpixel((3, 3)) == (step * factor, 0, 0)
 
 
@@ -68,7 +68,7 @@ def test_single_bright_pixels_do_not_set_the_factor():
     assert difference.getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_rows_have_their_pictures_titles_and_labels():
+def test_rows_have_their_images_titles_and_labels():
     blue = (30, 60, 200)
     cells = [("0.50\na label of several words that has to be cut in two", Image.new("RGB", (96, 96), blue))] * 3
     page = graphics.draw_rows("Title", [("First", cells), ("Second", cells[:1])], "A note.")
@@ -83,13 +83,31 @@ def test_rows_have_their_pictures_titles_and_labels():
 
 def test_the_font_is_the_first_that_knows_the_most_letters(monkeypatch):
     monkeypatch.setattr(graphics, "find_fonts", lambda: (DEJAVU,))
-    own = ImageFont.load_default(17).getname()
+    builtin = ImageFont.load_default(17).getname()
     texts = ("plain: 0.5", "face 1 · word 2", "é", "Łódź", "你")
     names = {text: graphics.choose_font(text, 17).getname() for text in texts}
-    assert [name for name, font in names.items() if font == own] == ["plain: 0.5", "face 1 · word 2", "你"]
+    assert [name for name, font in names.items() if font == builtin] == ["plain: 0.5", "face 1 · word 2", "你"]
     assert names["é"] == names["Łódź"] == ("DejaVu Sans", "Book")
     monkeypatch.setattr(graphics, "find_fonts", tuple)
-    assert graphics.choose_font("é", 17).getname() == own, "a box, where no font has it"
+    assert graphics.choose_font("é", 17).getname() == builtin, "a box, where no font has it"
+
+
+def test_east_asian_letters_have_a_font_of_their_own(monkeypatch):
+    monkeypatch.setattr(graphics, "find_fonts", lambda: (DEJAVU,))
+    parts = graphics.split_scripts("André, 你好 x", 17)
+    assert [part for part, _ in parts] == ["André, ", "你好", " x"]
+    assert graphics.measure("André, 你好 x", 17) == round(sum(font.getlength(part) for part, font in parts))
+
+
+@pytest.mark.parametrize("anchor", ["la", "lm", "mm", "rm", "ms"])
+def test_text_stands_at_its_anchor(anchor):
+    canvas = Image.new("L", (120, 80))
+    graphics.write(ImageDraw.Draw(canvas), (60, 40), "HHH", 20, 255, anchor)
+    expected = Image.new("L", (120, 80))
+    font = ImageFont.load_default(20)
+    ImageDraw.Draw(expected).text((60, 40), "HHH", fill=255, font=font, anchor=anchor)
+    boxes = [image.getbbox() for image in (canvas, expected)]
+    assert np.abs(np.subtract(*boxes)).max() <= 1, "where Pillow puts it"
 
 
 def test_fonts_of_this_system_can_be_opened():

@@ -15,10 +15,10 @@ def graph() -> dict[str, dict]:
 
 def test_what_is_missing_of_the_published_files():
     present = {"sd15.safetensors", "encoder.pt", "fact.pt", "face.safetensors", "miniature_fact.safetensors"}
-    assert demo.missing_weights(graph(), present) == []
-    assert demo.missing_weights(graph(), present - {"fact.pt"}) == ["fact.pt"]
+    assert demo.find_missing(graph(), present) == []
+    assert demo.find_missing(graph(), present - {"fact.pt"}) == ["fact.pt"]
     rewritten = present - {"encoder.pt", "fact.pt"} | {"encoder.safetensors", "fact.safetensors"}
-    assert demo.missing_weights(graph(), rewritten) == [], "what was fetched may have been rewritten"
+    assert demo.find_missing(graph(), rewritten) == [], "what was fetched may have been rewritten"
 
 
 def test_a_missing_detector_is_replaced_alone():
