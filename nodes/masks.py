@@ -40,6 +40,41 @@ class LoadFaceParser(io.ComfyNode):
         return io.NodeOutput(load_parser(weight_path(PARSER_FILES, parser_name)))
 
 
+def _style_inputs() -> list[io.Input]:
+    """Return the inputs of `MaskStyle`, in its order."""
+    return [
+        io.Combo.Input(
+            "shape",
+            options=list(SHAPES),
+            default="hull",
+            tooltip="The outline of the part, or the upright box around it.",
+        ),
+        io.Float.Input(
+            "expand",
+            default=0.0,
+            min=-256.0,
+            max=256.0,
+            step=0.5,
+            tooltip="How far to move the edge outwards, in the chosen unit; a negative number shrinks.",
+        ),
+        io.Float.Input(
+            "feather",
+            default=0.0,
+            min=0.0,
+            max=256.0,
+            step=0.5,
+            tooltip="How far the soft edge reaches to either side, in the chosen unit. 0 gives black and white only.",
+        ),
+        io.Combo.Input(
+            "unit",
+            options=list(UNITS),
+            default=UNITS[0],
+            tooltip="What expand and feather count: pixels, or per cent of the longer side of the face's box, "
+            "which fits small and large faces alike.",
+        ),
+    ]
+
+
 class FaceMasks(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -67,36 +102,7 @@ class FaceMasks(io.ComfyNode):
                     tooltip="What to mask. The subject's left is left: in an upright portrait the left eye is on the "
                     "right-hand side of the picture. Hair needs a face parser.",
                 ),
-                io.Combo.Input(
-                    "shape",
-                    options=list(SHAPES),
-                    default="hull",
-                    tooltip="The outline of the part, or the upright box around it.",
-                ),
-                io.Float.Input(
-                    "expand",
-                    default=0.0,
-                    min=-256.0,
-                    max=256.0,
-                    step=0.5,
-                    tooltip="How far to move the edge outwards, in the chosen unit; a negative number shrinks.",
-                ),
-                io.Float.Input(
-                    "feather",
-                    default=0.0,
-                    min=0.0,
-                    max=256.0,
-                    step=0.5,
-                    tooltip="How far the soft edge reaches to either side, in the chosen unit. 0 gives black and white "
-                    "only.",
-                ),
-                io.Combo.Input(
-                    "unit",
-                    options=list(UNITS),
-                    default=UNITS[0],
-                    tooltip="What expand and feather count: pixels, or per cent of the longer side of the face's box, "
-                    "which fits small and large faces alike.",
-                ),
+                *_style_inputs(),
                 io.Boolean.Input(
                     "per_face",
                     default=False,
