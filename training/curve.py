@@ -56,7 +56,7 @@ def draw(losses: list[float], steps: int) -> Image.Image:
         (x, y), (across, _) = locate(0, loss), locate(step, 0)
         pen.line((x, y, x + _WIDTH, y), fill=GRID)
         write(pen, (x - 8, y), f"{loss:.3g}", _TEXT, anchor="rm")
-        write(pen, (across, _TOP + _HEIGHT + 8), str(step), _TEXT, anchor="mt")
+        write(pen, (across, _TOP + _HEIGHT + 5), str(step), _TEXT, anchor="ma")
     for values, colour, thick in ((losses, PALE_BLUE, 1), (running, _SMOOTH, 3)):
         pen.line([locate(step + 1, values[step]) for step in outline(values, _WIDTH)], fill=colour, width=thick)
     x, y = locate(len(losses), running[-1])
