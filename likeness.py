@@ -14,6 +14,11 @@ PARALLEL = ["-n", "logical", "--maxprocesses", "4", "--dist", "worksteal"]
 CLONE_ONLY = {
     "test": "tests", "bench": "benchmarks", "evaluate": "miniature/evaluation", "train miniature": "miniature/recipes",
 }  # fmt: skip
+# Scripts in benchmarks/, by the name that `bench` takes.
+BENCHMARKS = {
+    "sfags": "sfags.py", "encoder": "encoder.py", "startup": "startup.py", "image": "image.py", "mixed": "mixed.py",
+    "f2d": "f2d.py", "facea": "facea.py", "miniature": "miniature.py", "code": "code_figures.py", "cuda": "on_cuda.py",
+}  # fmt: skip
 
 
 def main(arguments: list) -> int:
@@ -49,7 +54,7 @@ def main(arguments: list) -> int:
 
 
 def parse(arguments: list) -> argparse.Namespace:
-    """The command and its options; what the command hands on to another program is in `rest`."""
+    """Return the command and its options; what the command hands on to another program is in `rest`."""
     parser = argparse.ArgumentParser(prog="likeness.py", description=__doc__)
     shown = "{demo,test,check,host,weights,identities,train,miniature,evaluate,bench}"
     commands = parser.add_subparsers(dest="command", required=True, metavar=shown)
@@ -64,8 +69,9 @@ def parse(arguments: list) -> argparse.Namespace:
     commands.add_parser("miniature", help="draw people: a sheet, or portraits to train on", add_help=False)
     commands.add_parser("evaluate", help="measure every method in the miniature, and write its report", add_help=False)
     bench = commands.add_parser("bench", help="measure speed and memory; the results are printed as markdown")
+    bench.add_argument("name", choices=BENCHMARKS)
     bench.add_argument(
-        "name", choices=["sfags", "encoder", "startup", "image", "mixed", "f2d", "facea", "miniature", "code"]
+        "arguments", nargs=argparse.REMAINDER, help="handed on to the benchmark: cuda -h says which it takes"
     )
     commands.add_parser("_workflows")
     for command in (demo, host):
@@ -73,7 +79,7 @@ def parse(arguments: list) -> argparse.Namespace:
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command not in ("test", "host", "weights", "train", "miniature", "evaluate"):
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
-    options.rest = rest
+    options.rest = options.arguments if options.command == "bench" else rest
     return options
 
 
@@ -135,7 +141,7 @@ def weights(options: argparse.Namespace, comfy: Path | None = None) -> int:
 
 
 def runs_here(rest: list) -> bool:
-    """Whether this Python, say that of the user's ComfyUI, is enough for the `weights` command: nothing is set up."""
+    """Return whether this Python, say that of the user's ComfyUI, is enough for the `weights` command."""
     from likeness.weights import command
 
     return command.runs_here(rest)
@@ -151,13 +157,13 @@ def identities(options: argparse.Namespace) -> int:
         print(f"There is no folder {gone[0]}.", file=sys.stderr)
         return 1
     bases = [base for base in (environment.find_host(), environment.BASE) if base]
-    places = [base / part / kind for base in bases for kind in ("face_id", "facea") for part in ("models", "output")]
+    folders = [base / part / kind for base in bases for kind in ("face_id", "facea") for part in ("models", "output")]
 
-    def told(path: Path) -> str:
+    def describe(path: Path) -> str:
         return facea_list.entry(path) or identity_list.entry(path)
 
     sys.stdout.reconfigure(errors="replace")  # a note may hold letters that this terminal has not
-    print(*identity_list.lines(options.folder or places, told), sep="\n")
+    print(*identity_list.lines(options.folder or folders, describe), sep="\n")
     return 0
 
 
@@ -183,9 +189,9 @@ def evaluate(options: argparse.Namespace, comfy: Path) -> int:
 
 
 def bench(options: argparse.Namespace, comfy: Path | None = None) -> int:
-    """Run one benchmark; `code` alone needs no host."""
-    script = ROOT / "benchmarks" / ("code_figures.py" if options.name == "code" else f"{options.name}.py")
-    return subprocess.call([sys.executable, script], env={**os.environ, "COMFYUI_PATH": str(comfy)})
+    """Run one benchmark and return its exit code; `code` alone needs no host."""
+    script = ROOT / "benchmarks" / BENCHMARKS[options.name]
+    return subprocess.call([sys.executable, script, *options.rest], env={**os.environ, "COMFYUI_PATH": str(comfy)})
 
 
 def workflows(options: argparse.Namespace, comfy: Path) -> int:

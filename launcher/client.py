@@ -1,4 +1,4 @@
-"""A small client for a running ComfyUI: queue a graph, follow it, fetch its pictures."""
+"""A small client for a running ComfyUI: queue a graph, follow it, fetch its images."""
 
 import json
 import uuid
@@ -17,7 +17,7 @@ class GraphError(Exception):
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageFile:
     """One file a node left: its bytes as saved, and what the host says of it (filename, subfolder, type)."""
 
     data: bytes
@@ -25,12 +25,12 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Result:
-    """What came of a prompt: "success" or "interrupted", the host's history entry, and the pictures by node id."""
+class GraphResult:
+    """What came of a prompt: "success" or "interrupted", the host's history entry, and the images by node id."""
 
     status: str
     history: dict
-    images: dict[str, list[Picture]]
+    images: dict[str, list[ImageFile]]
 
 
 class Client:
@@ -48,13 +48,13 @@ class Client:
         await self.session.close()
 
     async def upload_image(self, path: Path) -> str:
-        """Put a picture into the host's input folder and return the name LoadImage knows it by."""
+        """Put an image into the host's input folder and return the name LoadImage knows it by."""
         form = aiohttp.FormData({"overwrite": "true"})
         form.add_field("image", path.read_bytes(), filename=path.name)
         async with self.session.post("/upload/image", data=form, raise_for_status=True) as answer:
             return (await answer.json())["name"]
 
-    async def run(self, prompt: Prompt, on_progress: Progress = lambda *_: None) -> Result:
+    async def run(self, prompt: Prompt, on_progress: Progress = lambda *_: None) -> GraphResult:
         """Queue a graph and wait for its end.
 
         Raises:
@@ -65,22 +65,22 @@ class Client:
             status = await self._follow(socket, prompt_id, on_progress)
         history = (await self._get(f"/history/{prompt_id}"))[prompt_id]
         images = {
-            node: [await self._picture(info) for info in output["images"]]
+            node: [await self._fetch(info) for info in output["images"]]
             for node, output in history["outputs"].items()
             if "images" in output
         }
-        return Result(status, history, images)
+        return GraphResult(status, history, images)
 
     async def interrupt(self) -> None:
         """Stop what is running."""
         await self.session.post("/interrupt", raise_for_status=True)
 
     async def object_info(self) -> dict:
-        """The description of every node the host has, by class."""
+        """Return the description of every node the host has, by class."""
         return await self._get("/object_info")
 
     async def models(self, folder: str) -> list[str]:
-        """The files in one of the host's model folders; none if there is no such folder."""
+        """Return the files in one of the host's model folders; none if there is no such folder."""
         async with self.session.get(f"/models/{folder}") as answer:
             return await answer.json() if answer.status == 200 else []
 
@@ -93,7 +93,7 @@ class Client:
             reply = await answer.json()
         # With some nodes faulty the host answers 200 and runs what does not depend on them.
         if answer.status != 200 or reply["node_errors"]:
-            raise GraphError(_refusal(reply, prompt))
+            raise GraphError(_explain_refusal(reply, prompt))
         return reply["prompt_id"]
 
     async def _follow(self, socket: aiohttp.ClientWebSocketResponse, prompt_id: str, on_progress: Progress) -> str:
@@ -106,7 +106,9 @@ class Client:
             if data.get("prompt_id") != prompt_id:
                 continue
             if kind == "progress_state":
-                _report(data["nodes"], on_progress)
+                for node in data["nodes"].values():
+                    if node["state"] == "running":
+                        on_progress(node["display_node_id"], node["value"], node["max"])
             elif kind == "execution_error":
                 raise GraphError(f"{data['node_type']} (node {data['node_id']}): {data['exception_message'].strip()}")
             elif kind == "execution_interrupted":
@@ -115,19 +117,13 @@ class Client:
                 return status
         raise GraphError("The host went away before the graph was done; its log says why.")
 
-    async def _picture(self, info: dict) -> Picture:
+    async def _fetch(self, info: dict) -> ImageFile:
         async with self.session.get("/view", params=info, raise_for_status=True) as answer:
-            return Picture(await answer.read(), info)
+            return ImageFile(await answer.read(), info)
 
 
-def _report(nodes: dict[str, dict], on_progress: Progress) -> None:
-    for node in nodes.values():
-        if node["state"] == "running":
-            on_progress(node["display_node_id"], node["value"], node["max"])
-
-
-def _refusal(reply: dict, prompt: Prompt) -> str:
-    """The host's reasons for not taking a graph, one line a reason."""
+def _explain_refusal(reply: dict, prompt: Prompt) -> str:
+    """Return the host's reasons for not taking a graph, one line a reason."""
     lines = [
         f"{prompt[node]['class_type']} (node {node}): {error['message']}: {error['details']}"
         for node, errors in reply.get("node_errors", {}).items()

@@ -39,28 +39,28 @@ sys.meta_path.insert(0, DeclareOperators())
 
 
 def imports(package: str) -> bool:
-    """Whether a fresh Python can import `package`."""
+    """Return whether a fresh Python can import `package`."""
     return subprocess.run([sys.executable, "-c", f"import {package}"], capture_output=True).returncode == 0
 
 
-def declare_torchvision_operators(site: Path) -> None:
+def declare_torchvision_operators(packages: Path) -> None:
     """Install the import hook `DECLARE` into the environment's site-packages."""
-    (site / "torchvision_operators.py").write_text(DECLARE, encoding="utf-8")
-    (site / "torchvision_operators.pth").write_text("import torchvision_operators\n", encoding="utf-8")
+    (packages / "torchvision_operators.py").write_text(DECLARE, encoding="utf-8")
+    (packages / "torchvision_operators.pth").write_text("import torchvision_operators\n", encoding="utf-8")
 
 
-def set_aside_torchaudio_extension(site: Path) -> None:
+def set_aside_torchaudio_extension(packages: Path) -> None:
     """Rename torchaudio's compiled parts: it works in plain Python when it finds none."""
-    for compiled in (site / "torchaudio" / "lib").glob("*.so"):
+    for compiled in (packages / "torchaudio" / "lib").glob("*.so"):
         compiled.rename(compiled.with_suffix(".so.needs-cuda"))
 
 
 def main() -> int:
-    site = Path(sysconfig.get_paths()["platlib"])
+    packages = Path(sysconfig.get_paths()["platlib"])
     if not imports("torchvision"):
-        declare_torchvision_operators(site)
+        declare_torchvision_operators(packages)
     if not imports("torchaudio"):
-        set_aside_torchaudio_extension(site)
+        set_aside_torchaudio_extension(packages)
     return subprocess.run([sys.executable, "-c", "import torch, torchvision, torchaudio"]).returncode
 
 

@@ -1,4 +1,4 @@
-"""A first look at the extension: one picture without and with the adapter, and a sheet of all steps."""
+"""A first look at the extension: one image without and with the adapter, and a sheet of all steps."""
 
 import asyncio
 import copy
@@ -15,7 +15,7 @@ from ..host_process import BASE, ROOT, SetupError
 from ..miniature import demo as miniature_demo
 from ..weights import paths
 from . import hosting
-from .client import Client, GraphError, Progress, Prompt, Result
+from .client import Client, GraphError, GraphResult, Progress, Prompt
 
 WORKFLOW = ROOT / "workflows" / "api" / "fact_text_to_image.json"
 REFERENCE = ROOT / "workflows" / "assets" / "astronaut.png"
@@ -32,7 +32,7 @@ IN_MINIATURE = (
 
 
 def main(comfy: Path, port: int | None) -> int:
-    """Make the pictures and the sheet under output/demo and print where they are.
+    """Make the images and the sheet under output/demo and print where they are.
 
     Raises:
         SetupError: the host did not start, or a graph failed.
@@ -42,7 +42,7 @@ def main(comfy: Path, port: int | None) -> int:
     print("starting ComfyUI ...", flush=True)
     try:
         with hosting.start(BASE, comfy, port=port) as host:
-            files = asyncio.run(_made(host.url))
+            files = asyncio.run(_make(host.url))
     except GraphError as error:
         raise SetupError(f"The demo graph did not run.\n{error}", f"The host's log is {host.log}.") from error
     print(*files, sep="\n")
@@ -50,12 +50,12 @@ def main(comfy: Path, port: int | None) -> int:
     return 0
 
 
-async def _made(url: str) -> list[Path]:
+async def _make(url: str) -> list[Path]:
     """Have the server make everything, with the published weights where all are there, and return the files."""
     prompt = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     async with Client(url) as client:
         present = {name for folder in MODEL_FOLDERS for name in await client.models(folder)}
-        if missing := missing_weights(prompt, present):
+        if missing := find_missing(prompt, present):
             print(f"missing: {', '.join(missing)}\n{IN_MINIATURE}")
             return await miniature_demo.make(client, OUTPUT)
         use_free_detector(prompt, present)
@@ -68,8 +68,8 @@ async def _made(url: str) -> list[Path]:
     return save(results)
 
 
-def missing_weights(prompt: Prompt, present: set[str]) -> list[str]:
-    """The published files that the graph names and that are not among those `present` in the host's model folders."""
+def find_missing(prompt: Prompt, present: set[str]) -> list[str]:
+    """Return the published files that the graph names and that are not `present` in the host's model folders."""
     nodes = [node for node in prompt.values() if node["class_type"] in WEIGHTS]
     named = [value for node in nodes for key, value in node["inputs"].items() if key.endswith("_name")]
     # A fetched PyTorch file was rewritten.
@@ -93,14 +93,14 @@ def set_inputs(prompt: Prompt, node_class: str, **inputs) -> None:
 
 
 def without_adapter(prompt: Prompt) -> Prompt:
-    """The same graph with the adapter at strength 0, where it leaves the base model as it is."""
+    """Return the same graph with the adapter at strength 0, where it leaves the base model as it is."""
     off = copy.deepcopy(prompt)
     set_inputs(off, "LikenessApplyFACT", strength=0.0)
     return off
 
 
 def progress_line(label: str, prompt: Prompt) -> Progress:
-    """A progress callback: one line that is updated on a terminal, a line for each node elsewhere."""
+    """Return a progress callback: one line that is updated on a terminal, a line for each node elsewhere."""
     shown = ""
 
     def show(node: str, value: float, maximum: float) -> None:
@@ -120,31 +120,31 @@ def _print_line(text: str, end: str = "\n") -> None:
     print(text.ljust(LINE_WIDTH) if sys.stdout.isatty() else text, end=end, flush=True)
 
 
-def save(results: dict[str, tuple[Prompt, Result]]) -> list[Path]:
-    """Save the result pictures and the sheet, and return the files."""
+def save(results: dict[str, tuple[Prompt, GraphResult]]) -> list[Path]:
+    """Save the resulting images and the sheet, and return the files."""
     off, on = OUTPUT / "adapter_off.png", OUTPUT / "adapter_on.png"
     for file, label in (off, "adapter off"), (on, "adapter on"):
-        file.write_bytes(picture_of(*results[label], "SaveImage", "Result"))
+        file.write_bytes(image_of(*results[label], "SaveImage", "Result"))
     without, with_adapter = Image.open(off), Image.open(on)
-    difference, factor = graphics.amplified_difference(without, with_adapter)
+    difference, factor = graphics.amplify_difference(without, with_adapter)
     panels = [
         ("Reference", Image.open(REFERENCE)),
-        ("Found face", _open(picture_of(*results["adapter on"], "PreviewImage", "Found face"))),
-        ("Aligned crop", _open(picture_of(*results["adapter on"], "PreviewImage", "Aligned crop"))),
+        ("Found face", _open(image_of(*results["adapter on"], "PreviewImage", "Found face"))),
+        ("Aligned crop", _open(image_of(*results["adapter on"], "PreviewImage", "Aligned crop"))),
         ("Adapter off", without),
         ("Adapter on", with_adapter),
         (f"Difference, amplified {factor} times", difference),
     ]
     page = OUTPUT / "sheet.png"
-    graphics.draw("FaceChain-FACT: one photo's way through the graph", panels).save(page)
+    graphics.draw_sheet("FaceChain-FACT: one photo's way through the graph", panels).save(page)
     return [off, on, page]
 
 
-def picture_of(prompt: Prompt, result: Result, node_class: str, title: str) -> bytes:
-    """The first picture that the node of this class and title left.
+def image_of(prompt: Prompt, result: GraphResult, node_class: str, title: str) -> bytes:
+    """Return the first image that the node of this class and title left.
 
     Raises:
-        GraphError: there is no such node, or it left no picture.
+        GraphError: there is no such node, or it left none.
     """
     for node_id, node in prompt.items():
         titled = (node["class_type"], node.get("_meta", {}).get("title")) == (node_class, title)

@@ -75,7 +75,7 @@ def prepare() -> Path:
         make_venv(VENV, INSTALL_LOG)
     comfy = comfy or fetch_host(PYTHON, HOST / "ComfyUI", INSTALL_LOG)
     wanted = requirements(comfy)
-    if not _is_installed(wanted):
+    if unfinished or _stamp_file(VENV).read_text(encoding="utf-8") != stamp(wanted):
         if not unfinished:
             make_venv(VENV, INSTALL_LOG)
         install(PYTHON, wanted, INSTALL_LOG)
@@ -86,7 +86,7 @@ def prepare() -> Path:
 
 
 def find_host() -> Path | None:
-    """The ComfyUI that is there already: $COMFYUI_PATH, the one this checkout lies in, or the one fetched before.
+    """Return the ComfyUI that is there already: $COMFYUI_PATH, the one around this checkout, or the one fetched before.
 
     Raises:
         SetupError: COMFYUI_PATH names a folder without a ComfyUI.
@@ -103,12 +103,12 @@ def find_host() -> Path | None:
 
 
 def is_comfy(folder: Path) -> bool:
-    """Whether `folder` holds ComfyUI's source."""
+    """Return whether `folder` holds ComfyUI's source."""
     return (folder / "main.py").is_file() and (folder / "comfy").is_dir()
 
 
 def requirements(comfy: Path) -> list[str]:
-    """Everything pip resolves together: torch, what the host needs, and the `dev` extra of this project."""
+    """Return everything pip resolves together: torch, what the host needs, and the `dev` extra of this project."""
     version = cpu_torch_version(os.environ.get("PIP_FIND_LINKS", ""))
     torch = [f"torch=={version}", *TORCH[1:]] if version else [*TORCH]
     host = trim_requirements((comfy / "requirements.txt").read_text(encoding="utf-8"))
@@ -117,7 +117,7 @@ def requirements(comfy: Path) -> list[str]:
 
 
 def trim_requirements(text: str) -> list[str]:
-    """The lines of a requirements file without the torch family, which is pinned apart, and without `NOT_NEEDED`."""
+    """Return a requirements file's lines without the torch family, which is pinned apart, and without `NOT_NEEDED`."""
     left_out = NOT_NEEDED | {_package_name(line) for line in TORCH}
     lines = (line.split("#")[0].strip() for line in text.splitlines())
     return [line for line in lines if line and _package_name(line) not in left_out]
@@ -128,7 +128,7 @@ def _package_name(requirement: str) -> str:
 
 
 def cpu_torch_version(find_links: str) -> str | None:
-    """Version, e.g. "2.13.0+cpu", of a CPU build of torch for this Python in the folders that PIP_FIND_LINKS names."""
+    """Return the version, e.g. "2.13.0+cpu", of a CPU torch for this Python in the folders `find_links`, or None."""
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
     for folder in map(Path, find_links.split()):
         for wheel in sorted(folder.glob(f"torch-2.13.*+cpu-{tag}-*.whl"), reverse=True):
@@ -137,7 +137,7 @@ def cpu_torch_version(find_links: str) -> str | None:
 
 
 def stamp(wanted: list[str]) -> str:
-    """A digest that changes with anything that decides what the install puts into `.venv`."""
+    """Return a digest that changes with anything that decides what the install puts into `.venv`."""
     # Not which build of torch: one that is there and works is not thrown away because PIP_FIND_LINKS is not set today.
     others = (line for line in wanted if _package_name(line) != "torch")
     decisive = [sys.version, INSIGHTFACE, TORCH[0], *others]
@@ -146,11 +146,6 @@ def stamp(wanted: list[str]) -> str:
 
 def _stamp_file(venv: Path) -> Path:
     return venv / "installed.sha256"
-
-
-def _is_installed(wanted: list[str]) -> bool:
-    file = _stamp_file(VENV)
-    return file.is_file() and file.read_text(encoding="utf-8") == stamp(wanted)
 
 
 def make_venv(venv: Path, log: Path) -> None:
@@ -306,7 +301,7 @@ def _pip(python: Path, arguments: list[str], log: Path) -> None:
 
 
 def pip_complaint(output: str) -> str:
-    """One sentence out of what pip printed before it gave up."""
+    """Return one sentence out of what pip printed before it gave up."""
     missing = re.search(r"(?:No matching distribution found for|satisfies the requirement) (\S+)", output)
     if missing:
         return f"pip could not get {missing[1]}."

@@ -21,7 +21,7 @@ LOG_LINES_SHOWN = 15
 
 
 @dataclass(frozen=True)
-class Host:
+class RunningHost:
     """A running server: where it answers, its process, and the file with its output."""
 
     url: str
@@ -36,7 +36,7 @@ def start(
     python: Path = Path(sys.executable),
     port: int | None = None,
     extra_args: Sequence[str] = (),
-) -> Iterator[Host]:
+) -> Iterator[RunningHost]:
     """Run the ComfyUI at `comfy` with `base` as its base directory until the `with` block ends.
 
     Args:
@@ -46,12 +46,12 @@ def start(
     Raises:
         SetupError: the port is taken, or the server ended or stayed silent instead of answering.
     """
-    port = _free_port() if port is None else _checked_port(port)
+    port = _choose_port(port)
     log = base.parent / "host.log"
     command = [python, "main.py", *_arguments(base, port), *extra_args]
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=comfy, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-    host = Host(f"http://127.0.0.1:{port}", process, log)
+    host = RunningHost(f"http://127.0.0.1:{port}", process, log)
     try:
         _wait_until_it_answers(host)
         yield host
@@ -59,14 +59,12 @@ def start(
         _stop(process)
 
 
-def _free_port() -> int:
+def _choose_port(port: int | None) -> int:
+    """Return `port`, or a free one for None; raise SetupError where it is taken."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _checked_port(port: int) -> int:
-    with socket.socket() as probe:
+        if port is None:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise SetupError(
                 f"Port {port} is taken: another program answers there.",
@@ -83,25 +81,22 @@ def _arguments(base: Path, port: int) -> list[str | Path]:
     ]  # fmt: skip
     if extra_models_file(base).exists():
         arguments += ["--extra-model-paths-config", extra_models_file(base)]
-    if not _has_gpu():
+    import torch
+
+    if not (torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()):
         # The host's own choice on the CPU, sub-quadratic attention, is several times slower.
         arguments += ["--cpu", "--use-pytorch-cross-attention"]
     return arguments
 
 
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
-
-
-def _wait_until_it_answers(host: Host) -> None:
+def _wait_until_it_answers(host: RunningHost) -> None:
     # The system's proxy settings must not apply to the machine itself.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     limit = time.monotonic() + START_LIMIT
     while time.monotonic() < limit:
         if host.process.poll() is not None:
-            failed = f"ComfyUI ended while starting. The end of its log:\n{_last_lines(host.log)}"
+            lines = host.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+            failed = "\n".join(["ComfyUI ended while starting. The end of its log:", *lines])
             raise SetupError(failed, _advice(host.log))
         try:
             with opener.open(f"{host.url}/system_stats", timeout=5):
@@ -109,10 +104,6 @@ def _wait_until_it_answers(host: Host) -> None:
         except OSError:  # nothing listens yet; urllib's errors are OSErrors
             time.sleep(0.2)
     raise SetupError(f"ComfyUI did not answer within {START_LIMIT} seconds.", _advice(host.log))
-
-
-def _last_lines(log: Path) -> str:
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES_SHOWN:])
 
 
 def _advice(log: Path) -> str:

@@ -1,4 +1,4 @@
-"""Best of N: the order of a batch of pictures by what is to be scored (docs/papers.md 7.4)."""
+"""Best of N: the order of a batch of images by their scores (docs/papers.md 7.4)."""
 
 from typing import NamedTuple
 
@@ -8,16 +8,16 @@ from .scores import harmonic_mean
 
 
 class Ranking(NamedTuple):
-    """order: indices of the pictures from best to worst; scores: by name, the first being what the order is made by."""
+    """order: indices of the images from best to worst; scores: by name, the first being what the order is made by."""
 
     order: list[int]
     scores: dict[str, torch.Tensor]
 
 
-def ranked(identity: torch.Tensor, text: torch.Tensor | None = None) -> Ranking:
-    """Rank by identity x text where there are text scores, else by identity.
+def rank(identity: torch.Tensor, text: torch.Tensor | None = None) -> Ranking:
+    """Rank images by their scores [n]: by identity x text where there are text scores, else by identity.
 
-    Of equals, such as pictures without a face, the one with the better text, then the earlier one, is better.
+    Of equals, such as images without a face, the one with the better text, then the earlier one, is better.
     """
     scores = {"identity": identity}
     if text is not None:

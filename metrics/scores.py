@@ -1,4 +1,4 @@
-"""Identity and text scores of a batch of pictures, by the user's recogniser and CLIP (docs/papers.md 7)."""
+"""Identity and text scores of a batch of images, by the user's recogniser and CLIP (docs/papers.md 7)."""
 
 import comfy.sd
 import comfy.sd1_clip
@@ -13,24 +13,24 @@ from ..faces.types import Faces
 
 
 def harmonic_mean(*scores: torch.Tensor) -> torch.Tensor:
-    """n / (1/s_1 + ... + 1/s_n) of scores clamped at 0 from below: Identity x Text (docs/papers.md 7.3).
+    """Return n / (1/s_1 + ... + 1/s_n) of scores clamped at 0 from below: Identity x Text (docs/papers.md 7.3).
 
-    scores: one or more of one shape, a number for each picture; the paper takes three of identity and three of text,
-    and prints the mean over pictures. 0 where one is 0.
+    scores: one or more of one shape, a number for each image; the paper takes three of identity and three of text,
+    and prints the mean over images. 0 where one is 0.
     """
     clamped = torch.stack(scores).clamp(min=0).abs()  # -0 stays itself in clamp, and would have the reciprocal -inf
     return len(scores) / clamped.reciprocal().sum(dim=0)
 
 
 def geometric_mean(*scores: torch.Tensor) -> torch.Tensor:
-    """(s_1 ... s_n)^(1/n) of scores clamped and given as to `harmonic_mean` (docs/papers.md 7.3)."""
+    """Return (s_1 ... s_n)^(1/n) of scores clamped and given as to `harmonic_mean` (docs/papers.md 7.3)."""
     return torch.stack(scores).clamp(min=0).log().mean(dim=0).exp()
 
 
 def identity_scores(encoder: FaceEncoder, faces: Faces, face_id: FaceId) -> torch.Tensor:
-    """For every picture the cosine [n] of its face to the person: the mean over the person's photos.
+    """Return for every image the cosine [n] of its face to the person: the mean over the person's photos.
 
-    Of several faces in a picture the one most like the person counts; a picture without a face has 0. The crops are
+    Of several faces in an image the one most like the person counts; an image without a face has 0. The crops are
     made as the person's were. Raises ValueError where `encoder` is not the one that read the person.
     """
     if (encoder.kind, encoder.sha256) != (face_id.encoder, face_id.sha256):
@@ -38,34 +38,34 @@ def identity_scores(encoder: FaceEncoder, faces: Faces, face_id: FaceId) -> torc
             f"The identity was encoded by {face_id.file} ({face_id.encoder}), but {encoder.name} ({encoder.kind}) is "
             "connected: only vectors of one encoder can be compared. Connect the Load Face Encoder that read it."
         )
-    counts = [len(found) for found in faces.per_image]
+    counts = list(map(len, faces.per_image))
     crops = align_faces(faces, encoder.crop_size, head_masks(faces) if face_id.masked else None)
     if not sum(counts):
         return torch.zeros(len(counts))
-    own = encoder.encode(crops, face_id.masked).embedding
-    cosines = (own.cpu() @ face_id.embedding.cpu().T).mean(dim=1)
+    vectors = encoder.encode(crops, face_id.masked).embedding
+    cosines = (vectors.cpu() @ face_id.embedding.cpu().T).mean(dim=1)
     return torch.stack([part.max() if len(part) else torch.tensor(0.0) for part in cosines.split(counts)])
 
 
 def text_scores(clip, clip_vision, images: torch.Tensor, text: str) -> torch.Tensor:
-    """For every picture [n, H, W, 3] the cosine [n] of CLIP's image and text embeddings: CLIP-T, 1 at most.
+    """Return for every image [n, H, W, 3] the cosine [n] of CLIP's image and text embeddings: CLIP-T, 1 at most.
 
     Raises ValueError where text encoder and vision network are not two halves of one CLIP.
     """
-    picture = clip_vision.encode_image(images).image_embeds.float().cpu()
+    vectors = clip_vision.encode_image(images).image_embeds.float().cpu()
     words = text_embedding(clip, text)
-    if picture.shape[1] != words.shape[1]:
+    if vectors.shape[1] != words.shape[1]:
         raise ValueError(
-            f"The text encoder embeds into {words.shape[1]} numbers and the vision network into {picture.shape[1]}: "
+            f"The text encoder embeds into {words.shape[1]} numbers and the vision network into {vectors.shape[1]}: "
             "they are not two halves of one CLIP. Load both of the same model, for instance clip-vit-large-patch14."
         )
-    return cosine_similarity(picture, words)
+    return cosine_similarity(vectors, words)
 
 
 def text_embedding(clip, text: str) -> torch.Tensor:
-    """CLIP's projected embedding [1, d] of a text, of its first 77 tokens, in float32.
+    """Return CLIP's projected embedding [1, d] of a text, of its first 77 tokens, in float32.
 
-    Raises ValueError where the text encoder has no projection to the space it shares with pictures.
+    Raises ValueError where the text encoder has no projection to the space it shares with images.
     """
     model = clip.cond_stage_model
     projected = not _lacks_projection(clip)
@@ -86,7 +86,7 @@ def text_embedding(clip, text: str) -> torch.Tensor:
 
 
 def _lacks_projection(clip) -> bool:
-    """SD 1.x checkpoints hold no text projection; the host would compute with whatever lies in memory."""
+    """Return whether an SD 1.x checkpoint holds no projection; the host would compute with whatever lies in memory."""
     loader = (clip.patcher.cached_patcher_init or (None,))[0]
     is_sd1 = isinstance(clip.cond_stage_model, comfy.sd1_clip.SD1ClipModel)
     return is_sd1 and loader is comfy.sd.load_checkpoint_clip_patcher

@@ -1,6 +1,6 @@
 """Is it the person, is it the prompt: cosines of embeddings that a recogniser or CLIP has made (docs/papers.md 7).
 
-A picture without a face has NaN as its identity score, so that it can be counted apart.
+An image without a face has NaN as its identity score, so that it can be counted apart.
 """
 
 from typing import NamedTuple
@@ -10,35 +10,35 @@ from torch.nn.functional import cosine_similarity, normalize
 
 
 def identity_similarity(embeddings: torch.Tensor, references: torch.Tensor, detected: torch.Tensor) -> torch.Tensor:
-    """For every picture the mean cosine [n], -1..1, to their person's; NaN without a face (docs/papers.md 7.1).
+    """Return for every image the mean cosine [n], -1..1, to its person's; NaN without a face (docs/papers.md 7.1).
 
     embeddings: [n, d], of any length, where no face was found anything; references: [n, k, d], or [1, k, d] where all
-    pictures are of one person; detected: [n] bool.
+    images are of one person; detected: [n] bool.
     """
     cosines = cosine_similarity(embeddings[:, None], references, dim=-1).mean(dim=-1)
     return cosines.where(detected, torch.nan)
 
 
 class IdentitySummary(NamedTuple):
-    """found: mean over pictures with a face, NaN without any; all: mean with 0 for the others, as papers print it."""
+    """detected: mean over images with a face, NaN without any; all: mean with 0 for the others, as papers print it."""
 
-    found: float
+    detected: float
     all: float
     undetected: int
 
 
 def identity_summary(similarity: torch.Tensor) -> IdentitySummary:
-    """The means of identity scores [n], NaN where no face was found, and how many those are (docs/papers.md 7.1)."""
+    """Return the means of identity scores [n], and how many of them are NaN for want of a face (docs/papers.md 7.1)."""
     undetected = int(similarity.isnan().sum())
     return IdentitySummary(float(similarity.nanmean()), float(similarity.nan_to_num().mean()), undetected)
 
 
 def pair_cosines(embeddings: torch.Tensor, people: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines of all pairs of pictures: [s] of two pictures of one person, [t] of two people.
+    """Return the cosines of all pairs of images: [s] of two images of one person, [t] of two people.
 
-    Of real pictures the first ones' mean is what a method can reach at best, the second ones' the level of chance.
+    Of real images the first ones' mean is what a method can reach at best, the second ones' the level of chance.
 
-    embeddings: [n, d] of any length; people: [n], the number of each picture's person.
+    embeddings: [n, d] of any length; people: [n], the number of each image's person.
     """
     unit = normalize(embeddings, dim=-1)
     first, second = torch.triu_indices(len(unit), len(unit), offset=1)
@@ -47,19 +47,19 @@ def pair_cosines(embeddings: torch.Tensor, people: torch.Tensor) -> tuple[torch.
     return cosines[same], cosines[~same]
 
 
-def text_similarity(pictures: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
-    """CLIP-T (docs/papers.md 7.2): the cosine [n] of embeddings of pictures [n, d] and prompts [n, d] or [1, d]."""
-    return cosine_similarity(pictures, prompts, dim=-1)
+def text_similarity(images: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
+    """Return CLIP-T, the cosine [n] of embeddings of images [n, d], prompts [n, d] or [1, d] (docs/papers.md 7.2)."""
+    return cosine_similarity(images, prompts, dim=-1)
 
 
 def directional_similarity(
-    pictures: torch.Tensor, reference_pictures: torch.Tensor, prompts: torch.Tensor, reference_prompts: torch.Tensor
+    images: torch.Tensor, reference_images: torch.Tensor, prompts: torch.Tensor, reference_prompts: torch.Tensor
 ) -> torch.Tensor:
-    """dCLIP [n] (docs/papers.md 7.2): does the picture differ from a plain one as its prompt from the plain one?
+    """Return dCLIP [n]: does the image differ from a plain one as its prompt from the plain one? (docs/papers.md 7.2)
 
         cos(E_img(x) - E_img(x_ref), E_txt(p) - E_txt(p_ref))
 
-    All are CLIP's embeddings, [n, d] or [1, d]; the references those of "a photo of a person" and of a picture made
-    with it. 0 where picture or prompt do not differ.
+    All are CLIP's embeddings, [n, d] or [1, d]; the references those of "a photo of a person" and of an image made
+    with it. 0 where image or prompt do not differ.
     """
-    return cosine_similarity(pictures - reference_pictures, prompts - reference_prompts, dim=-1)
+    return cosine_similarity(images - reference_images, prompts - reference_prompts, dim=-1)

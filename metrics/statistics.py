@@ -15,14 +15,14 @@ class Spread(NamedTuple):
 
 
 def spread(values: torch.Tensor) -> Spread:
-    """Mean and spread of scores [seeds, n] of the same n pictures made with several seeds; NaN scores are left out."""
+    """Return mean and spread of scores [seeds, n] of the same n images with several seeds; NaN scores are left out."""
     means = values.double().nanmean(dim=1)
     deviation = float(means.std()) if len(means) > 1 else float("nan")
     return Spread(float(means.mean()), deviation, deviation / len(means) ** 0.5)
 
 
 def separation(same: torch.Tensor, different: torch.Tensor) -> float:
-    """The area under the ROC curve, 0..1: how often a score of `same` [s] exceeds one of `different` [t].
+    """Return the area under the ROC curve, 0..1: how often a score of `same` [s] exceeds one of `different` [t].
 
     Equals count half; 0.5 is chance. NaN where either is empty. The scores are finite.
     """
@@ -33,7 +33,7 @@ def separation(same: torch.Tensor, different: torch.Tensor) -> float:
 
 
 def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
-    """The squared Frechet distance of features [n, d] and [m, d] taken as Gaussian, as FID's (docs/papers.md 7.5).
+    """Return the squared Frechet distance of features [n, d] and [m, d] taken as Gaussian, as FID (docs/papers.md 7.5).
 
         |mu_1 - mu_2|^2 + tr C_1 + tr C_2 - 2 tr (C_1 C_2)^(1/2)
 
@@ -52,16 +52,16 @@ def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
 
 
 def _covariance_root(features: torch.Tensor) -> torch.Tensor:
-    """R [min(n, d), d] with R^T R the unbiased covariance of the features [n, d], in float64."""
+    """Return R [min(n, d), d] with R^T R the unbiased covariance of the features [n, d], in float64."""
     features = features.double()
     centred = (features - features.mean(dim=0)) / (len(features) - 1) ** 0.5
     return torch.linalg.qr(centred, mode="r").R
 
 
 def chance_of_best(scores: torch.Tensor, n: int) -> torch.Tensor:
-    """For every picture the probability [pairs, M] to have the best score among n drawn from its row's M.
+    """Return for every image the probability [pairs, M] to have the best score among n taken from its row's M.
 
-    The picture with j better ones is the best of C(M - 1 - j, n - 1) of all C(M, n) subsets; of equals the earlier one
+    The image with j better ones is the best of C(M - 1 - j, n - 1) of all C(M, n) subsets; of equals the earlier one
     is better. Raises ValueError for n outside 1..M and for scores [pairs, M] that are NaN.
     """
     count = scores.shape[1]
@@ -78,9 +78,9 @@ def chance_of_best(scores: torch.Tensor, n: int) -> torch.Tensor:
 
 
 def best_of_curve(chosen_by: torch.Tensor, values: torch.Tensor) -> dict[int, float]:
-    """For N = 1, 2, 4, ... up to M the expected value of the best picture of N: docs/papers.md 7.4.
+    """Return for N = 1, 2, 4, ... up to M the expected value of the best image of N (docs/papers.md 7.4).
 
-    The exact mean over all subsets of the M pictures of a pair of person and prompt, then over the pairs. chosen_by,
+    The exact mean over all subsets of the M images of a pair of person and prompt, then over the pairs. chosen_by,
     values: [pairs, M], the scores that choose and those looked up at the chosen, without NaN; the same for the curve
     of the choosing score.
     """

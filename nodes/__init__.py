@@ -22,7 +22,7 @@ from . import (  # noqa: E402
     interop,
     ip_adapter,
     masks,
-    refine,
+    refine_faces,
     weights,
 )
 
@@ -36,7 +36,7 @@ class LikenessExtension(ComfyExtension):
             *identity.NODES,
             *fact.NODES,
             *inpaint.NODES,
-            *refine.NODES,
+            *refine_faces.NODES,
             *facea_train.NODES,
             *facea.NODES,
             *face2diffusion.NODES,

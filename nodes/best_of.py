@@ -1,12 +1,12 @@
-"""Best of N: make several pictures, keep the best."""
+"""Best of N: make several images, keep the best."""
 
 from comfy_api.latest import io, ui
 
 from ..adapters.face_prompt import with_class_words
 from ..faces.detector import detect_faces
-from ..metrics.ranking import ranked
+from ..metrics.ranking import rank
 from ..metrics.scores import identity_scores, text_scores
-from ..metrics.table import score_table
+from ..metrics.table import draw_scores
 from .inputs import class_words
 from .sockets import FaceDetectorType, FaceEncoderType, FaceIdType
 
@@ -69,11 +69,11 @@ class BestOf(io.ComfyNode):
             raise ValueError(
                 "Best of N scores the prompt with both halves of a CLIP: connect both clip and clip_vision, or neither."
             )
-        scored = None if clip is None else text_scores(clip, clip_vision, images, with_class_words(text, class_words))
-        ranking = ranked(identity, scored)
-        missing = sum(not found for found in faces.per_image)
+        prompt = with_class_words(text, class_words)
+        ranking = rank(identity, None if clip is None else text_scores(clip, clip_vision, images, prompt))
+        missing = faces.per_image.count(())
         foot = f"identity by {face_encoder.name}; no face in {missing} of {len(images)}"
-        table = score_table(images, ranking.order, ranking.scores, foot)
+        table = draw_scores(images, ranking.order, ranking.scores, foot)
         best = ranking.order[0]
         return io.NodeOutput(images[best : best + 1], table, ui=ui.PreviewImage(table, cls=cls))
 

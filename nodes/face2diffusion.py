@@ -4,9 +4,9 @@ from comfy_api.latest import io, ui
 
 from ..adapters.face2diffusion import check_mapping
 from ..adapters.face_prompt import delayed, encode, face_prompt
-from ..adapters.token_picture import token_picture
+from ..adapters.token_picture import draw_tokens
 from ..encoders.loading import load_expression_encoder
-from .inputs import class_words, missing_file, weight_file, weight_path
+from .inputs import class_words, explain_missing, weight_file, weight_path
 from .sockets import (
     ExpressionEncoderType,
     ExpressionType,
@@ -38,7 +38,7 @@ class LoadExpressionEncoder(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, encoder_name):
-        return missing_file(EXPRESSION_FILES, encoder_name)
+        return explain_missing(weight_path, EXPRESSION_FILES, encoder_name)
 
     @classmethod
     def execute(cls, encoder_name) -> io.NodeOutput:
@@ -152,7 +152,7 @@ class EncodeFacePrompt(io.ComfyNode):
     @classmethod
     def execute(cls, clip, face_words, text) -> io.NodeOutput:
         prompt = face_prompt(clip, text, face_words)
-        tokens = token_picture(clip, prompt)
+        tokens = draw_tokens(clip, prompt)
         return io.NodeOutput(encode(clip, prompt), tokens, ui=ui.PreviewImage(tokens, cls=cls))
 
 
@@ -184,7 +184,7 @@ class EncodeDelayedFacePrompt(io.ComfyNode):
     @classmethod
     def execute(cls, clip, face_words, text, class_words, switch_percent) -> io.NodeOutput:
         prompt = face_prompt(clip, text, face_words)
-        tokens = token_picture(clip, prompt)
+        tokens = draw_tokens(clip, prompt)
         conditioning = delayed(clip, text, class_words, prompt, switch_percent)
         return io.NodeOutput(conditioning, tokens, ui=ui.PreviewImage(tokens, cls=cls))
 

@@ -1,13 +1,15 @@
-"""FaceA-Net: what was learned of a person, in the model and in the prompt."""
+"""FaceA-Net: what was learned of a person: saved, loaded, in the model and in the prompt."""
 
 import logging
 
 from comfy_api.latest import io, ui
 from server import PromptServer
 
+from ..adapters.facea_file import KIND, description, find_facea, load_facea, new_path, save_facea
 from ..adapters.facea_prompt import apply, encode_prompt
 from ..inpaint.paint import FacePerson
 from ..inpaint.refine import EVERY_FACE
+from .inputs import explain_missing, filename_prefix, identity_file, read_version
 from .sockets import FaceaIdentityType, FacePeopleType
 
 
@@ -52,12 +54,70 @@ def _prompt_inputs() -> list[io.Input]:
     ]
 
 
-def _tell(cls, remark: str | None) -> dict:
-    """Show a remark in the node and the log, where there is one."""
+def _show(cls, remark: str | None) -> dict:
+    """Show a remark in the node and the log, where there is one; return what else its output takes."""
     if remark:
         logging.warning(remark)
     PromptServer.instance.send_progress_text(remark or "", cls.hidden.unique_id)
     return {"ui": ui.PreviewText(remark)} if remark else {}
+
+
+class SaveFaceAIdentity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessSaveFaceAIdentity",
+            display_name="Save FaceA Identity",
+            category="likeness/facea",
+            description="Writes a learned person to output/facea, where Load FaceA Identity finds them. The host's "
+            "LoRA loaders open the same file. Every save gets a number of its own; nothing is overwritten.",
+            search_aliases=["facea", "facea-net", "save lora", "export identity"],
+            inputs=[
+                FaceaIdentityType.Input("facea_identity", tooltip="From Train FaceA or Transfer FaceA Attribute."),
+                filename_prefix(KIND),
+            ],
+            outputs=[
+                FaceaIdentityType.Output("facea_identity_out", display_name="facea_identity"),
+                io.String.Output("path", tooltip="Where the file was written."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, facea_identity, filename_prefix) -> io.NodeOutput:
+        path = new_path(filename_prefix)
+        save_facea(path, facea_identity)
+        return io.NodeOutput(facea_identity, path)
+
+
+class LoadFaceAIdentity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessLoadFaceAIdentity",
+            display_name="Load FaceA Identity",
+            category="likeness/loaders",
+            description="Loads a learned person that Save FaceA Identity wrote, or that a stopped training kept.",
+            search_aliases=["facea", "facea-net", "load lora", "import identity"],
+            inputs=[identity_file(KIND)],
+            outputs=[
+                FaceaIdentityType.Output("facea_identity"),
+                io.String.Output("info", tooltip="The word, the base model, and how the identity was trained."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, identity_name):
+        return explain_missing(find_facea, identity_name)
+
+    @classmethod
+    def fingerprint_inputs(cls, identity_name):
+        return read_version(find_facea(identity_name))
+
+    @classmethod
+    def execute(cls, identity_name) -> io.NodeOutput:
+        identity = load_facea(find_facea(identity_name))
+        return io.NodeOutput(identity, description(identity_name, identity))
 
 
 class ApplyFaceA(io.ComfyNode):
@@ -82,7 +142,7 @@ class ApplyFaceA(io.ComfyNode):
     @classmethod
     def execute(cls, model, facea_identity, strength) -> io.NodeOutput:
         patched, remark = apply(model, facea_identity, strength)
-        return io.NodeOutput(patched, **_tell(cls, remark))
+        return io.NodeOutput(patched, **_show(cls, remark))
 
 
 class EncodeFaceAPrompt(io.ComfyNode):
@@ -149,7 +209,7 @@ class FaceAPerson(io.ComfyNode):
     ) -> io.NodeOutput:
         patched, remark = apply(model, facea_identity, strength)
         conditionings = encode_prompt(clip, facea_identity, face_prompt, negative, compact)
-        return io.NodeOutput((*people, FacePerson(patched, *conditionings, index)), **_tell(cls, remark))
+        return io.NodeOutput((*people, FacePerson(patched, *conditionings, index)), **_show(cls, remark))
 
 
-NODES = [ApplyFaceA, EncodeFaceAPrompt, FaceAPerson]
+NODES = [SaveFaceAIdentity, LoadFaceAIdentity, ApplyFaceA, EncodeFaceAPrompt, FaceAPerson]

@@ -60,8 +60,8 @@ class LoadFaceDetector(io.ComfyNode):
         return io.NodeOutput(load(detector, min_score, det_size))
 
 
-def choosing(rule: str) -> list[io.Input]:
-    """The inputs that say which of the found faces to keep; `rule` is the one at first."""
+def choice_inputs(rule: str) -> list[io.Input]:
+    """Return the inputs that say which of the found faces to keep; rule: the one at first."""
     return [
         io.Combo.Input(
             "choose",
@@ -110,7 +110,7 @@ class DetectFaces(io.ComfyNode):
                 io.Image.Input(
                     "image", tooltip="One picture or a batch; several photos of one person go in as a batch."
                 ),
-                *choosing("largest"),
+                *choice_inputs("largest"),
                 io.Combo.Input(
                     "search",
                     options=list(SEARCHES),
@@ -140,8 +140,8 @@ class DetectFaces(io.ComfyNode):
     def execute(
         cls, face_detector, image, choose, index, if_no_face, search="thorough", min_size=0, video=False
     ) -> io.NodeOutput:
-        found = detect_faces(face_detector, image, search, min_size)
-        faces = apply_policy(found, choose, index, if_no_face, video)
+        faces = detect_faces(face_detector, image, search, min_size)
+        faces = apply_policy(faces, choose, index, if_no_face, video)
         overlay = draw.overlay(faces)
         return io.NodeOutput(faces, overlay, export_boxes(faces), ui=ui.PreviewImage(overlay, cls=cls))
 

@@ -6,7 +6,7 @@ from ..adapters.ip_adapter import BY_NAME, VARIANTS
 from ..adapters.loading import load_adapter
 from ..attention_patches.fact import apply_fact
 from ..weights import manifest
-from .inputs import missing_file, schedule, weight_file, weight_path
+from .inputs import explain_missing, schedule, weight_file, weight_path
 from .sockets import FaceAdapterType, FaceIdType
 
 ADAPTER_FILES = {
@@ -63,7 +63,7 @@ class LoadFaceAdapter(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, adapter_name):
-        return missing_file(ADAPTER_FILES, adapter_name)
+        return explain_missing(weight_path, ADAPTER_FILES, adapter_name)
 
     @classmethod
     def execute(cls, adapter_name, variant=BY_NAME) -> io.NodeOutput:

@@ -1,7 +1,5 @@
 """Identities: read from faces, saved, loaded, combined and compared."""
 
-import os
-
 from comfy_api.latest import io, ui
 
 from ..encoders import agreement, agreement_picture
@@ -10,8 +8,17 @@ from ..encoders.identity import join
 from ..encoders.identity_file import KIND, description, find_identity, load_identity, new_path, save_identity
 from ..encoders.loading import load_encoder
 from ..faces.align import align_faces
-from ..weights import folders
-from .inputs import background, head_mask, mask_background, missing_file, weight_file, weight_path
+from .inputs import (
+    background,
+    explain_missing,
+    filename_prefix,
+    head_mask,
+    identity_file,
+    mask_background,
+    read_version,
+    weight_file,
+    weight_path,
+)
 from .sockets import FaceEncoderType, FaceIdType, FacesType
 
 ENCODER_FILES = {
@@ -23,19 +30,18 @@ ENCODER_FILES = {
         "models/auraface/glintr100.onnx",
     ),
 }
-_NO_IDENTITY = "none saved yet"
 _IDENTITIES = [f"face_id_{number}" for number in range(1, 21)]
 
 
-def _min_agreement(what: str) -> io.Float.Input:
+def _min_agreement(beginning: str) -> io.Float.Input:
     return io.Float.Input(
         "min_agreement",
         default=0.3,
         min=-1.0,
         max=1.0,
         step=0.01,
-        tooltip=f"{what}The cosine of a photo with the mean of the others. Face recognisers give photos of one person "
-        "well above 0.3 and those of two people about 0.",
+        tooltip=f"{beginning}The cosine of a photo with the mean of the others. Face recognisers give photos of one "
+        "person well above 0.3 and those of two people about 0.",
     )
 
 
@@ -74,7 +80,7 @@ class LoadFaceEncoder(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, encoder_name):
-        return missing_file(ENCODER_FILES, encoder_name)
+        return explain_missing(weight_path, ENCODER_FILES, encoder_name)
 
     @classmethod
     def execute(cls, encoder_name) -> io.NodeOutput:
@@ -128,12 +134,7 @@ class SaveIdentity(io.ComfyNode):
             search_aliases=["save face", "save embeds", "face model", "export identity"],
             inputs=[
                 FaceIdType.Input("face_id", tooltip="From Encode Identity or Combine Identities."),
-                io.String.Input(
-                    "filename_prefix",
-                    default="person",
-                    tooltip="Name of the file in output/face_id; a number is added. '/' makes sub-folders, %year%, "
-                    "%month% and %day% stand for the date.",
-                ),
+                filename_prefix(KIND),
                 io.Boolean.Input(
                     "thumbnails",
                     default=True,
@@ -171,14 +172,7 @@ class LoadIdentity(io.ComfyNode):
             description="Loads an identity that Save Identity wrote. It does exactly what the encoded one did; neither "
             "the photos nor the face encoder are needed.",
             search_aliases=["load face", "load embeds", "face model", "import identity"],
-            inputs=[
-                io.Combo.Input(
-                    "identity_name",
-                    options=folders.names(KIND) or [_NO_IDENTITY],
-                    tooltip="A file from output/face_id or models/face_id. Press R after saving one, so that the list "
-                    "is read again.",
-                ),
-            ],
+            inputs=[identity_file(KIND)],
             outputs=[
                 FaceIdType.Output("face_id"),
                 io.Image.Output("crops", tooltip="The thumbnails, one per photo; grey figures where none were kept."),
@@ -188,17 +182,11 @@ class LoadIdentity(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, identity_name):
-        try:
-            find_identity(identity_name)
-        except FileNotFoundError as error:
-            return str(error)
-        return True
+        return explain_missing(find_identity, identity_name)
 
     @classmethod
     def fingerprint_inputs(cls, identity_name):
-        """A file that was replaced under the same name is loaded anew."""
-        state = os.stat(find_identity(identity_name))
-        return state.st_mtime_ns, state.st_size
+        return read_version(find_identity(identity_name))
 
     @classmethod
     def execute(cls, identity_name) -> io.NodeOutput:
@@ -209,7 +197,7 @@ class LoadIdentity(io.ComfyNode):
 class CombineIdentities(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        one = FaceIdType.Input("face_id", tooltip="An identity; its photos are taken as those of one person.")
+        identity = FaceIdType.Input("face_id", tooltip="An identity; its photos are taken as those of one person.")
         return io.Schema(
             node_id="LikenessCombineIdentities",
             display_name="Combine Identities",
@@ -220,7 +208,7 @@ class CombineIdentities(io.ComfyNode):
             inputs=[
                 io.Autogrow.Input(
                     "identities",
-                    template=io.Autogrow.TemplateNames(one, names=_IDENTITIES, min=1),
+                    template=io.Autogrow.TemplateNames(identity, names=_IDENTITIES, min=1),
                     tooltip="One or more identities from the same face encoder; a new socket appears as you connect.",
                 ),
                 io.Combo.Input(
@@ -283,8 +271,8 @@ class IdentityAgreement(io.ComfyNode):
     def execute(cls, face_id, min_agreement, compare_with=None) -> io.NodeOutput:
         other = face_id if compare_with is None else compare_with
         comparison = agreement.compare(face_id, compare_with, min_agreement)
-        picture = agreement_picture.draw(comparison, face_id.crops, other.crops)
-        return io.NodeOutput(picture, agreement.table(comparison), ui=ui.PreviewImage(picture, cls=cls))
+        image = agreement_picture.draw(comparison, face_id.crops, other.crops)
+        return io.NodeOutput(image, agreement.table(comparison), ui=ui.PreviewImage(image, cls=cls))
 
 
 NODES = [LoadFaceEncoder, EncodeIdentity, SaveIdentity, LoadIdentity, CombineIdentities, IdentityAgreement]

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..inpaint import fact_crop, paste
+from .inputs import colour_match, crop_size, face_share, feather
 from .sockets import FaceCropType, FacesType
 
 
@@ -22,23 +23,10 @@ class PrepareFaceCrop(io.ComfyNode):
                     tooltip="From Detect Faces with choose set to all: the other faces are hidden in the crop.",
                 ),
                 io.Int.Input("index", default=0, min=0, max=99, tooltip="Which face: 0 is the leftmost."),
-                io.Float.Input(
-                    "face_share",
-                    default=0.7,
-                    min=0.3,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="The longer side of the face's box as a part of the crop's side. Lower shows the model "
-                    "more of the surroundings; the authors use 0.7.",
+                face_share(
+                    "Lower shows the model more of the surroundings; the authors use 0.7.", default=0.7, least=0.3
                 ),
-                io.Int.Input(
-                    "size",
-                    default=512,
-                    min=64,
-                    max=2048,
-                    step=8,
-                    tooltip="Side in pixels at which the face is painted. 512 suits SD1.5.",
-                ),
+                crop_size("Side in pixels at which the face is painted. 512 suits SD1.5."),
                 io.Mask.Input(
                     "face_mask",
                     optional=True,
@@ -72,15 +60,15 @@ class PrepareFaceCrop(io.ComfyNode):
 
     @classmethod
     def execute(cls, faces, index, face_share, size, face_mask=None, control_image=None, donor=None) -> io.NodeOutput:
-        prepared, composite = fact_crop.prepare(faces, index, face_share, size, face_mask, donor)
-        control = fact_crop.cut_control(prepared, control_image)
+        crop, composite = fact_crop.prepare(faces, index, face_share, size, face_mask, donor)
+        control = fact_crop.cut_control(crop, control_image)
         return io.NodeOutput(
-            prepared,
-            prepared.images,
-            prepared.masks,
-            fact_crop.canny_without_face(prepared),
+            crop,
+            crop.images,
+            crop.masks,
+            fact_crop.canny_without_face(crop),
             control,
-            fact_crop.without_face(prepared, control),
+            fact_crop.without_face(crop, control),
             composite,
         )
 
@@ -104,18 +92,9 @@ class PasteFaceBack(io.ComfyNode):
                     tooltip="mask: only what was masked comes into the picture. whole crop: the whole crop with a soft "
                     "border, as the authors do it; connect round_trip then.",
                 ),
-                io.Int.Input(
-                    "feather",
-                    default=8,
-                    min=0,
-                    max=128,
-                    tooltip="With 'mask': how many of the crop's pixels the new face takes to fade in, counted inwards "
-                    "from the mask's edge.",
-                ),
-                io.Boolean.Input(
-                    "colour_match",
-                    default=True,
-                    tooltip="The VAE shifts colours a little. Measure by how much around the mask and take that back.",
+                feather("With 'mask': how many"),
+                colour_match(
+                    "The VAE shifts colours a little. Measure by how much around the mask and take that back."
                 ),
                 io.Image.Input(
                     "round_trip",

@@ -1,21 +1,25 @@
-"""Inputs that several nodes share."""
+"""Inputs that several nodes share, and what those that name a file have in common."""
+
+import os
+from collections.abc import Callable
 
 import torch
 from comfy_api.latest import io
 
 from ..faces.headmask import head_masks, masks_per_face
+from ..faces.masks import SHAPES
 from ..faces.types import Faces
 from ..weights import folders
 
 
 def weight_file(input_id: str, published: dict[str, tuple[str, ...]], tooltip: str) -> io.Combo.Input:
-    """A combo of the files in several model folders: kind -> published names, offered while the folder has no file."""
+    """Return a combo of the files in several folders: kind -> published names, offered while the folder has no file."""
     names = [name for kind, files in published.items() for name in folders.list_choices(kind, files)]
     return io.Combo.Input(input_id, options=list(dict.fromkeys(names)), tooltip=tooltip)
 
 
 def weight_path(published: dict[str, tuple[str, ...]], name: str) -> str:
-    """Where the file `name` of one of the model folders lies; of equal names that in the earlier folder is meant.
+    """Return where the file `name` of one of the model folders lies; of equal names the earlier folder's is meant.
 
     Raises FileNotFoundError that says where to get it, and names the folder in which it is published.
     """
@@ -24,22 +28,72 @@ def weight_path(published: dict[str, tuple[str, ...]], name: str) -> str:
     return folders.path(next(iter([*kinds, *published])), name)
 
 
-def missing_file(published: dict[str, tuple[str, ...]], name: str) -> str | bool:
-    """True where the file is there, else what to do; for `validate_inputs`, so that it is said before anything runs."""
+def identity_file(kind: str) -> io.Combo.Input:
+    """Return a combo of the saved identities of a folder, "face_id" or "facea"."""
+    return io.Combo.Input(
+        "identity_name",
+        options=folders.names(kind) or ["none saved yet"],
+        tooltip=f"A file from output/{kind} or models/{kind}. Press R after saving one, so that the list is read "
+        "again.",
+    )
+
+
+def explain_missing(find: Callable[..., str], *arguments) -> str | bool:
+    """Return True where `find` finds its file, else its words; for `validate_inputs`, before anything runs."""
     try:
-        weight_path(published, name)
+        find(*arguments)
     except FileNotFoundError as error:
         return str(error)
     return True
 
 
+def read_version(path: str) -> tuple[int, int]:
+    """Return what changes with a file that is replaced under the same name; for `fingerprint_inputs`."""
+    state = os.stat(path)
+    return state.st_mtime_ns, state.st_size
+
+
+def filename_prefix(kind: str) -> io.String.Input:
+    """Return the beginning of a file's name in the output folder `kind`."""
+    return io.String.Input(
+        "filename_prefix",
+        default="person",
+        tooltip=f"Name of the file in output/{kind}; a number is added. '/' makes sub-folders, %year%, %month% and "
+        "%day% stand for the date.",
+    )
+
+
 def schedule(begins: str, stops: str) -> list[io.Float.Input]:
-    """From where to where in the sampling, 0 to 1, something acts; the two tooltips."""
+    """Return from where to where in the sampling, 0 to 1, something acts; begins, stops: the tooltips."""
     bounds = {"min": 0.0, "max": 1.0, "step": 0.001}
     return [
         io.Float.Input("start_percent", default=0.0, tooltip=begins, **bounds),
         io.Float.Input("end_percent", default=1.0, tooltip=stops, **bounds),
     ]
+
+
+def face_share(remark: str, default: float = 0.5, least: float = 0.1) -> io.Float.Input:
+    """Return how much of a crop a face takes; remark: what the tooltip adds to that."""
+    tooltip = f"The longer side of the face's box as a part of the crop's side. {remark}"
+    return io.Float.Input("face_share", default=default, min=least, max=1.0, step=0.01, tooltip=tooltip)
+
+
+def crop_size(tooltip: str) -> io.Int.Input:
+    return io.Int.Input("size", default=512, min=64, max=2048, step=8, tooltip=tooltip)
+
+
+def crop_shape(input_id: str, tooltip: str) -> io.Combo.Input:
+    return io.Combo.Input(input_id, options=list(SHAPES), default="box", tooltip=tooltip)
+
+
+def feather(beginning: str) -> io.Int.Input:
+    """Return how softly a painted face goes back; beginning: the tooltip's, before "of the crop's pixels"."""
+    end = "of the crop's pixels the new face takes to fade in, counted inwards from the mask's edge."
+    return io.Int.Input("feather", default=8, min=0, max=128, tooltip=f"{beginning} {end}")
+
+
+def colour_match(tooltip: str) -> io.Boolean.Input:
+    return io.Boolean.Input("colour_match", default=True, tooltip=tooltip)
 
 
 def class_words(optional: bool = False) -> io.String.Input:
@@ -72,7 +126,7 @@ def head_mask() -> io.Mask.Input:
 
 
 def background(faces: Faces, mask_background: bool, head_mask: torch.Tensor | None) -> torch.Tensor | None:
-    """What these two inputs together ask of `align_faces`: a mask for each face, or None."""
+    """Return what these two inputs together ask of `align_faces`: a mask for each face, or None."""
     if not mask_background:
         return None
     return head_masks(faces) if head_mask is None else masks_per_face(faces, head_mask)

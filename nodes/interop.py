@@ -4,7 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..faces import draw, host_types
 from ..faces.choose import apply_policy
-from .faces import choosing, video
+from .faces import choice_inputs, video
 from .sockets import FaceDetectorType, FaceLandmarksType, FacesType
 
 
@@ -20,7 +20,7 @@ class ImportFaces(io.ComfyNode):
             search_aliases=["import faces", "bbox to faces", "mask to faces", "sam", "grounding dino", "impact"],
             inputs=[
                 io.Image.Input("image", tooltip="The pictures in which the other node found the faces."),
-                *choosing("all"),
+                *choice_inputs("all"),
                 FaceLandmarksType.Input(
                     "face_landmarks",
                     optional=True,
@@ -65,8 +65,8 @@ class ImportFaces(io.ComfyNode):
         face_detector=None,
         video=False,
     ) -> io.NodeOutput:
-        found = host_types.import_faces(image, face_landmarks, bboxes, mask, face_detector)
-        faces = apply_policy(found, choose, index, if_no_face, video, host_types.LOOK_THERE)
+        faces = host_types.import_faces(image, face_landmarks, bboxes, mask, face_detector)
+        faces = apply_policy(faces, choose, index, if_no_face, video, host_types.LOOK_THERE)
         overlay = draw.overlay(faces)
         return io.NodeOutput(faces, overlay, ui=ui.PreviewImage(overlay, cls=cls))
 

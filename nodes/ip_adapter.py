@@ -8,6 +8,69 @@ from .inputs import schedule
 from .sockets import FaceAdapterType, FaceIdType
 
 
+def _photo_inputs() -> list[io.Input]:
+    """Return the optional inputs that show the person; which of them are needed depends on the adapter."""
+    return [
+        FaceIdType.Input(
+            "face_id",
+            optional=True,
+            tooltip="For FaceID, InstantID and Infinite-ID: an identity from Encode Identity with an ArcFace encoder.",
+        ),
+        io.ClipVision.Input(
+            "clip_vision",
+            optional=True,
+            tooltip="For all but FaceID (plain), FaceID-Portrait and InstantID: from Load CLIP Vision, "
+            "CLIP-ViT-H-14 for the published files.",
+        ),
+        io.Image.Input(
+            "image",
+            optional=True,
+            tooltip="What CLIP sees, cut to its middle square; several pictures are all seen. FaceID-Plus and "
+            "PlusV2 want the face from Align Face at size 224, one for each photo of the identity; the others "
+            "the picture itself.",
+        ),
+    ]
+
+
+def _reach_inputs() -> list[io.Input]:
+    """Return the optional inputs that say where in image and UNet, and by which of its parts, the adapter acts."""
+    return [
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip="Where in the picture the image acts: white on, black off; one mask, or one per picture.",
+        ),
+        io.String.Input(
+            "layer_weights",
+            default="",
+            optional=True,
+            tooltip='Strength by place in the UNet: one number, "down=1, middle=0.5, up=0.7", or a number for '
+            "each of the 16 (SD1.5) or 70 (SDXL) layers. Empty: all 1.",
+        ),
+        io.Float.Input(
+            "lora_strength",
+            default=1.0,
+            min=-2.0,
+            max=2.0,
+            step=0.01,
+            optional=True,
+            tooltip="Of the LoRA inside FaceID files, which acts on the whole model; others have none. Set 0 "
+            "for Infinite-ID Mixing, whose text stream stays the stock picture then, and where the LoRA is "
+            "loaded as a file of its own.",
+        ),
+        io.Float.Input(
+            "shortcut_scale",
+            default=1.0,
+            min=0.0,
+            max=5.0,
+            step=0.01,
+            optional=True,
+            tooltip="Only for FaceID-PlusV2: how much of the picture is added to the face embedding; 0 is the "
+            "embedding alone.",
+        ),
+    ]
+
+
 class ApplyImageAdapter(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -35,58 +98,8 @@ class ApplyImageAdapter(io.ComfyNode):
                     "the prompt.",
                     "When in the sampling the image stops acting.",
                 ),
-                FaceIdType.Input(
-                    "face_id",
-                    optional=True,
-                    tooltip="For FaceID, InstantID and Infinite-ID: an identity from Encode Identity with an ArcFace "
-                    "encoder.",
-                ),
-                io.ClipVision.Input(
-                    "clip_vision",
-                    optional=True,
-                    tooltip="For all but FaceID (plain), FaceID-Portrait and InstantID: from Load CLIP Vision, "
-                    "CLIP-ViT-H-14 for the published files.",
-                ),
-                io.Image.Input(
-                    "image",
-                    optional=True,
-                    tooltip="What CLIP sees, cut to its middle square; several pictures are all seen. FaceID-Plus and "
-                    "PlusV2 want the face from Align Face at size 224, one for each photo of the identity; the others "
-                    "the picture itself.",
-                ),
-                io.Mask.Input(
-                    "mask",
-                    optional=True,
-                    tooltip="Where in the picture the image acts: white on, black off; one mask, or one per picture.",
-                ),
-                io.String.Input(
-                    "layer_weights",
-                    default="",
-                    optional=True,
-                    tooltip='Strength by place in the UNet: one number, "down=1, middle=0.5, up=0.7", or a number for '
-                    "each of the 16 (SD1.5) or 70 (SDXL) layers. Empty: all 1.",
-                ),
-                io.Float.Input(
-                    "lora_strength",
-                    default=1.0,
-                    min=-2.0,
-                    max=2.0,
-                    step=0.01,
-                    optional=True,
-                    tooltip="Of the LoRA inside FaceID files, which acts on the whole model; others have none. Set 0 "
-                    "for Infinite-ID Mixing, whose text stream stays the stock picture then, and where the LoRA is "
-                    "loaded as a file of its own.",
-                ),
-                io.Float.Input(
-                    "shortcut_scale",
-                    default=1.0,
-                    min=0.0,
-                    max=5.0,
-                    step=0.01,
-                    optional=True,
-                    tooltip="Only for FaceID-PlusV2: how much of the picture is added to the face embedding; 0 is the "
-                    "embedding alone.",
-                ),
+                *_photo_inputs(),
+                *_reach_inputs(),
             ],
             outputs=[io.Model.Output("model_out", display_name="model")],
         )

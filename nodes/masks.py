@@ -4,7 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..faces.masks import REGIONS, SHAPES, UNITS, MaskStyle, describe, face_masks, join_per_image, tint
 from ..faces.parsing import load_parser
-from .inputs import missing_file, weight_file, weight_path
+from .inputs import explain_missing, weight_file, weight_path
 from .sockets import FaceParserType, FacesType
 
 PARSER_FILES = {"face_parsing": ("79999_iter.pth",)}
@@ -33,11 +33,46 @@ class LoadFaceParser(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, parser_name):
-        return missing_file(PARSER_FILES, parser_name)
+        return explain_missing(weight_path, PARSER_FILES, parser_name)
 
     @classmethod
     def execute(cls, parser_name) -> io.NodeOutput:
         return io.NodeOutput(load_parser(weight_path(PARSER_FILES, parser_name)))
+
+
+def _style_inputs() -> list[io.Input]:
+    """Return the inputs of `MaskStyle`, in its order."""
+    return [
+        io.Combo.Input(
+            "shape",
+            options=list(SHAPES),
+            default="hull",
+            tooltip="The outline of the part, or the upright box around it.",
+        ),
+        io.Float.Input(
+            "expand",
+            default=0.0,
+            min=-256.0,
+            max=256.0,
+            step=0.5,
+            tooltip="How far to move the edge outwards, in the chosen unit; a negative number shrinks.",
+        ),
+        io.Float.Input(
+            "feather",
+            default=0.0,
+            min=0.0,
+            max=256.0,
+            step=0.5,
+            tooltip="How far the soft edge reaches to either side, in the chosen unit. 0 gives black and white only.",
+        ),
+        io.Combo.Input(
+            "unit",
+            options=list(UNITS),
+            default=UNITS[0],
+            tooltip="What expand and feather count: pixels, or per cent of the longer side of the face's box, "
+            "which fits small and large faces alike.",
+        ),
+    ]
 
 
 class FaceMasks(io.ComfyNode):
@@ -67,36 +102,7 @@ class FaceMasks(io.ComfyNode):
                     tooltip="What to mask. The subject's left is left: in an upright portrait the left eye is on the "
                     "right-hand side of the picture. Hair needs a face parser.",
                 ),
-                io.Combo.Input(
-                    "shape",
-                    options=list(SHAPES),
-                    default="hull",
-                    tooltip="The outline of the part, or the upright box around it.",
-                ),
-                io.Float.Input(
-                    "expand",
-                    default=0.0,
-                    min=-256.0,
-                    max=256.0,
-                    step=0.5,
-                    tooltip="How far to move the edge outwards, in the chosen unit; a negative number shrinks.",
-                ),
-                io.Float.Input(
-                    "feather",
-                    default=0.0,
-                    min=0.0,
-                    max=256.0,
-                    step=0.5,
-                    tooltip="How far the soft edge reaches to either side, in the chosen unit. 0 gives black and white "
-                    "only.",
-                ),
-                io.Combo.Input(
-                    "unit",
-                    options=list(UNITS),
-                    default=UNITS[0],
-                    tooltip="What expand and feather count: pixels, or per cent of the longer side of the face's box, "
-                    "which fits small and large faces alike.",
-                ),
+                *_style_inputs(),
                 io.Boolean.Input(
                     "per_face",
                     default=False,
@@ -118,10 +124,10 @@ class FaceMasks(io.ComfyNode):
     @classmethod
     def execute(cls, faces, region, shape, expand, feather, unit, per_face, face_parser=None) -> io.NodeOutput:
         masks, sources = face_masks(faces, region, MaskStyle(shape, expand, feather, unit), face_parser)
-        pictures = join_per_image(faces, masks)
-        given = masks if per_face and len(masks) else pictures
-        preview = ui.PreviewImage(tint(faces.images, pictures), cls=cls)
-        return io.NodeOutput(given, describe(region, given, sources), ui=preview)
+        joined = join_per_image(faces, masks)
+        preview = ui.PreviewImage(tint(faces.images, joined), cls=cls)
+        output = masks if per_face and len(masks) else joined
+        return io.NodeOutput(output, describe(region, output, sources), ui=preview)
 
 
 NODES = [LoadFaceParser, FaceMasks]

@@ -8,7 +8,7 @@ FACE_ENCODER   encoders.face_encoder.FaceEncoder
 FACE_ID        encoders.identity.FaceId
 FACE_ADAPTER   adapters.fact.FactAdapter, adapters.face2diffusion.Face2DiffusionAdapter, adapters.ip_adapter.IpAdapter
 FACEA_IDENTITY adapters.facea.FaceaIdentity
-FACE_PEOPLE    a tuple of inpaint.paint.FacePerson
+FACE_PEOPLE    a tuple of inpaint.paint.Person
 FACE_WORDS     a tuple with the words [2, width] of each person
 EXPRESSION_ENCODER  encoders.expression.ExpressionEncoder
 FACE_EXPRESSION     encoders.expression.Expression

@@ -20,7 +20,6 @@ ROOT = Path(__file__).resolve().parents[1]
 COMFY = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".host" / "ComfyUI")
 BASE = Path(tempfile.mkdtemp(prefix="likeness-test-")) / "base"
 atexit.register(shutil.rmtree, BASE.parent, ignore_errors=True)
-DEVICE = [] if os.environ.get("LIKENESS_TEST_DEVICE") == "cuda" else ["--cpu"]
 
 # The tests' tensors are so small that threads wait for each other longer than they compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -41,17 +40,9 @@ def _start_comfy() -> None:
         pytest.exit(f"no ComfyUI at {COMFY}: run 'python3 likeness.py test', which fetches one", returncode=1)
     for folder in ("custom_nodes", "models", "input", "output", "user", "temp"):
         (BASE / folder).mkdir(parents=True, exist_ok=True)
-    sys.path.insert(0, str(COMFY))
-    arguments, sys.argv = (
-        sys.argv,
-        ["main.py", *DEVICE, "--disable-api-nodes", "--use-pytorch-cross-attention", "--base-directory", str(BASE)],
-    )
-    import comfy.options
+    from likeness.host_process import open_host
 
-    comfy.options.enable_args_parsing()
-    import comfy.cli_args  # noqa: F401
-
-    sys.argv = arguments
+    open_host(COMFY, cpu=os.environ.get("LIKENESS_TEST_DEVICE") != "cuda", base=BASE, options=["--disable-api-nodes"])
 
 
 _load_package()

@@ -1,12 +1,13 @@
 """The losses of a training as a picture and in words."""
 
 import numpy as np
-import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from ..graphics import GRID, PALE_BLUE, PAPER, write
 
 _SIZE, _LEFT, _TOP, _RIGHT, _BOTTOM = (640, 360), 70, 36, 20, 40  # pixels of the picture and its margins
-_PAPER, _INK, _GRID, _EACH, _SMOOTH = (250, 249, 246), (34, 34, 34), (222, 220, 214), (190, 208, 226), (40, 92, 150)
-_TICKS = 4
+_SMOOTH = (40, 92, 150)
+_TICKS, _TEXT = 4, 14
 _WIDTH, _HEIGHT = _SIZE[0] - _LEFT - _RIGHT, _SIZE[1] - _TOP - _BOTTOM  # of the field between the margins
 
 
@@ -42,29 +43,24 @@ def outline(values: np.ndarray, stretches: int) -> np.ndarray:
 def draw(losses: list[float], steps: int) -> Image.Image:
     """The losses of the steps so far of `steps`: each one pale, their running mean dark."""
     losses = np.asarray(losses)
-    canvas = Image.new("RGB", _SIZE, _PAPER)
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
+    canvas = Image.new("RGB", _SIZE, PAPER)
+    pen = ImageDraw.Draw(canvas)
     running = smoothed(losses)
     top = float(np.quantile(losses, 0.98)) * 1.05 or 1.0  # a few steps at small noise are far above the others
 
-    def place(step: float, loss: float) -> tuple[float, float]:
+    def locate(step: float, loss: float) -> tuple[float, float]:
         return _LEFT + _WIDTH * step / max(steps, 1), _TOP + _HEIGHT * (1 - min(loss / top, 1))
 
     for tick in range(_TICKS + 1):
         loss, step = top * tick / _TICKS, steps * tick // _TICKS
-        (x, y), (across, _) = place(0, loss), place(step, 0)
-        pen.line((x, y, x + _WIDTH, y), fill=_GRID)
-        pen.text((x - 8, y), f"{loss:.3g}", fill=_INK, font=font, anchor="rm")
-        pen.text((across, _TOP + _HEIGHT + 8), str(step), fill=_INK, font=font, anchor="mt")
-    for values, colour, thick in ((losses, _EACH, 1), (running, _SMOOTH, 3)):
-        pen.line([place(step + 1, values[step]) for step in outline(values, _WIDTH)], fill=colour, width=thick)
-    x, y = place(len(losses), running[-1])
+        (x, y), (across, _) = locate(0, loss), locate(step, 0)
+        pen.line((x, y, x + _WIDTH, y), fill=GRID)
+        write(pen, (x - 8, y), f"{loss:.3g}", _TEXT, anchor="rm")
+        write(pen, (across, _TOP + _HEIGHT + 5), str(step), _TEXT, anchor="ma")
+    for values, colour, thick in ((losses, PALE_BLUE, 1), (running, _SMOOTH, 3)):
+        pen.line([locate(step + 1, values[step]) for step in outline(values, _WIDTH)], fill=colour, width=thick)
+    x, y = locate(len(losses), running[-1])
     pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=_SMOOTH)
     words = f"step {len(losses)} of {steps}, loss {running[-1]:.4f} (mean of {max(1, len(losses) // 10)})"
-    pen.text((_LEFT, 10), words, fill=_INK, font=font)
+    write(pen, (_LEFT, 10), words, _TEXT)
     return canvas
-
-
-def picture(losses: list[float], steps: int) -> torch.Tensor:
-    """`draw` as the host's IMAGE [1, H, W, 3]."""
-    return torch.from_numpy(np.array(draw(losses, steps), dtype=np.float32) / 255)[None]

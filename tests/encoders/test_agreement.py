@@ -16,10 +16,11 @@ from likeness.encoders.agreement import (
     table,
     verdict,
 )
+from likeness.graphics import ALARM
 from likeness.tests.support import tiny
 from torch.nn.functional import normalize
 
-RED = torch.tensor(agreement_picture._ALARM) / 255
+RED = torch.tensor(ALARM) / 255
 
 
 def person(photos, seed=1, wrong=()):
@@ -112,7 +113,8 @@ def test_the_wrong_photo_has_a_red_frame_on_both_sides_and_a_red_value():
     identity = replace(person(5, wrong=(3,)), crops=torch.full((5, 8, 8, 3), 0.5))
     red = reds(draw_image(between_photos(identity, 0.3), identity.crops, identity.crops))
     cell = next(pixels for count, pixels in agreement_picture._CELLS if 5 <= count)
-    left, top = agreement_picture._left(cell), agreement_picture._MARGIN + 28 + agreement_picture._GAP
+    left = agreement_picture._left(cell)
+    top = agreement_picture._MARGIN + agreement_picture._LINE + agreement_picture._GAP
     first_row = top + agreement_picture._NUMBER + cell + agreement_picture._GAP
     across, down = red.any(dim=0).nonzero().flatten() - left, red.any(dim=1).nonzero().flatten() - first_row
     assert {int(x) // cell for x in across if 0 <= x < 5 * cell} == {3}

@@ -84,19 +84,19 @@ def test_published_parameter_counts():
     transface = checkpoints.transface_shapes()
     assert count(transface, without=("running_mean", "running_var", "num_batches_tracked")) == 86_660_864
     fact = checkpoints.fact_shapes([320] * 2 + [640] * 2 + [1280] * 6 + [640] * 3 + [320] * 3)
-    sites = checkpoints.fact_sites()
+    blocks = checkpoints.fact_sites()
     assert count(under(fact, "local_fac_prj.")) == 47_492_352
-    assert [count(under(fact, sites[i])) for i in (0, 2, 4)] == [1_888_962, 7_054_722, 27_216_642]
-    assert sum(count(under(fact, site)) for site in sites) == 208_018_272
+    assert [count(under(fact, blocks[i])) for i in (0, 2, 4)] == [1_888_962, 7_054_722, 27_216_642]
+    assert sum(count(under(fact, block)) for block in blocks) == 208_018_272
 
 
-def test_sites_follow_the_unet():
-    sites = checkpoints.fact_sites()
-    assert len(set(sites)) == 16
-    assert sites[5] == "down_blocks.2.attentions.1.transformer_blocks.0"
-    assert sites[6] == "mid_block.attentions.0.transformer_blocks.0"
-    assert sites[7] == "up_blocks.1.attentions.0.transformer_blocks.0"
-    assert sites[15] == "up_blocks.3.attentions.2.transformer_blocks.0"
+def test_blocks_follow_the_unet():
+    blocks = checkpoints.fact_sites()
+    assert len(set(blocks)) == 16
+    assert blocks[5] == "down_blocks.2.attentions.1.transformer_blocks.0"
+    assert blocks[6] == "mid_block.attentions.0.transformer_blocks.0"
+    assert blocks[7] == "up_blocks.1.attentions.0.transformer_blocks.0"
+    assert blocks[15] == "up_blocks.3.attentions.2.transformer_blocks.0"
 
 
 def test_too_few_widths_are_refused():
@@ -104,7 +104,7 @@ def test_too_few_widths_are_refused():
         checkpoints.fact_shapes([320] * 15)
 
 
-def test_drawn_tensors_depend_on_name_and_seed_only():
+def test_test_weights_depend_on_name_and_seed_only():
     shapes = checkpoints.transface_shapes(dim=16, depth=2, tokens=4, embedding=8)
     first, second = checkpoints.drawn(shapes, 1), checkpoints.drawn(shapes, 2)
     alone = checkpoints.drawn(under(shapes, "norm."), 1)
@@ -205,7 +205,7 @@ def sd15(models):
 
 
 @torch.inference_mode()
-def picture(sd15, model, positive, negative):
+def sample(sd15, model, positive, negative):
     """[1, 64, 64, 3]: four steps of the stock graph."""
     latent = nodes.EmptyLatentImage().generate(64, 64)[0]
     latent = nodes.KSampler().sample(model, 1, 4, 5.0, "euler", "normal", positive, negative, latent)[0]
@@ -217,19 +217,19 @@ def distance(first, second):
 
 
 @pytest.fixture(scope="module")
-def cat_picture(sd15):
-    return picture(sd15, sd15.model, sd15.cat, sd15.negative)
+def cat_image(sd15):
+    return sample(sd15, sd15.model, sd15.cat, sd15.negative)
 
 
 @pytest.mark.slow
-def test_pictures_are_coloured_and_follow_the_prompt(sd15, cat_picture):
-    woman = picture(sd15, sd15.model, sd15.woman, sd15.negative)
-    for image in (cat_picture, woman):
+def test_images_are_coloured_and_follow_the_prompt(sd15, cat_image):
+    woman = sample(sd15, sd15.model, sd15.woman, sd15.negative)
+    for image in (cat_image, woman):
         assert 0.35 < image.mean() < 0.65
         assert 0.05 < image.std() < 0.3
         assert image.std(dim=-1).mean() > 0.03
         assert ((image == 0) | (image == 1)).float().mean() < 0.05
-    assert 0.03 < distance(cat_picture, woman) < 0.3
+    assert 0.03 < distance(cat_image, woman) < 0.3
 
 
 @pytest.mark.slow
@@ -242,17 +242,17 @@ def test_vae_keeps_colours(sd15):
 
 
 @pytest.mark.slow
-def test_host_applies_lora(sd15, cat_picture, warnings):
+def test_host_applies_lora(sd15, cat_image, warnings):
     model, _ = nodes.LoraLoader().load_lora(sd15.model, sd15.clip, "likeness_builtin_lora_sd15.safetensors", 1.0, 1.0)
     assert len(model.patches) == 16 * 2 * 2
-    assert 0.02 < distance(cat_picture, picture(sd15, model, sd15.cat, sd15.negative)) < 0.3
+    assert 0.02 < distance(cat_image, sample(sd15, model, sd15.cat, sd15.negative)) < 0.3
     assert warnings() == []
 
 
 @pytest.mark.slow
-def test_host_applies_controlnet(sd15, cat_picture, warnings):
+def test_host_applies_controlnet(sd15, cat_image, warnings):
     net = nodes.ControlNetLoader().load_controlnet("likeness_builtin_controlnet_sd15.pth")[0]
     hint = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
     steered = nodes.ControlNetApplyAdvanced().apply_controlnet(sd15.cat, sd15.negative, net, hint, 1.0, 0.0, 1.0)
-    assert 0.02 < distance(cat_picture, picture(sd15, sd15.model, *steered)) < 0.3
+    assert 0.02 < distance(cat_image, sample(sd15, sd15.model, *steered)) < 0.3
     assert warnings() == []

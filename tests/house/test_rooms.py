@@ -42,16 +42,16 @@ def imports(path: Path) -> list[tuple[tuple[str, ...], bool, bool]]:
     """(parts of the name, whether it is of this house, whether at the top of the file) of everything imported."""
     tree = ast.parse((ROOT / path).read_text())
     top = set(map(id, tree.body))
-    found = []
+    names = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [(tuple(alias.name.split(".")), False, id(node) in top) for alias in node.names]
+            names += [(tuple(alias.name.split(".")), False, id(node) in top) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             named = tuple(node.module.split(".")) if node.module else ()
             inside = bool(node.level) or named[0] == "likeness"
             base = (*path.parts[: -node.level], *named) if node.level else named[inside:]
-            found += [((*base, alias.name), inside, id(node) in top) for alias in node.names]
-    return found
+            names += [((*base, alias.name), inside, id(node) in top) for alias in node.names]
+    return names
 
 
 def module_of(name: tuple[str, ...]) -> tuple[str, ...] | None:

@@ -46,7 +46,7 @@ def git(*arguments: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def shipped() -> list[str]:
+def list_shipped() -> list[str]:
     """The tracked files that are not in .comfyignore, as git reads it."""
     if not (ROOT / ".git").exists():
         pytest.skip("no git checkout: which files are tracked is not known")
@@ -55,24 +55,24 @@ def shipped() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def pack(shipped, tmp_path_factory) -> Path:
+def pack(list_shipped, tmp_path_factory) -> Path:
     """The shipped files alone, in the folder that the registry gives them."""
     folder = tmp_path_factory.mktemp("base") / "custom_nodes" / "comfyui-likeness"
-    for name in shipped:
+    for name in list_shipped:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     return folder
 
 
-def test_tests_benchmarks_recipes_and_report_pictures_stay_out(shipped):
-    folders = {name.rsplit("/", 1)[0] for name in shipped}
+def test_tests_benchmarks_recipes_and_report_images_stay_out(list_shipped):
+    folders = {name.rsplit("/", 1)[0] for name in list_shipped}
     assert not folders & {".ci", "benchmarks", "miniature/recipes", "miniature/evaluation", "miniature/report"}
-    assert not any(name.startswith("tests/") for name in shipped)
+    assert not any(name.startswith("tests/") for name in list_shipped)
 
 
-def test_what_the_nodes_and_the_editor_read_is_there(shipped):
+def test_what_the_nodes_and_the_editor_read_is_there(list_shipped):
     tracked = git("ls-files", "-z", "web", "workflows", "miniature/weights", "weights_manifest.json", "LICENSE")
-    assert {name for name in tracked if name} <= set(shipped)
+    assert {name for name in tracked if name} <= set(list_shipped)
 
 
 def test_no_shipped_module_imports_one_that_is_not(pack):

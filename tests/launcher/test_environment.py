@@ -39,8 +39,8 @@ def test_requirements_are_trimmed():
     torch-geometric
     pydantic~=2.0
     """
-    kept = ["comfyui-frontend-package==1.47.12", "torch-geometric", "pydantic~=2.0"]
-    assert environment.trim_requirements(text) == kept
+    file = ["comfyui-frontend-package==1.47.12", "torch-geometric", "pydantic~=2.0"]
+    assert environment.trim_requirements(text) == file
 
 
 def test_requirements_join_host_and_project(comfy, monkeypatch):
@@ -145,11 +145,11 @@ def test_base_directory(tmp_path, root):
 
 def test_host_finds_the_models_of_the_users_own_comfyui(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", copy.deepcopy(folder_paths.folder_names_and_paths))
-    own = tmp_path / "My ComfyUI: the 2nd"
-    environment.write_extra_models(tmp_path, own)
+    user_host = tmp_path / "My ComfyUI: the 2nd"
+    environment.write_extra_models(tmp_path, user_host)
     load_extra_path_config(str(environment.extra_models_file(tmp_path)))
     for kind in ("checkpoints", "loras", "clip_vision", "facechain_fact", "insightface"):
-        assert str(own / "models" / kind) in folder_paths.folder_names_and_paths[kind][0]
+        assert str(user_host / "models" / kind) in folder_paths.folder_names_and_paths[kind][0]
     environment.write_extra_models(tmp_path, environment.HOST / "ComfyUI")
     assert not environment.extra_models_file(tmp_path).exists()
 
@@ -193,8 +193,13 @@ def test_command_line_hands_arguments_on(root):
     ]  # fmt: skip
     options = command_line.parse(["host", "--port", "8200", "--lowvram"])
     assert (options.port, options.rest) == (8200, ["--lowvram"])
+    options = command_line.parse(["bench", "cuda", "--tiny", "sfags", "--minutes", "3", "-h"])
+    assert (options.name, options.rest) == ("cuda", ["--tiny", "sfags", "--minutes", "3", "-h"])
     with pytest.raises(SystemExit):
         command_line.parse(["demo", "--lowvram"])
+    with pytest.raises(SystemExit):
+        command_line.parse(["bench", "nothing"])
+    assert all((root / "benchmarks" / script).is_file() for script in command_line.BENCHMARKS.values())
 
 
 def test_taken_port_is_named(tmp_path, comfy):

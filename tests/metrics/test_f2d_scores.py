@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from likeness.adapters.face_prompt import face_prompt
-from likeness.adapters.token_picture import token_picture
+from likeness.adapters.token_picture import draw_tokens
 from likeness.encoders.loading import load_encoder
 from likeness.faces.align import align_faces
 from likeness.faces.headmask import head_masks
 from likeness.faces.types import Face, Faces
-from likeness.metrics.ranking import ranked
+from likeness.metrics.ranking import rank
 from likeness.metrics.scores import harmonic_mean, identity_scores, text_embedding, text_scores
-from likeness.metrics.table import score_table
+from likeness.metrics.table import draw_scores
 from likeness.tests.support import tiny_clip
 from likeness.tests.support.checkpoints import drawn, msid_shapes
 from likeness.tests.support.golden_recipe import draw
@@ -43,8 +43,8 @@ def identity(encoder, faces, masked=False):
 def test_identity_score_is_the_cosine_of_crops_made_alike(encoder, masked):
     person = identity(encoder, Faces(IMAGES[:2], ((face(),), (face(),))), masked)
     scores = identity_scores(encoder, Faces(IMAGES, ((face(),), (), (face(), face(5.0)))), person)
-    own = identity(encoder, Faces(IMAGES[[0, 2, 2]], ((face(),), (face(),), (face(5.0),))), masked).embedding
-    cosines = (own @ person.embedding.T).mean(dim=1)
+    vectors = identity(encoder, Faces(IMAGES[[0, 2, 2]], ((face(),), (face(),), (face(5.0),))), masked).embedding
+    cosines = (vectors @ person.embedding.T).mean(dim=1)
     assert scores[1] == 0, "no face"
     torch.testing.assert_close(scores[[0, 2]], torch.stack((cosines[0], cosines[1:].max())), atol=1e-6, rtol=0)
     alone = identity_scores(
@@ -78,24 +78,27 @@ def test_text_embedding_is_the_projected_last_token():
 def vision(projection):
     """The host's own vision network, tiny, with a projection to so many numbers."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    picture = {
+    image = {
         "num_channels": 3,
         "patch_size": 14,
         "image_size": 28,
         "hidden_act": "quick_gelu",
         "model_type": "clip_vision_model",
     }
-    network = comfy.clip_vision.ClipVisionModel({**sizes, **picture, "projection_dim": projection})
+    network = comfy.clip_vision.ClipVisionModel({**sizes, **image, "projection_dim": projection})
     network.load_sd({name: draw(name, tuple(t.shape), 5) for name, t in network.get_sd().items()})
     return network
 
 
 @torch.inference_mode()
 def test_text_score_is_the_cosine_of_the_embeddings():
-    clip, pictures = tiny_clip.tiny(), vision(64)
-    scores = text_scores(clip, pictures, IMAGES, "a cat")
-    words, seen = text_embedding(clip, "a cat")[0].double(), pictures.encode_image(IMAGES).image_embeds.double()
-    expected = (seen @ words) / (seen.norm(dim=1) * words.norm())
+    clip, clip_vision = tiny_clip.tiny(), vision(64)
+    scores = text_scores(clip, clip_vision, IMAGES, "a cat")
+    words, expected_vectors = (
+        text_embedding(clip, "a cat")[0].double(),
+        clip_vision.encode_image(IMAGES).image_embeds.double(),
+    )
+    expected = (expected_vectors @ words) / (expected_vectors.norm(dim=1) * words.norm())
     torch.testing.assert_close(scores.double(), expected, atol=1e-6, rtol=0)
     assert len(set(scores.tolist())) == 3
     with pytest.raises(ValueError, match="into 64 numbers and the vision network into 48: .* two halves of one CLIP"):
@@ -127,16 +130,16 @@ def test_harmonic_mean():
 
 def test_order_by_both_scores_or_by_identity_alone():
     identity, text = torch.tensor([0.9, 0.5, 0.5, 0.1]), torch.tensor([0.1, 0.3, 0.3, 0.4])
-    both = ranked(identity, text)
+    both = rank(identity, text)
     assert both.order == [1, 2, 0, 3] and list(both.scores) == ["identity x text", "identity", "text"]
-    assert ranked(torch.tensor([0.0, 0.0, -0.1]), torch.tensor([0.1, 0.3, 0.2])).order == [1, 2, 0], "no face: by text"
-    alone = ranked(identity)
+    assert rank(torch.tensor([0.0, 0.0, -0.1]), torch.tensor([0.1, 0.3, 0.2])).order == [1, 2, 0], "no face: by text"
+    alone = rank(identity)
     assert alone.order == [0, 1, 2, 3] and list(alone.scores) == ["identity"]
 
 
-def test_the_table_shows_pictures_best_first_on_gold():
+def test_the_table_shows_images_best_first_on_gold():
     images = torch.stack([torch.full((20, 30, 3), level) for level in (0.0, 0.5)])
-    table = score_table(images, [1, 0], {"identity": torch.tensor([0.1, 0.9])}, "identity by msid.pt")
+    table = draw_scores(images, [1, 0], {"identity": torch.tensor([0.1, 0.9])}, "identity by msid.pt")
     assert table.shape[0] == 1 and table.shape[3] == 3 and table.min() >= 0 and table.max() <= 1
     first, second = (table[0, 34 + row * 96 + 44, 8 + 44] for row in (0, 1))
     assert (first - 0.5).abs().max() < 0.01 and second.max() == 0
@@ -147,10 +150,10 @@ def test_the_table_shows_pictures_best_first_on_gold():
 
 
 @torch.inference_mode()
-def test_the_token_picture_grows_with_the_prompt():
+def test_the_token_image_grows_with_the_prompt():
     clip = tiny_clip.tiny()
     words = [torch.zeros(2, 64)]
-    short, long = (token_picture(clip, face_prompt(clip, "{face} " + rest, words)) for rest in ("", "tree " * 90))
+    short, long = (draw_tokens(clip, face_prompt(clip, "{face} " + rest, words)) for rest in ("", "tree " * 90))
     assert short.shape[0] == 1 and short.shape[2] == long.shape[2] == 640 and long.shape[1] > 4 * short.shape[1]
     gold = ((short - torch.tensor([255, 205, 70]) / 255).abs().amax(dim=3) < 0.01).sum()
     assert gold == ((long - torch.tensor([255, 205, 70]) / 255).abs().amax(dim=3) < 0.01).sum() > 2000

@@ -8,7 +8,7 @@ import torch
 from likeness.metrics.differences import (
     change,
     class_diversity,
-    picture_diversity,
+    image_diversity,
     pose,
     pose_diversity,
     vector_diversity,
@@ -28,7 +28,7 @@ NAN = float("nan")
 FACE = torch.tensor([[20.0, 30.0], [40.0, 30.0], [30.0, 45.0], [22.0, 50.0], [38.0, 50.0]])
 
 
-def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+def sample(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
@@ -36,7 +36,7 @@ def at(degrees: float) -> list[float]:
     return [cos(degrees * pi / 180), sin(degrees * pi / 180)]
 
 
-def turned(points: torch.Tensor, degrees: float) -> torch.Tensor:
+def turn(points: torch.Tensor, degrees: float) -> torch.Tensor:
     """Clockwise as seen in a picture, about its corner."""
     c, s = at(degrees)
     return points @ torch.tensor([[c, s], [-s, c]])
@@ -52,12 +52,12 @@ def test_identity_is_the_mean_cosine_to_the_persons_own_references():
     assert_close(scores, torch.tensor([0.75, 0.0, 0.5]))
 
 
-def test_one_persons_references_serve_all_pictures():
+def test_one_persons_references_serve_all_images():
     scores = identity_similarity(torch.tensor([at(0), at(60)]), torch.tensor([[at(0)]]), torch.tensor([True, True]))
     assert_close(scores, torch.tensor([1.0, 0.5]))
 
 
-def test_pictures_without_a_face_are_counted_apart():
+def test_images_without_a_face_are_counted_apart():
     detected = torch.tensor([True, False, True, False])
     embeddings = torch.tensor([at(0), at(0), at(60), [NAN, NAN]])
     scores = identity_similarity(embeddings, torch.tensor([[at(0)]]), detected)
@@ -66,8 +66,8 @@ def test_pictures_without_a_face_are_counted_apart():
 
 
 def test_the_summary_without_any_face():
-    found, everything, undetected = identity_summary(torch.tensor([NAN, NAN]))
-    assert found != found and everything == 0 and undetected == 2
+    detected, everything, undetected = identity_summary(torch.tensor([NAN, NAN]))
+    assert detected != detected and everything == 0 and undetected == 2
 
 
 def test_every_pair_is_of_one_person_or_of_two():
@@ -78,28 +78,28 @@ def test_every_pair_is_of_one_person_or_of_two():
 
 
 def test_text_similarity_is_a_cosine_to_each_or_to_one_prompt():
-    pictures, prompts = torch.tensor([at(10), at(100)]) * 9, torch.tensor([at(70), at(100)])
-    assert_close(text_similarity(pictures, prompts), torch.tensor([0.5, 1.0]))
-    assert_close(text_similarity(pictures, prompts[1:]), torch.tensor([0.0, 1.0]), atol=1e-6, rtol=0)
+    images, prompts = torch.tensor([at(10), at(100)]) * 9, torch.tensor([at(70), at(100)])
+    assert_close(text_similarity(images, prompts), torch.tensor([0.5, 1.0]))
+    assert_close(text_similarity(images, prompts[1:]), torch.tensor([0.0, 1.0]), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("along, expected", [(2.0, 1.0), (-0.5, -1.0), (0.0, 0.0)])
 def test_directional_similarity_of_collinear_differences(along, expected):
-    step, plain_picture, plain_prompt = drawn(3, 8), drawn(3, 8, seed=1), drawn(1, 8, seed=2)
-    scores = directional_similarity(plain_picture + along * step, plain_picture, plain_prompt + step, plain_prompt)
+    step, plain_image, plain_prompt = sample(3, 8), sample(3, 8, seed=1), sample(1, 8, seed=2)
+    scores = directional_similarity(plain_image + along * step, plain_image, plain_prompt + step, plain_prompt)
     assert_close(scores, torch.full((3,), expected, dtype=torch.float64))
 
 
 def test_directional_similarity_sees_differences_alone():
-    pictures, prompts = torch.tensor([[9.0, 5.0, 1.0]]), torch.tensor([[2.0, 1.0, 1.0]])
-    scores = directional_similarity(pictures, torch.tensor([[9.0, 4.0, 1.0]]), prompts, torch.tensor([[1.0, 0.0, 1.0]]))
+    images, prompts = torch.tensor([[9.0, 5.0, 1.0]]), torch.tensor([[2.0, 1.0, 1.0]])
+    scores = directional_similarity(images, torch.tensor([[9.0, 4.0, 1.0]]), prompts, torch.tensor([[1.0, 0.0, 1.0]]))
     assert_close(scores, torch.tensor([sqrt(0.5)]))
 
 
 # Means of scores
 
 
-def test_means_of_six_scores_for_each_picture():
+def test_means_of_six_scores_for_each_image():
     scores = [torch.tensor([value, 0.5]) for value in (1.0, 0.5, 0.25, 0.25, 0.5, 1.0)]
     assert_close(harmonic_mean(*scores), torch.tensor([6 / 14, 0.5]))
     assert_close(geometric_mean(*scores), torch.tensor([0.5, 0.5]))
@@ -158,10 +158,10 @@ def test_vector_diversity_of_near_vectors_far_from_nothing():
     assert_close(vector_diversity(vectors[None])[0].double(), exact, rtol=1e-6, atol=0)
 
 
-def test_picture_diversity_is_the_mean_difference_of_two():
+def test_image_diversity_is_the_mean_difference_of_two():
     levels = torch.tensor([[0.0, 0.5, 1.0], [0.2, 0.2, 0.2]])
-    pictures = levels[..., None, None, None].expand(2, 3, 4, 5, 3)
-    assert_close(picture_diversity(pictures), torch.tensor([2 / 3, 0.0]))
+    images = levels[..., None, None, None].expand(2, 3, 4, 5, 3)
+    assert_close(image_diversity(images), torch.tensor([2 / 3, 0.0]))
 
 
 # Pose
@@ -173,11 +173,11 @@ def test_pose_of_an_upright_face():
     assert_close(scale, torch.tensor(sqrt((221 + 221 + 16 + 145 + 145) / 5)))
 
 
-def test_roll_scale_and_place_do_not_mix():
-    upright, other = pose(FACE), pose(turned(FACE, 25) * 1.5 + torch.tensor([7.0, -3.0]))
+def test_roll_scale_and_position_do_not_mix():
+    upright, other = pose(FACE), pose(turn(FACE, 25) * 1.5 + torch.tensor([7.0, -3.0]))
     assert_close(other.roll, torch.tensor(25.0))
     assert_close(other.scale, 1.5 * upright.scale)
-    assert_close(other.position, turned(upright.position, 25) * 1.5 + torch.tensor([7.0, -3.0]))
+    assert_close(other.position, turn(upright.position, 25) * 1.5 + torch.tensor([7.0, -3.0]))
     assert abs(other.yaw) < 1e-6
 
 
@@ -185,7 +185,7 @@ def test_roll_scale_and_place_do_not_mix():
 def test_yaw_is_where_the_nose_lies_along_the_eyes(degrees):
     looking = FACE.clone()
     looking[2, 0] += 5
-    assert_close(pose(turned(looking, degrees)).yaw, torch.tensor(0.25))
+    assert_close(pose(turn(looking, degrees)).yaw, torch.tensor(0.25))
 
 
 def test_pose_diversity_is_one_standard_deviation_of_each():
@@ -193,7 +193,7 @@ def test_pose_diversity_is_one_standard_deviation_of_each():
         return torch.stack([torch.stack(faces), torch.stack([FACE] * len(faces))])
 
     nose = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0])[:, None] * torch.tensor([4.0, 0.0])
-    rolled = pose_diversity(people(turned(FACE, -10), FACE, turned(FACE, 10)))
+    rolled = pose_diversity(people(turn(FACE, -10), FACE, turn(FACE, 10)))
     looking = pose_diversity(people(FACE - nose, FACE, FACE + nose))
     moved = pose_diversity(people(FACE - torch.tensor([3.0, 4.0]), FACE, FACE + torch.tensor([3.0, 4.0])))
     scaled = pose_diversity(people(FACE * 0.9, FACE, FACE * 1.1))
@@ -229,14 +229,14 @@ def test_separation_is_the_share_of_pairs_in_order(same, different, expected):
 
 
 def test_separation_counts_what_all_pairs_say():
-    same, different = drawn(30).mul(2).round() + 1, drawn(17, seed=1).mul(2).round()
+    same, different = sample(30).mul(2).round() + 1, sample(17, seed=1).mul(2).round()
     against = same[:, None] - different
     assert separation(same, different) == pytest.approx(float(((against > 0) + (against == 0) / 2).mean()))
 
 
 @pytest.mark.parametrize("n, d", [(200, 6), (5, 40)], ids=["many pictures", "fewer than features"])
 def test_frechet_distance_of_moved_and_scaled_sets(n, d):
-    features, shift = drawn(n, d), drawn(d, seed=1)
+    features, shift = sample(n, d), sample(d, seed=1)
     variance = float(features.var(dim=0).sum())
     assert frechet_distance(features, features) == pytest.approx(0, abs=1e-9)
     assert frechet_distance(features, features + shift) == pytest.approx(float(shift.square().sum()))
@@ -253,7 +253,7 @@ def test_frechet_distance_of_two_gaussians_in_different_directions():
 
 
 def test_frechet_distance_agrees_with_the_root_of_the_product():
-    one, other = drawn(60, 5) @ drawn(5, 5, seed=1), drawn(80, 5, seed=2) @ drawn(5, 5, seed=3) + 1
+    one, other = sample(60, 5) @ sample(5, 5, seed=1), sample(80, 5, seed=2) @ sample(5, 5, seed=3) + 1
     first, second = one.T.cov(), other.T.cov()
     root = torch.linalg.eigvals(first @ second).real.clamp(min=0).sqrt().sum()
     expected = (one.mean(dim=0) - other.mean(dim=0)).square().sum() + first.trace() + second.trace() - 2 * root
@@ -270,7 +270,7 @@ def test_frechet_distance_says_what_it_needs(first, second):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 6])
 def test_chance_of_best_counts_all_subsets(n):
-    scores = torch.stack([drawn(6), drawn(6, seed=1), torch.tensor([0.0, 0.2, 0.0, 0.2, 0.2, 0.0])])
+    scores = torch.stack([sample(6), sample(6, seed=1), torch.tensor([0.0, 0.2, 0.0, 0.2, 0.2, 0.0])])
     chances = torch.zeros(3, 6, dtype=torch.float64)
     subsets = list(combinations(range(6), n))
     for pair in range(3):
@@ -289,9 +289,9 @@ def test_best_of_curve_of_permutations():
     assert best_of_curve(scores, torch.full((5, 8), 0.7)) == pytest.approx(dict.fromkeys(expected, 0.7))
 
 
-@pytest.mark.parametrize("pictures, sizes", [(1, [1]), (3, [1, 2]), (4, [1, 2, 4]), (7, [1, 2, 4])])
-def test_best_of_curve_ends_with_what_there_is(pictures, sizes):
-    assert list(best_of_curve(torch.rand(2, pictures), torch.rand(2, pictures))) == sizes
+@pytest.mark.parametrize("images, sizes", [(1, [1]), (3, [1, 2]), (4, [1, 2, 4]), (7, [1, 2, 4])])
+def test_best_of_curve_ends_with_what_there_is(images, sizes):
+    assert list(best_of_curve(torch.rand(2, images), torch.rand(2, images))) == sizes
 
 
 def test_what_cannot_be_ranked_is_refused():

@@ -10,7 +10,7 @@ from likeness.metrics.scores import text_scores
 from likeness.miniature import registration
 from likeness.miniature.models import base_model
 from likeness.miniature.nodes import LoadMiniature
-from likeness.nodes import facea_train, fact, identity
+from likeness.nodes import facea, fact, identity
 from likeness.nodes.face2diffusion import EXPRESSION_FILES
 from likeness.nodes.inputs import weight_file
 from likeness.tests.support import tiny, tiny_miniature
@@ -111,7 +111,7 @@ def test_each_file_is_in_the_menu_it_belongs_to(shipped):
         options = weight_file("file", files, "").options
         published = [name for names in files.values() for name in names]
         assert options[0] == published[0] and set(options) >= {*published, *(n for k in files for n in mine.get(k, []))}
-    assert facea_train.LoadFaceAIdentity.define_schema().inputs[0].options == ["miniature_facea.safetensors"]
+    assert facea.LoadFaceAIdentity.define_schema().inputs[0].options == ["miniature_facea.safetensors"]
     assert not any("scorer" in name or "finder" in name for names in mine.values() for name in names)
 
 

@@ -71,11 +71,11 @@ def calls(prompt: dict) -> dict:
     return {key: (node["class_type"], node["inputs"], node["_meta"]["title"]) for key, node in prompt.items()}
 
 
-def test_every_workflow_is_a_template_with_a_picture(page, server):
+def test_every_workflow_is_a_template_with_a_image(page, server):
     assert sorted(get(page, server, "api/workflow_templates").json()["ComfyUI-Likeness"]) == NAMES
     for name in NAMES:
-        picture = get(page, server, f"{TEMPLATES}/{name}.jpg")
-        assert picture.headers["content-type"] == "image/jpeg" and 5_000 < len(picture.body()) < 40_000
+        thumbnail = get(page, server, f"{TEMPLATES}/{name}.jpg")
+        assert thumbnail.headers["content-type"] == "image/jpeg" and 5_000 < len(thumbnail.body()) < 40_000
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -88,8 +88,8 @@ def test_the_editor_form_is_the_api_form(page, server, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_starts_from_the_seed_in_the_file_and_keeps_it(page, server, name):
     values = [node.get("widgets_values", []) for node in open_template(page, server, name)["nodes"]]
-    seeds = [each[each.index("fixed") - 1] for each in values if "fixed" in each]
-    assert seeds and set(seeds) == {1} and not any("randomize" in each for each in values)
+    seeds = [row[row.index("fixed") - 1] for row in values if "fixed" in row]
+    assert seeds and set(seeds) == {1} and not any("randomize" in row for row in values)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -147,7 +147,7 @@ def test_a_node_opens_its_help(page, server, root):
         assert get(page, server, f"extensions/ComfyUI-Likeness/docs/{file.name}").text() == file.read_text()
 
 
-def test_the_button_runs_the_graph_and_pictures_appear_on_the_nodes(page, server):
+def test_the_button_runs_the_graph_and_images_appear_on_the_nodes(page, server):
     open_template(page, server, "fact_text_to_image")
     page.evaluate(
         """values => {

@@ -21,7 +21,7 @@ WORKFLOWS = [
 PROMPT = "LikenessEncodeFacePrompt"
 
 
-def picture(executor, graph):
+def sample(executor, graph):
     return executor.run(graph)[only(graph, "VAEDecode")][0]
 
 
@@ -32,32 +32,32 @@ def test_published_workflows_run(executor, name):
     sampler = published[only(published, "KSampler")]["inputs"]
     assert (sampler["sampler_name"], sampler["steps"], sampler["cfg"]) == ("euler_ancestral", 30, 7.0)
     assert sampler["model"] == [only(graph, "CheckpointLoaderSimple"), 0], "nothing stands between model and sampler"
-    pictures = picture(executor, graph)
-    assert pictures.shape[1:] == (64, 64, 3) and torch.isfinite(pictures).all() and pictures.std() > 0.01
+    images = sample(executor, graph)
+    assert images.shape[1:] == (64, 64, 3) and torch.isfinite(images).all() and images.std() > 0.01
 
 
-def test_the_face_is_seen_in_the_picture_and_nothing_changes_for_a_second_run(executor):
+def test_the_face_is_seen_in_the_image_and_nothing_changes_for_a_second_run(executor):
     graph = workflow("f2d_text_to_image")
-    first = picture(executor, graph)
-    assert torch.equal(picture(executor, graph), first)
+    first = sample(executor, graph)
+    assert torch.equal(sample(executor, graph), first)
     plain = copy.deepcopy(graph)
     clip = plain["2"]["inputs"]["clip"]
     text = graph["2"]["inputs"]["text"].replace("{face}", "f l")
     plain["2"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": text}}
-    assert not torch.equal(picture(executor, plain), first)
-    assert torch.equal(picture(executor, graph), first)
+    assert not torch.equal(sample(executor, plain), first)
+    assert torch.equal(sample(executor, graph), first)
 
 
 def test_a_slider_does_not_load_or_encode_again(executor):
     graph = workflow("f2d_expression")
-    first = picture(executor, graph)
+    first = sample(executor, graph)
     graph[only(graph, "LikenessFaceToWords")]["inputs"]["expression_strength"] = 0.0
-    other = picture(executor, graph)
+    other = sample(executor, graph)
     assert not torch.equal(first, other)
     ran = {graph[key]["class_type"] for key in executor.executed()}
     assert ran == {"LikenessFaceToWords", PROMPT, "KSampler", "VAEDecode", "SaveImage"}
     del graph[only(graph, "LikenessFaceToWords")]["inputs"]["expression"]
-    assert torch.equal(picture(executor, graph), other), "strength 0 is the unconditional vector"
+    assert torch.equal(sample(executor, graph), other), "strength 0 is the unconditional vector"
 
 
 def test_two_people_each_have_their_own_words(executor):
@@ -68,7 +68,7 @@ def test_two_people_each_have_their_own_words(executor):
     assert torch.equal(outputs["10"][0][0], first)
 
 
-def test_the_token_picture_is_shown_on_the_node(executor):
+def test_the_token_image_is_shown_on_the_node(executor):
     graph = workflow("f2d_text_to_image")
     graph["2"]["inputs"]["text"] = "another prompt with {face}, so that the node runs"
     outputs = executor.run(graph)
@@ -82,11 +82,11 @@ def test_the_token_picture_is_shown_on_the_node(executor):
 
 def test_loras_and_controlnet_beside_it(executor):
     graph = workflow("f2d_text_to_image")
-    without = picture(executor, graph)
+    without = sample(executor, graph)
     lora = {"lora_name": "likeness_builtin_lora_sd15.safetensors", "strength_model": 1.0, "strength_clip": 1.0}
     graph["30"] = {"class_type": "LoraLoader", "inputs": {**lora, "model": ["1", 0], "clip": ["1", 1]}}
     graph["2"]["inputs"]["clip"], graph["12"]["inputs"]["model"] = ["30", 1], ["30", 0]
-    assert not torch.equal(picture(executor, graph), without)
+    assert not torch.equal(sample(executor, graph), without)
 
 
 def test_delayed_prompt_is_what_the_stock_nodes_make(executor):

@@ -35,8 +35,8 @@ def test_workflow(server, name, shown_on):
     graph[only(graph, "LikenessLoadFaceDetector")]["inputs"]["min_score"] = 0.44
     answer = queue(server, graph)
     assert answer.status == "success"
-    (picture,) = answer.images[only(graph, "SaveImage")]
-    assert Image.open(io.BytesIO(picture.data)).size == (64, 64)
+    (file,) = answer.images[only(graph, "SaveImage")]
+    assert Image.open(io.BytesIO(file.data)).size == (64, 64)
     assert answer.images[only(graph, shown_on)], "the tokens, or the scores, are shown on the node"
 
 

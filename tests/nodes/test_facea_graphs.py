@@ -26,13 +26,13 @@ def all_of(graph, class_type) -> list[str]:
 
 
 def before(graph, outputs, key) -> torch.Tensor:
-    source, slot = graph[key]["inputs"]["image"]
-    return outputs[source][slot]
+    source, output = graph[key]["inputs"]["image"]
+    return outputs[source][output]
 
 
-def painted_part(picture, faces) -> torch.Tensor:
+def mark_painted(image, faces) -> torch.Tensor:
     """Where the boxes of the faces lie with 16 of 64 pixels of the crop around them, which no mask exceeds."""
-    part = torch.zeros(picture.shape[1:3], dtype=torch.bool)
+    part = torch.zeros(image.shape[1:3], dtype=torch.bool)
     for x0, y0, x1, y1 in (face.box for face in faces):
         room = max(x1 - x0, y1 - y0) * 0.6
         part[int(max(y0 - room, 0)) : int(y1 + room) + 2, int(max(x0 - room, 0)) : int(x1 + room) + 2] = True
@@ -48,15 +48,15 @@ def test_published_workflows_paint_the_faces_and_nothing_else(executor, name):
     ]
     graph = small(name)
     outputs = executor.run(graph)
-    (found,) = outputs[only(graph, "LikenessDetectFaces")][0].per_image
+    (faces,) = outputs[only(graph, "LikenessDetectFaces")][0].per_image
     for key in all_of(graph, REFINE):
-        picture, old = outputs[key][0], before(graph, outputs, key)
-        part = painted_part(picture, found)
-        assert picture.shape == old.shape and torch.equal(picture[0][~part], old[0][~part])
-        assert (picture != old).any(dim=-1)[0][part].float().mean() > 0.15
+        image, old = outputs[key][0], before(graph, outputs, key)
+        part = mark_painted(image, faces)
+        assert image.shape == old.shape and torch.equal(image[0][~part], old[0][~part])
+        assert (image != old).any(dim=-1)[0][part].float().mean() > 0.15
         assert all(output.shape[1:3] == (64, 64) for output in outputs[key][1:])
     if name == "facea_two_people":
-        assert len(found) == 3 and len(outputs[key][1]) == 2, "the third has no person"
+        assert len(faces) == 3 and len(outputs[key][1]) == 2, "the third has no person"
 
 
 def test_a_trained_person_is_saved_loaded_and_painted(executor, base):
@@ -71,7 +71,7 @@ def test_a_trained_person_is_saved_loaded_and_painted(executor, base):
     again = executor.run(graph)
     (loaded, *_) = again["10"]
     assert all(torch.equal(loaded.lora[name], learned.lora[name]) for name in learned.lora)
-    assert not any("text" in output for output in said(executor, "11")), "it is the base it was trained on"
+    assert not any("text" in output for output in read_outputs(executor, "11")), "it is the base it was trained on"
     assert not torch.equal(again["12"][0], before(graph, again, "12"))
     path.unlink()
 
@@ -82,8 +82,8 @@ def test_another_person_s_mouth_is_painted(executor, base):
     (start, *_), (changed, *_) = outputs["10"], outputs["3"]
     moved = [region for region in REGIONS if not torch.equal(start.features[region], changed.features[region])]
     assert moved == ["mouth"]
-    picture, old = outputs["12"][0], before(graph, outputs, "12")
-    assert picture.shape == old.shape and not torch.equal(picture, old)
+    image, old = outputs["12"][0], before(graph, outputs, "12")
+    assert image.shape == old.shape and not torch.equal(image, old)
     Path(outputs["4"][1]).unlink()
 
 
@@ -96,7 +96,7 @@ def one_face(**changes) -> dict:
     return graph
 
 
-def test_the_small_nodes_with_the_stock_sampler_give_the_same_picture(executor):
+def test_the_small_nodes_with_the_stock_sampler_give_the_same_image(executor):
     graph = one_face(cfg=5.0)
     graph["10"]["inputs"]["identity_name"] = "her_00001_.safetensors"
     (expected, *_) = executor.run(graph)["12"]
@@ -130,7 +130,7 @@ def test_the_small_nodes_with_the_stock_sampler_give_the_same_picture(executor):
 def test_three_faces_of_one_batch_through_the_small_nodes(executor):
     graph = one_face()
     graph["6"]["inputs"]["image"] = "three_faces.png"
-    picture = executor.run({key: graph[key] for key in ("6",)} | preview("6", 0))["6"][0]
+    image = executor.run({key: graph[key] for key in ("6",)} | preview("6", 0))["6"][0]
     for key in ("9", "10", "11", "13"):
         del graph[key]
     crop = {key: graph["12"]["inputs"][key] for key in ("image", "face_share", "size", "shape", "expand", "faces")}
@@ -140,17 +140,17 @@ def test_three_faces_of_one_batch_through_the_small_nodes(executor):
     graph["pasted"] = {"class_type": "LikenessPasteFaceBack", "inputs": paste}
     graph |= preview("pasted", 0)
     outputs = executor.run(graph)
-    (found,) = outputs["8"][0].per_image
-    changed = (outputs["pasted"][0] != picture).any(dim=-1)[0]
-    assert outputs["pasted"][0].shape == picture.shape and outputs["12"][1].shape == (3, 64, 64, 3)
-    for face in found:
+    (faces,) = outputs["8"][0].per_image
+    changed = (outputs["pasted"][0] != image).any(dim=-1)[0]
+    assert outputs["pasted"][0].shape == image.shape and outputs["12"][1].shape == (3, 64, 64, 3)
+    for face in faces:
         x, y = face.points.mean(axis=0).round().astype(int)
         assert changed[y, x]
-    assert not changed[~painted_part(picture, found)].any()
+    assert not changed[~mark_painted(image, faces)].any()
 
 
-def preview(source, slot) -> dict:
-    return {"preview": {"class_type": "PreviewImage", "inputs": {"images": [source, slot]}}}
+def preview(source, output) -> dict:
+    return {"preview": {"class_type": "PreviewImage", "inputs": {"images": [source, output]}}}
 
 
 def test_a_second_run_is_the_same_and_strength_words_and_seed_count(executor):
@@ -163,17 +163,17 @@ def test_a_second_run_is_the_same_and_strength_words_and_seed_count(executor):
     assert torch.equal(executor.run(graph)["12"][0], first)
 
 
-def said(executor, key) -> list:
+def read_outputs(executor, key) -> list:
     return [data["output"] for event, data in executor.events if event == "executed" and data["node"] == key]
 
 
 def test_another_base_and_a_model_that_does_not_inpaint_are_said_on_the_node(executor):
     graph = one_face(seed=11)
     executor.run(graph)
-    assert not any("text" in output for output in said(executor, "11"))
+    assert not any("text" in output for output in read_outputs(executor, "11"))
     graph["9"]["inputs"]["ckpt_name"] = "likeness_builtin_sd15.ckpt"
     outputs = executor.run(graph)
-    (output,) = said(executor, "11")
+    (output,) = read_outputs(executor, "11")
     assert "trained on likeness_builtin_sd15_inpaint.ckpt" in output["text"][0]
     assert "not an inpainting model" in output["text"][0]
     assert not torch.equal(outputs["12"][0], before(graph, outputs, "12")), "and it is painted all the same"
@@ -217,7 +217,7 @@ def test_bad_input_is_one_sentence_and_the_next_graph_runs(executor, break_it, m
     executor.run(good)
 
 
-def test_a_picture_without_a_face_passes_through_a_batch(executor):
+def test_a_image_without_a_face_passes_through_a_batch(executor):
     graph = one_face()
     empty = {"width": 448, "height": 512, "batch_size": 1, "color": 9000}
     graph["empty"] = {"class_type": "EmptyImage", "inputs": empty}

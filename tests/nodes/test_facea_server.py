@@ -36,7 +36,7 @@ def queue(url, graph, on_progress=lambda *_: None):
     return asyncio.run(talk())
 
 
-def uncached(graph, number=0.43) -> dict:
+def avoid_cache(graph, number=0.43) -> dict:
     """The graph with a setting no other test uses: a node that the server's cache answers leaves no picture."""
     graph[only(graph, "LikenessLoadFaceDetector")]["inputs"]["min_score"] = number
     return graph
@@ -44,35 +44,35 @@ def uncached(graph, number=0.43) -> dict:
 
 @pytest.mark.parametrize("name", PAINTED)
 def test_workflow(server, base, name):
-    answer = queue(server, uncached(small(name)))
+    answer = queue(server, avoid_cache(small(name)))
     assert answer.status == "success"
     graph = small(name)
     saved = [answer.images[key] for key, node in graph.items() if node["class_type"] == "SaveImage"]
     assert len(saved) == PAINTED[name]
-    for (picture,) in saved:
-        pixels = np.asarray(Image.open(io.BytesIO(picture.data)))
-        assert picture.info["type"] == "output" and min(pixels.shape[:2]) >= 448 and pixels.std() > 20
+    for (file,) in saved:
+        pixels = np.asarray(Image.open(io.BytesIO(file.data)))
+        assert file.info["type"] == "output" and min(pixels.shape[:2]) >= 448 and pixels.std() > 20
 
 
 def test_training_saves_a_person_that_can_be_painted(server, base):
-    graph = uncached(small("facea_train"))
+    graph = avoid_cache(small("facea_train"))
     answer = queue(server, graph)
     assert answer.status == "success" and answer.images["12"], "the loss curve is shown"
     (path,) = (base / "output" / "facea").glob("her_*.safetensors")
-    graph = uncached(small("facea_expression"), 0.42)
+    graph = avoid_cache(small("facea_expression"), 0.42)
     graph["10"]["inputs"]["identity_name"] = path.name
     assert queue(server, graph).status == "success"
 
 
 def test_the_progress_of_each_face_is_seen(server):
-    graph, seen = uncached(small("facea_two_people", steps=3), 0.41), []
-    queue(server, graph, lambda node, value, most: seen.append((node, value, most)))
-    steps = [value for node, value, most in seen if node == only(graph, REFINE) and most == 3]
+    graph, reports = avoid_cache(small("facea_two_people", steps=3), 0.41), []
+    queue(server, graph, lambda node, value, most: reports.append((node, value, most)))
+    steps = [value for node, value, most in reports if node == only(graph, REFINE) and most == 3]
     assert {1, 2} <= set(steps) and any(later < earlier for earlier, later in zip(steps, steps[1:])), "two faces"
 
 
 def test_cancel_in_the_middle_of_a_face_leaves_the_server_usable(server):
-    graph = uncached(small("facea_refine", steps=500), 0.4)
+    graph = avoid_cache(small("facea_refine", steps=500), 0.4)
     graph["5"]["inputs"]["steps"] = 2
 
     async def talk():
@@ -87,11 +87,11 @@ def test_cancel_in_the_middle_of_a_face_leaves_the_server_usable(server):
 
     answer = asyncio.run(talk())
     assert answer.status == "interrupted" and only(graph, "SaveImage") not in answer.images
-    assert queue(server, uncached(small("facea_refine"), 0.4)).status == "success"
+    assert queue(server, avoid_cache(small("facea_refine"), 0.4)).status == "success"
 
 
 def test_errors_reach_the_person_and_the_server_goes_on(server):
-    graph = uncached(small("facea_expression"), 0.39)
+    graph = avoid_cache(small("facea_expression"), 0.39)
     graph["11"]["inputs"]["index"] = 7
     with pytest.raises(GraphError, match=rf"{REFINE} \(node 12\): There is no face 7 in any picture, only \[0\]"):
         queue(server, graph)
@@ -99,4 +99,4 @@ def test_errors_reach_the_person_and_the_server_goes_on(server):
     graph["10"]["inputs"]["identity_name"] = "gone.safetensors"
     with pytest.raises(GraphError, match="gone.safetensors"):
         queue(server, graph)
-    assert queue(server, uncached(small("facea_expression"), 0.39)).status == "success"
+    assert queue(server, avoid_cache(small("facea_expression"), 0.39)).status == "success"

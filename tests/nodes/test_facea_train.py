@@ -17,12 +17,12 @@ FOLDER = "likeness_test"
 @pytest.fixture(autouse=True)
 def folders(base):
     """The folders these tests write to, empty."""
-    places = [base / "output" / "facea_training", base / "output" / "facea"]
-    for place in places:
-        shutil.rmtree(place, ignore_errors=True)
-    yield places
-    for place in places:
-        shutil.rmtree(place, ignore_errors=True)
+    paths = [base / "output" / "facea_training", base / "output" / "facea"]
+    for path in paths:
+        shutil.rmtree(path, ignore_errors=True)
+    yield paths
+    for path in paths:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def forget(executor) -> None:
@@ -87,11 +87,11 @@ def test_an_interruption_keeps_what_was_learned_and_the_same_graph_goes_on(execu
     executor.run(graph(4))
     assert any(event == "execution_interrupted" for event, _ in executor.events)
     monkeypatch.undo()
-    (kept,) = (folders[1] / "stopped").iterdir()
+    (file,) = (folders[1] / "stopped").iterdir()
     (checkpoint,) = folders[0].iterdir()
-    assert kept.name == f"{checkpoint.stem}_step_1.safetensors"
+    assert file.name == f"{checkpoint.stem}_step_1.safetensors"
     again = graph(4)
-    again["load"] = node("LikenessLoadFaceAIdentity", identity_name=f"stopped/{kept.name}")
+    again["load"] = node("LikenessLoadFaceAIdentity", identity_name=f"stopped/{file.name}")
     again["info"] = node("PreviewAny", source=["load", 1])
     outputs = executor.run(again)
     identity, *_, report = outputs["train"]
@@ -141,7 +141,7 @@ def test_words_that_the_text_encoder_reads_learn_too(executor):
     assert identity.level == "input" and not torch.equal(identity.features["face"], first.features["face"])
 
 
-def failing(executor, graph) -> str:
+def fail(executor, graph) -> str:
     with pytest.raises(GraphError) as error:
         executor.run(graph)
     return str(error.value)
@@ -150,16 +150,16 @@ def failing(executor, graph) -> str:
 def test_what_cannot_be_learned_from_is_named(executor, folders):
     wrong = graph()
     wrong["base"]["inputs"]["ckpt_name"] = BUILT_IN["ckpt_name"]
-    assert "UNet has 9 input channels; the connected SD15 has 4. Load an inpainting" in failing(executor, wrong)
+    assert "UNet has 9 input channels; the connected SD15 has 4. Load an inpainting" in fail(executor, wrong)
     wrong = graph()
     wrong["photo2"] = node("EmptyImage", width=64, height=64, batch_size=1, color=0)
-    assert "Photo 2 of 2 has no face, but one is needed: leave this photo out" in failing(executor, wrong)
+    assert "Photo 2 of 2 has no face, but one is needed: leave this photo out" in fail(executor, wrong)
     wrong = graph(nose_mask=["empty", 0])
     del wrong["train"]["inputs"]["photos.faces_2"]
     wrong["empty"] = node("SolidMask", value=0.0, width=448, height=512)
-    assert "The mask for the nose in photo 1 of 1 is empty. Leave this photo out" in failing(executor, wrong)
+    assert "The mask for the nose in photo 1 of 1 is empty. Leave this photo out" in fail(executor, wrong)
     wrong["empty"]["inputs"]["width"] = 40
-    assert "are 1 of 40 x 512 pixels, but there are 1 photos of 448 x 512" in failing(executor, wrong)
+    assert "are 1 of 40 x 512 pixels, but there are 1 photos of 448 x 512" in fail(executor, wrong)
     assert not any(folder.exists() and any(folder.iterdir()) for folder in folders)
 
 
@@ -193,14 +193,14 @@ def test_out_of_memory_is_said_and_what_was_learned_is_kept(executor, folders, m
         return sent(text, *rest)
 
     monkeypatch.setattr(executor._server, "send_progress_text", send)
-    said = failing(executor, graph())
+    said = fail(executor, graph())
     assert "FaceA training stopped: the device ran out of memory: lower batch_size (now 1), switch gradient" in said
-    (kept,) = (folders[1] / "stopped").iterdir()
-    assert str(kept) in said and kept.name.endswith("_step_1.safetensors")
+    (file,) = (folders[1] / "stopped").iterdir()
+    assert str(file) in said and file.name.endswith("_step_1.safetensors")
     monkeypatch.undo()
     assert "went on after step 1" in executor.run(graph())["train"][4], "the host is well"
 
 
 def test_a_loss_that_is_no_number_is_said(executor, folders):
-    said = failing(executor, graph(60, learning_rate=1.0, features_learning_rate=1.0, batch_size=1))
+    said = fail(executor, graph(60, learning_rate=1.0, features_learning_rate=1.0, batch_size=1))
     assert "the loss is no number any more in step" in said and "Lower the learning rates" in said

@@ -239,12 +239,12 @@ def test_every_node_explains_itself(executor, root):
 def test_published_workflows_run(executor, name):
     graph = workflow(name)
     outputs = executor.run(graph)
-    (picture,) = outputs[only(graph, "VAEDecode")]
-    assert picture.shape == (1, 64, 64, 3) and torch.isfinite(picture).all() and picture.std() > 0.01
+    (image,) = outputs[only(graph, "VAEDecode")]
+    assert image.shape == (1, 64, 64, 3) and torch.isfinite(image).all() and image.std() > 0.01
     off = copy.deepcopy(graph)
     off[only(graph, "LikenessApplyFACT")]["inputs"]["strength"] = 0.0
     (base,) = executor.run(off)[only(graph, "VAEDecode")]
-    assert not torch.equal(picture, base)
+    assert not torch.equal(image, base)
 
 
 def test_queued_again_after_a_slider_moved_and_came_back(executor):
@@ -269,7 +269,7 @@ def test_several_references_make_a_longer_identity(executor):
     assert torch.equal(three.features[:1], one.features)
 
 
-def test_a_graph_saved_with_the_first_release_draws_the_same_picture(executor):
+def test_a_graph_saved_with_the_first_release_draws_the_same_image(executor):
     """It lacks the inputs that came later."""
     graph = workflow("fact_text_to_image")
     old = copy.deepcopy(graph)

@@ -26,11 +26,11 @@ def detect(image="photo", source="detector", **inputs):
     return node("LikenessDetectFaces", face_detector=[source, 0], image=[image, 0], **{**CHOICE, **inputs})
 
 
-def imported(**inputs):
+def import_faces(**inputs):
     return node("LikenessImportFaces", image=["photo", 0], **{**CHOICE, "choose": "all", **inputs})
 
 
-def shown(source, output=0):
+def preview(source, output=0):
     return node("PreviewImage", images=[source, output])
 
 
@@ -44,8 +44,8 @@ def graph(base):
 def mesh_detector(tmp_path, monkeypatch, base):
     """A MediaPipe file with drawn weights to which one place of the astronaut is a face."""
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "detection", ([str(tmp_path)], {".safetensors"}))
-    picture = torch.from_numpy(np.array(Image.open(base / "input" / "astronaut.png").convert("RGB"))).float()[None]
-    states = mediapipe_file.drawn_states(picture / 255)
+    photo = torch.from_numpy(np.array(Image.open(base / "input" / "astronaut.png").convert("RGB"))).float()[None]
+    states = mediapipe_file.drawn_states(photo / 255)
     # An oval large enough to be seen, in the mesh network's 192 pixels.
     angles = torch.linspace(0, 2 * torch.pi, 478)
     mesh = torch.stack([96 + 50 * angles.cos(), 96 + 60 * angles.sin(), torch.zeros(478)], dim=1)
@@ -56,10 +56,10 @@ def mesh_detector(tmp_path, monkeypatch, base):
 
 def test_the_hosts_node_draws_our_boxes(executor, graph):
     graph |= {"faces": detect(), "boxes": node("DrawBBoxes", image=["photo", 0], bboxes=["faces", 2])}
-    graph["shown"] = shown("boxes")
+    graph["shown"] = preview("boxes")
     outputs = executor.run(graph)
-    (drawn,), (photo, _), (_, _, boxes) = outputs["boxes"], outputs["photo"], outputs["faces"]
-    changed = (drawn - photo).abs().amax(dim=3)[0] > 0.1
+    (drawing,), (photo, _), (_, _, boxes) = outputs["boxes"], outputs["photo"], outputs["faces"]
+    changed = (drawing - photo).abs().amax(dim=3)[0] > 0.1
     (box,) = boxes[0]
     assert np.allclose([box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]], FACE_BOX, atol=6)
     x, y, right = round(box["x"]), round(box["y"]), round(box["x"] + box["width"])
@@ -75,8 +75,8 @@ def test_the_hosts_nodes_draw_our_landmarks_and_ours_read_the_hosts(executor, gr
         "mesh": node("MediaPipeFaceMeshVisualize", face_landmarks=["landmarks", 0], image=["photo", 0],
                      connections="all", color="#00ff00", thickness=1, point_size=2),
         "mask": node("MediaPipeFaceMask", face_landmarks=["landmarks", 0], regions="all"),
-        "back": imported(face_landmarks=["landmarks", 0]),
-        "shown": shown("mesh"), "shown too": shown("back", 1), "mask shown": node("MaskPreview", mask=["mask", 0]),
+        "back": import_faces(face_landmarks=["landmarks", 0]),
+        "shown": preview("mesh"), "shown too": preview("back", 1), "mask shown": node("MaskPreview", mask=["mask", 0]),
     }  # fmt: skip
     outputs = executor.run(graph)
     (face,) = outputs["faces"][0].per_image[0]
@@ -90,8 +90,8 @@ def test_the_hosts_nodes_draw_our_landmarks_and_ours_read_the_hosts(executor, gr
     host = node("MediaPipeFaceLandmarker", face_detection_model=["model", 0], image=["photo", 0],
                 detector_variant="short", num_faces=0, min_confidence=0.5, missing_frame_fallback="empty")  # fmt: skip
     model = node("LoadMediaPipeFaceLandmarker", model_name=mediapipe_file.FILE)
-    theirs = {"photo": graph["photo"], "model": model, "host": host, "faces": imported(face_landmarks=["host", 0])}
-    (from_host,) = executor.run(theirs | {"shown": shown("faces", 1)})["faces"][0].per_image[0]
+    theirs = {"photo": graph["photo"], "model": model, "host": host, "faces": import_faces(face_landmarks=["host", 0])}
+    (from_host,) = executor.run(theirs | {"shown": preview("faces", 1)})["faces"][0].per_image[0]
     assert np.array_equal(from_host.landmarks, face.landmarks)
 
 
@@ -102,18 +102,18 @@ def test_landmarks_of_another_detector_are_refused_by_name(executor, graph):
         executor.run(graph | {"shown": node("MaskPreview", mask=["mask", 0])})
 
 
-def test_a_box_drawn_by_hand_with_and_without_a_detector(executor, graph):
+def test_a_box_made_by_hand_with_and_without_a_detector(executor, graph):
     graph |= {
         "box": node("PrimitiveBoundingBox", x=160, y=50, width=130, height=130),
-        "guessed": imported(bboxes=["box", 0]),
-        "searched": imported(bboxes=["box", 0], face_detector=["detector", 0]),
-        "shown": shown("guessed", 1), "shown too": shown("searched", 1),
+        "guessed": import_faces(bboxes=["box", 0]),
+        "searched": import_faces(bboxes=["box", 0], face_detector=["detector", 0]),
+        "shown": preview("guessed", 1), "shown too": preview("searched", 1),
     }  # fmt: skip
     outputs = executor.run(graph)
     (guessed,), (searched,) = (outputs[name][0].per_image[0] for name in ("guessed", "searched"))
     assert guessed.box == (160, 50, 290, 180)
     assert np.allclose(searched.box, FACE_BOX, atol=6) and 0.5 < searched.score < 1
-    off = copied(graph, box=node("PrimitiveBoundingBox", x=300, y=60, width=60, height=60))
+    off = change(graph, box=node("PrimitiveBoundingBox", x=300, y=60, width=60, height=60))
     del off["guessed"], off["shown"]
     with pytest.raises(
         GraphError, match="No face was found in picture 1 of 1 .*the boxes.*Look at what the other node"
@@ -121,7 +121,7 @@ def test_a_box_drawn_by_hand_with_and_without_a_detector(executor, graph):
         executor.run(off)
 
 
-def copied(graph, **changes):
+def change(graph, **changes):
     return {**graph, **changes}
 
 
@@ -130,17 +130,17 @@ def test_a_mask_from_another_node(executor, graph):
         "solid": node("SolidMask", value=0.0, width=512, height=512),
         "patch": node("SolidMask", value=1.0, width=110, height=110),
         "mask": node("MaskComposite", destination=["solid", 0], source=["patch", 0], x=168, y=58, operation="add"),
-        "faces": imported(mask=["mask", 0], face_detector=["detector", 0]),
-        "shown": shown("faces", 1),
+        "faces": import_faces(mask=["mask", 0], face_detector=["detector", 0]),
+        "shown": preview("faces", 1),
     }
     (face,) = executor.run(graph)["faces"][0].per_image[0]
     assert np.allclose(face.box, FACE_BOX, atol=6)
     with pytest.raises(GraphError, match="LikenessImportFaces: The mask has 1 pictures of 110 x 110"):
-        executor.run(copied(graph, faces=imported(mask=["patch", 0])))
+        executor.run(change(graph, faces=import_faces(mask=["patch", 0])))
     with pytest.raises(GraphError, match="LikenessImportFaces: The mask is empty"):
-        executor.run(copied(graph, faces=imported(mask=["solid", 0])))
+        executor.run(change(graph, faces=import_faces(mask=["solid", 0])))
     with pytest.raises(GraphError, match="exactly one of face_landmarks, bboxes and mask; 0 are connected"):
-        executor.run(copied(graph, faces=imported()))
+        executor.run(change(graph, faces=import_faces()))
 
 
 def test_a_video_with_faceless_frames_in_the_middle(executor, graph, monkeypatch):
@@ -156,69 +156,69 @@ def test_a_video_with_faceless_frames_in_the_middle(executor, graph, monkeypatch
     options = {"choose": "left to right", "search": "quick", "min_size": 30, "video": True}
     small = node("LikenessLoadFaceDetector", detector="opencv: haar cascade", min_score=0.5, det_size=192)
     graph |= {"photo": node("TestFrames"), "detector": small, "faces": detect(**options, if_no_face="nearest frame")}
-    graph["shown"] = shown("faces", 1)
+    graph["shown"] = preview("faces", 1)
     faces, overlay, boxes = executor.run(graph)["faces"]
     assert overlay.shape == frames.shape and len(boxes) == 32
-    lefts = [found[0].box[0] for found in faces.per_image]
+    lefts = [group[0].box[0] for group in faces.per_image]
     assert np.allclose(np.diff(lefts)[[*range(11), *range(20, 31)]], 2, atol=3)
     assert lefts[12:16] == [lefts[11]] * 4 and lefts[16:20] == [lefts[20]] * 4
-    assert {found[0].number for found in faces.per_image} == {0}
+    assert {group[0].number for group in faces.per_image} == {0}
     with pytest.raises(GraphError, match="No face was found in picture 13, 14, .* of 32"):
-        executor.run(copied(graph, faces=detect(**options)))
+        executor.run(change(graph, faces=detect(**options)))
 
 
 def _astronaut(executor):
-    return executor.run({"photo": node("LoadImage", image="astronaut.png"), "shown": shown("photo")})["photo"][0]
+    return executor.run({"photo": node("LoadImage", image="astronaut.png"), "shown": preview("photo")})["photo"][0]
 
 
-def _saved(picture, kind, **options):
+def _save(photo, kind, **options):
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    photo.save(file, kind, **options)
     return file.getvalue()
 
 
-def _turned_by_exif(picture):
+def _turn_by_exif(photo):
     """Stored lying on its side, with the tag that says so: what cameras make of an upright photo."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    return _saved(picture.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif, quality=95)
+    return _save(photo.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif, quality=95)
 
 
-def _sixteen_bit_grey(picture):
-    return _saved(Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257), "PNG")
+def _sixteen_bit_grey(photo):
+    return _save(Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257), "PNG")
 
 
 def _frames(kind):
-    return lambda p: _saved(p, kind, save_all=True, append_images=[ImageOps.mirror(p), p], duration=100, loop=0)
+    return lambda p: _save(p, kind, save_all=True, append_images=[ImageOps.mirror(p), p], duration=100, loop=0)
 
 
 PHOTOS = {
     "animated.gif": (_frames("GIF"), 3),
     "animated.webp": (_frames("WEBP"), 3),
-    "cmyk.jpg": (lambda p: _saved(p.convert("CMYK"), "JPEG", quality=95), 1),
-    "exif.jpg": (_turned_by_exif, 1),
+    "cmyk.jpg": (lambda p: _save(p.convert("CMYK"), "JPEG", quality=95), 1),
+    "exif.jpg": (_turn_by_exif, 1),
     "grey16.png": (_sixteen_bit_grey, 1),
-    "palette.png": (lambda p: _saved(p.quantize(64), "PNG"), 1),
-    "grey.jpg": (lambda p: _saved(p.convert("L"), "JPEG", quality=95), 1),
-    "alpha.png": (lambda p: _saved(p.convert("RGBA"), "PNG"), 1),
-    "two_levels.png": (lambda p: _saved(p.convert("1"), "PNG"), 1),
+    "palette.png": (lambda p: _save(p.quantize(64), "PNG"), 1),
+    "grey.jpg": (lambda p: _save(p.convert("L"), "JPEG", quality=95), 1),
+    "alpha.png": (lambda p: _save(p.convert("RGBA"), "PNG"), 1),
+    "two_levels.png": (lambda p: _save(p.convert("1"), "PNG"), 1),
 }
 
 
 @pytest.mark.parametrize("name", PHOTOS)
 def test_photos_of_every_kind(executor, base, name):
-    write, pictures = PHOTOS[name]
+    write, count = PHOTOS[name]
     path = base / "input" / f"likeness_{name}"
     path.write_bytes(write(Image.open(base / "input" / "astronaut.png").convert("RGB")))
     graph = {"photo": node("LoadImage", image=path.name), "detector": HAAR, "faces": detect(search="quick")}
-    graph["shown"] = shown("faces", 1)
+    graph["shown"] = preview("faces", 1)
     try:
         faces = executor.run(graph)["faces"][0]
     finally:
         path.unlink()
-    assert len(faces.per_image) == pictures
-    for i, found in enumerate(faces.per_image):
+    assert len(faces.per_image) == count
+    for i, group in enumerate(faces.per_image):
         x0, y0, x1, y1 = FACE_BOX
         expected = (511 - x1, y0, 511 - x0, y1) if i == 1 else FACE_BOX  # the second frame is mirrored
-        assert np.allclose(found[0].box, expected, atol=8), (i, found[0])
-        assert found[0].points[0, 0] < found[0].points[1, 0] and found[0].points[0, 1] < found[0].points[3, 1]
+        assert np.allclose(group[0].box, expected, atol=8), (i, group[0])
+        assert group[0].points[0, 0] < group[0].points[1, 0] and group[0].points[0, 1] < group[0].points[3, 1]

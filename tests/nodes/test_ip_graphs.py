@@ -27,11 +27,11 @@ ENCODER = "LikenessLoadFaceEncoder"
 LOADER = "LikenessLoadFaceAdapter"
 
 
-def picture(executor, graph):
+def sample(executor, graph):
     return executor.run(graph)[only(graph, "VAEDecode")][0]
 
 
-def changed(graph, class_type, **inputs):
+def change(graph, class_type, **inputs):
     """The graph with other inputs of its node of a class; None takes one away."""
     graph = copy.deepcopy(graph)
     node = graph[only(graph, class_type)]["inputs"]
@@ -41,7 +41,7 @@ def changed(graph, class_type, **inputs):
     return graph
 
 
-def bypassed(graph, key):
+def bypass(graph, key):
     """The graph without a node that has a model and hands one on."""
     graph = copy.deepcopy(graph)
     source = graph.pop(key)["inputs"]["model"]
@@ -57,23 +57,23 @@ def test_published_workflows_run(executor, name):
     sampler = published[only(published, "KSampler")]["inputs"]
     assert (sampler["sampler_name"], sampler["steps"], sampler["cfg"]) == ("ddim", 30, 5.0), "the paper's"
     graph = workflow(name)
-    result = picture(executor, graph)
+    result = sample(executor, graph)
     assert result.shape == (1, 64, 64, 3) and torch.isfinite(result).all() and result.std() > 0.01
     for key in [key for key, node in graph.items() if node["class_type"] in (APPLY, MIXING)]:
-        assert not torch.equal(picture(executor, bypassed(graph, key)), result), key
+        assert not torch.equal(sample(executor, bypass(graph, key)), result), key
 
 
 @pytest.mark.parametrize("inputs", [{"lora_strength": 0.3}, {"shortcut_scale": 0.0}])
 def test_inputs_of_faceid(executor, plusv2, inputs):
-    first = picture(executor, changed(plusv2, APPLY, lora_strength=0.0))
+    first = sample(executor, change(plusv2, APPLY, lora_strength=0.0))
     inputs = {"lora_strength": 0.0} | inputs
-    assert not torch.equal(picture(executor, changed(plusv2, APPLY, **inputs)), first)
+    assert not torch.equal(sample(executor, change(plusv2, APPLY, **inputs)), first)
 
 
 @pytest.fixture
 def graph():
     """The first adapter of a workflow, which reads the face alone: CLIP vision takes the CPU long."""
-    graph = bypassed(workflow("two_image_adapters", steps=1), "10")
+    graph = bypass(workflow("two_image_adapters", steps=1), "10")
     del graph["16"], graph["17"]
     return graph
 
@@ -85,29 +85,29 @@ def plusv2():
 
 @pytest.fixture
 def stock(executor, graph):
-    return picture(executor, bypassed(graph, only(graph, APPLY)))
+    return sample(executor, bypass(graph, only(graph, APPLY)))
 
 
-def test_off_is_the_stock_picture_and_a_slider_that_comes_back_the_first_one(executor, graph, stock):
-    first = picture(executor, graph)
-    assert torch.equal(picture(executor, changed(graph, APPLY, strength=0.0)), stock)
+def test_off_is_the_stock_image_and_a_slider_that_comes_back_the_first_one(executor, graph, stock):
+    first = sample(executor, graph)
+    assert torch.equal(sample(executor, change(graph, APPLY, strength=0.0)), stock)
     ran = {graph[key]["class_type"] for key in executor.executed()}
     assert ran == {APPLY, "KSampler", "VAEDecode", "SaveImage"}
     graph["30"] = {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": 64, "height": 64}}
-    assert torch.equal(picture(executor, changed(graph, APPLY, mask=["30", 0])), stock)
+    assert torch.equal(sample(executor, change(graph, APPLY, mask=["30", 0])), stock)
     del graph["30"]
-    assert torch.equal(picture(executor, graph), first) and not torch.equal(first, stock)
+    assert torch.equal(sample(executor, graph), first) and not torch.equal(first, stock)
 
 
-def test_other_inputs_reach_the_picture(executor, graph):
-    pictures = [picture(executor, graph)]
+def test_other_inputs_reach_the_image(executor, graph):
+    images = [sample(executor, graph)]
     for inputs in (
         {"layer_weights": "down=0.5, up=0"},
         {"layer_weights": ", ".join(["0.2"] * 70)},
         {"end_percent": 0.5},
     ):
-        pictures.append(picture(executor, changed(graph, APPLY, **inputs)))
-    assert not [i for i, one in enumerate(pictures) if any(torch.equal(one, other) for other in pictures[:i])]
+        images.append(sample(executor, change(graph, APPLY, **inputs)))
+    assert not [i for i, one in enumerate(images) if any(torch.equal(one, other) for other in images[:i])]
 
 
 def test_inputs_that_may_be_left_out_have_the_menus_values(executor):
@@ -122,18 +122,18 @@ def test_inputs_that_may_be_left_out_have_the_menus_values(executor):
 def test_the_variant_of_a_renamed_file(executor, graph):
     loader = only(graph, LOADER)
     for variant, expected in (("by file name", "instantid"), ("faceid-portrait-unnorm", "faceid-portrait-unnorm")):
-        outputs = executor.run(changed(graph, LOADER, variant=variant))
+        outputs = executor.run(change(graph, LOADER, variant=variant))
         assert outputs[loader][0].format.name == expected
 
 
 def test_both_parts_of_infinite_id_in_either_order(executor):
     graph = workflow("infinite_id_mixing", steps=1)
-    first = picture(executor, graph)
+    first = sample(executor, graph)
     apply, mixing, sampler = (only(graph, name) for name in (APPLY, MIXING, "KSampler"))
     source = graph[apply]["inputs"]["model"]
     graph[mixing]["inputs"]["model"], graph[apply]["inputs"]["model"] = source, [mixing, 0]
     graph[sampler]["inputs"]["model"] = [apply, 0]
-    assert (picture(executor, graph) - first).abs().max() < 0.01
+    assert (sample(executor, graph) - first).abs().max() < 0.01
 
 
 def test_the_slider_goes_from_one_person_to_the_other(executor, base):
@@ -144,12 +144,12 @@ def test_the_slider_goes_from_one_person_to_the_other(executor, base):
     combine = only(graph, "LikenessCombineIdentities")
     alone = copy.deepcopy(graph)
     alone[only(graph, APPLY)]["inputs"]["face_id"] = ["8", 0]
-    first = picture(executor, changed(graph, "LikenessCombineIdentities", slider=0.0))
-    assert torch.equal(first, picture(executor, alone))
+    first = sample(executor, change(graph, "LikenessCombineIdentities", slider=0.0))
+    assert torch.equal(first, sample(executor, alone))
     between = executor.run(graph)[combine][0]
     assert between.encoder == "arcface" and between.features.shape == (1, 1, 512)
-    assert not torch.equal(picture(executor, graph), first)
-    stacked = executor.run(changed(graph, "LikenessCombineIdentities", method="concatenate"))[combine][0]
+    assert not torch.equal(sample(executor, graph), first)
+    stacked = executor.run(change(graph, "LikenessCombineIdentities", method="concatenate"))[combine][0]
     assert stacked.features.shape == (2, 1, 512)
 
 
@@ -192,7 +192,7 @@ def refusal(executor, graph) -> str:
     (ENCODER, {"encoder_name": "models/buffalo_l/w600k_r50.onnx"}, r"w600k_r50.onnx\W+is missing: .*buffalo_l.zip"),
 ])  # fmt: skip
 def test_what_does_not_belong_together(executor, graph, node, inputs, message):
-    assert re.search(message, refusal(executor, changed(graph, node, **inputs)))
+    assert re.search(message, refusal(executor, change(graph, node, **inputs)))
 
 
 @pytest.mark.parametrize("node, inputs, message", [
@@ -203,43 +203,43 @@ def test_what_does_not_belong_together(executor, graph, node, inputs, message):
     (APPLY, {"clip_vision": None}, r"needs a picture and a CLIP vision model: connect both"),
 ])  # fmt: skip
 def test_what_faceid_plusv2_lacks(executor, plusv2, node, inputs, message):
-    assert re.search(message, refusal(executor, changed(plusv2, node, **inputs)))
+    assert re.search(message, refusal(executor, change(plusv2, node, **inputs)))
 
 
 def test_no_face_in_the_photo(executor, base, graph):
     Image.new("RGB", (96, 96), "grey").save(base / "input" / "likeness_grey.png")
-    message = refusal(executor, changed(graph, "LoadImage", image="likeness_grey.png"))
+    message = refusal(executor, change(graph, "LoadImage", image="likeness_grey.png"))
     assert "No face was found in picture 1 of 1" in message
 
 
 def test_one_crop_for_two_photos(executor, plusv2):
     inputs = plusv2["8"]["inputs"]
     plusv2["30"] = {"class_type": "LikenessEncodeIdentity", "inputs": inputs | {"face_id": ["8", 0]}}
-    message = refusal(executor, changed(plusv2, APPLY, face_id=["30", 0]))
+    message = refusal(executor, change(plusv2, APPLY, face_id=["30", 0]))
     assert "identity has 2 photos and the CLIP vision input 1" in message
 
 
 def test_an_image_adapter_in_apply_fact(executor, graph):
     inputs = graph[only(graph, APPLY)]["inputs"]
     names = ("model", "face_adapter", "strength", "start_percent", "end_percent", "face_id")
-    kept = {name: inputs[name] for name in names}
-    graph[only(graph, APPLY)] = {"class_type": "LikenessApplyFACT", "inputs": kept | {"cfg_face": True}}
+    choices = {name: inputs[name] for name in names}
+    graph[only(graph, APPLY)] = {"class_type": "LikenessApplyFACT", "inputs": choices | {"cfg_face": True}}
     assert "is no FACT adapter but of the kind ip-adapter" in refusal(executor, graph)
 
 
 def test_wrong_onnx_files(executor, graph, files):
     onnx_packs.write_yunet(files("insightface/likeness_wrong.onnx"))
-    wrong = changed(graph, ENCODER, encoder_name="likeness_wrong.onnx")
+    wrong = change(graph, ENCODER, encoder_name="likeness_wrong.onnx")
     assert "likeness_wrong.onnx is no ArcFace recogniser: one input [n, 3, 112, 112]" in refusal(executor, wrong)
     files("insightface/likeness_page.onnx").write_bytes(b"<!doctype html>")
-    page = changed(graph, ENCODER, encoder_name="likeness_page.onnx")
+    page = change(graph, ENCODER, encoder_name="likeness_page.onnx")
     assert "likeness_page.onnx cannot be read as an ONNX model" in refusal(executor, page)
 
 
 def test_without_onnxruntime(executor, monkeypatch, base, graph, files):
     shutil.copy(base / "models/insightface/likeness_builtin_arcface.onnx", files("insightface/likeness_copy.onnx"))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    message = refusal(executor, changed(graph, ENCODER, encoder_name="likeness_copy.onnx"))
+    message = refusal(executor, change(graph, ENCODER, encoder_name="likeness_copy.onnx"))
     assert "needs a package that is not installed" in message and "pip install onnxruntime-gpu" in message
 
 
@@ -247,14 +247,14 @@ def test_without_onnxruntime(executor, monkeypatch, base, graph, files):
 def test_a_corrupted_adapter_file(executor, base, graph, files, keep):
     whole = (base / "models/ipadapter/likeness_builtin_faceid_plusv2_sdxl.bin").read_bytes()
     files("ipadapter/likeness_cut.bin").write_bytes(whole[: keep if keep > 1 else int(keep * len(whole))])
-    broken = changed(graph, LOADER, adapter_name="likeness_cut.bin")
+    broken = change(graph, LOADER, adapter_name="likeness_cut.bin")
     assert "likeness_cut.bin' cannot be read as safetensors or as PyTorch tensors" in refusal(executor, broken)
 
 
 def test_pulid_is_recognised_and_explained(executor, graph, files):
     tensors = state_dict(tiny_ip.shapes("pulid", "SDXL"), 1)
     safetensors.torch.save_file(tensors, files("pulid/likeness_pulid.safetensors"))
-    pulid = changed(graph, LOADER, adapter_name="likeness_pulid.safetensors")
+    pulid = change(graph, LOADER, adapter_name="likeness_pulid.safetensors")
     assert "is a PuLID adapter: it reads hidden states of EVA02-CLIP-L-336" in refusal(executor, pulid)
 
 
@@ -268,10 +268,10 @@ def test_people_of_different_encoders_are_not_mixed(executor):
 
 
 def test_a_sampler_that_adds_noise(executor):
-    graph = changed(workflow("infinite_id_mixing", steps=2), "KSampler", sampler_name="euler_ancestral")
+    graph = change(workflow("infinite_id_mixing", steps=2), "KSampler", sampler_name="euler_ancestral")
     message = refusal(executor, graph)
     assert "euler_ancestral adds new noise at every step" in message and "same latent" in message
-    assert torch.isfinite(picture(executor, changed(graph, MIXING, trajectory="same latent"))).all()
+    assert torch.isfinite(sample(executor, change(graph, MIXING, trajectory="same latent"))).all()
 
 
 def test_two_mixings_in_a_row(executor):
@@ -283,4 +283,4 @@ def test_two_mixings_in_a_row(executor):
 
 
 def test_the_executor_is_alive_after_all_of_this(executor, graph):
-    assert torch.isfinite(picture(executor, graph)).all()
+    assert torch.isfinite(sample(executor, graph)).all()

@@ -28,8 +28,8 @@ def test_workflow(server, name):
     graph["12"]["inputs"]["seed"] = 17
     answer = queue(server, graph)
     assert answer.status == "success"
-    (picture,) = answer.images[only(graph, "SaveImage")]
-    assert Image.open(io.BytesIO(picture.data)).size == (64, 64)
+    (file,) = answer.images[only(graph, "SaveImage")]
+    assert Image.open(io.BytesIO(file.data)).size == (64, 64)
 
 
 def test_errors_reach_the_person_and_the_server_goes_on(server):

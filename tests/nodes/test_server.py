@@ -24,18 +24,18 @@ def queue(url, graph, on_progress=lambda *_: None):
 
 
 def result(graph, answer) -> np.ndarray:
-    (picture,) = answer.images[only(graph, "SaveImage")]
-    assert picture.info["type"] == "output"
-    return np.asarray(Image.open(io.BytesIO(picture.data)))
+    (file,) = answer.images[only(graph, "SaveImage")]
+    assert file.info["type"] == "output"
+    return np.asarray(Image.open(io.BytesIO(file.data)))
 
 
-def test_progress_previews_and_picture(server):
-    graph, seen = workflow("fact_text_to_image", steps=3), []
+def test_progress_previews_and_image(server):
+    graph, reports = workflow("fact_text_to_image", steps=3), []
     # A setting no other test uses: a node that the server's cache answers leaves no picture in the history.
     graph[only(graph, "LikenessLoadFaceDetector")]["inputs"]["min_score"] = 0.45
-    answer = queue(server, graph, lambda node, value, most: seen.append((node, value, most)))
+    answer = queue(server, graph, lambda node, value, most: reports.append((node, value, most)))
     assert answer.status == "success"
-    assert {value for node, value, most in seen if node == only(graph, "KSampler") and most == 3} >= {1, 2}
+    assert {value for node, value, most in reports if node == only(graph, "KSampler") and most == 3} >= {1, 2}
     assert result(graph, answer).shape == (64, 64, 3)
     overlay = answer.images[only(graph, "LikenessDetectFaces")]
     assert Image.open(io.BytesIO(overlay[0].data)).size == (512, 512), "Detect Faces shows what it found on itself"
@@ -83,9 +83,9 @@ def test_errors_reach_the_person_and_the_server_goes_on(server):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the host takes --novram only where there is a GPU")
-def test_novram_gives_the_same_picture(server, base):
+def test_novram_gives_the_same_image(server, base):
     graph = workflow("fact_text_to_image")
     expected = result(graph, queue(server, graph))
     with hosting.start(base, find_host(), extra_args=["--novram"]) as host:
-        picture = result(graph, queue(host.url, graph))
-    assert abs(picture.astype(int) - expected).max() <= 1
+        file = result(graph, queue(host.url, graph))
+    assert abs(file.astype(int) - expected).max() <= 1
