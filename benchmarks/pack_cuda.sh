@@ -4,6 +4,9 @@
 #   benchmarks/pack_cuda.sh [OUT]     put the host's source, this pack and the few wheels into OUT (default .gpu,
 #                                     which git ignores) and print its size; the machine then runs
 #                                         COMFYUI_PATH=OUT/ComfyUI python3 OUT/likeness/benchmarks/on_cuda.py
+#   benchmarks/pack_cuda.sh --train PART [OUT]
+#                                     the same for benchmarks/train_on_cuda.py: with the weights of the miniature that
+#                                     PART (base, inpainting, fact, face2diffusion) goes on from, without tests' data
 #   benchmarks/pack_cuda.sh --aside   move the miniature's weights out of the tree, where the whole tree is to travel
 #                                     and is too large; a git checkout then misses them until
 #   benchmarks/pack_cuda.sh --back    puts them back
@@ -23,6 +26,18 @@ case "${1:-}" in
 --back) mv "$ASIDE/weights" miniature/weights; git diff --stat -- miniature/weights; exit ;;
 esac
 
+leave_out=(':!miniature/weights' ':!miniature/report')
+weights_of=()
+if [ "${1:-}" = --train ]; then
+    case "${2:-}" in
+    base | inpainting) weights_of=(base inpainting) ;;
+    fact) weights_of=(base facechain_fact) ;;
+    face2diffusion) weights_of=(base face2diffusion) ;;
+    *) echo "--train needs one of base, inpainting, fact, face2diffusion" >&2; exit 2 ;;
+    esac
+    leave_out+=(':!tests/golden' ':!workflows' ':!web')
+    shift 2
+fi
 out=$(realpath -m "${1:-.gpu}")
 comfy=$(realpath "${COMFYUI_PATH:-.host/ComfyUI}")
 [ -f "$comfy/main.py" ] || { echo "no ComfyUI at $comfy: run 'python3 likeness.py test --co' once, which fetches one" >&2; exit 1; }
@@ -38,8 +53,9 @@ fetch() {
     python3 -m pip download -q --disable-pip-version-check --only-binary=:all: --python-version "${PYTHON_TAG:-3.12}" \
         --implementation cp "${platforms[@]}" -d "$wheels" "$@"
 }
-fetch --no-deps "$(pinned comfy-kitchen)" "$(pinned comfy-aimdo)" torchsde trampoline SQLAlchemy alembic Mako blake3 simpleeval
+fetch --no-deps "$(pinned comfy-kitchen)" "$(pinned comfy-aimdo)" torchsde trampoline
 fetch pydantic
+[ ${#weights_of[@]} -gt 0 ] || fetch --no-deps SQLAlchemy alembic Mako blake3 simpleeval  # what a whole server needs
 for wheel in "$wheels"/*.whl; do python3 -m zipfile -e "$wheel" "$out/site"; done
 find "$out/site/comfy_kitchen" -name '*.so' -delete
 for module in av av/container av/subtitles av/subtitles/stream av/video av/video/reformatter; do
@@ -57,7 +73,8 @@ copy() { tar -C "$1" -cf - --exclude=__pycache__ "${@:3}" | tar -C "$2" -xf -; }
 copy "$comfy" "$out/ComfyUI" --exclude='*_tokenizer/*.json' --exclude='*_tokenizer/*.txt' \
     --exclude='*_tokenizer/*.model' --exclude=comfy_api_nodes -T "$wheels/host"
 copy "$comfy" "$out/ComfyUI" comfy/sd1_tokenizer
-git ls-files -- . ':!miniature/weights' ':!miniature/report' > "$wheels/pack"
+git ls-files -- . "${leave_out[@]}" > "$wheels/pack"
+for part in "${weights_of[@]}"; do git ls-files -- "miniature/weights/$part*" >> "$wheels/pack"; done
 copy . "$out/likeness" -T "$wheels/pack"
 
 size=$(du -sm --apparent-size "$out" | cut -f1)

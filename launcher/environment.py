@@ -149,7 +149,15 @@ def _stamp_file(venv: Path) -> Path:
 
 
 def make_venv(venv: Path, log: Path) -> None:
-    """Make an empty virtual environment; one that stands there already (half-made, outdated) is cleared."""
+    """Make an empty virtual environment; one that stands there already (half-made, outdated) is cleared.
+
+    Raises SetupError where it is a link: what would be cleared is somebody else's.
+    """
+    if venv.is_symlink():
+        raise SetupError(
+            f"{venv} is a link to {venv.resolve()}, whose packages are not those that are needed here.",
+            "Remove the link and run this again; a new one is made then.",
+        )
     with _step("making .venv"):
         if _run([sys.executable, "-m", "venv", "--clear", venv], log):
             raise SetupError(

@@ -5,10 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 from likeness.tests.conftest import COMFY, ROOT
 
 pytestmark = pytest.mark.slow
@@ -65,29 +68,44 @@ def test_a_stage_that_is_cut_or_not_reached_is_said_and_the_rest_counts(tmp_path
 
 
 def test_the_bundle_is_complete_and_small_enough(tmp_path):
-    """On nothing but the bundle and the packages that the machine is said to have."""
-    bundle, site = tmp_path / "bundle", tmp_path / "site"
+    """In an environment with nothing but the packages that the machine is said to have."""
+    bundle, venv = tmp_path / "bundle", tmp_path / "venv"
     packed = run(["bash", ROOT / "benchmarks" / "pack_cuda.sh", bundle])
     if packed.returncode and "Connection" in packed.stderr:
         pytest.skip("the package index cannot be reached, and the bundle takes wheels from it")
     assert packed.returncode == 0, packed.stderr
     assert sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file()) < LIMIT
-    site.mkdir()
+    run([sys.executable, "-m", "venv", "--without-pip", venv])
+    (site,) = venv.rglob("site-packages")
     for entry in {entry for name in needed(LISTED) for entry in entries(name)}:
         (site / entry.name).symlink_to(entry)
-    folder = tmp_path / "out"
-    command = [
-        sys.executable,
-        "-S",
-        bundle / "likeness" / "benchmarks" / "on_cuda.py",
-        "--tiny",
-        "--out",
-        folder,
-        "card",
-    ]
-    done = run(command, COMFYUI_PATH=str(bundle / "ComfyUI"), PYTHONPATH=str(site))
+    for hook in Path(sysconfig.get_paths()["platlib"]).glob("torchvision_operators.*"):  # of launcher/cpu_torch.py
+        (site / hook.name).symlink_to(hook)
+    folder, python = tmp_path / "out", venv / "bin" / "python"
+    command = [python, bundle / "likeness" / "benchmarks" / "on_cuda.py", "--tiny", "--out", folder, "card"]
+    done = run(command, COMFYUI_PATH=str(bundle / "ComfyUI"))
     assert done.returncode == 0, done.stderr[-2000:]
     assert outcomes(folder)["card"]["state"] == "measured"
+
+
+def test_a_part_of_the_miniature_trains_and_comes_back_in_pieces(tmp_path):
+    """In a copy of the pack, for what it renders and trains lies in its folders."""
+    others = shutil.ignore_patterns(".*", "output", "data", "__pycache__", "report", "golden")
+    pack, out = tmp_path / "pack", tmp_path / "out"
+    shutil.copytree(ROOT, pack, ignore=others)
+    script = pack / "benchmarks" / "train_on_cuda.py"
+    done = run([sys.executable, script, "base", "--tiny", "--out", out])
+    assert done.returncode == 0, done.stderr[-2000:]
+    pieces = sorted(out.glob("*.safetensors"))
+    assert 2 <= len(pieces) <= 7 and all(piece.stat().st_size < 16 * 2**20 for piece in pieces)
+    assert json.loads((out / "note.json").read_text())["steps"] == 2
+    trained = pack / "output" / "miniature" / "base.safetensors"
+    expected = safetensors.torch.load_file(trained)
+    trained.unlink()
+    assert run([sys.executable, script, "base", "--join", out]).returncode == 0
+    joined = safetensors.torch.load_file(trained)
+    assert joined.keys() == expected.keys()
+    assert all(torch.equal(joined[name], tensor) for name, tensor in expected.items())
 
 
 def needed(names) -> set[str]:

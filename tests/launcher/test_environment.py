@@ -242,3 +242,12 @@ def test_host_that_ends_at_start_shows_its_log(tmp_path, comfy):
     ended = pytest.raises(SetupError, match="(?s)ended while starting.*unrecognized arguments: --nonsense\n")
     with ended, hosting.start(tmp_path / "base", comfy, extra_args=["--nonsense"]):
         pass
+
+
+def test_a_linked_environment_is_never_cleared(tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "package.py").write_text("")
+    (tmp_path / ".venv").symlink_to(tmp_path / "theirs")
+    with pytest.raises(SetupError, match="is a link to .*theirs.*\n.*Remove the link"):
+        environment.make_venv(tmp_path / ".venv", tmp_path / "log")
+    assert (tmp_path / "theirs" / "package.py").is_file()
