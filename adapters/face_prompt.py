@@ -18,7 +18,7 @@ PLACEHOLDER = re.compile(r"\{face(\d*)\}|(?<![^\W\d_])f\s+l(?![^\W\d_])", re.IGN
 FITTING = "SD 1.4, SD 1.5 or another SD1.x checkpoint"
 
 
-class Slot(NamedTuple):
+class TokenIndex(NamedTuple):
     """A place in the token list: chunk, and slot in it (0 is the start token)."""
 
     chunk: int
@@ -33,28 +33,28 @@ class FacePrompt(NamedTuple):
     """
 
     tokens: dict
-    replaced: dict[Slot, tuple[int, int]]
+    replaced: dict[TokenIndex, tuple[int, int]]
 
 
-def people(text: str) -> list[int]:
+def list_people(text: str) -> list[int]:
     """Who the placeholders of a prompt stand for, in their order; "{face}" and "f l" are the first person."""
     return [int(match[1] or 1) for match in PLACEHOLDER.finditer(text)]
 
 
-def with_class_words(text: str, class_words: str) -> str:
+def put_class_words(text: str, class_words: str) -> str:
     """The prompt with ordinary words for the people: one phrase for all, or one each, separated by commas."""
     phrases = [phrase.strip() for phrase in class_words.split(",")]
     return PLACEHOLDER.sub(lambda match: phrases[min(int(match[1] or 1), len(phrases)) - 1], text)
 
 
-def face_prompt(clip, text: str, words: list[torch.Tensor]) -> FacePrompt:
+def make_face_prompt(clip, text: str, words: list[torch.Tensor]) -> FacePrompt:
     """Tokenise `text` with `clip`, the host's CLIP, and put the words of each person [2, width] in their place.
 
     Raises ValueError where the words do not fit the text encoder, or text and people do not fit each other.
     """
     for width in {word.shape[1] for word in words}:
         check_clip(clip, width)
-    named = people(text)
+    named = list_people(text)
     check_people(named, len(words))
     chunks, pairs = _tokens_and_pairs(clip, text, [" f l "] * len(named))
     if any(first.chunk != last.chunk for first, last in pairs):
@@ -71,21 +71,21 @@ def encode(clip, prompt: FacePrompt) -> list:
     return clip.encode_from_tokens_scheduled(prompt.tokens)
 
 
-def delayed(clip, text: str, class_words: str, prompt: FacePrompt, switch: float) -> list:
+def encode_delayed(clip, text: str, class_words: str, prompt: FacePrompt, switch: float) -> list:
     """Class words until the part `switch` (0..1) of the sampling, then `prompt`: delayed words (docs/papers.md 3.5).
 
     text: the prompt that `prompt` was made of. Conditionings with the stock node's time ranges; at 0 `prompt` alone.
     """
     if switch == 0:
         return encode(clip, prompt)
-    class_prompt = clip.encode_from_tokens_scheduled(clip.tokenize(with_class_words(text, class_words)))
+    class_prompt = clip.encode_from_tokens_scheduled(clip.tokenize(put_class_words(text, class_words)))
     return [
         *node_helpers.conditioning_set_values(class_prompt, {"start_percent": 0.0, "end_percent": switch}),
         *node_helpers.conditioning_set_values(encode(clip, prompt), {"start_percent": switch, "end_percent": 1.0}),
     ]
 
 
-def put_words(clip, chunks: list[list[tuple]], words: dict[Slot, torch.Tensor]) -> list[list[tuple]]:
+def put_words(clip, chunks: list[list[tuple]], words: dict[TokenIndex, torch.Tensor]) -> list[list[tuple]]:
     """The token list with the vectors [width] of `words` in their slots; all other tokens, and all weights, stay.
 
     chunks: lists of (token, weight, ...) as the host's tokeniser makes them.
@@ -93,7 +93,10 @@ def put_words(clip, chunks: list[list[tuple]], words: dict[Slot, torch.Tensor]) 
     positions = position_embedding(clip) if words else None
     return [
         [
-            (words[at].to(positions) - positions[slot] if (at := Slot(chunk, slot)) in words else token[0], token[1])
+            (
+                words[at].to(positions) - positions[slot] if (at := TokenIndex(chunk, slot)) in words else token[0],
+                token[1],
+            )
             for slot, token in enumerate(tokens)
         ]
         for chunk, tokens in enumerate(chunks)
@@ -107,7 +110,9 @@ def position_embedding(clip) -> torch.Tensor:
     return comfy.ops.cast_to(weight, torch.float32, torch.device("cpu"))
 
 
-def _tokens_and_pairs(clip, text: str, phrases: list[str]) -> tuple[list[list[tuple]], list[tuple[Slot, Slot]]]:
+def _tokens_and_pairs(
+    clip, text: str, phrases: list[str]
+) -> tuple[list[list[tuple]], list[tuple[TokenIndex, TokenIndex]]]:
     """Tokenise with one of `phrases`, each with the words "f l", for each placeholder."""
     written = iter(phrases)
     chunks = clip.tokenize(PLACEHOLDER.sub(lambda _: next(written), text), return_word_ids=True)["l"]
@@ -121,10 +126,10 @@ def _tokens_and_pairs(clip, text: str, phrases: list[str]) -> tuple[list[list[tu
     return chunks, pairs
 
 
-def find_pairs(chunks: list[list[tuple]]) -> list[tuple[Slot, Slot]]:
+def find_pairs(chunks: list[list[tuple]]) -> list[tuple[TokenIndex, TokenIndex]]:
     """Where the words "f" and "l" follow each other in one phrase: tokens of (token, weight, phrase)."""
     slots = [
-        (Slot(chunk, slot), token[0], token[2])
+        (TokenIndex(chunk, slot), token[0], token[2])
         for chunk, tokens in enumerate(chunks)
         for slot, token in enumerate(tokens)
         if token[2]  # 0: start, end and padding

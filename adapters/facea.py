@@ -41,22 +41,22 @@ class FaceaIdentity:
     settings: dict[str, str]
 
 
-def prompt_of(word: str, region: str) -> str:
+def write_prompt(word: str, region: str) -> str:
     """The prompt that a region's features belong to: "a man face", "a woman left eye"."""
     return f"a {word} {region}"
 
 
-def learned_rows(clip, text: str) -> tuple[torch.Tensor, int]:
+def encode_text(clip, text: str) -> tuple[torch.Tensor, int]:
     """The rows [1, 77, width] of the host's CLIP for `text`, and the index of the first padding row among them.
 
     Row 0 starts the text, its k tokens follow, row k + 1 ends it; the first padding row is k + 2.
     Raises ValueError where `clip` is not one SD text encoder, or the text is longer than it reads at once.
     """
-    tokens, words = _tokens(clip, text)
+    tokens, words = _tokenise(clip, text)
     return clip.encode_from_tokens(tokens).float(), words + 2
 
 
-def with_features(rows: torch.Tensor, first: int, features: torch.Tensor) -> torch.Tensor:
+def insert_features(rows: torch.Tensor, first: int, features: torch.Tensor) -> torch.Tensor:
     """`rows` [B, 77, width] with `features` [n, width] in place of the rows first .. first + n - 1; differentiable.
 
     Raises ValueError where the features have another width or reach beyond the last row.
@@ -69,12 +69,12 @@ def with_features(rows: torch.Tensor, first: int, features: torch.Tensor) -> tor
     return torch.cat((rows[:, :first], features, rows[:, first + features.shape[1] :]), dim=1)
 
 
-def embedded_rows(clip, text: str, embeddings: torch.Tensor) -> torch.Tensor:
+def encode_with_embeddings(clip, text: str, embeddings: torch.Tensor) -> torch.Tensor:
     """The rows [1, 77, width] of the host's CLIP for `text` followed by word embeddings [n, width]; differentiable.
 
-    Raises ValueError as `learned_rows` does, and where the embeddings have another width or do not fit behind the text.
+    Raises ValueError as `encode_text` does, and where the embeddings have another width or do not fit behind the text.
     """
-    tokens, words = _tokens(clip, text)
+    tokens, words = _tokenise(clip, text)
     check_width(word_embeddings(clip).shape[1], embeddings)
     ((name, (chunk,)),) = tokens.items()
     if words + 2 + len(embeddings) > len(chunk):
@@ -91,11 +91,15 @@ def word_embeddings(clip) -> torch.Tensor:
     return getattr(stage, stage.clip).transformer.get_input_embeddings().weight
 
 
-def encoded(clip, identity: FaceaIdentity, region: str) -> tuple[torch.Tensor, int]:
+def encode_region(clip, identity: FaceaIdentity, region: str) -> tuple[torch.Tensor, int]:
     """The rows [1, 77, width] of a region's prompt with what was learned, and how many of them are not padding."""
-    text, features = prompt_of(identity.word, region), identity.features[region]
-    rows, first = learned_rows(clip, text)
-    filled = with_features(rows, first, features) if identity.level == "output" else embedded_rows(clip, text, features)
+    text, features = write_prompt(identity.word, region), identity.features[region]
+    rows, first = encode_text(clip, text)
+    filled = (
+        insert_features(rows, first, features)
+        if identity.level == "output"
+        else encode_with_embeddings(clip, text, features)
+    )
     return filled, first + len(features)
 
 
@@ -108,7 +112,7 @@ def check_width(width: int, features: torch.Tensor) -> None:
         )
 
 
-def _tokens(clip, text: str) -> tuple[dict, int]:
+def _tokenise(clip, text: str) -> tuple[dict, int]:
     """What the host's tokeniser makes of `text`, and how many tokens the text itself has."""
     chunks = clip.tokenize(text, return_word_ids=True)
     if len(chunks) != 1 or not hasattr(clip.cond_stage_model, "clip") or len(next(iter(chunks.values()))[0]) != 77:
@@ -170,7 +174,7 @@ def base_name(model) -> str:
     return Path(path).name if path else type(model.model.model_config).__name__
 
 
-def base_warning(identity: FaceaIdentity, model) -> str | None:
+def warn_of_base(identity: FaceaIdentity, model) -> str | None:
     """A sentence where `model` is not the one the identity was trained on; None where it is."""
     if fingerprint(model) == identity.base:
         return None

@@ -23,7 +23,7 @@ from ..encoders.clip_vision import ClipFeatures, clip_features
 from ..encoders.identity import FaceId
 from ..patcher import manage
 from . import ip_projectors
-from .unet_blocks import BLOCKS, Block, image_numbers, lora_targets
+from .unet_blocks import BLOCKS, Block, list_lora_targets, number_attentions
 
 INFINITE_ID_METADATA = {"format": "likeness-infinite-id", "version": "1"}
 FACE_WIDTH = 512  # of every ArcFace embedding; tells InstantID's resampler from IP-Adapter plus's
@@ -33,7 +33,7 @@ _SHORTCUT = partial(ip_projectors.FacePlusTokens, shortcut=True)
 
 
 @dataclass(frozen=True)
-class Format:
+class AdapterFormat:
     """One published format.
 
     face:       "unit" or "raw": the length of the ArcFace embedding it reads; None: reads no face
@@ -52,17 +52,17 @@ class Format:
 FORMATS = {
     entry.name: entry
     for entry in (
-        Format("ip-adapter", None, "embeds", ip_projectors.ImageTokens, "proj.weight"),
-        Format("full-face", None, "penultimate", ip_projectors.FullTokens, "proj.0.weight"),
-        Format("plus", None, "penultimate", ip_projectors.image_resampler, "proj_in.weight"),
-        Format("faceid", "unit", None, ip_projectors.FaceTokens),
-        Format("faceid-plus", "unit", "penultimate", ip_projectors.FacePlusTokens, _PERCEIVER),
-        Format("faceid-plusv2", "unit", "penultimate", _SHORTCUT, _PERCEIVER),
-        Format("faceid-portrait", "unit", None, ip_projectors.FaceTokens),
-        Format("faceid-portrait-unnorm", "raw", None, ip_projectors.image_resampler),
-        Format("instantid", "raw", None, ip_projectors.image_resampler),
-        Format("pulid", "raw", "eva", ip_projectors.PulidTokens),
-        Format("infinite-id", "unit", "last", ip_projectors.InfiniteIdTokens, "clip_mapper.proj_in.weight"),
+        AdapterFormat("ip-adapter", None, "embeds", ip_projectors.ImageTokens, "proj.weight"),
+        AdapterFormat("full-face", None, "penultimate", ip_projectors.FullTokens, "proj.0.weight"),
+        AdapterFormat("plus", None, "penultimate", ip_projectors.make_resampler, "proj_in.weight"),
+        AdapterFormat("faceid", "unit", None, ip_projectors.FaceTokens),
+        AdapterFormat("faceid-plus", "unit", "penultimate", ip_projectors.FacePlusTokens, _PERCEIVER),
+        AdapterFormat("faceid-plusv2", "unit", "penultimate", _SHORTCUT, _PERCEIVER),
+        AdapterFormat("faceid-portrait", "unit", None, ip_projectors.FaceTokens),
+        AdapterFormat("faceid-portrait-unnorm", "raw", None, ip_projectors.make_resampler),
+        AdapterFormat("instantid", "raw", None, ip_projectors.make_resampler),
+        AdapterFormat("pulid", "raw", "eva", ip_projectors.PulidTokens),
+        AdapterFormat("infinite-id", "unit", "last", ip_projectors.InfiniteIdTokens, "clip_mapper.proj_in.weight"),
     )
 }
 # Formats with the same tensors, and the word in a file's name that tells the second. FaceID-Plus and PlusV2 compute
@@ -76,7 +76,7 @@ def is_ip_adapter(state_dict: dict[str, torch.Tensor]) -> bool:
     return any(key.startswith("image_attention.") or key.endswith(".to_k_ip.weight") for key in state_dict)
 
 
-def recognise(state_dict: dict[str, torch.Tensor], name: str = "", variant: str = BY_NAME) -> Format | None:
+def recognise(state_dict: dict[str, torch.Tensor], name: str = "", variant: str = BY_NAME) -> AdapterFormat | None:
     """The format of a file by its tensors; None for files without image cross-attention.
 
     name:     the file's name, looked at only where two formats have the same tensors
@@ -146,17 +146,17 @@ class IpAdapter:
         self.format = recognise(state_dict, name, variant)
         if self.format.name == "infinite-id":
             projector = {k: v for k, v in state_dict.items() if k.startswith(("clip_mapper.", "face_mapper."))}
-            self.base, attentions = _named_attentions(_part(state_dict, "image_attention."))
+            self.base, attentions = _read_named_attentions(_part(state_dict, "image_attention."))
             self.lora = {}
         else:
             projector = _part(state_dict, "image_proj.")
             layers = _part(state_dict, "ip_adapter.")
-            self.base, attentions = _numbered_attentions(layers)
+            self.base, attentions = _read_numbered_attentions(layers)
             self.lora = _lora(layers, self.base)
         self.widths = {block: attentions[f"{i}.to_k.weight"].shape[0] for i, block in enumerate(BLOCKS[self.base])}
         self.token_dim = attentions["0.to_k.weight"].shape[1]
-        self.projector = _managed(partial(self.format.projector, projector), projector)
-        self.attentions = _managed(self._attentions, attentions)
+        self.projector = _make_patcher(partial(self.format.projector, projector), projector)
+        self.attentions = _make_patcher(self._attentions, attentions)
 
     def _attentions(self, **factory) -> nn.ModuleList:
         return nn.ModuleList(ImageAttention(self.token_dim, width, **factory) for width in self.widths.values())
@@ -258,20 +258,20 @@ class IpAdapter:
         return f"CLIP-ViT-{size}" if size else "the model it was trained with"
 
 
-def _numbered_attentions(layers: dict) -> tuple[str, dict]:
+def _read_numbered_attentions(layers: dict) -> tuple[str, dict]:
     """(base, weights by `<block in BLOCKS[base]>.to_k.weight`) of a published file."""
     found = {key.removesuffix(".to_k_ip.weight") for key in layers if key.endswith(".to_k_ip.weight")}
-    base = next((base for base in BLOCKS if found == set(map(str, image_numbers(base)))), None)
+    base = next((base for base in BLOCKS if found == set(map(str, number_attentions(base)))), None)
     if base is None:
         raise ValueError(f"it has {len(found)} cross-attentions; an SD1.5 file has 16 (1, 3 .. 31), an SDXL one 70")
     return base, {
         f"{i}.to_{part}.weight": layers[f"{number}.to_{part}_ip.weight"]
-        for i, number in enumerate(image_numbers(base))
+        for i, number in enumerate(number_attentions(base))
         for part in ("k", "v")
     }
 
 
-def _named_attentions(layers: dict) -> tuple[str, dict]:
+def _read_named_attentions(layers: dict) -> tuple[str, dict]:
     """The same of an Infinite-ID file, whose layers bear the host's names."""
     found = {key.rpartition(".to_")[0] for key in layers}
     names = {base: [".".join(map(str, block)) for block in blocks] for base, blocks in BLOCKS.items()}
@@ -290,7 +290,7 @@ def _lora(layers: dict, base: str) -> dict:
     weights = {key: value for key, value in layers.items() if "_lora." in key}
     if not weights:
         return {}
-    patches = comfy.lora.load_lora(weights, lora_targets(base), log_missing=False)
+    patches = comfy.lora.load_lora(weights, list_lora_targets(base), log_missing=False)
     if 2 * len(patches) != len(weights):
         raise ValueError(f"its LoRA has {len(weights)} tensors, of which {2 * len(patches)} belong to the UNet")
     return patches
@@ -312,7 +312,7 @@ def check_ip_adapter(adapter) -> None:
         )
 
 
-def _managed(build, weights: dict):
+def _make_patcher(build, weights: dict):
     """A model patcher of the network `build` makes, with its weights in the file's own precision."""
     offload_device = comfy.model_management.unet_offload_device()
     network = build(operations=comfy.ops.manual_cast, dtype=comfy.utils.weight_dtype(weights), device=offload_device)

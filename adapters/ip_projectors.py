@@ -125,7 +125,7 @@ class InfiniteIdTokens(nn.Module):
         return torch.cat((self.clip_mapper(hidden_states), self.face_mapper(face)), dim=1)
 
 
-def image_resampler(weights: dict, operations=nn, **factory) -> Resampler:
+def make_resampler(weights: dict, operations=nn, **factory) -> Resampler:
     """The resampler of IP-Adapter plus (hidden states [n, 257, 1280]) and of InstantID (raw face [n, 1, 512])."""
     return Resampler(ResamplerSizes.of(weights), operations, **factory)
 

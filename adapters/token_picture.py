@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from ..graphics import FAINT, FRAME, GOLD, INK, PALE_BLUE, PAPER, Colour, measure, to_tensor, write
-from .face_prompt import FacePrompt, Slot
+from .face_prompt import FacePrompt, TokenIndex
 
 _WIDTH, _PAD, _LINE, _SIZE = 640, 6, 28, 15  # pixels
 
@@ -47,7 +47,7 @@ def _labels(clip, prompt: FacePrompt, chunk: int) -> Iterator[tuple[str, Colour 
     for slot in range(1, end + 1):
         token, weight = tokens[slot]
         emphasis = "" if weight == 1 else f" :{weight:.4g}"
-        if (at := Slot(chunk, slot)) in prompt.replaced:
+        if (at := TokenIndex(chunk, slot)) in prompt.replaced:
             yield "face {} · word {}".format(*prompt.replaced[at]) + emphasis, GOLD
         elif torch.is_tensor(token):
             yield "embedding" + emphasis, PALE_BLUE

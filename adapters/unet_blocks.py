@@ -38,17 +38,17 @@ _MODULES = {"input": "input_blocks.{}.1", "middle": "middle_block.1", "output": 
 _PROJECTIONS = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}
 
 
-def in_unet_order(blocks) -> list[Block]:
+def sort_blocks(blocks) -> list[Block]:
     """Return the blocks in the order in which the UNet runs them."""
     return sorted(blocks, key=lambda block: (_ORDER[block[0]], block[1:]))
 
 
-def image_numbers(base: str) -> dict[int, Block]:
+def number_attentions(base: str) -> dict[int, Block]:
     """Return the block of every number that image keys and values bear, `<number>.to_k_ip.weight`."""
     return {2 * n + 1: block for n, block in enumerate(BLOCKS[base])}
 
 
-def lora_targets(base: str) -> dict[str, str]:
+def list_lora_targets(base: str) -> dict[str, str]:
     """Return the host's weight that each LoRA of a FaceID file changes, by the LoRA's name `<number>.to_q`."""
     targets = {}
     for n, (part, number, index) in enumerate(BLOCKS[base]):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..adapters.unet_blocks import transformer_blocks
-from .calls import expand_rows, scheduled, token_mask
+from .calls import expand_rows, is_scheduled, make_token_mask
 
 
 @dataclass
@@ -56,7 +56,7 @@ class AdapterPatch(ABC):
     def around_unet(self, executor, x, t, *args, **kwargs):
         """Decide once per UNet call whether the adapter is on, and see that every block was reached."""
         run = self.run_on(x.device, executor.class_obj.get_dtype_inference())
-        run.active = scheduled(self.sigma_range, t)
+        run.active = is_scheduled(self.sigma_range, t)
         run.reached.clear()
         output = executor(x, t, *args, **kwargs)
         if missed := [block for block in self.blocks if block not in run.reached]:
@@ -85,7 +85,7 @@ class AdapterPatch(ABC):
         chunks, size = len(extra_options["cond_or_uncond"]), tuple(extra_options["activations_shape"][-2:])
         layout = (*size, chunks, len(like))
         if layout not in run.masks:
-            run.masks[layout] = token_mask(self.mask, size, chunks, len(like), like)
+            run.masks[layout] = make_token_mask(self.mask, size, chunks, len(like), like)
         return run.masks[layout]
 
 

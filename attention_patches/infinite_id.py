@@ -12,7 +12,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ..adapters.unet_blocks import transformer_blocks
-from .calls import attend, scheduled, sigma_range
+from .calls import attend, is_scheduled, sigma_range
 from .mixed_attention import adain, adain_mean, mixed_keys_values
 
 STREAMS = "likeness_streams"
@@ -150,7 +150,7 @@ class TwoStreams:
 
     def around_step(self, executor, model, conds, x, timestep, model_options):
         """CALC_COND_BATCH wrapper: tell this step's patches about the streams; add the text stream where it lacks."""
-        active = scheduled(self.sigma_range, timestep)
+        active = is_scheduled(self.sigma_range, timestep)
         # Guidance nodes such as PAG ask for one condition more, in which they replace blocks on purpose.
         reached = set() if len(conds) > 1 else set(self.blocks)
         if self.trajectory == "own":

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
-from ..adapters.unet_blocks import Block, in_unet_order, transformer_blocks
+from ..adapters.unet_blocks import Block, sort_blocks, transformer_blocks
 from .adapter_patch import AdapterPatch, Run, check_base
 from .calls import attend, sigma_range
 from .image_cross_attention import image_cross_attention
@@ -123,7 +123,7 @@ class AttentionReplacement:
         out = (self.previous or attend)(q, k, v, extra_options)
         out = self.patch.add_image(out, q, k, v, self.block, extra_options)
         for callback, settings in self.guests:
-            if _invited(settings, extra_options):
+            if _is_due(settings, extra_options):
                 out = out + callback(out, q, k, v, extra_options, **settings)
         return out
 
@@ -144,7 +144,7 @@ class AttentionReplacement:
             self.previous.cleanup()
 
 
-def _invited(settings: dict, extra_options: dict) -> bool:
+def _is_due(settings: dict, extra_options: dict) -> bool:
     first, last = settings.get("sigma_start"), settings.get("sigma_end")
     if first is None or last is None or "sigmas" not in extra_options:
         return True
@@ -169,13 +169,13 @@ def key_of(block: Block, blocks: dict, replaced: dict) -> tuple:
     return block[:2] if alone and block not in replaced else block
 
 
-def layer_strengths(blocks, weights: float | dict[str, float] | Sequence[float]) -> dict[Block, float]:
+def spread_strengths(blocks, weights: float | dict[str, float] | Sequence[float]) -> dict[Block, float]:
     """Return the weight of every block from one number, numbers by stage (keys of PARTS, 1 where left out), or a list.
 
     A sequence is in the order in which the UNet runs its layers: 16 numbers for SD1.5, 70 for SDXL.
     Raises ValueError for another stage or another count.
     """
-    blocks = in_unet_order(blocks)
+    blocks = sort_blocks(blocks)
     if isinstance(weights, dict):
         unknown = [name for name in weights if name not in PARTS]
         if unknown:
@@ -215,7 +215,7 @@ def apply_ip_adapter(
 
     model:          the host's ModelPatcher of an SD1.5 or SDXL UNet; adapter: `IpAdapter`
     tokens:         [2, m, D] of `IpAdapter.tokens`
-    strength:       s of all layers; weights: of single layers, as `layer_strengths` takes them
+    strength:       s of all layers; weights: of single layers, as `spread_strengths` takes them
     start_percent, end_percent: part of the sampling, 0..1
     mask:           [H, W] or [1 or batch, H, W] in 0..1, or None
     lora_strength:  of the LoRA in FaceID files, which acts everywhere and at all steps
@@ -225,7 +225,7 @@ def apply_ip_adapter(
     """
     remedy = f"Load an {adapter.base} checkpoint or another adapter."
     check_base(model, adapter.widths, adapter.token_dim, adapter.name, adapter.base, "cross-attentions", remedy)
-    strengths = {block: strength * weight for block, weight in layer_strengths(adapter.widths, weights).items()}
+    strengths = {block: strength * weight for block, weight in spread_strengths(adapter.widths, weights).items()}
     if mask is not None:
         mask = mask.reshape(-1, *mask.shape[-2:])
     if not any(strengths.values()) or start_percent >= end_percent or (mask is not None and not mask.any()):

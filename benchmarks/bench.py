@@ -66,7 +66,7 @@ def _cpu_model() -> str:
     return names[0] if names else platform.processor()
 
 
-def elapsed(work: Callable[[], object], device, queued: bool = False) -> float:
+def time_work(work: Callable[[], object], device, queued: bool = False) -> float:
     """Milliseconds that `work` takes on `device`.
 
     queued: on CUDA, keep the GPU busy first while the work is handed to it, so that only the GPU's own time counts.

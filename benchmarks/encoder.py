@@ -3,7 +3,7 @@
 Weights are drawn, sizes are the published ones. The printed markdown can be pasted into RESULTS.md.
 """
 
-from bench import elapsed, machine, open_host, spread, table
+from bench import machine, open_host, spread, table, time_work
 
 open_host()
 
@@ -27,8 +27,8 @@ def time_photos(encoder: FaceEncoder, adapter: FactAdapter, photos: int) -> list
     tokens = adapter.face_tokens(features)
     encoding, projecting = [], []
     for _ in range(ROUNDS):
-        encoding.append(elapsed(lambda: encoder.encode(crops, True), device))
-        projecting.append(elapsed(lambda: adapter.face_tokens(features), device))
+        encoding.append(time_work(lambda: encoder.encode(crops, True), device))
+        projecting.append(time_work(lambda: adapter.face_tokens(features), device))
     return [photos, spread(encoding), spread(projecting), f"{list(tokens.shape)}"]
 
 

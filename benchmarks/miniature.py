@@ -34,16 +34,16 @@ def portraits() -> Portraits:
     generator = torch.Generator().manual_seed(0)
     n = PEOPLE * EACH
 
-    def drawn(*shape: int) -> torch.Tensor:
+    def sample(*shape: int) -> torch.Tensor:
         return torch.randn(n, *shape, generator=generator).half()
 
     features = {
-        "transface": drawn(64, 128), "msid": drawn(384), "expression": drawn(64), "clip": drawn(65, 128),
-        "arcface": drawn(1, 512),
+        "transface": sample(64, 128), "msid": sample(384), "expression": sample(64), "clip": sample(65, 128),
+        "arcface": sample(1, 512),
     }  # fmt: skip
     people = torch.arange(PEOPLE).repeat_interleave(EACH)
     faces = torch.rand(n, 8, 8, generator=generator).half()
-    return Portraits(drawn(miniature.CHANNELS, 8, 8), people, CAPTIONS * n, faces, features)
+    return Portraits(sample(miniature.CHANNELS, 8, 8), people, CAPTIONS * n, faces, features)
 
 
 def trainers(data: Portraits) -> dict:

@@ -9,7 +9,7 @@
 Weights are drawn, sizes and data flow are the true ones. The printed markdown can be pasted into RESULTS.md.
 """
 
-from bench import elapsed, machine, megabytes_at_most, open_host, spread, table
+from bench import machine, megabytes_at_most, open_host, spread, table, time_work
 
 open_host()
 
@@ -28,19 +28,19 @@ LAYER_PIXELS, LAYER_ROUNDS = 1024, 6
 SIZES = {640: 10, 1280: 60}  # widths of SDXL's self-attentions, and how many there are
 
 
-class Recorder:
+class AttentionRecorder:
     """What every self-attention is called with in one UNet call."""
 
-    def __init__(self, place, visits):
-        self.place, self.visits = place, visits
+    def __init__(self, block, visits):
+        self.block, self.visits = block, visits
 
     def __call__(self, q, k, v, extra_options):
         result = MixedSelfAttention({})(q, k, v, extra_options)
-        self.visits[self.place] = (q, k, v, result)
+        self.visits[self.block] = (q, k, v, result)
         return result
 
 
-class Floor:
+class MixedFloor:
     """The attentions of one block as bare kernels on tensors made ready before."""
 
     def __init__(self, q, k, v, result):
@@ -87,12 +87,12 @@ def time_layers(sizes: dict[int, int], dtype, device, pixels: int, rounds: int) 
         tokens = (pixels * min(sizes) // (16 * width)) ** 2  # the narrowest blocks work at half the latent's size
         q, k, v = (torch.randn(4, tokens, width, generator=draw).to(device, dtype) for _ in "qkv")
         options = {"cond_or_uncond": [0, 1], "n_heads": width // 64, "attn_precision": None, "block": ("input", 4)}
-        layers.append((count, (q, k, v), options | {"block_index": 0, STREAMS: streams}, Floor(q, k, v, None)))
+        layers.append((count, (q, k, v), options | {"block_index": 0, STREAMS: streams}, MixedFloor(q, k, v, None)))
     for turn in range(rounds + 1):
         took = dict.fromkeys(samples, 0.0)
         for count, tensors, options, floor in layers:
             for name, form in {"two": attend, "mixed": mixed, "floor": floor}.items():
-                took[name] += count * elapsed(lambda: form(*tensors, options), device, queued=True)  # noqa: B023
+                took[name] += count * time_work(lambda: form(*tensors, options), device, queued=True)  # noqa: B023
         for name in samples:
             samples[name] += [took[name]] if turn else []
     return samples
@@ -123,17 +123,17 @@ def run(model, dtype, pixels: int, layer_pixels: int, rounds: int, layer_rounds:
         f"The {len(blocks)} self-attentions alone, {layer_pixels} px, ms: median (extremes) of {layer_rounds} rounds:\n"
     )
     print(table(["form", "ms", "/ two", "/ floor"], rows_of(alone)), flush=True)
-    call(4, {block: Recorder(block, visits) for block in blocks})
+    call(4, {block: AttentionRecorder(block, visits) for block in blocks})
     forms = {
         "one": (2, {}),
         "two": (4, {}),
         "mixed": (4, dict.fromkeys(blocks, MixedSelfAttention({}))),
-        "floor": (4, {block: Floor(*visits.pop(block)) for block in blocks}),
+        "floor": (4, {block: MixedFloor(*visits.pop(block)) for block in blocks}),
     }
     samples = {name: [] for name in forms}
     for turn in range(rounds + 1):
         for name, form in forms.items():
-            took = elapsed(lambda: call(*form), device)  # noqa: B023
+            took = time_work(lambda: call(*form), device)  # noqa: B023
             samples[name] += [took] if turn else []
     print(f"\nWhole UNet calls at {pixels} px, in turn, ms: median (extremes) of {rounds} rounds:\n")
     print(table(["form", "ms", "/ two", "/ floor"], rows_of(samples)))

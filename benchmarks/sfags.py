@@ -9,7 +9,7 @@
 Weights are drawn, sizes and data flow are the true ones. The printed markdown can be pasted into RESULTS.md.
 """
 
-from bench import elapsed, machine, megabytes_at_most, open_host, spread, table
+from bench import machine, megabytes_at_most, open_host, spread, table, time_work
 
 open_host()
 
@@ -34,7 +34,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 ROUNDS = {"cpu": (4, 10), "cuda": (20, 50)}  # whole UNet calls; passes over the sites
 
 
-def patched(model, dtype: torch.dtype, width: int):
+def apply_face(model, dtype: torch.dtype, width: int):
     """Return a clone of `model`, whose first level is `width` wide, with a face applied and everything loaded."""
     projector = {"dim": 1024 * width // WIDTH, "inner": 768 * width // WIDTH // 64 * 64 or 64}
     shapes = fact_shapes([width * level for level in LEVELS], **projector)
@@ -48,7 +48,7 @@ def patched(model, dtype: torch.dtype, width: int):
     return model
 
 
-class Straightforward:
+class StraightforwardFact:
     """(a): the definition taken literally, on the sites and tokens of a FactPatch."""
 
     def __init__(self, patch):
@@ -71,7 +71,7 @@ class Straightforward:
         return attn.to_out(torch.einsum("bhij,bjhd->bihd", similarity.softmax(-1).to(v), v).flatten(2))
 
 
-class Recorder:
+class TokenRecorder:
     """What every site is called with in one UNet call: its tokens and options."""
 
     def __init__(self):
@@ -117,7 +117,7 @@ def floor_kernels(x: torch.Tensor, site, face_rows: int, heads: int) -> list:
     ]
 
 
-def added_flops(x: torch.Tensor, face_rows: int) -> tuple[int, int]:
+def count_flops(x: torch.Tensor, face_rows: int) -> tuple[int, int]:
     """FLOPs of one site: of its matrix products, 2 b n d (4 d + 8 d + 4 d), and of its attention, 4 b n (n + m) d."""
     b, n, d = x.shape
     return 32 * b * n * d * d, 4 * b * n * (n + face_rows) * d
@@ -152,7 +152,7 @@ class Clock:
         return sum(end - begin for begin, end in pairs) * 1e3
 
 
-class Floor:
+class FactFloor:
     """The bare kernels of every site, made ready for the tokens of a recorded call; their results are thrown away."""
 
     def __init__(self, visits: list, patch):
@@ -173,7 +173,7 @@ def time_calls(call, forms: dict, wrappers: dict, device, rounds: int) -> dict[s
         for name, form in forms.items():
             clock = Clock(form, device)
             patches = [clock] if form else []
-            took = elapsed(lambda: call(patches, wrappers if name == "ours" else {}), device)  # noqa: B023
+            took = time_work(lambda: call(patches, wrappers if name == "ours" else {}), device)  # noqa: B023
             times[name] += [(took, clock.total())] if turn else []
     return times
 
@@ -185,7 +185,7 @@ def time_sites(visits: list, forms: dict, device, rounds: int) -> dict[str, list
         passes = {name: [] for name in forms}
         for visit in visits:
             for name, form in forms.items():
-                passes[name].append(elapsed(lambda: form(*visit), device, queued=True))  # noqa: B023
+                passes[name].append(time_work(lambda: form(*visit), device, queued=True))  # noqa: B023
         for name in forms:
             times[name] += [passes[name]] if turn else []
     return times
@@ -208,21 +208,21 @@ def run(dtype: torch.dtype, batch: int, width: int = WIDTH, pixels: int = 512, r
     (a) runs only after ours and the floor are timed: the gigabytes it frees leave the C library's allocator with
     memory to reuse, and ours, which then waits less for the system's pages, would look better than it is.
     """
-    model = patched(unet("SD15", dtype, width), dtype, width)
+    model = apply_face(unet("SD15", dtype, width), dtype, width)
     device = model.load_device
     ours = model.model_options["transformer_options"]["patches"]["middle_patch"][0]
-    recorder, call = Recorder(), calls(model, batch, pixels)
+    recorder, call = TokenRecorder(), calls(model, batch, pixels)
     call([recorder])
     call([ours], model.wrappers)
     visits = recorder.visits
     call_rounds, site_rounds = rounds or ROUNDS[device.type]
     print(f"\n### {str(dtype).removeprefix('torch.')}, batch {batch} (cond + uncond: {2 * batch} rows), {pixels} px\n")
-    print(added_work(visits, ours.tokens.shape[1]))
+    print(describe_work(visits, ours.tokens.shape[1]))
 
-    forms = {"ours": ours, "floor": Floor(visits, ours)}
+    forms = {"ours": ours, "floor": FactFloor(visits, ours)}
     whole = time_calls(call, {"base": None, **forms}, model.wrappers, device, call_rounds)
     sites = time_sites(visits, forms, device, site_rounds)
-    straightforward = Straightforward(ours)
+    straightforward = StraightforwardFact(ours)
     difference = largest_difference(visits, ours, straightforward)
     if difference > TOLERANCE[dtype]:
         raise SystemExit(f"ours differs from (a) by {difference:.1e} of what is added: the times would say nothing")
@@ -241,8 +241,8 @@ def run(dtype: torch.dtype, batch: int, width: int = WIDTH, pixels: int = 512, r
     return figures
 
 
-def added_work(visits: list, face_rows: int) -> str:
-    products, attentions = (sum(column) / 1e9 for column in zip(*(added_flops(x, face_rows) for x, _ in visits)))
+def describe_work(visits: list, face_rows: int) -> str:
+    products, attentions = (sum(column) / 1e9 for column in zip(*(count_flops(x, face_rows) for x, _ in visits)))
     return f"Added work: {products:.1f} GFLOP of matrix products and {attentions:.1f} GFLOP of attention.\n"
 
 

@@ -11,7 +11,7 @@ _TICKS, _TEXT = 4, 14
 _WIDTH, _HEIGHT = _SIZE[0] - _LEFT - _RIGHT, _SIZE[1] - _TOP - _BOTTOM  # of the field between the margins
 
 
-def smoothed(losses: list[float]) -> np.ndarray:
+def smooth(losses: list[float]) -> np.ndarray:
     """The mean of each loss and those before it, over a tenth of all: single losses depend on the noise drawn."""
     width = max(1, len(losses) // 10)
     sums = np.cumsum([0.0, *losses])
@@ -45,7 +45,7 @@ def draw(losses: list[float], steps: int) -> Image.Image:
     losses = np.asarray(losses)
     canvas = Image.new("RGB", _SIZE, PAPER)
     pen = ImageDraw.Draw(canvas)
-    running = smoothed(losses)
+    running = smooth(losses)
     top = float(np.quantile(losses, 0.98)) * 1.05 or 1.0  # a few steps at small noise are far above the others
 
     def locate(step: float, loss: float) -> tuple[float, float]:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import mse_loss
 
-from ..adapters.facea import ATTRIBUTES, embedded_rows, prompt_of, with_features
+from ..adapters.facea import ATTRIBUTES, encode_with_embeddings, insert_features, write_prompt
 from .inpainting import Inpainting
 from .lora import LoraBranch
 
 
-def noised(model, z_0: torch.Tensor, sigma: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
+def add_noise(model, z_0: torch.Tensor, sigma: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
     """z_t: latents [b, c, h, w] with noise of the levels sigma [b], as the host's sampler scales it."""
     return model.model_sampling.noise_scaling(sigma[:, None, None, None], eps, z_0)
 
@@ -58,13 +58,13 @@ class Learned:
     def _rows(self, region: str) -> torch.Tensor:
         features = self.features[region]
         if self.clip is None:
-            return with_features(*self.rows[region], features)
+            return insert_features(*self.rows[region], features)
         # The host's text encoder adds in place to what autograd keeps, but not to the weights.
         weights = {weight.untyped_storage().data_ptr() for weight in self.clip.cond_stage_model.parameters()}
         with torch.autograd.graph.saved_tensors_hooks(
             lambda kept: kept if kept.untyped_storage().data_ptr() in weights else kept.clone(), lambda kept: kept
         ):
-            return embedded_rows(self.clip, prompt_of(self.word, region), features).to(features.device)
+            return encode_with_embeddings(self.clip, write_prompt(self.word, region), features).to(features.device)
 
 
 class Terms(torch.nn.Module):
@@ -109,7 +109,7 @@ def sample_batch(
         terms.append([attributes[v] for v in torch.randint(len(attributes), (batch,), generator=generator)])
     regions = sum(terms, [])
     condition = torch.stack([data.conditions[region][photo] for region, photo in zip(regions, photos.tolist() * 2)])
-    z_t = noised(model, z_0, sigma, eps).repeat(len(terms), 1, 1, 1)
+    z_t = add_noise(model, z_0, sigma, eps).repeat(len(terms), 1, 1, 1)
     return z_t, sigma.repeat(len(terms)), condition, learned.context(regions), eps
 
 

@@ -20,17 +20,17 @@ from ..adapters.facea import (
     FaceaIdentity,
     base_name,
     check_layers,
+    encode_text,
     fingerprint,
-    learned_rows,
-    prompt_of,
     word_embeddings,
+    write_prompt,
 )
 from ..adapters.facea_file import KIND, save_facea
 from . import inpainting, loop
 from .curve import summary
 from .facea import Learned, step_loss
 from .inpainting import Inpainting, Photos
-from .lora import branches, fresh_lora, in_training, own_copy, state_dict
+from .lora import branches, copy_patcher, in_training, make_lora, state_dict
 from .precision import compute_dtype
 from .settings import Count, CountOrNone, Positive, TrainingSettings
 
@@ -116,10 +116,10 @@ def learn(
     inpainting.check_inpainting(base.model)
     if task.start is not None:
         check_layers(base.model, task.start)
-    texts = ["", *(prompt_of(task.word, region) for region in task.regions)]
+    texts = ["", *(write_prompt(task.word, region) for region in task.regions)]
     with torch.inference_mode():  # as in a node of the host; a script starts outside of it
         data = inpainting.encode(base.model, base.vae, photos)
-        rows = {text: learned_rows(base.clip, text) for text in texts}
+        rows = {text: encode_text(base.clip, text) for text in texts}
     with torch.inference_mode(False):  # autograd cannot use what is made in that mode
         run = _Run(base, task, settings, data, rows)
         progress, latents = loop.Progress(), []
@@ -153,12 +153,12 @@ class _Run:
     def __init__(self, base: Base, task: Task, settings: Settings, data: Inpainting, rows: dict):
         self.base, self.task, self.settings = base, task, settings
         self.device = base.model.load_device
-        conditions = {region: _moved(each, self.device) for region, each in data.conditions.items()}
-        self.data = Inpainting(_moved(data.latents, self.device), conditions)
-        rows = {text: (_moved(each, self.device), first) for text, (each, first) in rows.items()}
+        conditions = {region: _copy_to(each, self.device) for region, each in data.conditions.items()}
+        self.data = Inpainting(_copy_to(data.latents, self.device), conditions)
+        rows = {text: (_copy_to(each, self.device), first) for text, (each, first) in rows.items()}
         self.nothing, _ = rows.pop("")
         rows = dict(zip(task.regions, rows.values()))
-        model = own_copy(base.model, "model")
+        model = copy_patcher(base.model, "model")
         model.set_model_compute_dtype(compute_dtype(settings.precision, self.device))
         self.model = model.model
         start = task.start
@@ -167,8 +167,8 @@ class _Run:
         self.patchers = [model, *([clip.patcher] if clip else [])]
         features = start.features if start else _first_features(base.clip, task, settings, rows)
         self.learned = Learned(
-            branches(start.lora if start else fresh_lora(model, settings.rank, settings.seed), self.device),
-            {region: torch.nn.Parameter(_moved(each, self.device)) for region, each in features.items()},
+            branches(start.lora if start else make_lora(model, settings.rank, settings.seed), self.device),
+            {region: torch.nn.Parameter(_copy_to(each, self.device)) for region, each in features.items()},
             task.word,
             rows,
             clip,
@@ -228,14 +228,14 @@ class _Run:
         )
 
 
-def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+def _copy_to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A copy that autograd can work with, also of a tensor that was made in inference mode."""
     return tensor.to(device, torch.float32, copy=True)
 
 
 def _own_clip(clip):
     own = clip.clone()
-    own.patcher = own_copy(clip.patcher, "text encoder")
+    own.patcher = copy_patcher(clip.patcher, "text encoder")
     own.cond_stage_model = own.patcher.model
     return own
 
@@ -245,7 +245,7 @@ def _first_features(clip, task: Task, settings: Settings, rows: dict) -> dict[st
     count = settings.features or ROWS.get(task.word, max(ROWS.values()))
     if settings.level == "output":
         return {region: each[0, first : first + count] for region, (each, first) in rows.items()}
-    return {region: _last_word(clip, prompt_of(task.word, region)).repeat(count, 1) for region in rows}
+    return {region: _last_word(clip, write_prompt(task.word, region)).repeat(count, 1) for region in rows}
 
 
 def _last_word(clip, text: str) -> torch.Tensor:

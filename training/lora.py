@@ -29,7 +29,7 @@ class LoraBranch(WeightAdapterTrainBase):
         return linear(linear(x, self.down.to(x)) * (self.alpha / len(self.down)), self.up.to(x))
 
 
-def fresh_lora(model, rank: int, seed: int) -> dict[str, torch.Tensor]:
+def make_lora(model, rank: int, seed: int) -> dict[str, torch.Tensor]:
     """A LoRA that changes nothing yet, for queries, keys, values and outputs of every attention of a model patcher.
 
     Named as the host's own trainer names it; alpha is the rank.
@@ -61,7 +61,7 @@ def state_dict(lora: dict[str, LoraBranch]) -> dict[str, torch.Tensor]:
     }
 
 
-def own_copy(patcher, what: str):
+def copy_patcher(patcher, what: str):
     """A patcher with weights of its own, which autograd can work with: those the host loads are for inference only.
 
     Raises ValueError where the host does not know how to load it again.
