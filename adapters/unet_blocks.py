@@ -13,18 +13,18 @@ import torch
 Block = tuple[str, int, int]  # part of the UNet, number of the module, index of the transformer block in it
 
 
-def _blocks(*modules: tuple[str, int, int]) -> tuple[Block, ...]:
+def _list_blocks(*modules: tuple[str, int, int]) -> tuple[Block, ...]:
     """Return the blocks of (part, number, how many transformer blocks it holds), in their order."""
     return tuple((part, number, index) for part, number, depth in modules for index in range(depth))
 
 
 BLOCKS = {
-    "SD1.5": _blocks(
+    "SD1.5": _list_blocks(
         *(("input", number, 1) for number in (1, 2, 4, 5, 7, 8)),
         *(("output", number, 1) for number in range(3, 12)),
         ("middle", 0, 1),
     ),
-    "SDXL": _blocks(
+    "SDXL": _list_blocks(
         *(("input", number, 2) for number in (4, 5)),
         *(("input", number, 10) for number in (7, 8)),
         *(("output", number, 10) for number in (0, 1, 2)),
@@ -79,20 +79,20 @@ class FaceBlock(NamedTuple):
     original: str
 
 
-def _face_block(part: str, number: int, diffusers: str, original: str) -> FaceBlock:
+def _name_face_block(part: str, number: int, diffusers: str, original: str) -> FaceBlock:
     suffix = "transformer_blocks.0"
     return FaceBlock((part, number), f"{diffusers}.{suffix}.attn2.processor.", f"{original}.1.{suffix}.fuser.")
 
 
 FACE_BLOCKS = (
     *(
-        _face_block("input", 3 * i + j + 1, f"down_blocks.{i}.attentions.{j}", f"input_blocks.{3 * i + j + 1}")
+        _name_face_block("input", 3 * i + j + 1, f"down_blocks.{i}.attentions.{j}", f"input_blocks.{3 * i + j + 1}")
         for i in range(3)
         for j in range(2)
     ),
-    _face_block("middle", 0, "mid_block.attentions.0", "middle_block"),
+    _name_face_block("middle", 0, "mid_block.attentions.0", "middle_block"),
     *(
-        _face_block("output", 3 * i + j, f"up_blocks.{i}.attentions.{j}", f"output_blocks.{3 * i + j}")
+        _name_face_block("output", 3 * i + j, f"up_blocks.{i}.attentions.{j}", f"output_blocks.{3 * i + j}")
         for i in range(1, 4)
         for j in range(3)
     ),

@@ -20,7 +20,7 @@ def attend(q, k, v, extra_options: dict, **options):
     )
 
 
-def sigma_range(model, start_percent: float, end_percent: float) -> tuple[float, float]:
+def find_sigma_range(model, start_percent: float, end_percent: float) -> tuple[float, float]:
     """Return the noise levels (from, to) of a part of the sampling, given in 0..1; its two ends are open."""
     sampling = model.get_model_object("model_sampling")
     first = float(sampling.percent_to_sigma(start_percent)) if start_percent > 0 else math.inf

@@ -8,7 +8,7 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from ..adapters.unet_blocks import Block, sort_blocks, transformer_blocks
 from .adapter_patch import AdapterPatch, Run, check_base
-from .calls import attend, sigma_range
+from .calls import attend, find_sigma_range
 from .image_cross_attention import image_cross_attention
 from .infinite_id import PARTS, STREAMS
 
@@ -36,7 +36,7 @@ class ImageAttentionPatch(AdapterPatch):
         family = {}
         for block in self.strengths:
             replaced = model.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
-            key = key_of(block, blocks, replaced)
+            key = choose_key(block, blocks, replaced)
             previous = replaced.get(key, replaced.get(block[:2]))
             model.set_model_attn2_replace(AttentionReplacement(self, block, family, previous), *key)
         model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, self.around_unet)
@@ -56,18 +56,18 @@ class ImageAttentionPatch(AdapterPatch):
         streams = extra_options.get(STREAMS)
         if streams is None:
             keys, values = self.keys_values(run, block, q, extra_options)
-            return self._add(run, text, q, block, extra_options, keys, values)
+            return self._add_attention(run, text, q, block, extra_options, keys, values)
         chunks = len(extra_options["cond_or_uncond"])
         (text, other), (q, _), (k, _), (v, _) = (streams.split(part, chunks) for part in (text, q, k, v))
         keys, values = self.keys_values(run, block, q, extra_options)
         keys, values = streams.restyle(keys, k, block), streams.restyle(values, v, block)
-        return streams.join(self._add(run, text, q, block, extra_options, keys, values), other, chunks)
+        return streams.join(self._add_attention(run, text, q, block, extra_options, keys, values), other, chunks)
 
     def start(self, device: torch.device, dtype: torch.dtype) -> Run:
         """Move the identity's keys and values to where the UNet runs."""
         return Run(self.adapter.split(self.projected.to(device, dtype)))
 
-    def complaint(self, missed: list[tuple]) -> str:
+    def explain_missed(self, missed: list[tuple]) -> str:
         """Return the sentence for cross-attentions that did not run."""
         return (
             f"{self.adapter.name}: the model ran without {len(missed)} of its {len(self.strengths)} image "
@@ -75,11 +75,11 @@ class ImageAttentionPatch(AdapterPatch):
             "blocks: remove it or put it before the adapter."
         )
 
-    def _add(self, run: Run, text, q, block, extra_options, keys, values):
+    def _add_attention(self, run: Run, text, q, block, extra_options, keys, values):
         def attention(q, k, v):  # few keys: quantised attention would lose more here than it saves
             return attend(q, k, v, extra_options, low_precision_attention=False)
 
-        mask = self.region(run, q, extra_options)
+        mask = self.find_region(run, q, extra_options)
         return image_cross_attention(text, q, keys, values, self.strengths[block], mask, attention)
 
 
@@ -117,9 +117,9 @@ class AttentionReplacement:
     @torch.compiler.disable
     def __call__(self, q, k, v, extra_options):
         block = (*extra_options["block"], extra_options["block_index"])
-        return self.family.get(block, self)._attend(q, k, v, extra_options)
+        return self.family.get(block, self)._call(q, k, v, extra_options)
 
-    def _attend(self, q, k, v, extra_options):
+    def _call(self, q, k, v, extra_options):
         out = (self.previous or attend)(q, k, v, extra_options)
         out = self.patch.add_image(out, q, k, v, self.block, extra_options)
         for callback, settings in self.guests:
@@ -145,6 +145,7 @@ class AttentionReplacement:
 
 
 def _is_due(settings: dict, extra_options: dict) -> bool:
+    """Return whether the call's noise level lies in the range of a guest's settings; without a range it always does."""
     first, last = settings.get("sigma_start"), settings.get("sigma_end")
     if first is None or last is None or "sigmas" not in extra_options:
         return True
@@ -160,7 +161,7 @@ def copy_replacements(model, clone) -> None:
             replaced[key] = replacement.copy(families[replacement.patch])
 
 
-def key_of(block: Block, blocks: dict, replaced: dict) -> tuple:
+def choose_key(block: Block, blocks: dict, replaced: dict) -> tuple:
     """Return the host's key of a block: as other packs write it, without index where the block is alone in its module.
 
     The host looks for the key with index first, so one that is there already is kept.
@@ -170,7 +171,7 @@ def key_of(block: Block, blocks: dict, replaced: dict) -> tuple:
 
 
 def spread_strengths(blocks, weights: float | dict[str, float] | Sequence[float]) -> dict[Block, float]:
-    """Return the weight of every block from one number, numbers by stage (keys of PARTS, 1 where left out), or a list.
+    """Return the weight of every block by one number, numbers by stage (keys of PARTS, 1 where left out), or a list.
 
     A sequence is in the order in which the UNet runs its layers: 16 numbers for SD1.5, 70 for SDXL.
     Raises ValueError for another stage or another count.
@@ -231,7 +232,7 @@ def apply_ip_adapter(
     if not any(strengths.values()) or start_percent >= end_percent or (mask is not None and not mask.any()):
         return model.clone()
     keys_values = adapter.keys_values(tokens, model.model.get_dtype_inference())
-    span = sigma_range(model, start_percent, end_percent)
+    span = find_sigma_range(model, start_percent, end_percent)
     model = ImageAttentionPatch(adapter, keys_values, strengths, span, mask).apply(model)
     if adapter.lora and lora_strength != 0:
         model.add_patches(adapter.lora, lora_strength)

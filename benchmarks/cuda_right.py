@@ -230,7 +230,7 @@ def _sdxl_outputs(dtype, scale) -> dict[str, torch.Tensor]:
     model = networks.unet("SDXL", dtype, scale.sdxl)
     network, device = model.model.diffusion_model, model.load_device
     blocks = image.transformer_blocks(network)
-    widths = {place: blocks[place].attn2.to_q.out_features for place in image.BLOCKS["SDXL"]}
+    widths = {name: blocks[name].attn2.to_q.out_features for name in image.BLOCKS["SDXL"]}
     ours, call = image.Ours(image.Layers(widths, dtype, device)), image.calls(model, dtype, scale.pixels[1])
     streams = mixed.calls(network, dtype, scale.pixels[1])
     return {

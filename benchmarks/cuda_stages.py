@@ -130,7 +130,7 @@ def measure_image(scale: Scale, figures: dict) -> None:
         result = image.run(model, dtype, references, scale.pixels[1], sorted({*scale.pixels}), *scale.rounds)
         figures |= {f"photos {references}: {name}": value for name, value in result.items()}
     blocks = image.transformer_blocks(model.model.diffusion_model)
-    widths = {place: blocks[place].attn2.to_q.out_features for place in image.BLOCKS["SDXL"]}
+    widths = {name: blocks[name].attn2.to_q.out_features for name in image.BLOCKS["SDXL"]}
     ours = image.Ours(image.Layers(widths, dtype, model.load_device))
     call = image.calls(model, dtype, scale.pixels[1])
 

@@ -1,6 +1,6 @@
 """Face2Diffusion: time from aligned crop to words, and time of a sampling step with and without them.
 
-Weights are drawn, sizes are the published ones. The printed markdown can be pasted into RESULTS.md.
+Test weights; sizes are the published ones. The printed markdown can be pasted into RESULTS.md.
 """
 
 import statistics
@@ -29,8 +29,8 @@ TEXT = "photo of {face} in a red coat, city street at dusk"
 PIXELS = 256  # so that a run on a CPU ends
 
 
-def words_rows(encoder: FaceEncoder, adapter: Face2DiffusionAdapter, clip) -> list[list]:
-    """Rows of the table: each stage on its own, and from crop to words."""
+def time_stages(encoder: FaceEncoder, adapter: Face2DiffusionAdapter, clip) -> list[list]:
+    """Return rows of the table: every stage on its own, and from crop to words."""
     device = encoder.patcher.load_device
     crop = torch.rand(1, encoder.crop_size, encoder.crop_size, 3, generator=torch.Generator().manual_seed(1))
     face_id = encoder.encode(crop, False)
@@ -77,7 +77,7 @@ def ratio(samples: dict[str, list[float]], name: str) -> float:
 
 
 def text_encoder():
-    """CLIP-L with drawn weights."""
+    """Return CLIP-L with test weights."""
     clip = comfy.sd.CLIP(ClipTarget(SD1Tokenizer, SD1ClipModel))
     for parameter in clip.cond_stage_model.parameters():
         parameter.data.normal_(std=0.02)
@@ -86,11 +86,11 @@ def text_encoder():
 
 def run(model, pixels: int, rounds: int) -> dict[str, float]:
     """Measure a UNet of SD1.5, print both tables and return the figures."""
-    encoder = FaceEncoder("msid", "drawn.pt", "", msid(drawn(msid_shapes(), seed=1)))
-    adapter = Face2DiffusionAdapter(drawn(mapping_shapes(), seed=2), "drawn.pt")
+    encoder = FaceEncoder("msid", "test.pt", "", msid(drawn(msid_shapes(), seed=1)))
+    adapter = Face2DiffusionAdapter(drawn(mapping_shapes(), seed=2), "test.pt")
     clip = text_encoder()
     print(f"Once per picture, ms: median (extremes) of {ROUNDS} rounds; encoder and mapping compute in float32.\n")
-    print(table(["stage", "ms"], words_rows(encoder, adapter, clip)))
+    print(table(["stage", "ms"], time_stages(encoder, adapter, clip)))
     print(f"\nOne UNet call, prompt and negative prompt at {pixels} px, in turn: median (extremes) of {rounds} rounds.")
     print("The ratio is the median of the rounds' ratios; 'plain again' shows the noise of the measurement.\n")
     words = adapter.words(encoder.encode(torch.rand(1, 112, 112, 3), False))

@@ -1,7 +1,7 @@
 """FaceA's training step at the true size of SD1.5 inpainting: where its time goes, its memory, and what caching saves.
 
-Weights are drawn, sizes are the published ones. The floor is the counted floating point operations of a step divided by
-the rate at which this machine multiplies large matrices. The printed markdown can be pasted into RESULTS.md.
+Test weights at the published sizes. The floor is the counted floating point operations of a step divided by the rate at
+which this machine multiplies large matrices. The printed markdown can be pasted into RESULTS.md.
 """
 
 import statistics
@@ -23,7 +23,7 @@ from likeness.adapters.facea import REGIONS, encode_text, write_prompt  # noqa: 
 from likeness.training import inpainting  # noqa: E402
 from likeness.training.facea import Learned, Terms, sample_batch, step_loss  # noqa: E402
 from likeness.training.inpainting import Inpainting, Photos  # noqa: E402
-from likeness.training.lora import branches, in_training, make_lora  # noqa: E402
+from likeness.training.lora import in_training, make_branches, make_lora  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 CUDA = torch.cuda.is_available()
@@ -66,14 +66,15 @@ class Setting:
     device: torch.device
 
 
-def setting(size: Size) -> Setting:
+def make_setting(size: Size) -> Setting:
+    """Return a training of SD1.5 inpainting with test weights, on three sampled photos."""
     model = networks.unet("SD15", size.dtype, size.width, in_channels=inpainting.CHANNELS)
     model.model.requires_grad_(False)
     clip = comfy.sd.CLIP(ClipTarget(SD1Tokenizer, SD1ClipModel))
     for parameter in clip.cond_stage_model.parameters():
         parameter.data.normal_(std=0.02)
-    drawn = comfy.ldm.models.autoencoder.AutoencoderKL(embed_dim=4, ddconfig=VAE).state_dict()
-    vae = comfy.sd.VAE(sd={name: torch.randn_like(weight) * 0.02 for name, weight in drawn.items()})
+    weights = comfy.ldm.models.autoencoder.AutoencoderKL(embed_dim=4, ddconfig=VAE).state_dict()
+    vae = comfy.sd.VAE(sd={name: torch.randn_like(weight) * 0.02 for name, weight in weights.items()})
     quarter = slice(size.pixels // 4, size.pixels // 2)
     masks = torch.zeros(3, size.pixels, size.pixels)
     masks[:, quarter, quarter] = 1
@@ -82,21 +83,22 @@ def setting(size: Size) -> Setting:
     with torch.no_grad():
         data, rows = prepare(model, clip, vae, photos, device)
     features = {
-        region: torch.nn.Parameter(each[0, first : first + ROWS].clone()) for region, (each, first) in rows.items()
+        region: torch.nn.Parameter(tensor[0, first : first + ROWS].clone()) for region, (tensor, first) in rows.items()
     }
-    learned = Learned(branches(make_lora(model, size.rank, 0), device), features, WORD, rows)
+    learned = Learned(make_branches(make_lora(model, size.rank, 0), device), features, WORD, rows)
     return Setting(size, model, clip, vae, photos, learned, data, device)
 
 
 def prepare(model, clip, vae, photos: Photos, device, regions=REGIONS) -> tuple[Inpainting, dict]:
-    """What the training computes once: latents and prompts on their device."""
+    """Return what the training computes once: latents and prompts on their device."""
     encoded = inpainting.encode(model, vae, photos)
-    conditions = {region: each.to(device) for region, each in encoded.conditions.items()}
+    conditions = {region: condition.to(device) for region, condition in encoded.conditions.items()}
     rows = {region: encode_text(clip, write_prompt(WORD, region)) for region in regions}
     return Inpainting(encoded.latents.to(device), conditions), {r: (e.to(device), n) for r, (e, n) in rows.items()}
 
 
 def read_clock() -> float:
+    """Return the seconds of a clock, read when the GPU has done its work."""
     if CUDA:
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -137,7 +139,7 @@ class Steps:
 
     @torch.no_grad()
     def encode(self) -> None:
-        """Of a batch: each photo, the photo under two masks, and two prompts, as a loop without a cache does it."""
+        """Encode a batch: photos, the same under two masks, and two prompts, as a loop without a cache does it."""
         work, rows = self.work, [i % 3 for i in range(self.work.size.batch)]
         photos = Photos(work.photos.crops[rows], {r: work.photos.masks[r][rows] for r in ("face", "nose")})
         prepare(work.model, work.clip, work.vae, photos, work.device, ("face", "nose"))
@@ -186,7 +188,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 def run(size: Size, loops: dict = LOOPS) -> dict[str, float]:
     """Measure the loops at one size, print the section and return its figures."""
-    work = setting(size)
+    work = make_setting(size)
     print(
         f"SD1.5 inpainting, {size.dtype}, {size.pixels} px, batch {size.batch} (two terms each), LoRA rank {size.rank},"
     )

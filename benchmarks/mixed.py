@@ -4,9 +4,9 @@
     two     the stock UNet on identity and text stream together: twice the rows
     mixed   the same with the identity stream's keys and values doubled
     floor   the attentions that `mixed` cannot do without (identity rows over twice the keys, text rows over their own),
-            as bare kernels on tensors made ready before, in the same places
+            as bare kernels on tensors made ready before, in the same blocks
 
-Weights are drawn, sizes and data flow are the true ones. The printed markdown can be pasted into RESULTS.md.
+Test weights; sizes and data flow are the true ones. The printed markdown can be pasted into RESULTS.md.
 """
 
 from bench import machine, megabytes_at_most, open_host, spread, table, time_work
@@ -29,7 +29,7 @@ SIZES = {640: 10, 1280: 60}  # widths of SDXL's self-attentions, and how many th
 
 
 class AttentionRecorder:
-    """What every self-attention is called with in one UNet call."""
+    """Keeps what every self-attention is called with in one UNet call."""
 
     def __init__(self, block, visits):
         self.block, self.visits = block, visits
@@ -57,7 +57,7 @@ class MixedFloor:
 
 
 def calls(network, dtype, pixels: int):
-    """A function that calls the UNet with given rows per chunk (cond and uncond) and attn1 replacements."""
+    """Return a function that calls the UNet with given rows per chunk (cond and uncond) and attn1 replacements."""
     device, side = next(network.parameters()).device, pixels // 8
     generator = torch.Generator().manual_seed(4)
     draw = lambda *shape: torch.randn(*shape, generator=generator).to(device, dtype)  # noqa: E731
@@ -103,7 +103,7 @@ def ratio(samples: dict[str, list[float]], name: str, other: str) -> float:
     return statistics.median(a / b for a, b in zip(samples[name], samples[other]))
 
 
-def rows_of(samples: dict[str, list[float]]) -> list[list]:
+def list_ratios(samples: dict[str, list[float]]) -> list[list]:
     """Return name, time, and the ratios to `two` and `floor` of every form."""
     return [
         [name, spread(values), *(f"{ratio(samples, name, other):.3f}" for other in ("two", "floor"))]
@@ -122,7 +122,7 @@ def run(model, dtype, pixels: int, layer_pixels: int, rounds: int, layer_rounds:
     print(
         f"The {len(blocks)} self-attentions alone, {layer_pixels} px, ms: median (extremes) of {layer_rounds} rounds:\n"
     )
-    print(table(["form", "ms", "/ two", "/ floor"], rows_of(alone)), flush=True)
+    print(table(["form", "ms", "/ two", "/ floor"], list_ratios(alone)), flush=True)
     call(4, {block: AttentionRecorder(block, visits) for block in blocks})
     forms = {
         "one": (2, {}),
@@ -136,7 +136,7 @@ def run(model, dtype, pixels: int, layer_pixels: int, rounds: int, layer_rounds:
             took = time_work(lambda: call(*form), device)  # noqa: B023
             samples[name] += [took] if turn else []
     print(f"\nWhole UNet calls at {pixels} px, in turn, ms: median (extremes) of {rounds} rounds:\n")
-    print(table(["form", "ms", "/ two", "/ floor"], rows_of(samples)))
+    print(table(["form", "ms", "/ two", "/ floor"], list_ratios(samples)))
     return {
         "layers / floor": ratio(alone, "mixed", "floor"),
         "calls / floor": ratio(samples, "mixed", "floor"),

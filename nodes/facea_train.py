@@ -127,7 +127,7 @@ def _learn(cls, base, photos, task, masks, doubts, options) -> io.NodeOutput:
         if time.monotonic() - last < _PAUSE and progress.step < settings.steps:
             return
         last = time.monotonic()
-        words = f"step {progress.step} of {settings.steps}, {curve.summary(progress.losses)}"
+        words = f"step {progress.step} of {settings.steps}, {curve.summarise(progress.losses)}"
         PromptServer.instance.send_progress_text(words, cls.hidden.unique_id)
         bar.update_absolute(progress.step, preview=("JPEG", curve.draw(progress.losses, settings.steps), None))
 

@@ -11,9 +11,9 @@ from likeness.adapters.face_prompt import (
     find_pairs,
     list_people,
     make_face_prompt,
-    position_embedding,
     put_class_words,
     put_words,
+    read_position_embedding,
 )
 from likeness.tests.support import tiny_clip
 from safetensors.torch import save_file
@@ -104,13 +104,13 @@ def test_two_people_in_any_order(clip):
 def test_long_prompts_keep_both_words_in_one_chunk(clip, before, words):
     received, stock, prompt, _ = look(clip, f"{'tree ' * before}{words} {'sea ' * 30}", person())
     first, last = prompt.replaced
-    assert first.chunk == last.chunk and last.slot == first.slot + 1 and 1 <= first.slot <= 74
+    assert first.chunk == last.chunk and last.index == first.index + 1 and 1 <= first.index <= 74
     weights = {prompt.tokens["l"][chunk][slot][1] for chunk, slot in prompt.replaced}
     assert weights == {1.0 if words == "{face}" else 1.2}
     if not (words == "{face}" and before in (74, 149)):  # where the words go to the next chunk, whole
         assert_only_words_changed(received, stock, prompt, person())
     else:
-        assert first.slot == 1
+        assert first.index == 1
         tokens = [token for chunk in prompt.tokens["l"] for token, _ in chunk if not torch.is_tensor(token)]
         assert tokens.count(token_of(clip, "tree")) == before and tokens.count(token_of(clip, "sea")) == 30
         assert prompt.tokens["l"][first.chunk - 1][-2:] == [(49407, 1.0)] * 2
@@ -152,7 +152,7 @@ def test_without_a_placeholder_it_is_the_stock_encoder_bit_for_bit(clip, text):
 def test_the_words_of_the_embedding_itself_give_the_stock_prompt(clip):
     """f and l plus their positions, put in as learned words, are the prompt "f l"."""
     table = clip.cond_stage_model.clip_l.transformer.get_input_embeddings().weight
-    words = table[[325, 331]] + position_embedding(clip)[3:5]
+    words = table[[325, 331]] + read_position_embedding(clip)[3:5]
     _, _, _, conditioning = look(clip, "photo of {face} here", words)
     (stock,) = nodes.CLIPTextEncode().encode(clip, "photo of f l here")
     torch.testing.assert_close(conditioning[0][0], stock[0][0], atol=2e-6, rtol=0)

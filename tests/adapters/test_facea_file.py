@@ -116,7 +116,7 @@ def test_rows_of_the_text_encoder():
 def test_words_of_the_text_encoder():
     """On the input level, the embeddings of words are those words."""
     clip = tiny_clip.tiny()
-    embeddings = facea.word_embeddings(clip).detach().float()
+    embeddings = facea.get_word_embeddings(clip).detach().float()
     ((chunk,),) = clip.tokenize("blue green", return_word_ids=True).values()
     words = [token for token, _, word in chunk if word]
     learned = facea.encode_with_embeddings(clip, "a man nose", embeddings[words])
