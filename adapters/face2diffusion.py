@@ -38,6 +38,8 @@ class MappingSizes:
 
 
 class WordMlp(nn.Module):
+    """One word of a person: [n, identity + expression] -> [n, word], leaky ReLU of slope 0.2 between the layers."""
+
     def __init__(self, sizes: MappingSizes, operations, **factory):
         super().__init__()
         widths = (sizes.identity + sizes.expression, *sizes.hidden)
@@ -66,7 +68,7 @@ class MappingNetwork(nn.Module):
         """Return both words [n, 2, word] of identities [n, identity] with expressions [n, expression].
 
         The expression goes from the learned unconditional vector at strength 0 to the given one at 1: e m + e0 (1 - m).
-        Without a given one it is the unconditional vector.
+        strength: m, 0..1. Without an expression it is the unconditional vector e0.
         """
         null = self.null_exp.to(identity).expand(len(identity), -1)
         given = null if expression is None else expression * strength + null * (1 - strength)
@@ -98,7 +100,7 @@ class Face2DiffusionAdapter:
         self.mapping = manage(network, weights, offload_device)
 
     def words(self, face_id: FaceId, expression: torch.Tensor | None = None, strength: float = 1.0) -> torch.Tensor:
-        """The two words [2, word] of one person; several photos are averaged before the mapping.
+        """Return the two words [2, word] of one person; several photos are averaged before the mapping.
 
         expression: [1, 64], or None for the unconditional one; strength: 0..1 between the two.
 

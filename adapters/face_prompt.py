@@ -1,7 +1,7 @@
 """A prompt with faces: placeholders become two learned words each in the tokens of CLIP (docs/papers.md 3.4).
 
-As published, a word replaces the *sum* of token and position embedding. The host adds positions to every slot, tensors
-among them, so a word goes in with the position embedding of its slot taken off beforehand: (w - p) + p is w up to one
+As published, a word replaces the *sum* of token and position embedding. The host adds positions to every token, tensors
+among them, so a word goes in with the embedding of its position taken off beforehand: (w - p) + p is w up to one
 rounding of float32.
 """
 
@@ -18,97 +18,104 @@ PLACEHOLDER = re.compile(r"\{face(\d*)\}|(?<![^\W\d_])f\s+l(?![^\W\d_])", re.IGN
 FITTING = "SD 1.4, SD 1.5 or another SD1.x checkpoint"
 
 
-class Slot(NamedTuple):
-    """A place in the token list: chunk, and slot in it (0 is the start token)."""
+class TokenIndex(NamedTuple):
+    """Where a token is: which chunk, and its index there (0 is the start token)."""
 
     chunk: int
-    slot: int
+    index: int
 
 
 class FacePrompt(NamedTuple):
     """A prompt ready for the host's CLIP.
 
-    tokens:   what `CLIP.tokenize` returns, with tensors in the slots of the words
-    replaced: the slot of every word -> (person, counted from 1; word, 1 or 2)
+    tokens:   what `CLIP.tokenize` returns, with tensors in place of the words
+    replaced: the index of every word -> (person, counted from 1; word, 1 or 2)
     """
 
     tokens: dict
-    replaced: dict[Slot, tuple[int, int]]
+    replaced: dict[TokenIndex, tuple[int, int]]
 
 
-def people(text: str) -> list[int]:
-    """Who the placeholders of a prompt stand for, in their order; "{face}" and "f l" are the first person."""
+def list_people(text: str) -> list[int]:
+    """Return the numbers of the people in a prompt, in their order; "{face}" and "f l" are person 1."""
     return [int(match[1] or 1) for match in PLACEHOLDER.finditer(text)]
 
 
-def with_class_words(text: str, class_words: str) -> str:
-    """The prompt with ordinary words for the people: one phrase for all, or one each, separated by commas."""
+def put_class_words(text: str, class_words: str) -> str:
+    """Return the prompt with ordinary words for the people: one phrase for all, or one each, separated by commas."""
     phrases = [phrase.strip() for phrase in class_words.split(",")]
     return PLACEHOLDER.sub(lambda match: phrases[min(int(match[1] or 1), len(phrases)) - 1], text)
 
 
-def face_prompt(clip, text: str, words: list[torch.Tensor]) -> FacePrompt:
-    """Tokenise `text` with `clip`, the host's CLIP, and put the words of each person [2, width] in their place.
+def make_face_prompt(clip, text: str, words: list[torch.Tensor]) -> FacePrompt:
+    """Tokenise `text` with `clip`, the host's CLIP, and put the words [2, width] of the people at their placeholders.
 
     Raises ValueError where the words do not fit the text encoder, or text and people do not fit each other.
     """
     for width in {word.shape[1] for word in words}:
         check_clip(clip, width)
-    named = people(text)
+    named = list_people(text)
     check_people(named, len(words))
-    chunks, pairs = _tokens_and_pairs(clip, text, [" f l "] * len(named))
+    chunks, pairs = _tokenise(clip, text, [" f l "] * len(named))
     if any(first.chunk != last.chunk for first, last in pairs):
         # In parentheses with a weight, here the one it has already, the host keeps a short phrase in one chunk.
-        weights = (chunks[first.chunk][first.slot][1] for first, _ in pairs)
-        chunks, pairs = _tokens_and_pairs(clip, text, [f" (f l:{weight!r}) " for weight in weights])
-    replaced = {slot: (person, word) for person, pair in zip(named, pairs) for word, slot in enumerate(pair, 1)}
-    put = {slot: words[person - 1][word - 1] for slot, (person, word) in replaced.items()}
-    return FacePrompt({"l": put_words(clip, chunks, put)}, replaced)
+        weights = (chunks[first.chunk][first.index][1] for first, _ in pairs)
+        chunks, pairs = _tokenise(clip, text, [f" (f l:{weight!r}) " for weight in weights])
+    replaced = {index: (person, word) for person, pair in zip(named, pairs) for word, index in enumerate(pair, 1)}
+    vectors = {index: words[person - 1][word - 1] for index, (person, word) in replaced.items()}
+    return FacePrompt({"l": put_words(clip, chunks, vectors)}, replaced)
 
 
 def encode(clip, prompt: FacePrompt) -> list:
-    """The host's conditioning of a prompt, as its own CLIPTextEncode makes it."""
+    """Return the host's conditioning of a prompt, as its own CLIPTextEncode makes it."""
     return clip.encode_from_tokens_scheduled(prompt.tokens)
 
 
-def delayed(clip, text: str, class_words: str, prompt: FacePrompt, switch: float) -> list:
-    """Class words until the part `switch` (0..1) of the sampling, then `prompt`: delayed words (docs/papers.md 3.5).
+def encode_delayed(clip, text: str, class_words: str, prompt: FacePrompt, switch: float) -> list:
+    """Return conditionings of class words until the part `switch` (0..1) of the sampling, and of `prompt` from then on.
 
-    text: the prompt that `prompt` was made of. Conditionings with the stock node's time ranges; at 0 `prompt` alone.
+    text: the prompt that `prompt` was made of. The time ranges are the stock node's; at 0 it is `prompt` alone
+    (delayed words, docs/papers.md 3.5).
     """
     if switch == 0:
         return encode(clip, prompt)
-    class_prompt = clip.encode_from_tokens_scheduled(clip.tokenize(with_class_words(text, class_words)))
+    class_prompt = clip.encode_from_tokens_scheduled(clip.tokenize(put_class_words(text, class_words)))
     return [
         *node_helpers.conditioning_set_values(class_prompt, {"start_percent": 0.0, "end_percent": switch}),
         *node_helpers.conditioning_set_values(encode(clip, prompt), {"start_percent": switch, "end_percent": 1.0}),
     ]
 
 
-def put_words(clip, chunks: list[list[tuple]], words: dict[Slot, torch.Tensor]) -> list[list[tuple]]:
-    """The token list with the vectors [width] of `words` in their slots; all other tokens, and all weights, stay.
+def put_words(clip, chunks: list[list[tuple]], words: dict[TokenIndex, torch.Tensor]) -> list[list[tuple]]:
+    """Return the token list with the vectors [width] of `words` at their indices; other tokens, and all weights, stay.
 
     chunks: lists of (token, weight, ...) as the host's tokeniser makes them.
     """
-    positions = position_embedding(clip) if words else None
+    positions = read_position_embedding(clip) if words else None
     return [
         [
-            (words[at].to(positions) - positions[slot] if (at := Slot(chunk, slot)) in words else token[0], token[1])
-            for slot, token in enumerate(tokens)
+            (
+                words[at].to(positions) - positions[index] if (at := TokenIndex(chunk, index)) in words else token[0],
+                token[1],
+            )
+            for index, token in enumerate(tokens)
         ]
         for chunk, tokens in enumerate(chunks)
     ]
 
 
-def position_embedding(clip) -> torch.Tensor:
-    """CLIP-L's position embedding [77, width], as it is after the patches of LoRAs, in float32."""
+def read_position_embedding(clip) -> torch.Tensor:
+    """Return CLIP-L's position embedding [77, width], as it is after the patches of LoRAs, in float32."""
     clip.load_model()
     weight = clip.cond_stage_model.clip_l.transformer.text_model.embeddings.position_embedding.weight
     return comfy.ops.cast_to(weight, torch.float32, torch.device("cpu"))
 
 
-def _tokens_and_pairs(clip, text: str, phrases: list[str]) -> tuple[list[list[tuple]], list[tuple[Slot, Slot]]]:
-    """Tokenise with one of `phrases`, each with the words "f l", for each placeholder."""
+def _tokenise(clip, text: str, phrases: list[str]) -> tuple[list[list[tuple]], list[tuple[TokenIndex, TokenIndex]]]:
+    """Return the tokens of `text` with one of `phrases` for each placeholder, and where the phrases' "f" and "l" are.
+
+    Raises ValueError where the text encoder cuts a placeholder off.
+    """
     written = iter(phrases)
     chunks = clip.tokenize(PLACEHOLDER.sub(lambda _: next(written), text), return_word_ids=True)["l"]
     pairs = find_pairs(chunks)
@@ -121,22 +128,22 @@ def _tokens_and_pairs(clip, text: str, phrases: list[str]) -> tuple[list[list[tu
     return chunks, pairs
 
 
-def find_pairs(chunks: list[list[tuple]]) -> list[tuple[Slot, Slot]]:
-    """Where the words "f" and "l" follow each other in one phrase: tokens of (token, weight, phrase)."""
-    slots = [
-        (Slot(chunk, slot), token[0], token[2])
+def find_pairs(chunks: list[list[tuple]]) -> list[tuple[TokenIndex, TokenIndex]]:
+    """Return where the words "f" and "l" follow each other in one phrase: tokens of (token, weight, phrase)."""
+    tokens = [
+        (TokenIndex(chunk, index), token[0], token[2])
         for chunk, tokens in enumerate(chunks)
-        for slot, token in enumerate(tokens)
+        for index, token in enumerate(tokens)
         if token[2]  # 0: start, end and padding
     ]
     return [
         (here, there)
-        for (here, first, phrase), (there, last, next_phrase) in zip(slots, slots[1:])
-        if phrase == next_phrase and (_is(first, FIRST) and _is(last, LAST))
+        for (here, first, phrase), (there, last, next_phrase) in zip(tokens, tokens[1:])
+        if phrase == next_phrase and (_is_token(first, FIRST) and _is_token(last, LAST))
     ]
 
 
-def _is(token, number: int) -> bool:
+def _is_token(token, number: int) -> bool:
     return not torch.is_tensor(token) and token == number
 
 
@@ -176,16 +183,16 @@ def check_clip(clip, width: int) -> None:
     parts = sorted(clip.tokenize(""))
     if parts != ["l"]:
         raise ValueError(
-            f"Words {width} wide fit the text encoder of SD 1.x, but the connected CLIP is {_name(clip)}'s, with the "
-            f"parts {', '.join(parts)}: connect the CLIP of {FITTING}."
+            f"Words {width} wide fit the text encoder of SD 1.x, but the connected CLIP is {_name_family(clip)}'s, "
+            f"with the parts {', '.join(parts)}: connect the CLIP of {FITTING}."
         )
-    own = clip.cond_stage_model.clip_l.transformer.get_input_embeddings().embedding_dim
-    if own != width:
+    clip_width = clip.cond_stage_model.clip_l.transformer.get_input_embeddings().embedding_dim
+    if clip_width != width:
         raise ValueError(
-            f"The words are {width} wide, but the connected CLIP ({_name(clip)}) reads words of {own}: connect the "
-            f"CLIP of {FITTING}, or load the mapping file that belongs to this one."
+            f"The words are {width} wide, but the connected CLIP ({_name_family(clip)}) reads words of {clip_width}: "
+            f"connect the CLIP of {FITTING}, or load the mapping file that belongs to this one."
         )
 
 
-def _name(clip) -> str:
+def _name_family(clip) -> str:
     return type(clip.cond_stage_model).__name__.removesuffix("ClipModel")

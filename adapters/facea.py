@@ -41,23 +41,23 @@ class FaceaIdentity:
     settings: dict[str, str]
 
 
-def prompt_of(word: str, region: str) -> str:
-    """The prompt that a region's features belong to: "a man face", "a woman left eye"."""
+def write_prompt(word: str, region: str) -> str:
+    """Return the prompt that a region's features belong to: "a man face", "a woman left eye"."""
     return f"a {word} {region}"
 
 
-def learned_rows(clip, text: str) -> tuple[torch.Tensor, int]:
-    """The rows [1, 77, width] of the host's CLIP for `text`, and the index of the first padding row among them.
+def encode_text(clip, text: str) -> tuple[torch.Tensor, int]:
+    """Return the rows [1, 77, width] of the host's CLIP for `text`, and the index of the first padding row among them.
 
     Row 0 starts the text, its k tokens follow, row k + 1 ends it; the first padding row is k + 2.
     Raises ValueError where `clip` is not one SD text encoder, or the text is longer than it reads at once.
     """
-    tokens, words = _tokens(clip, text)
+    tokens, words = _tokenise(clip, text)
     return clip.encode_from_tokens(tokens).float(), words + 2
 
 
-def with_features(rows: torch.Tensor, first: int, features: torch.Tensor) -> torch.Tensor:
-    """`rows` [B, 77, width] with `features` [n, width] in place of the rows first .. first + n - 1; differentiable.
+def insert_features(rows: torch.Tensor, first: int, features: torch.Tensor) -> torch.Tensor:
+    """Return `rows` [B, 77, width] with `features` [n, width] as rows first .. first + n - 1; differentiable.
 
     Raises ValueError where the features have another width or reach beyond the last row.
     """
@@ -69,13 +69,13 @@ def with_features(rows: torch.Tensor, first: int, features: torch.Tensor) -> tor
     return torch.cat((rows[:, :first], features, rows[:, first + features.shape[1] :]), dim=1)
 
 
-def embedded_rows(clip, text: str, embeddings: torch.Tensor) -> torch.Tensor:
-    """The rows [1, 77, width] of the host's CLIP for `text` followed by word embeddings [n, width]; differentiable.
+def encode_with_embeddings(clip, text: str, embeddings: torch.Tensor) -> torch.Tensor:
+    """Return the rows [1, 77, width] of the host's CLIP for `text` and word embeddings [n, width]; differentiable.
 
-    Raises ValueError as `learned_rows` does, and where the embeddings have another width or do not fit behind the text.
+    Raises ValueError as `encode_text` does, and where the embeddings have another width or do not fit behind the text.
     """
-    tokens, words = _tokens(clip, text)
-    check_width(word_embeddings(clip).shape[1], embeddings)
+    tokens, words = _tokenise(clip, text)
+    check_width(get_word_embeddings(clip).shape[1], embeddings)
     ((name, (chunk,)),) = tokens.items()
     if words + 2 + len(embeddings) > len(chunk):
         raise ValueError(f"{len(embeddings)} learned features do not fit behind '{text}': use fewer.")
@@ -84,18 +84,22 @@ def embedded_rows(clip, text: str, embeddings: torch.Tensor) -> torch.Tensor:
     return clip.encode_from_tokens({name: [chunk]}).float()
 
 
-def word_embeddings(clip) -> torch.Tensor:
-    """The token embedding [tokens, width] of a CLIP of one encoder."""
+def get_word_embeddings(clip) -> torch.Tensor:
+    """Return the token embedding [tokens, width] of a CLIP of one encoder."""
     clip.load_model()
     stage = clip.cond_stage_model
     return getattr(stage, stage.clip).transformer.get_input_embeddings().weight
 
 
-def encoded(clip, identity: FaceaIdentity, region: str) -> tuple[torch.Tensor, int]:
-    """The rows [1, 77, width] of a region's prompt with what was learned, and how many of them are not padding."""
-    text, features = prompt_of(identity.word, region), identity.features[region]
-    rows, first = learned_rows(clip, text)
-    filled = with_features(rows, first, features) if identity.level == "output" else embedded_rows(clip, text, features)
+def encode_region(clip, identity: FaceaIdentity, region: str) -> tuple[torch.Tensor, int]:
+    """Return the rows [1, 77, width] of a region's prompt with what was learned, and how many are not padding."""
+    text, features = write_prompt(identity.word, region), identity.features[region]
+    rows, first = encode_text(clip, text)
+    filled = (
+        insert_features(rows, first, features)
+        if identity.level == "output"
+        else encode_with_embeddings(clip, text, features)
+    )
     return filled, first + len(features)
 
 
@@ -108,8 +112,8 @@ def check_width(width: int, features: torch.Tensor) -> None:
         )
 
 
-def _tokens(clip, text: str) -> tuple[dict, int]:
-    """What the host's tokeniser makes of `text`, and how many tokens the text itself has."""
+def _tokenise(clip, text: str) -> tuple[dict, int]:
+    """Return what the host's tokeniser makes of `text`, and how many tokens the text itself has."""
     chunks = clip.tokenize(text, return_word_ids=True)
     if len(chunks) != 1 or not hasattr(clip.cond_stage_model, "clip") or len(next(iter(chunks.values()))[0]) != 77:
         raise ValueError(
@@ -123,7 +127,7 @@ def _tokens(clip, text: str) -> tuple[dict, int]:
 
 
 def apply_lora(model, identity: FaceaIdentity, strength: float):
-    """A clone of the host's `model` with the identity's LoRA at `strength`; at 0 the model as it is.
+    """Return a clone of the host's `model` with the identity's LoRA at `strength`; at 0 the model as it is.
 
     Raises ValueError where the layers the LoRA belongs to are not the model's.
     """
@@ -149,7 +153,7 @@ def check_layers(model, identity: FaceaIdentity) -> None:
 
 
 def fingerprint(model) -> str:
-    """64 hex digits that stand for the weights of a model patcher's UNet, without what is patched onto them.
+    """Return 64 hex digits that stand for the weights of a model patcher's UNet, without what is patched onto them.
 
     Made of the signs of some of the weights: signs are the same whatever dtype the weights are stored as.
     """
@@ -163,18 +167,18 @@ def fingerprint(model) -> str:
     return digest.hexdigest()
 
 
-def base_name(model) -> str:
-    """What the host loaded `model` from, or its kind where that is not known."""
+def name_base(model) -> str:
+    """Return what the host loaded `model` from, or its kind where that is not known."""
     _, arguments, *_ = model.cached_patcher_init or (None, ())
     path = next((argument for argument in arguments if isinstance(argument, str)), None)
     return Path(path).name if path else type(model.model.model_config).__name__
 
 
-def base_warning(identity: FaceaIdentity, model) -> str | None:
-    """A sentence where `model` is not the one the identity was trained on; None where it is."""
+def warn_of_base(identity: FaceaIdentity, model) -> str | None:
+    """Return a sentence where `model` is not the one the identity was trained on; None where it is."""
     if fingerprint(model) == identity.base:
         return None
     return (
-        f"This FaceA identity was trained on {identity.base_name}, but the connected model ({base_name(model)}) has "
+        f"This FaceA identity was trained on {identity.base_name}, but the connected model ({name_base(model)}) has "
         f"other weights: the likeness may suffer. Load {identity.base_name}, or train the identity on this model."
     )

@@ -24,19 +24,19 @@ _WORD = re.compile(r"[^\W\d_][\w '-]{0,39}")
 _LONGEST = 20_000  # characters of the settings
 
 
-def key_of(region: str) -> str:
-    """The name of a region's features in the file: "feat.left_eye"."""
+def name_features(region: str) -> str:
+    """Return the name of a region's features in the file: "feat.left_eye"."""
     return _FEATURES + region.replace(" ", "_")
 
 
-def save_facea(path: str | Path, identity: FaceaIdentity, who: str = "Save FaceA Identity") -> None:
+def save_facea(path: str | Path, identity: FaceaIdentity, node: str = "Save FaceA Identity") -> None:
     """Write an identity to `path`, which holds the whole file or nothing new, whatever happens in between.
 
     Raises ValueError where the identity holds numbers that are not finite, OSError where it cannot be written.
     """
-    tensors = identity.lora | {key_of(region): features for region, features in identity.features.items()}
-    if faulty := _not_finite(tensors):
-        raise ValueError(f"{who}: '{faulty[0]}' of this identity holds NaN or infinite numbers; train it again.")
+    tensors = identity.lora | {name_features(region): features for region, features in identity.features.items()}
+    if faulty := _list_not_finite(tensors):
+        raise ValueError(f"{node}: '{faulty[0]}' of this identity holds NaN or infinite numbers; train it again.")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
     metadata = {
         **FORMAT.metadata,
@@ -46,11 +46,11 @@ def save_facea(path: str | Path, identity: FaceaIdentity, who: str = "Save FaceA
         "base_name": identity.base_name,
         "settings": json.dumps(identity.settings, sort_keys=True),
     }
-    saving.write(path, _in_order(safetensors.torch.save(tensors, metadata)), who)
+    saving.write(path, _sort_metadata(safetensors.torch.save(tensors, metadata)), node)
 
 
-def _in_order(data: bytes) -> bytes:
-    """The same file with the metadata sorted: the library writes them in an order of chance, files would differ."""
+def _sort_metadata(data: bytes) -> bytes:
+    """Return the same file with its metadata sorted: the library writes them in an order of chance."""
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -60,32 +60,30 @@ def _in_order(data: bytes) -> bytes:
 
 
 def load_facea(path: str | Path) -> FaceaIdentity:
-    """The identity at `path`, bit for bit as it was saved.
+    """Return the identity at `path`, bit for bit as it was saved.
 
     Raises ValueError, naming file and fault, for a file that is no FaceA identity or a damaged one.
     """
     with FORMAT.name_faults(path):
         metadata, tensors = formats.read(path, FORMAT)
-        return _identity(tensors, _fields(metadata))
+        return _build_identity(tensors, _read_fields(metadata))
 
 
-def _fields(metadata: dict[str, str]) -> dict:
+def _read_fields(metadata: dict[str, str]) -> dict:
+    """Return the fields of `FaceaIdentity` that the metadata hold; raise ValueError for what is missing or damaged."""
     fields = {key: metadata.get(key, "") for key in ("word", "level", "base", "base_name", "settings")}
     if fields["level"] not in LEVELS or not _WORD.fullmatch(fields["word"]):
         raise ValueError("'word' or 'level' of its metadata is missing or damaged")
-    return fields | {"settings": _settings(fields["settings"])}
-
-
-def _settings(text: str) -> dict[str, str]:
-    settings = json.loads(text) if len(text) <= _LONGEST else None
+    settings = json.loads(fields["settings"]) if len(fields["settings"]) <= _LONGEST else None
     if not isinstance(settings, dict) or not all(isinstance(value, str) for value in settings.values()):
         raise ValueError("'settings' of its metadata is damaged")
-    return settings
+    return fields | {"settings": settings}
 
 
-def _identity(tensors: dict[str, torch.Tensor], fields: dict) -> FaceaIdentity:
-    features = {region: tensors.pop(key_of(region), None) for region in REGIONS}
-    if missing := [key_of(region) for region, rows in features.items() if rows is None or rows.ndim != 2]:
+def _build_identity(tensors: dict[str, torch.Tensor], fields: dict) -> FaceaIdentity:
+    """Return the identity of a file's tensors; raise ValueError where one is missing, misshapen or not finite."""
+    features = {region: tensors.pop(name_features(region), None) for region in REGIONS}
+    if missing := [name_features(region) for region, rows in features.items() if rows is None or rows.ndim != 2]:
         raise ValueError(f"'{missing[0]}' is missing or no matrix")
     if len({rows.shape[1] for rows in features.values()}) != 1:
         raise ValueError("its features differ in width")
@@ -93,18 +91,18 @@ def _identity(tensors: dict[str, torch.Tensor], fields: dict) -> FaceaIdentity:
         parts = [name.replace("lora_up.weight", part) for part in ("lora_down.weight", "alpha")]
         if missing := [part for part in parts if part not in tensors]:
             raise ValueError(f"'{missing[0]}' of its LoRA is missing")
-    everything = tensors | {key_of(region): rows for region, rows in features.items()}
-    if faulty := _not_finite(everything):
+    everything = tensors | {name_features(region): rows for region, rows in features.items()}
+    if faulty := _list_not_finite(everything):
         raise ValueError(f"'{faulty[0]}' holds NaN or infinite numbers")
     return FaceaIdentity(tensors, {region: rows.float() for region, rows in features.items()}, **fields)
 
 
-def _not_finite(tensors: dict[str, torch.Tensor]) -> list[str]:
+def _list_not_finite(tensors: dict[str, torch.Tensor]) -> list[str]:
     return [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
 
 
 def new_path(prefix: str) -> str:
-    """Where to save an identity, see `saving.new_path`; raises ValueError or OSError as it does."""
+    """Return where to save an identity, see `saving.new_path`; raises ValueError or OSError as it does."""
     return saving.new_path(KIND, prefix, "Save FaceA Identity")
 
 
@@ -114,7 +112,7 @@ def find_facea(name: str) -> str:
 
 
 def description(name: str, identity: FaceaIdentity) -> str:
-    """What a saved identity is, in a few lines."""
+    """Return what a saved identity is, in a few lines."""
     rows = identity.features["face"].shape[0]
     lines = [
         name,

@@ -11,19 +11,19 @@ _LARGEST_HEADER = 1_000_000  # bytes
 
 
 def entry(path: Path) -> str | None:
-    """Steps, photos, word and base model of the file at `path`; None where it is no FaceA identity."""
+    """Return steps, photos, word and base model of the file at `path`; None where it is no FaceA identity."""
     try:
-        metadata = _metadata(path)
+        metadata = _read_metadata(path)
         settings = json.loads(metadata["settings"])
         steps, photos = settings.get("steps", "?"), settings.get("photos", "?")
-        told = f"{steps:>5} steps on {photos} photos  a {metadata['word']}  trained on {metadata['base_name']}"
-        other = f"  {settings['transferred']} of another person" if "transferred" in settings else ""
-        return plain(told + other)
+        training = f"{steps:>5} steps on {photos} photos  a {metadata['word']}  trained on {metadata['base_name']}"
+        transfer = f"  {settings['transferred']} of another person" if "transferred" in settings else ""
+        return plain(training + transfer)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
 
 
-def _metadata(path: Path) -> dict:
+def _read_metadata(path: Path) -> dict:
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         metadata = json.loads(file.read(length if length <= _LARGEST_HEADER else 0))["__metadata__"]

@@ -20,6 +20,8 @@ PROJECTOR_PREFIX = "local_fac_prj."
 
 
 class GEGLU(nn.Module):
+    """x * GELU(gate), both halves of one linear layer: [..., dim] -> [..., inner]."""
+
     def __init__(self, dim: int, inner: int, operations, **factory):
         super().__init__()
         self.proj = operations.Linear(dim, 2 * inner, **factory)
@@ -30,6 +32,8 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """The gated MLP of a transformer block, four times as wide inside: [..., dim] -> [..., dim]."""
+
     def __init__(self, dim: int, operations, **factory):
         super().__init__()
         inner = 4 * dim
@@ -103,8 +107,8 @@ def _refuse_relatives(projector: dict, blocks: dict) -> None:
         )
 
 
-def _load_dtype(state_dict: dict, device: torch.device) -> torch.dtype:
-    """The precision the host would give a UNet of this size, so that no weight is cast while sampling."""
+def _choose_dtype(state_dict: dict, device: torch.device) -> torch.dtype:
+    """Return the precision the host would give a UNet of this size, so that no weight is cast while sampling."""
     parameters = sum(value.numel() for value in state_dict.values())
     return comfy.model_management.unet_dtype(
         device=device,
@@ -114,7 +118,7 @@ def _load_dtype(state_dict: dict, device: torch.device) -> torch.dtype:
     )
 
 
-def _patcher(build, state_dict: dict, dtype: torch.dtype) -> comfy.model_patcher.ModelPatcher:
+def _make_patcher(build, state_dict: dict, dtype: torch.dtype) -> comfy.model_patcher.ModelPatcher:
     """Fill the network that `build` makes and hand it to the host's memory management."""
     offload_device = comfy.model_management.unet_offload_device()
     network = build(operations=LightCast, dtype=dtype, device=offload_device)
@@ -133,10 +137,10 @@ class FactAdapter:
         self.name = name
         self.sizes = ResamplerSizes.of(projector)
         self.token_dim = blocks["0.linear.weight"].shape[1]
-        self.widths = {own.block: len(blocks[f"{i}.linear.weight"]) for i, own in enumerate(FACE_BLOCKS)}
-        dtype = _load_dtype(blocks, comfy.model_management.get_torch_device())
-        self.projector = _patcher(partial(Resampler, self.sizes), projector, dtype)
-        self._face_blocks = {dtype: _patcher(self._modules, blocks, dtype)}
+        self.widths = {face.block: len(blocks[f"{i}.linear.weight"]) for i, face in enumerate(FACE_BLOCKS)}
+        dtype = _choose_dtype(blocks, comfy.model_management.get_torch_device())
+        self.projector = _make_patcher(partial(Resampler, self.sizes), projector, dtype)
+        self._face_blocks = {dtype: _make_patcher(self._make_blocks, blocks, dtype)}
 
     def face_blocks(self, dtype: torch.dtype | None = None) -> comfy.model_patcher.ModelPatcher:
         """Return the weights of the face blocks, in the order of FACE_BLOCKS; None: in the precision they came in.
@@ -148,10 +152,10 @@ class FactAdapter:
         dtype = dtype if dtype and dtype.itemsize == first.itemsize else first
         if dtype not in self._face_blocks:
             weights = self._face_blocks[first].model.state_dict()
-            self._face_blocks[dtype] = _patcher(self._modules, weights, dtype)
+            self._face_blocks[dtype] = _make_patcher(self._make_blocks, weights, dtype)
         return self._face_blocks[dtype]
 
-    def _modules(self, **factory) -> nn.ModuleList:
+    def _make_blocks(self, **factory) -> nn.ModuleList:
         return nn.ModuleList(GatedSelfAttention(width, self.token_dim, **factory) for width in self.widths.values())
 
     def face_tokens(self, features: torch.Tensor) -> torch.Tensor:

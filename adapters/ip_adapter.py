@@ -23,7 +23,7 @@ from ..encoders.clip_vision import ClipFeatures, clip_features
 from ..encoders.identity import FaceId
 from ..patcher import manage
 from . import ip_projectors
-from .unet_blocks import BLOCKS, Block, image_numbers, lora_targets
+from .unet_blocks import BLOCKS, Block, list_lora_targets, number_attentions
 
 INFINITE_ID_METADATA = {"format": "likeness-infinite-id", "version": "1"}
 FACE_WIDTH = 512  # of every ArcFace embedding; tells InstantID's resampler from IP-Adapter plus's
@@ -33,7 +33,7 @@ _SHORTCUT = partial(ip_projectors.FacePlusTokens, shortcut=True)
 
 
 @dataclass(frozen=True)
-class Format:
+class AdapterFormat:
     """One published format.
 
     face:       "unit" or "raw": the length of the ArcFace embedding it reads; None: reads no face
@@ -52,17 +52,17 @@ class Format:
 FORMATS = {
     entry.name: entry
     for entry in (
-        Format("ip-adapter", None, "embeds", ip_projectors.ImageTokens, "proj.weight"),
-        Format("full-face", None, "penultimate", ip_projectors.FullTokens, "proj.0.weight"),
-        Format("plus", None, "penultimate", ip_projectors.image_resampler, "proj_in.weight"),
-        Format("faceid", "unit", None, ip_projectors.FaceTokens),
-        Format("faceid-plus", "unit", "penultimate", ip_projectors.FacePlusTokens, _PERCEIVER),
-        Format("faceid-plusv2", "unit", "penultimate", _SHORTCUT, _PERCEIVER),
-        Format("faceid-portrait", "unit", None, ip_projectors.FaceTokens),
-        Format("faceid-portrait-unnorm", "raw", None, ip_projectors.image_resampler),
-        Format("instantid", "raw", None, ip_projectors.image_resampler),
-        Format("pulid", "raw", "eva", ip_projectors.PulidTokens),
-        Format("infinite-id", "unit", "last", ip_projectors.InfiniteIdTokens, "clip_mapper.proj_in.weight"),
+        AdapterFormat("ip-adapter", None, "embeds", ip_projectors.ImageTokens, "proj.weight"),
+        AdapterFormat("full-face", None, "penultimate", ip_projectors.FullTokens, "proj.0.weight"),
+        AdapterFormat("plus", None, "penultimate", ip_projectors.make_resampler, "proj_in.weight"),
+        AdapterFormat("faceid", "unit", None, ip_projectors.FaceTokens),
+        AdapterFormat("faceid-plus", "unit", "penultimate", ip_projectors.FacePlusTokens, _PERCEIVER),
+        AdapterFormat("faceid-plusv2", "unit", "penultimate", _SHORTCUT, _PERCEIVER),
+        AdapterFormat("faceid-portrait", "unit", None, ip_projectors.FaceTokens),
+        AdapterFormat("faceid-portrait-unnorm", "raw", None, ip_projectors.make_resampler),
+        AdapterFormat("instantid", "raw", None, ip_projectors.make_resampler),
+        AdapterFormat("pulid", "raw", "eva", ip_projectors.PulidTokens),
+        AdapterFormat("infinite-id", "unit", "last", ip_projectors.InfiniteIdTokens, "clip_mapper.proj_in.weight"),
     )
 }
 # Formats with the same tensors, and the word in a file's name that tells the second. FaceID-Plus and PlusV2 compute
@@ -72,12 +72,12 @@ VARIANTS = (BY_NAME, *(name for first, (second, _) in TWINS.items() for name in 
 
 
 def is_ip_adapter(state_dict: dict[str, torch.Tensor]) -> bool:
-    """Whether a file holds image cross-attentions, in whatever format."""
+    """Return whether a file holds image cross-attentions, in whatever format."""
     return any(key.startswith("image_attention.") or key.endswith(".to_k_ip.weight") for key in state_dict)
 
 
-def recognise(state_dict: dict[str, torch.Tensor], name: str = "", variant: str = BY_NAME) -> Format | None:
-    """The format of a file by its tensors; None for files without image cross-attention.
+def recognise(state_dict: dict[str, torch.Tensor], name: str = "", variant: str = BY_NAME) -> AdapterFormat | None:
+    """Return the format of a file by its tensors; None for files without image cross-attention.
 
     name:     the file's name, looked at only where two formats have the same tensors
     variant:  one of VARIANTS: which of the two it is
@@ -87,16 +87,17 @@ def recognise(state_dict: dict[str, torch.Tensor], name: str = "", variant: str 
     if not is_ip_adapter(state_dict):
         return None
     named = any(key.startswith("image_attention.") for key in state_dict)
-    found = "infinite-id" if named else _by_projector(_part(state_dict, "image_proj."))
-    twin, word = TWINS.get(found, (found, ""))
+    first = "infinite-id" if named else _name_by_projector(_part(state_dict, "image_proj."))
+    twin, word = TWINS.get(first, (first, ""))
     if variant == BY_NAME:
-        return FORMATS[twin if word in name.lower() else found]
-    if variant not in (found, twin):
-        raise ValueError(f"its tensors are those of '{found}', not of '{variant}'; set the variant to '{BY_NAME}'")
+        return FORMATS[twin if word in name.lower() else first]
+    if variant not in (first, twin):
+        raise ValueError(f"its tensors are those of '{first}', not of '{variant}'; set the variant to '{BY_NAME}'")
     return FORMATS[variant]
 
 
-def _by_projector(weights: dict) -> str:
+def _name_by_projector(weights: dict) -> str:
+    """Return the first of the formats whose projector has these tensors; raise ValueError for none."""
     if "perceiver_resampler.proj_in.weight" in weights:
         return "faceid-plus"
     if "latents" in weights and "proj_in.weight" in weights:
@@ -110,8 +111,8 @@ def _by_projector(weights: dict) -> str:
         return "faceid" if tokens == 4 else "faceid-portrait"
     if "proj.weight" in weights and "norm.weight" in weights:
         return "ip-adapter"
-    found = f"the first is 'image_proj.{next(iter(weights))}'" if weights else "there are none"
-    raise ValueError(f"its tensors under 'image_proj.' are of no known format ({found})")
+    reason = f"the first is 'image_proj.{next(iter(weights))}'" if weights else "there are none"
+    raise ValueError(f"its tensors under 'image_proj.' are of no known format ({reason})")
 
 
 def _part(state_dict: dict, prefix: str) -> dict:
@@ -140,46 +141,46 @@ class IpAdapter:
     kind = "ip-adapter"
 
     def __init__(self, state_dict: dict, name: str, variant: str = BY_NAME, metadata: dict | None = None):
-        """Raises ValueError (the reason, as "it has ...") or KeyError (the tensor) where the file is incomplete."""
+        """Raise ValueError (the reason, as "it has ...") or KeyError (the tensor) where the file is incomplete."""
         _check_version(metadata or {})
         self.name = name
         self.format = recognise(state_dict, name, variant)
         if self.format.name == "infinite-id":
             projector = {k: v for k, v in state_dict.items() if k.startswith(("clip_mapper.", "face_mapper."))}
-            self.base, attentions = _named_attentions(_part(state_dict, "image_attention."))
+            self.base, attentions = _read_named_attentions(_part(state_dict, "image_attention."))
             self.lora = {}
         else:
             projector = _part(state_dict, "image_proj.")
             layers = _part(state_dict, "ip_adapter.")
-            self.base, attentions = _numbered_attentions(layers)
-            self.lora = _lora(layers, self.base)
+            self.base, attentions = _read_numbered_attentions(layers)
+            self.lora = _read_lora(layers, self.base)
         self.widths = {block: attentions[f"{i}.to_k.weight"].shape[0] for i, block in enumerate(BLOCKS[self.base])}
         self.token_dim = attentions["0.to_k.weight"].shape[1]
-        self.projector = _managed(partial(self.format.projector, projector), projector)
-        self.attentions = _managed(self._attentions, attentions)
+        self.projector = _make_patcher(partial(self.format.projector, projector), projector)
+        self.attentions = _make_patcher(self._make_attentions, attentions)
 
-    def _attentions(self, **factory) -> nn.ModuleList:
+    def _make_attentions(self, **factory) -> nn.ModuleList:
         return nn.ModuleList(ImageAttention(self.token_dim, width, **factory) for width in self.widths.values())
 
-    def clip_input(self, clip_vision, pictures: torch.Tensor | None) -> ClipFeatures | None:
-        """What this format reads of pictures [n, H, W, 3]; None where it reads none or an input is not connected.
+    def clip_input(self, clip_vision, images: torch.Tensor | None) -> ClipFeatures | None:
+        """Return what this format reads of images [n, H, W, 3]; None where it reads none or an input is not connected.
 
-        FaceID-Plus and PlusV2 want the aligned face crop, about 224 px, the others the whole picture.
+        FaceID-Plus and PlusV2 want the aligned face crop, about 224 px, the others the whole image.
         """
-        if self.format.clip in (None, "eva") or clip_vision is None or pictures is None:
+        if self.format.clip in (None, "eva") or clip_vision is None or images is None:
             return None
-        return clip_features(clip_vision, pictures, self.format.clip)
+        return clip_features(clip_vision, images, self.format.clip)
 
     def tokens(self, face: FaceId | None = None, clip: ClipFeatures | None = None, shortcut_scale: float = 1.0):
-        """The image tokens of the conditional and the unconditional branch, [2, m, D] in float32.
+        """Return the image tokens of the conditional and the unconditional branch, [2, m, D] in float32.
 
         face, clip:      of n photos each, whichever the format reads; tokens of several photos are concatenated
-        shortcut_scale:  of FaceID-PlusV2: how much of the picture is added to the face
+        shortcut_scale:  of FaceID-PlusV2: how much of the image is added to the face
 
-        The unconditional branch sees zeros for an embedding and CLIP's view of an empty picture for hidden states.
+        The unconditional branch sees zeros for an embedding and CLIP's view of an empty image for hidden states.
         Raises ValueError where an input is missing or of the wrong kind.
         """
-        inputs = [*self._face(face), *self._clip(clip)]
+        inputs = [*self._pair_face(face), *self._pair_clip(clip)]
         photos = {len(positive) for positive, _ in inputs}
         if len(photos) > 1:
             raise ValueError(
@@ -196,7 +197,9 @@ class IpAdapter:
         return torch.stack((cond, uncond.expand_as(cond))).flatten(1, 2)
 
     def keys_values(self, tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Keys and values of the tokens at every block: [2, m, D] -> [2, m, 2 * sum of widths], as `split` reads it.
+        """Return keys and values of the tokens at every block, as `split` reads them.
+
+        [2, m, D] -> [2, m, 2 * sum of widths].
 
         They depend on the identity alone: once projected, the adapter's weights are not needed any more.
         """
@@ -206,12 +209,12 @@ class IpAdapter:
         return torch.cat(parts, dim=-1).to(comfy.model_management.intermediate_device())
 
     def split(self, keys_values: torch.Tensor) -> dict[Block, tuple[torch.Tensor, torch.Tensor]]:
-        """The keys and values [2, m, width] of every block, views of what `keys_values` returned."""
+        """Return the keys and values [2, m, width] of every block, views of what `keys_values` returned."""
         parts = keys_values.split([width for width in self.widths.values() for _ in range(2)], dim=-1)
         return dict(zip(self.widths, zip(parts[::2], parts[1::2])))
 
-    def _face(self, face: FaceId | None):
-        """The face's (features, their negative), none or one pair."""
+    def _pair_face(self, face: FaceId | None):
+        """Yield the face's features and their negative where the format reads one; raise ValueError for a wrong one."""
         if self.format.face is None:
             return
         if face is None:
@@ -228,8 +231,8 @@ class IpAdapter:
         features = face.embedding if self.format.face == "unit" else face.features
         yield features, torch.zeros_like(features[:1])
 
-    def _clip(self, clip: ClipFeatures | None):
-        """CLIP's (features, their negative), none or one pair."""
+    def _pair_clip(self, clip: ClipFeatures | None):
+        """Yield CLIP's features and their negative where the format reads them; raise ValueError for wrong ones."""
         if self.format.clip is None:
             return
         if self.format.clip == "eva":
@@ -243,41 +246,41 @@ class IpAdapter:
             raise ValueError(
                 f"{self.name} ({self.format.name}) reads CLIP vision features '{self.format.clip}' {self.clip_width} "
                 f"wide, but the connected model gives '{clip.kind}' {clip.features.shape[-1]} wide. Load "
-                f"{self._clip_model()} in Load CLIP Vision."
+                f"{self._name_clip_model()} in Load CLIP Vision."
             )
         yield clip.features, clip.negative
 
     @property
     def clip_width(self) -> int:
-        """How wide the CLIP vision features are that the projector reads."""
+        """The width of the CLIP vision features that the projector reads."""
         return self.projector.model.get_parameter(self.format.reads_clip).shape[1]
 
-    def _clip_model(self) -> str:
+    def _name_clip_model(self) -> str:
         published = {("embeds", 1280): "bigG-14", ("embeds", 1024): "H-14", ("penultimate", 1280): "H-14"}
         size = (published | {("last", 1280): "H-14"}).get((self.format.clip, self.clip_width))
         return f"CLIP-ViT-{size}" if size else "the model it was trained with"
 
 
-def _numbered_attentions(layers: dict) -> tuple[str, dict]:
-    """(base, weights by `<block in BLOCKS[base]>.to_k.weight`) of a published file."""
-    found = {key.removesuffix(".to_k_ip.weight") for key in layers if key.endswith(".to_k_ip.weight")}
-    base = next((base for base in BLOCKS if found == set(map(str, image_numbers(base)))), None)
+def _read_numbered_attentions(layers: dict) -> tuple[str, dict]:
+    """Return base model and weights, by `<index in BLOCKS[base]>.to_k.weight`, of a published file."""
+    numbers = {key.removesuffix(".to_k_ip.weight") for key in layers if key.endswith(".to_k_ip.weight")}
+    base = next((base for base in BLOCKS if numbers == set(map(str, number_attentions(base)))), None)
     if base is None:
-        raise ValueError(f"it has {len(found)} cross-attentions; an SD1.5 file has 16 (1, 3 .. 31), an SDXL one 70")
+        raise ValueError(f"it has {len(numbers)} cross-attentions; an SD1.5 file has 16 (1, 3 .. 31), an SDXL one 70")
     return base, {
         f"{i}.to_{part}.weight": layers[f"{number}.to_{part}_ip.weight"]
-        for i, number in enumerate(image_numbers(base))
+        for i, number in enumerate(number_attentions(base))
         for part in ("k", "v")
     }
 
 
-def _named_attentions(layers: dict) -> tuple[str, dict]:
-    """The same of an Infinite-ID file, whose layers bear the host's names."""
-    found = {key.rpartition(".to_")[0] for key in layers}
+def _read_named_attentions(layers: dict) -> tuple[str, dict]:
+    """Return the same of an Infinite-ID file, whose layers bear the host's names of the blocks."""
+    keys = {key.rpartition(".to_")[0] for key in layers}
     names = {base: [".".join(map(str, block)) for block in blocks] for base, blocks in BLOCKS.items()}
-    base = next((base for base in BLOCKS if found == set(names[base])), None)
+    base = next((base for base in BLOCKS if keys == set(names[base])), None)
     if base is None:
-        raise ValueError(f"it has {len(found)} image attentions, which are not the 16 of SD1.5 or the 70 of SDXL")
+        raise ValueError(f"it has {len(keys)} image attentions, which are not the 16 of SD1.5 or the 70 of SDXL")
     return base, {
         f"{i}.to_{part}.weight": layers[f"{name}.to_{part}.weight"]
         for i, name in enumerate(names[base])
@@ -285,12 +288,12 @@ def _named_attentions(layers: dict) -> tuple[str, dict]:
     }
 
 
-def _lora(layers: dict, base: str) -> dict:
-    """The host's own weight patches for the LoRA of a FaceID file (rank 128, no alpha)."""
+def _read_lora(layers: dict, base: str) -> dict:
+    """Return the host's own weight patches for the LoRA of a FaceID file (rank 128, no alpha)."""
     weights = {key: value for key, value in layers.items() if "_lora." in key}
     if not weights:
         return {}
-    patches = comfy.lora.load_lora(weights, lora_targets(base), log_missing=False)
+    patches = comfy.lora.load_lora(weights, list_lora_targets(base), log_missing=False)
     if 2 * len(patches) != len(weights):
         raise ValueError(f"its LoRA has {len(weights)} tensors, of which {2 * len(patches)} belong to the UNet")
     return patches
@@ -312,8 +315,8 @@ def check_ip_adapter(adapter) -> None:
         )
 
 
-def _managed(build, weights: dict):
-    """A model patcher of the network `build` makes, with its weights in the file's own precision."""
+def _make_patcher(build, weights: dict):
+    """Return a model patcher of the network `build` makes, with its weights in the file's own precision."""
     offload_device = comfy.model_management.unet_offload_device()
     network = build(operations=comfy.ops.manual_cast, dtype=comfy.utils.weight_dtype(weights), device=offload_device)
     return manage(network, weights, offload_device, comfy.model_management.get_torch_device())

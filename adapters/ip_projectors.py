@@ -1,4 +1,4 @@
-"""The networks that turn pictures and faces into image tokens, with the parameter names of the published files.
+"""The networks that turn images and faces into image tokens, with the parameter names of the published files.
 
 Every network takes features of n photos and returns [n, tokens, D], D being the base model's text width. Sizes are read
 from the tensors.
@@ -11,7 +11,7 @@ from .resampler import Resampler, ResamplerSizes
 
 
 class ImageTokens(nn.Module):
-    """IP-Adapter base: the projected picture embedding [n, 1024] in one linear layer."""
+    """IP-Adapter base: the projected image embedding [n, 1024] in one linear layer."""
 
     def __init__(self, weights: dict, operations=nn, **factory):
         super().__init__()
@@ -90,19 +90,22 @@ class FacePlusTokens(FaceTokens):
 
 
 class PulidTokens(nn.Module):
-    """PuLID v1: five tokens of face and picture embedding, and one of each of five hidden layers of EVA-CLIP."""
+    """PuLID v1: five tokens of face and image embedding, and one of each of five hidden layers of EVA-CLIP."""
 
     def __init__(self, weights: dict, operations=nn, **factory):
         super().__init__()
         self.dim = len(weights["mapping_0.6.weight"])
-        self.body = _three_layers(_part(weights, "body."), operations, **factory)
+        self.body = _build_three_layers(_part(weights, "body."), operations, **factory)
         self.layers = sum(key.startswith("mapping_") and key.endswith(".6.bias") for key in weights) // 2
         for layer in range(self.layers):
             for name in (f"mapping_{layer}", f"mapping_patch_{layer}"):
-                self.add_module(name, _three_layers(_part(weights, f"{name}."), operations, **factory))
+                self.add_module(name, _build_three_layers(_part(weights, f"{name}."), operations, **factory))
 
     def forward(self, face: torch.Tensor, eva: torch.Tensor) -> torch.Tensor:
-        """face: [n, 512 + 768], raw ArcFace and unit picture embedding; eva: [n, 5, 577, 1024], class token first."""
+        """Return the tokens of raw ArcFace and unit image embedding [n, 512 + 768] and of `eva`, class token first.
+
+        eva: [n, 5, 577, 1024]
+        """
         tokens = self.body(face).unflatten(1, (-1, self.dim))
         layers = [
             self.get_submodule(f"mapping_{i}")(states[:, :1])
@@ -125,15 +128,15 @@ class InfiniteIdTokens(nn.Module):
         return torch.cat((self.clip_mapper(hidden_states), self.face_mapper(face)), dim=1)
 
 
-def image_resampler(weights: dict, operations=nn, **factory) -> Resampler:
-    """The resampler of IP-Adapter plus (hidden states [n, 257, 1280]) and of InstantID (raw face [n, 1, 512])."""
+def make_resampler(weights: dict, operations=nn, **factory) -> Resampler:
+    """Build the resampler of IP-Adapter plus (hidden states [n, 257, 1280]) and of InstantID (raw face [n, 1, 512])."""
     return Resampler(ResamplerSizes.of(weights), operations, **factory)
 
 
-def _three_layers(weights: dict, operations, **factory) -> nn.Sequential:
+def _build_three_layers(weights: dict, operations, **factory) -> nn.Sequential:
     layers = []
-    for place in (0, 3):
-        hidden, width = weights[f"{place}.weight"].shape
+    for index in (0, 3):
+        hidden, width = weights[f"{index}.weight"].shape
         linear = operations.Linear(width, hidden, **factory)
         layers += [linear, operations.LayerNorm(hidden, **factory), nn.LeakyReLU()]
     rows, width = weights["6.weight"].shape

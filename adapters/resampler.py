@@ -39,6 +39,8 @@ class ResamplerSizes:
 
 
 class PerceiverAttention(nn.Module):
+    """Cross-attention of latents [n, q, dim] to features x and to themselves, [n, m, dim] each -> [n, q, dim]."""
+
     def __init__(self, dim: int, inner: int, operations, **factory):
         super().__init__()
         self.heads = inner // DIM_HEAD
@@ -82,10 +84,11 @@ class Resampler(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the learned latents read of x."""
         return self.read(self.latents.to(x).expand(x.shape[0], -1, -1), x)
 
     def read(self, latents: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Let `latents` [n, queries, dim] read the features x; FaceID-Plus brings latents of its own."""
+        """Let `latents` [n, queries, dim] read the features x; FaceID-Plus brings other ones."""
         x = self.proj_in(x)
         for attention, feed_forward in self.layers:
             latents = attention(x, latents) + latents

@@ -6,14 +6,14 @@ import torch
 from PIL import Image, ImageDraw
 
 from ..graphics import FAINT, FRAME, GOLD, INK, PALE_BLUE, PAPER, Colour, measure, to_tensor, write
-from .face_prompt import FacePrompt, Slot
+from .face_prompt import FacePrompt, TokenIndex
 
 _WIDTH, _PAD, _LINE, _SIZE = 640, 6, 28, 15  # pixels
 
 
 def draw_tokens(clip, prompt: FacePrompt) -> torch.Tensor:
     """Return a picture [1, h, 640, 3]: words of faces in gold, those of textual inversions in blue."""
-    lines = [line for number in range(len(prompt.tokens["l"])) for line in _lines(clip, prompt, number)]
+    lines = [line for number in range(len(prompt.tokens["l"])) for line in _break_lines(clip, prompt, number)]
     sheet = Image.new("RGB", (_WIDTH, _LINE * len(lines) + 2 * _PAD), PAPER)
     pen = ImageDraw.Draw(sheet)
     for row, line in enumerate(lines):
@@ -25,10 +25,10 @@ def draw_tokens(clip, prompt: FacePrompt) -> torch.Tensor:
     return to_tensor(sheet)
 
 
-def _lines(clip, prompt: FacePrompt, chunk: int) -> list[list[tuple]]:
+def _break_lines(clip, prompt: FacePrompt, chunk: int) -> list[list[tuple]]:
     """Return the lines of one chunk, each a list of (x, text, width, colour or None for a remark)."""
     lines, x = [[]], _PAD
-    for text, colour in _labels(clip, prompt, chunk):
+    for text, colour in _label_tokens(clip, prompt, chunk):
         width = measure(text, _SIZE) + 2 * _PAD
         if x + width > _WIDTH - _PAD and lines[-1]:
             lines.append([])
@@ -38,16 +38,16 @@ def _lines(clip, prompt: FacePrompt, chunk: int) -> list[list[tuple]]:
     return lines
 
 
-def _labels(clip, prompt: FacePrompt, chunk: int) -> Iterator[tuple[str, Colour | None]]:
+def _label_tokens(clip, prompt: FacePrompt, chunk: int) -> Iterator[tuple[str, Colour | None]]:
     """Yield the text of each token of a chunk up to the padding, with its colour; before and after them a remark."""
     tokens = prompt.tokens["l"][chunk]
     chunks = len(prompt.tokens["l"])
-    end = _last_word(tokens)
+    end = _find_last_word(tokens)
     yield f"chunk {chunk + 1} of {chunks}", None
-    for slot in range(1, end + 1):
-        token, weight = tokens[slot]
+    for index in range(1, end + 1):
+        token, weight = tokens[index]
         emphasis = "" if weight == 1 else f" :{weight:.4g}"
-        if (at := Slot(chunk, slot)) in prompt.replaced:
+        if (at := TokenIndex(chunk, index)) in prompt.replaced:
             yield "face {} · word {}".format(*prompt.replaced[at]) + emphasis, GOLD
         elif torch.is_tensor(token):
             yield "embedding" + emphasis, PALE_BLUE
@@ -56,7 +56,7 @@ def _labels(clip, prompt: FacePrompt, chunk: int) -> Iterator[tuple[str, Colour 
     yield f"{end} of {len(tokens) - 2} slots", None
 
 
-def _last_word(tokens: list[tuple]) -> int:
-    """Return the slot before the first end token: whatever follows is padding."""
+def _find_last_word(tokens: list[tuple]) -> int:
+    """Return the index before the first end token: whatever follows is padding."""
     end = tokens[-1][0]
-    return next(slot for slot, (token, _) in enumerate(tokens) if not torch.is_tensor(token) and token == end) - 1
+    return next(index for index, (token, _) in enumerate(tokens) if not torch.is_tensor(token) and token == end) - 1

@@ -13,18 +13,18 @@ import torch
 Block = tuple[str, int, int]  # part of the UNet, number of the module, index of the transformer block in it
 
 
-def _blocks(*modules: tuple[str, int, int]) -> tuple[Block, ...]:
+def _list_blocks(*modules: tuple[str, int, int]) -> tuple[Block, ...]:
     """Return the blocks of (part, number, how many transformer blocks it holds), in their order."""
     return tuple((part, number, index) for part, number, depth in modules for index in range(depth))
 
 
 BLOCKS = {
-    "SD1.5": _blocks(
+    "SD1.5": _list_blocks(
         *(("input", number, 1) for number in (1, 2, 4, 5, 7, 8)),
         *(("output", number, 1) for number in range(3, 12)),
         ("middle", 0, 1),
     ),
-    "SDXL": _blocks(
+    "SDXL": _list_blocks(
         *(("input", number, 2) for number in (4, 5)),
         *(("input", number, 10) for number in (7, 8)),
         *(("output", number, 10) for number in (0, 1, 2)),
@@ -38,17 +38,17 @@ _MODULES = {"input": "input_blocks.{}.1", "middle": "middle_block.1", "output": 
 _PROJECTIONS = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}
 
 
-def in_unet_order(blocks) -> list[Block]:
+def sort_blocks(blocks) -> list[Block]:
     """Return the blocks in the order in which the UNet runs them."""
     return sorted(blocks, key=lambda block: (_ORDER[block[0]], block[1:]))
 
 
-def image_numbers(base: str) -> dict[int, Block]:
+def number_attentions(base: str) -> dict[int, Block]:
     """Return the block of every number that image keys and values bear, `<number>.to_k_ip.weight`."""
     return {2 * n + 1: block for n, block in enumerate(BLOCKS[base])}
 
 
-def lora_targets(base: str) -> dict[str, str]:
+def list_lora_targets(base: str) -> dict[str, str]:
     """Return the host's weight that each LoRA of a FaceID file changes, by the LoRA's name `<number>.to_q`."""
     targets = {}
     for n, (part, number, index) in enumerate(BLOCKS[base]):
@@ -79,20 +79,20 @@ class FaceBlock(NamedTuple):
     original: str
 
 
-def _face_block(part: str, number: int, diffusers: str, original: str) -> FaceBlock:
+def _name_face_block(part: str, number: int, diffusers: str, original: str) -> FaceBlock:
     suffix = "transformer_blocks.0"
     return FaceBlock((part, number), f"{diffusers}.{suffix}.attn2.processor.", f"{original}.1.{suffix}.fuser.")
 
 
 FACE_BLOCKS = (
     *(
-        _face_block("input", 3 * i + j + 1, f"down_blocks.{i}.attentions.{j}", f"input_blocks.{3 * i + j + 1}")
+        _name_face_block("input", 3 * i + j + 1, f"down_blocks.{i}.attentions.{j}", f"input_blocks.{3 * i + j + 1}")
         for i in range(3)
         for j in range(2)
     ),
-    _face_block("middle", 0, "mid_block.attentions.0", "middle_block"),
+    _name_face_block("middle", 0, "mid_block.attentions.0", "middle_block"),
     *(
-        _face_block("output", 3 * i + j, f"up_blocks.{i}.attentions.{j}", f"output_blocks.{3 * i + j}")
+        _name_face_block("output", 3 * i + j, f"up_blocks.{i}.attentions.{j}", f"output_blocks.{3 * i + j}")
         for i in range(1, 4)
         for j in range(3)
     ),

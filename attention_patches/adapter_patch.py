@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..adapters.unet_blocks import transformer_blocks
-from .calls import expand_rows, scheduled, token_mask
+from .calls import expand_rows, is_scheduled, make_token_mask
 
 
 @dataclass
@@ -46,7 +46,7 @@ class AdapterPatch(ABC):
         """Work out what the steps of a sampling run share, on its device and in its precision."""
 
     @abstractmethod
-    def complaint(self, missed: list[tuple]) -> str:
+    def explain_missed(self, missed: list[tuple]) -> str:
         """Return the sentence for a UNet call in which the blocks `missed` did not run."""
 
     def cleanup(self):
@@ -56,11 +56,11 @@ class AdapterPatch(ABC):
     def around_unet(self, executor, x, t, *args, **kwargs):
         """Decide once per UNet call whether the adapter is on, and see that every block was reached."""
         run = self.run_on(x.device, executor.class_obj.get_dtype_inference())
-        run.active = scheduled(self.sigma_range, t)
+        run.active = is_scheduled(self.sigma_range, t)
         run.reached.clear()
         output = executor(x, t, *args, **kwargs)
         if missed := [block for block in self.blocks if block not in run.reached]:
-            raise RuntimeError(self.complaint(missed))
+            raise RuntimeError(self.explain_missed(missed))
         return output
 
     def run_on(self, device: torch.device, dtype: torch.dtype) -> Run:
@@ -78,14 +78,14 @@ class AdapterPatch(ABC):
             rows[block] = tuple(expand_rows(part.to(like.dtype), chunks, len(like)) for part in run.faces[block])
         return rows[block]
 
-    def region(self, run: Run, like: torch.Tensor, extra_options: dict) -> torch.Tensor | None:
+    def find_region(self, run: Run, like: torch.Tensor, extra_options: dict) -> torch.Tensor | None:
         """Return the mask at the tokens of `like` [rows, n, d] as [1 or rows, n, 1]; None where there is none."""
         if self.mask is None:
             return None
         chunks, size = len(extra_options["cond_or_uncond"]), tuple(extra_options["activations_shape"][-2:])
         layout = (*size, chunks, len(like))
         if layout not in run.masks:
-            run.masks[layout] = token_mask(self.mask, size, chunks, len(like), like)
+            run.masks[layout] = make_token_mask(self.mask, size, chunks, len(like), like)
         return run.masks[layout]
 
 
@@ -100,16 +100,16 @@ def check_base(
     blocks = transformer_blocks(model.get_model_object("diffusion_model"))
     if all(len(name) == 2 for name in widths):  # FACT extends the first block of each module
         blocks = {name[:2]: block for name, block in blocks.items() if name[2] == 0}
-    found = {name: block.attn2.to_q.in_features for name, block in blocks.items()}
+    model_widths = {name: block.attn2.to_q.in_features for name, block in blocks.items()}
     contexts = {block.attn2.to_k.in_features for block in blocks.values()}
-    if found != widths or contexts != {token_dim}:
+    if model_widths != widths or contexts != {token_dim}:
         raise ValueError(
-            f"{adapter} fits {base} with {_in_words(widths, {token_dim}, noun)}, but the connected model is "
-            f"{type(model.model.model_config).__name__} with {_in_words(found, contexts, noun)}. {remedy}"
+            f"{adapter} fits {base} with {_describe_blocks(widths, {token_dim}, noun)}, but the connected model is "
+            f"{type(model.model.model_config).__name__} with {_describe_blocks(model_widths, contexts, noun)}. {remedy}"
         )
 
 
-def _in_words(widths: dict, contexts: set[int], noun: str) -> str:
+def _describe_blocks(widths: dict, contexts: set[int], noun: str) -> str:
     if not widths:
         return f"no text cross-attention{' blocks' if noun == 'blocks' else 's'} at all"
     sizes, texts = ("/".join(map(str, sorted(numbers))) for numbers in (set(widths.values()), contexts))

@@ -20,7 +20,7 @@ def attend(q, k, v, extra_options: dict, **options):
     )
 
 
-def sigma_range(model, start_percent: float, end_percent: float) -> tuple[float, float]:
+def find_sigma_range(model, start_percent: float, end_percent: float) -> tuple[float, float]:
     """Return the noise levels (from, to) of a part of the sampling, given in 0..1; its two ends are open."""
     sampling = model.get_model_object("model_sampling")
     first = float(sampling.percent_to_sigma(start_percent)) if start_percent > 0 else math.inf
@@ -28,7 +28,7 @@ def sigma_range(model, start_percent: float, end_percent: float) -> tuple[float,
     return first, last
 
 
-def scheduled(sigma_range: tuple[float, float], sigmas: torch.Tensor) -> bool:
+def is_scheduled(sigma_range: tuple[float, float], sigmas: torch.Tensor) -> bool:
     """Return whether the call's noise level lies in (from, to), from >= to; both ends belong to it."""
     first, last = sigma_range
     if math.isinf(first) and last == 0:
@@ -49,7 +49,9 @@ def expand_rows(part: torch.Tensor, chunks: list[int], rows: int) -> torch.Tenso
     return torch.cat([kind.expand(images, *kind.shape) for kind in kinds])
 
 
-def token_mask(mask: torch.Tensor, size: tuple[int, int], chunks: int, batch: int, like: torch.Tensor) -> torch.Tensor:
+def make_token_mask(
+    mask: torch.Tensor, size: tuple[int, int], chunks: int, batch: int, like: torch.Tensor
+) -> torch.Tensor:
     """Return the region averaged over each token's area, [1 or batch, h w, 1], in dtype and on the device of `like`.
 
     mask: [1 or images, H, W]; size: (h, w) of the tokens. A batch longer than the mask repeats it.

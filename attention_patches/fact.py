@@ -7,7 +7,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from .adapter_patch import AdapterPatch, Run, check_base
-from .calls import attend, sigma_range
+from .calls import attend, find_sigma_range
 from .sfags import gated_self_attention, project_face
 
 WRAPPER_KEY = "likeness_fact"
@@ -58,7 +58,7 @@ class FactPatch(AdapterPatch):
         if not run.active or block not in run.faces:
             return x
         keys, values = self.keys_values(run, block, x, extra_options)
-        gates, mask = run.gates[block], self.region(run, x, extra_options)
+        gates, mask = run.gates[block], self.find_region(run, x, extra_options)
         if mask is not None:
             gates = tuple(gate * mask for gate in gates)
         weights = self.weights.model[self.blocks.index(block)]
@@ -69,19 +69,19 @@ class FactPatch(AdapterPatch):
         tokens = self.tokens.to(device, dtype)
         weights = dict(zip(self.blocks, self.weights.model))
         return FactRun(
-            faces={block: project_face(own, tokens) for block, own in weights.items()},
-            gates={block: self._gates(own, device, dtype) for block, own in weights.items()},
+            faces={block: project_face(face_block, tokens) for block, face_block in weights.items()},
+            gates={block: self._open_gates(face_block, device, dtype) for block, face_block in weights.items()},
         )
 
-    def complaint(self, missed: list[tuple]) -> str:
+    def explain_missed(self, missed: list[tuple]) -> str:
         """Return the sentence for face blocks that did not run."""
         return (
             f"Apply FACT: the model ran without {len(missed)} of its {len(self.blocks)} face blocks (the first is "
             f"{missed[0]}). Another node skips or replaces these blocks; remove it or put it on another model."
         )
 
-    def _gates(self, own, device, dtype) -> tuple[torch.Tensor, ...]:
-        alphas = torch.stack((own.alpha_attn, own.alpha_dense)).to(device, torch.float32)
+    def _open_gates(self, face_block, device, dtype) -> tuple[torch.Tensor, ...]:
+        alphas = torch.stack((face_block.alpha_attn, face_block.alpha_dense)).to(device, torch.float32)
         return (self.strength * torch.tanh(alphas)).to(dtype).unbind()
 
 
@@ -110,7 +110,7 @@ def apply_fact(model, adapter, face_id, strength=0.5, start_percent=0.0, end_per
         adapter.widths,
         torch.cat((face, no_face)),
         strength,
-        sigma_range(model, start_percent, end_percent),
+        find_sigma_range(model, start_percent, end_percent),
         mask,
     ).apply(model)
 

@@ -12,7 +12,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ..adapters.unet_blocks import transformer_blocks
-from .calls import attend, scheduled, sigma_range
+from .calls import attend, find_sigma_range, is_scheduled
 from .mixed_attention import adain, adain_mean, mixed_keys_values
 
 STREAMS = "likeness_streams"
@@ -43,7 +43,7 @@ class Streams:
 
     @staticmethod
     def split(x: torch.Tensor, chunks: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The identity rows and the text rows of [chunks * 2 B, ...], each [chunks * B, ...]."""
+        """Return the identity rows and the text rows of [chunks * 2 B, ...], each [chunks * B, ...]."""
         identity, text = x.unflatten(0, (chunks, 2, -1)).unbind(1)
         return identity.flatten(0, 1), text.flatten(0, 1)
 
@@ -54,7 +54,7 @@ class Streams:
 
     @staticmethod
     def join(identity: torch.Tensor, text: torch.Tensor, chunks: int) -> torch.Tensor:
-        """What `split` took apart."""
+        """Return [chunks * 2 B, ...] of the two parts that `split` gives."""
         return torch.stack((identity.unflatten(0, (chunks, -1)), text.unflatten(0, (chunks, -1))), dim=1).flatten(0, 2)
 
     def restyles(self, block: tuple) -> bool:
@@ -100,21 +100,21 @@ class MixedSelfAttention:
         return streams.join(identity, attention(q_t, k_t, v_t, extra_options), chunks)
 
     def models(self):
-        """Those of the callables before."""
-        return [model for previous in self._objects("models") for model in previous.models()]
+        """Return the models of the callables before."""
+        return [model for previous in self._list_previous("models") for model in previous.models()]
 
     def to(self, device_or_dtype):
-        """There is nothing to move here, but perhaps in the callables before."""
-        moved = {previous: previous.to(device_or_dtype) for previous in self._objects("to")}
+        """Move the callables before, where they can be moved; there is nothing else to move."""
+        moved = {previous: previous.to(device_or_dtype) for previous in self._list_previous("to")}
         self.previous = {block: moved.get(previous, previous) for block, previous in self.previous.items()}
         return self
 
     def cleanup(self):
-        """The host calls this when sampling ends."""
-        for previous in self._objects("cleanup"):
+        """Pass on to the callables before that sampling ends."""
+        for previous in self._list_previous("cleanup"):
             previous.cleanup()
 
-    def _objects(self, method: str) -> set:
+    def _list_previous(self, method: str) -> set:
         return {previous for previous in self.previous.values() if hasattr(previous, method)}
 
 
@@ -133,7 +133,7 @@ class TwoStreams:
     blocks: tuple[tuple, ...]
 
     def around_sampling(self, executor, noise, latent_image, sampler, sigmas, denoise_mask, callback, *args, **kwargs):
-        """OUTER_SAMPLE wrapper of the own trajectory: both streams start from the same noise, the first is returned."""
+        """Sample both streams from the same noise and return the first: OUTER_SAMPLE wrapper of the own trajectory."""
         check_deterministic(sampler)
         batch = noise.shape[0]
         noise, latent_image = torch.cat((noise, noise)), torch.cat((latent_image, latent_image))
@@ -142,29 +142,29 @@ class TwoStreams:
         if kwargs.get("latent_shapes"):
             kwargs["latent_shapes"] = [(2 * batch, *shape[1:]) for shape in kwargs["latent_shapes"]]
 
-        def of_identity(step, x0, x, steps):
+        def report_identity(step, x0, x, steps):
             return callback(step, x0[:batch], x[:batch], steps)
 
-        shown = callback and of_identity
-        return executor(noise, latent_image, sampler, sigmas, denoise_mask, shown, *args, **kwargs)[:batch]
+        report = callback and report_identity
+        return executor(noise, latent_image, sampler, sigmas, denoise_mask, report, *args, **kwargs)[:batch]
 
     def around_step(self, executor, model, conds, x, timestep, model_options):
-        """CALC_COND_BATCH wrapper: tell this step's patches about the streams; add the text stream where it lacks."""
-        active = scheduled(self.sigma_range, timestep)
+        """Tell this step's patches of the streams, adding the text stream where it lacks: CALC_COND_BATCH wrapper."""
+        active = is_scheduled(self.sigma_range, timestep)
         # Guidance nodes such as PAG ask for one condition more, in which they replace blocks on purpose.
         reached = set() if len(conds) > 1 else set(self.blocks)
         if self.trajectory == "own":
             streams = replace(self.streams if active else Streams("off", "none", 0.0), reached=reached)
-            return executor(model, conds, x, timestep, _with_streams(model_options, streams))
+            return executor(model, conds, x, timestep, _add_streams(model_options, streams))
         if not active:
             return executor(model, conds, x, timestep, model_options)
         double = torch.cat((x, x)), torch.cat((timestep, timestep))
         streams = replace(self.streams, reached=reached)
-        results = executor(model, conds, *double, _with_streams(model_options, streams))
+        results = executor(model, conds, *double, _add_streams(model_options, streams))
         return [result[: x.shape[0]] for result in results]
 
     def around_unet(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
-        """APPLY_MODEL wrapper: see that the streams were mixed in every block."""
+        """See that the streams were mixed in every block: APPLY_MODEL wrapper; raise RuntimeError otherwise."""
         output = executor(x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs)
         streams = transformer_options.get(STREAMS)
         missed = [block for block in self.blocks if streams and block not in streams.reached]
@@ -180,8 +180,8 @@ class TwoStreams:
         """Return a clone of `model` with both streams."""
         model = model.clone()
         replaced = model.model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
-        found = {block: replaced.get(block, replaced.get(block[:2])) for block in self.blocks}
-        attention = MixedSelfAttention({block: previous for block, previous in found.items() if previous})
+        previous = {block: replaced.get(block, replaced.get(block[:2])) for block in self.blocks}
+        attention = MixedSelfAttention({block: attention for block, attention in previous.items() if attention})
         # As other packs write them, without index in the block; where one has it, the host looks there first.
         for key in {block[:2] for block in self.blocks} | (set(self.blocks) & replaced.keys()):
             model.set_model_attn1_replace(attention, *key)
@@ -192,7 +192,7 @@ class TwoStreams:
         return model
 
 
-def _with_streams(model_options: dict, streams: Streams) -> dict:
+def _add_streams(model_options: dict, streams: Streams) -> dict:
     return model_options | {"transformer_options": model_options.get("transformer_options", {}) | {STREAMS: streams}}
 
 
@@ -235,5 +235,5 @@ def apply_infinite_id(
         return model.clone()
     names = tuple(PARTS[part] for part in parts)
     blocks = tuple(block for block in blocks if block[0] in names)
-    span = sigma_range(model, start_percent, end_percent)
+    span = find_sigma_range(model, start_percent, end_percent)
     return TwoStreams(Streams(mixing, style, style_strength, names), span, trajectory, blocks).apply(model)

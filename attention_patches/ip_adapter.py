@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
-from ..adapters.unet_blocks import Block, in_unet_order, transformer_blocks
+from ..adapters.unet_blocks import Block, sort_blocks, transformer_blocks
 from .adapter_patch import AdapterPatch, Run, check_base
-from .calls import attend, sigma_range
+from .calls import attend, find_sigma_range
 from .image_cross_attention import image_cross_attention
 from .infinite_id import PARTS, STREAMS
 
@@ -36,7 +36,7 @@ class ImageAttentionPatch(AdapterPatch):
         family = {}
         for block in self.strengths:
             replaced = model.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
-            key = key_of(block, blocks, replaced)
+            key = choose_key(block, blocks, replaced)
             previous = replaced.get(key, replaced.get(block[:2]))
             model.set_model_attn2_replace(AttentionReplacement(self, block, family, previous), *key)
         model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, self.around_unet)
@@ -56,18 +56,18 @@ class ImageAttentionPatch(AdapterPatch):
         streams = extra_options.get(STREAMS)
         if streams is None:
             keys, values = self.keys_values(run, block, q, extra_options)
-            return self._add(run, text, q, block, extra_options, keys, values)
+            return self._add_attention(run, text, q, block, extra_options, keys, values)
         chunks = len(extra_options["cond_or_uncond"])
         (text, other), (q, _), (k, _), (v, _) = (streams.split(part, chunks) for part in (text, q, k, v))
         keys, values = self.keys_values(run, block, q, extra_options)
         keys, values = streams.restyle(keys, k, block), streams.restyle(values, v, block)
-        return streams.join(self._add(run, text, q, block, extra_options, keys, values), other, chunks)
+        return streams.join(self._add_attention(run, text, q, block, extra_options, keys, values), other, chunks)
 
     def start(self, device: torch.device, dtype: torch.dtype) -> Run:
         """Move the identity's keys and values to where the UNet runs."""
         return Run(self.adapter.split(self.projected.to(device, dtype)))
 
-    def complaint(self, missed: list[tuple]) -> str:
+    def explain_missed(self, missed: list[tuple]) -> str:
         """Return the sentence for cross-attentions that did not run."""
         return (
             f"{self.adapter.name}: the model ran without {len(missed)} of its {len(self.strengths)} image "
@@ -75,11 +75,11 @@ class ImageAttentionPatch(AdapterPatch):
             "blocks: remove it or put it before the adapter."
         )
 
-    def _add(self, run: Run, text, q, block, extra_options, keys, values):
+    def _add_attention(self, run: Run, text, q, block, extra_options, keys, values):
         def attention(q, k, v):  # few keys: quantised attention would lose more here than it saves
             return attend(q, k, v, extra_options, low_precision_attention=False)
 
-        mask = self.region(run, q, extra_options)
+        mask = self.find_region(run, q, extra_options)
         return image_cross_attention(text, q, keys, values, self.strengths[block], mask, attention)
 
 
@@ -117,13 +117,13 @@ class AttentionReplacement:
     @torch.compiler.disable
     def __call__(self, q, k, v, extra_options):
         block = (*extra_options["block"], extra_options["block_index"])
-        return self.family.get(block, self)._attend(q, k, v, extra_options)
+        return self.family.get(block, self)._call(q, k, v, extra_options)
 
-    def _attend(self, q, k, v, extra_options):
+    def _call(self, q, k, v, extra_options):
         out = (self.previous or attend)(q, k, v, extra_options)
         out = self.patch.add_image(out, q, k, v, self.block, extra_options)
         for callback, settings in self.guests:
-            if _invited(settings, extra_options):
+            if _is_due(settings, extra_options):
                 out = out + callback(out, q, k, v, extra_options, **settings)
         return out
 
@@ -144,7 +144,8 @@ class AttentionReplacement:
             self.previous.cleanup()
 
 
-def _invited(settings: dict, extra_options: dict) -> bool:
+def _is_due(settings: dict, extra_options: dict) -> bool:
+    """Return whether the call's noise level lies in the range of a guest's settings; without a range it always does."""
     first, last = settings.get("sigma_start"), settings.get("sigma_end")
     if first is None or last is None or "sigmas" not in extra_options:
         return True
@@ -160,7 +161,7 @@ def copy_replacements(model, clone) -> None:
             replaced[key] = replacement.copy(families[replacement.patch])
 
 
-def key_of(block: Block, blocks: dict, replaced: dict) -> tuple:
+def choose_key(block: Block, blocks: dict, replaced: dict) -> tuple:
     """Return the host's key of a block: as other packs write it, without index where the block is alone in its module.
 
     The host looks for the key with index first, so one that is there already is kept.
@@ -169,13 +170,13 @@ def key_of(block: Block, blocks: dict, replaced: dict) -> tuple:
     return block[:2] if alone and block not in replaced else block
 
 
-def layer_strengths(blocks, weights: float | dict[str, float] | Sequence[float]) -> dict[Block, float]:
-    """Return the weight of every block from one number, numbers by stage (keys of PARTS, 1 where left out), or a list.
+def spread_strengths(blocks, weights: float | dict[str, float] | Sequence[float]) -> dict[Block, float]:
+    """Return the weight of every block by one number, numbers by stage (keys of PARTS, 1 where left out), or a list.
 
     A sequence is in the order in which the UNet runs its layers: 16 numbers for SD1.5, 70 for SDXL.
     Raises ValueError for another stage or another count.
     """
-    blocks = in_unet_order(blocks)
+    blocks = sort_blocks(blocks)
     if isinstance(weights, dict):
         unknown = [name for name in weights if name not in PARTS]
         if unknown:
@@ -215,7 +216,7 @@ def apply_ip_adapter(
 
     model:          the host's ModelPatcher of an SD1.5 or SDXL UNet; adapter: `IpAdapter`
     tokens:         [2, m, D] of `IpAdapter.tokens`
-    strength:       s of all layers; weights: of single layers, as `layer_strengths` takes them
+    strength:       s of all layers; weights: of single layers, as `spread_strengths` takes them
     start_percent, end_percent: part of the sampling, 0..1
     mask:           [H, W] or [1 or batch, H, W] in 0..1, or None
     lora_strength:  of the LoRA in FaceID files, which acts everywhere and at all steps
@@ -225,13 +226,13 @@ def apply_ip_adapter(
     """
     remedy = f"Load an {adapter.base} checkpoint or another adapter."
     check_base(model, adapter.widths, adapter.token_dim, adapter.name, adapter.base, "cross-attentions", remedy)
-    strengths = {block: strength * weight for block, weight in layer_strengths(adapter.widths, weights).items()}
+    strengths = {block: strength * weight for block, weight in spread_strengths(adapter.widths, weights).items()}
     if mask is not None:
         mask = mask.reshape(-1, *mask.shape[-2:])
     if not any(strengths.values()) or start_percent >= end_percent or (mask is not None and not mask.any()):
         return model.clone()
     keys_values = adapter.keys_values(tokens, model.model.get_dtype_inference())
-    span = sigma_range(model, start_percent, end_percent)
+    span = find_sigma_range(model, start_percent, end_percent)
     model = ImageAttentionPatch(adapter, keys_values, strengths, span, mask).apply(model)
     if adapter.lora and lora_strength != 0:
         model.add_patches(adapter.lora, lora_strength)

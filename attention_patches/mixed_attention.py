@@ -7,19 +7,22 @@ import torch
 
 
 def adain_mean(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """AdaIN_m(x, target) = x - mu(x) + mu(target), with mu the mean over tokens of every channel; x keeps its variance.
+    """Return AdaIN_m(x, target) = x - mu(x) + mu(target), mu being the mean over tokens of every channel.
 
-    x: [rows, n, dim]; target: [rows, m, dim]. Returns [rows, n, dim].
+    x: [rows, n, dim], which keeps its variance; target: [rows, m, dim]. Returns [rows, n, dim].
     """
     return x - x.mean(dim=1, keepdim=True) + target.mean(dim=1, keepdim=True)
 
 
 def adain(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """The full AdaIN of the paper's ablation: mean and standard deviation over tokens become the target's."""
+    """Return x with mean and standard deviation over tokens of the target: the full AdaIN of the paper's ablation.
+
+    x: [rows, n, dim]; target: [rows, m, dim]. Returns [rows, n, dim].
+    """
     scale = target.std(dim=1, keepdim=True, correction=0) / (x.std(dim=1, keepdim=True, correction=0) + 1e-6)
     return (x - x.mean(dim=1, keepdim=True)) * scale + target.mean(dim=1, keepdim=True)
 
 
 def mixed_keys_values(k_id, v_id, k_t, v_t) -> tuple[torch.Tensor, torch.Tensor]:
-    """K^ = [K_id; K_t] and V^ = [V_id; V_t], what the identity stream's queries attend to: [rows, n + m, dim] each."""
+    """Return K^ = [K_id; K_t] and V^ = [V_id; V_t], [rows, n + m, dim] each, for the identity stream's queries."""
     return torch.cat((k_id, k_t), dim=1), torch.cat((v_id, v_t), dim=1)

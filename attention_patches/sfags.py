@@ -10,7 +10,7 @@ def project_face(weights: nn.Module, face: torch.Tensor) -> tuple[torch.Tensor, 
     """Return the face rows' keys and values at one face block, [b, m, 768] -> two of [b, m, d].
 
     They depend on the identity alone, so that one projection serves a whole sampling run: the norm is per token, and
-    face rows are never queries whose output is kept.
+    no output is read of queries of face rows.
     """
     rows = weights.norm1(weights.linear(face))
     return weights.attn.to_k(rows), weights.attn.to_v(rows)

@@ -23,9 +23,10 @@ def open_host() -> None:
         return
     if not (COMFY / "main.py").is_file():
         sys.exit(f"no ComfyUI at {COMFY}: run 'python3 likeness.py bench NAME', which fetches one, or set COMFYUI_PATH")
-    site = str(COMFY.parent / "site")
-    sys.path[:0] = [str(COMFY), site]
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (site, os.environ.get("PYTHONPATH"))))  # of child processes
+    packages = str(COMFY.parent / "site")
+    sys.path[:0] = [str(COMFY), packages]
+    paths = packages, os.environ.get("PYTHONPATH")  # of child processes
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     load_package()
     import torch
 
@@ -51,23 +52,19 @@ def load_package() -> None:
 
 
 def machine() -> str:
-    """The machine a result comes from, without its name."""
+    """Return the machine a result comes from, without its name."""
     import torch
 
-    cpu = f"{_cpu_model()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.is_file() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    cpu = f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     gpu = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, " if torch.cuda.is_available() else ""
     return f"{gpu}{cpu}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
-def _cpu_model() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def elapsed(work: Callable[[], object], device, queued: bool = False) -> float:
-    """Milliseconds that `work` takes on `device`.
+def time_work(work: Callable[[], object], device, queued: bool = False) -> float:
+    """Return the milliseconds that `work` takes on `device`.
 
     queued: on CUDA, keep the GPU busy first while the work is handed to it, so that only the GPU's own time counts.
     """
@@ -90,6 +87,32 @@ def elapsed(work: Callable[[], object], device, queued: bool = False) -> float:
     return begin.elapsed_time(end)
 
 
+class StopWatch:
+    """Adds up the milliseconds between every other two marks, the device's own time on CUDA."""
+
+    def __init__(self, device):
+        self.device, self.marks = device, []
+
+    def mark(self) -> None:
+        """Note the time."""
+        import time
+
+        import torch
+
+        if self.device.type == "cuda":
+            self.marks.append(torch.cuda.Event(enable_timing=True))
+            self.marks[-1].record()
+        else:
+            self.marks.append(time.perf_counter())
+
+    def total(self) -> float:
+        """Return the milliseconds between the first and second, third and fourth ... mark, once the device is done."""
+        pairs = zip(self.marks[::2], self.marks[1::2])
+        if self.device.type == "cuda":
+            return sum(begin.elapsed_time(end) for begin, end in pairs)
+        return sum(end - begin for begin, end in pairs) * 1e3
+
+
 def megabytes_at_most(work: Callable[[], object], device) -> float:
     """Return the peak memory of `work` on a CUDA device in MB, beyond what was taken before; nan elsewhere."""
     import torch
@@ -105,11 +128,11 @@ def megabytes_at_most(work: Callable[[], object], device) -> float:
 
 
 def spread(samples: list[float]) -> str:
-    """Median and extremes, as `12.3 (11.9-14.0)`."""
+    """Return median and extremes, as `12.3 (11.9-14.0)`."""
     return f"{statistics.median(samples):.4g} ({min(samples):.4g}-{max(samples):.4g})"
 
 
 def table(columns: list[str], rows: list[list]) -> str:
-    """A markdown table."""
+    """Return a markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

@@ -35,7 +35,7 @@ from likeness.adapters.ip_adapter import IpAdapter
 from likeness.adapters.resampler import Resampler, ResamplerSizes
 from likeness.attention_patches.fact import FactPatch, apply_fact
 from likeness.attention_patches.infinite_id import MixedSelfAttention, apply_infinite_id
-from likeness.attention_patches.ip_adapter import ImageAttentionPatch, apply_ip_adapter, layer_strengths
+from likeness.attention_patches.ip_adapter import ImageAttentionPatch, apply_ip_adapter, spread_strengths
 from likeness.encoders.msid import USED_KEYS, Msid, MsidSizes
 from likeness.encoders.transface import TransFace, TransFaceSizes
 from likeness.faces.bisenet import UNUSED_KEYS, BiSeNet, BiSeNetSizes
@@ -136,7 +136,7 @@ def golden_errors(device):
         case = Case(f"ip_unet_{base}_plain")
         unet, adapter = _unet(case, device), _image_adapter(case)
         keys_values = adapter.keys_values(case.input["image_tokens"], torch.float32)
-        strengths = layer_strengths(adapter.widths, float(case.metadata["scale"]))
+        strengths = spread_strengths(adapter.widths, float(case.metadata["scale"]))
         patched = ImageAttentionPatch(adapter, keys_values, strengths, (math.inf, 0.0)).apply(unet)
         yield f"ip_unet_{base}", _error(_eps(case, patched, [0, 1]), case.output["eps"])
 
@@ -220,7 +220,7 @@ def _add_halves(figures: dict, outputs: dict) -> None:
 
 
 def _fact_outputs(dtype, scale) -> dict[str, torch.Tensor]:
-    model = sfags.patched(networks.unet("SD15", dtype, scale.sd15), dtype, scale.sd15)
+    model = sfags.apply_face(networks.unet("SD15", dtype, scale.sd15), dtype, scale.sd15)
     ours = model.model_options["transformer_options"]["patches"]["middle_patch"][0]
     call = sfags.calls(model, 1, scale.pixels[0])
     return {"SD1.5": call(), "SD1.5 with FACT": call([ours], model.wrappers)}
@@ -230,12 +230,12 @@ def _sdxl_outputs(dtype, scale) -> dict[str, torch.Tensor]:
     model = networks.unet("SDXL", dtype, scale.sdxl)
     network, device = model.model.diffusion_model, model.load_device
     blocks = image.transformer_blocks(network)
-    widths = {place: blocks[place].attn2.to_q.out_features for place in image.BLOCKS["SDXL"]}
+    widths = {name: blocks[name].attn2.to_q.out_features for name in image.BLOCKS["SDXL"]}
     ours, call = image.Ours(image.Layers(widths, dtype, device)), image.calls(model, dtype, scale.pixels[1])
     streams = mixed.calls(network, dtype, scale.pixels[1])
     return {
-        "SDXL": call(image.Slot(None, device)),
-        "SDXL with image cross-attention": call(image.Slot(ours, device)),
+        "SDXL": call(image.TimedAttention(None, device)),
+        "SDXL with image cross-attention": call(image.TimedAttention(ours, device)),
         "SDXL with mixed attention": streams(4, dict.fromkeys(blocks, MixedSelfAttention({}))),
     }
 

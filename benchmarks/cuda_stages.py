@@ -17,7 +17,7 @@ import mixed
 import networks
 import sfags
 import torch
-from bench import elapsed
+from bench import time_work
 from comfy.ldm.modules.attention import optimized_attention
 from likeness.adapters.face2diffusion import Face2DiffusionAdapter
 from likeness.adapters.fact import FactAdapter
@@ -100,7 +100,7 @@ def measure_card(scale: Scale, figures: dict) -> None:
 
 def _best(work, device, rounds: int = 5) -> float:
     work()
-    return min(elapsed(work, device) for _ in range(rounds))
+    return min(time_work(work, device) for _ in range(rounds))
 
 
 def _short(dtype: torch.dtype) -> str:
@@ -115,7 +115,7 @@ def measure_fact(scale: Scale, figures: dict) -> None:
             result = sfags.run(dtype, batch, scale.sd15, scale.pixels[0], scale.rounds)
             figures |= {f"{_short(dtype)}, batch {batch}: {name}": value for name, value in result.items()}
     model = networks.unet("SD15", scale.dtypes[0], scale.sd15)
-    patched = sfags.patched(model, scale.dtypes[0], scale.sd15)
+    patched = sfags.apply_face(model, scale.dtypes[0], scale.sd15)
     ours = patched.model_options["transformer_options"]["patches"]["middle_patch"][0]
     call = sfags.calls(patched, 1, scale.pixels[0])
     figures |= count(lambda: call([ours], patched.wrappers), call, patched.load_device)
@@ -130,7 +130,7 @@ def measure_image(scale: Scale, figures: dict) -> None:
         result = image.run(model, dtype, references, scale.pixels[1], sorted({*scale.pixels}), *scale.rounds)
         figures |= {f"photos {references}: {name}": value for name, value in result.items()}
     blocks = image.transformer_blocks(model.model.diffusion_model)
-    widths = {place: blocks[place].attn2.to_q.out_features for place in image.BLOCKS["SDXL"]}
+    widths = {name: blocks[name].attn2.to_q.out_features for name in image.BLOCKS["SDXL"]}
     ours = image.Ours(image.Layers(widths, dtype, model.load_device))
     call = image.calls(model, dtype, scale.pixels[1])
 
@@ -259,7 +259,7 @@ def measure_encoders(scale: Scale, figures: dict) -> None:
     }
     for name, work in works.items():
         work()
-        figures[name] = statistics.median(elapsed(work, device) for _ in range(scale.rounds[0]))
+        figures[name] = statistics.median(time_work(work, device) for _ in range(scale.rounds[0]))
     try:
         import onnxruntime
 

@@ -1,11 +1,11 @@
 """Face2Diffusion: time from aligned crop to words, and time of a sampling step with and without them.
 
-Weights are drawn, sizes are the published ones. The printed markdown can be pasted into RESULTS.md.
+Test weights; sizes are the published ones. The printed markdown can be pasted into RESULTS.md.
 """
 
 import statistics
 
-from bench import elapsed, machine, open_host, spread, table
+from bench import machine, open_host, spread, table, time_work
 
 open_host()
 
@@ -17,7 +17,7 @@ import torch  # noqa: E402
 from comfy.sd1_clip import SD1ClipModel, SD1Tokenizer  # noqa: E402
 from comfy.supported_models_base import ClipTarget  # noqa: E402
 from likeness.adapters.face2diffusion import Face2DiffusionAdapter  # noqa: E402
-from likeness.adapters.face_prompt import encode, face_prompt  # noqa: E402
+from likeness.adapters.face_prompt import encode, make_face_prompt  # noqa: E402
 from likeness.encoders.face_encoder import FaceEncoder  # noqa: E402
 from likeness.encoders.loading import msid  # noqa: E402
 from likeness.tests.support.checkpoints import drawn, mapping_shapes, msid_shapes  # noqa: E402
@@ -29,8 +29,8 @@ TEXT = "photo of {face} in a red coat, city street at dusk"
 PIXELS = 256  # so that a run on a CPU ends
 
 
-def words_rows(encoder: FaceEncoder, adapter: Face2DiffusionAdapter, clip) -> list[list]:
-    """Rows of the table: each stage on its own, and from crop to words."""
+def time_stages(encoder: FaceEncoder, adapter: Face2DiffusionAdapter, clip) -> list[list]:
+    """Return rows of the table: every stage on its own, and from crop to words."""
     device = encoder.patcher.load_device
     crop = torch.rand(1, encoder.crop_size, encoder.crop_size, 3, generator=torch.Generator().manual_seed(1))
     face_id = encoder.encode(crop, False)
@@ -40,21 +40,21 @@ def words_rows(encoder: FaceEncoder, adapter: Face2DiffusionAdapter, clip) -> li
         "identity to words (mapping)": lambda: adapter.words(face_id),
         "crop to words": lambda: adapter.words(encoder.encode(crop, False)),
         "prompt, stock encoder": lambda: clip.encode_from_tokens_scheduled(clip.tokenize(TEXT)),
-        "prompt with a face": lambda: encode(clip, face_prompt(clip, TEXT, [words])),
+        "prompt with a face": lambda: encode(clip, make_face_prompt(clip, TEXT, [words])),
     }
     for work in stages.values():
         work()
     samples = {name: [] for name in stages}
     for _ in range(ROUNDS):
         for name, work in stages.items():
-            samples[name].append(elapsed(work, device))
+            samples[name].append(time_work(work, device))
     return [[name, spread(values)] for name, values in samples.items()]
 
 
 def time_steps(words: torch.Tensor, clip, model, pixels: int, rounds: int) -> dict[str, list[float]]:
     """Return milliseconds of one UNet call for prompt and negative prompt: with words, without, without again."""
     comfy.model_management.load_models_gpu([model])
-    with_words = encode(clip, face_prompt(clip, TEXT, [words]))[0][0]
+    with_words = encode(clip, make_face_prompt(clip, TEXT, [words]))[0][0]
     plain, negative = (clip.encode_from_tokens(clip.tokenize(text)) for text in (TEXT, ""))
     device = model.load_device
     x = torch.randn(1, 4, pixels // 8, pixels // 8, generator=torch.Generator().manual_seed(2))
@@ -65,7 +65,7 @@ def time_steps(words: torch.Tensor, clip, model, pixels: int, rounds: int) -> di
     samples = {name: [] for name in rows}
     for turn in range(1 + rounds):  # the first one warms up
         for name, context in rows.items():
-            time = elapsed(lambda context=context: model.model.apply_model(x, sigma, c_crossattn=context), device)
+            time = time_work(lambda context=context: model.model.apply_model(x, sigma, c_crossattn=context), device)
             if turn:
                 samples[name].append(time)
     return samples
@@ -77,7 +77,7 @@ def ratio(samples: dict[str, list[float]], name: str) -> float:
 
 
 def text_encoder():
-    """CLIP-L with drawn weights."""
+    """Return CLIP-L with test weights."""
     clip = comfy.sd.CLIP(ClipTarget(SD1Tokenizer, SD1ClipModel))
     for parameter in clip.cond_stage_model.parameters():
         parameter.data.normal_(std=0.02)
@@ -86,11 +86,11 @@ def text_encoder():
 
 def run(model, pixels: int, rounds: int) -> dict[str, float]:
     """Measure a UNet of SD1.5, print both tables and return the figures."""
-    encoder = FaceEncoder("msid", "drawn.pt", "", msid(drawn(msid_shapes(), seed=1)))
-    adapter = Face2DiffusionAdapter(drawn(mapping_shapes(), seed=2), "drawn.pt")
+    encoder = FaceEncoder("msid", "test.pt", "", msid(drawn(msid_shapes(), seed=1)))
+    adapter = Face2DiffusionAdapter(drawn(mapping_shapes(), seed=2), "test.pt")
     clip = text_encoder()
     print(f"Once per picture, ms: median (extremes) of {ROUNDS} rounds; encoder and mapping compute in float32.\n")
-    print(table(["stage", "ms"], words_rows(encoder, adapter, clip)))
+    print(table(["stage", "ms"], time_stages(encoder, adapter, clip)))
     print(f"\nOne UNet call, prompt and negative prompt at {pixels} px, in turn: median (extremes) of {rounds} rounds.")
     print("The ratio is the median of the rounds' ratios; 'plain again' shows the noise of the measurement.\n")
     words = adapter.words(encoder.encode(torch.rand(1, 112, 112, 3), False))

@@ -1,7 +1,7 @@
 """FaceA's training step at the true size of SD1.5 inpainting: where its time goes, its memory, and what caching saves.
 
-Weights are drawn, sizes are the published ones. The floor is the counted floating point operations of a step divided by
-the rate at which this machine multiplies large matrices. The printed markdown can be pasted into RESULTS.md.
+Test weights at the published sizes. The floor is the counted floating point operations of a step divided by the rate at
+which this machine multiplies large matrices. The printed markdown can be pasted into RESULTS.md.
 """
 
 import statistics
@@ -19,11 +19,11 @@ import networks  # noqa: E402
 import torch  # noqa: E402
 from comfy.sd1_clip import SD1ClipModel, SD1Tokenizer  # noqa: E402
 from comfy.supported_models_base import ClipTarget  # noqa: E402
-from likeness.adapters.facea import REGIONS, learned_rows, prompt_of  # noqa: E402
+from likeness.adapters.facea import REGIONS, encode_text, write_prompt  # noqa: E402
 from likeness.training import inpainting  # noqa: E402
 from likeness.training.facea import Learned, Terms, sample_batch, step_loss  # noqa: E402
 from likeness.training.inpainting import Inpainting, Photos  # noqa: E402
-from likeness.training.lora import branches, fresh_lora, in_training  # noqa: E402
+from likeness.training.lora import in_training, make_branches, make_lora  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 CUDA = torch.cuda.is_available()
@@ -66,37 +66,39 @@ class Setting:
     device: torch.device
 
 
-def setting(size: Size) -> Setting:
+def make_setting(size: Size) -> Setting:
+    """Return a training of SD1.5 inpainting with test weights, on three sampled photos."""
     model = networks.unet("SD15", size.dtype, size.width, in_channels=inpainting.CHANNELS)
     model.model.requires_grad_(False)
     clip = comfy.sd.CLIP(ClipTarget(SD1Tokenizer, SD1ClipModel))
     for parameter in clip.cond_stage_model.parameters():
         parameter.data.normal_(std=0.02)
-    drawn = comfy.ldm.models.autoencoder.AutoencoderKL(embed_dim=4, ddconfig=VAE).state_dict()
-    vae = comfy.sd.VAE(sd={name: torch.randn_like(weight) * 0.02 for name, weight in drawn.items()})
+    weights = comfy.ldm.models.autoencoder.AutoencoderKL(embed_dim=4, ddconfig=VAE).state_dict()
+    vae = comfy.sd.VAE(sd={name: torch.randn_like(weight) * 0.02 for name, weight in weights.items()})
     quarter = slice(size.pixels // 4, size.pixels // 2)
     masks = torch.zeros(3, size.pixels, size.pixels)
     masks[:, quarter, quarter] = 1
     photos = Photos(torch.rand(3, size.pixels, size.pixels, 3), dict.fromkeys(REGIONS, masks))
     device = model.load_device
     with torch.no_grad():
-        data, rows = prepared(model, clip, vae, photos, device)
+        data, rows = prepare(model, clip, vae, photos, device)
     features = {
-        region: torch.nn.Parameter(each[0, first : first + ROWS].clone()) for region, (each, first) in rows.items()
+        region: torch.nn.Parameter(tensor[0, first : first + ROWS].clone()) for region, (tensor, first) in rows.items()
     }
-    learned = Learned(branches(fresh_lora(model, size.rank, 0), device), features, WORD, rows)
+    learned = Learned(make_branches(make_lora(model, size.rank, 0), device), features, WORD, rows)
     return Setting(size, model, clip, vae, photos, learned, data, device)
 
 
-def prepared(model, clip, vae, photos: Photos, device, regions=REGIONS) -> tuple[Inpainting, dict]:
-    """What the training computes once: latents and prompts on their device."""
+def prepare(model, clip, vae, photos: Photos, device, regions=REGIONS) -> tuple[Inpainting, dict]:
+    """Return what the training computes once: latents and prompts on their device."""
     encoded = inpainting.encode(model, vae, photos)
-    conditions = {region: each.to(device) for region, each in encoded.conditions.items()}
-    rows = {region: learned_rows(clip, prompt_of(WORD, region)) for region in regions}
+    conditions = {region: condition.to(device) for region, condition in encoded.conditions.items()}
+    rows = {region: encode_text(clip, write_prompt(WORD, region)) for region in regions}
     return Inpainting(encoded.latents.to(device), conditions), {r: (e.to(device), n) for r, (e, n) in rows.items()}
 
 
-def synchronised() -> float:
+def read_clock() -> float:
+    """Return the seconds of a clock, read when the GPU has done its work."""
     if CUDA:
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -119,28 +121,28 @@ class Steps:
 
     def run(self) -> dict[str, float]:
         """Return the seconds of each part of one step."""
-        work, clock = self.work, [synchronised()]
+        work, clock = self.work, [read_clock()]
         if self.naive:
             self.encode()
         tensors = sample_batch(work.model.model, work.learned, work.data, self.generator, work.size.batch)
         if self.replay:
             self.terms, self.replay = torch.cuda.make_graphed_callables(self.terms, tensors), False
-        clock.append(synchronised())
+        clock.append(read_clock())
         loss = self.terms(*tensors)
-        clock.append(synchronised())
+        clock.append(read_clock())
         loss.backward()
-        clock.append(synchronised())
+        clock.append(read_clock())
         self.optimiser.step()
         self.optimiser.zero_grad()
-        clock.append(synchronised())
+        clock.append(read_clock())
         return dict(zip(PARTS, (b - a for a, b in zip(clock, clock[1:])))) | {"step": clock[-1] - clock[0]}
 
     @torch.no_grad()
     def encode(self) -> None:
-        """Of a batch: each photo, the photo under two masks, and two prompts, as a loop without a cache does it."""
+        """Encode a batch: photos, the same under two masks, and two prompts, as a loop without a cache does it."""
         work, rows = self.work, [i % 3 for i in range(self.work.size.batch)]
         photos = Photos(work.photos.crops[rows], {r: work.photos.masks[r][rows] for r in ("face", "nose")})
-        prepared(work.model, work.clip, work.vae, photos, work.device, ("face", "nose"))
+        prepare(work.model, work.clip, work.vae, photos, work.device, ("face", "nose"))
 
 
 def time_loops(work: Setting, loops: dict) -> tuple[dict[str, list[dict[str, float]]], dict[str, float]]:
@@ -178,15 +180,15 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     times = []
     for _ in range(5):
-        begin = synchronised()
+        begin = read_clock()
         a @ b
-        times.append(synchronised() - begin)
+        times.append(read_clock() - begin)
     return 2 * side**3 / min(times)
 
 
 def run(size: Size, loops: dict = LOOPS) -> dict[str, float]:
     """Measure the loops at one size, print the section and return its figures."""
-    work = setting(size)
+    work = make_setting(size)
     print(
         f"SD1.5 inpainting, {size.dtype}, {size.pixels} px, batch {size.batch} (two terms each), LoRA rank {size.rank},"
     )

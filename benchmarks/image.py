@@ -6,16 +6,15 @@
              batch, attend, multiply by the strength, add
     floor    what ours cannot do without: one attention and one addition per layer as bare kernels
 
-Weights are drawn, sizes and data flow are the true ones. The printed markdown can be pasted into RESULTS.md.
+Test weights; sizes and data flow are the true ones. The printed markdown can be pasted into RESULTS.md.
 """
 
-from bench import elapsed, machine, megabytes_at_most, open_host, spread, table
+from bench import StopWatch, machine, megabytes_at_most, open_host, spread, table, time_work
 
 open_host()
 
 import math  # noqa: E402
 import statistics  # noqa: E402
-import time  # noqa: E402
 from types import SimpleNamespace  # noqa: E402
 
 import comfy.model_management  # noqa: E402
@@ -33,38 +32,42 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1}
 
 
 class Layers:
-    """Drawn projections of every place, and the keys and values that ours has of them."""
+    """Test weights of every block's projections, and the keys and values that ours has of them."""
 
     def __init__(self, widths: dict, dtype, device, references: int = 1):
         draw = torch.Generator().manual_seed(2)
         self.tokens = torch.randn(2, references * TOKENS, TOKEN_DIM, generator=draw).to(device, dtype)
         self.weights = {
-            place: [(torch.randn(width, TOKEN_DIM, generator=draw) * TOKEN_DIM**-0.5).to(device, dtype) for _ in "kv"]
-            for place, width in widths.items()
+            block: [(torch.randn(width, TOKEN_DIM, generator=draw) * TOKEN_DIM**-0.5).to(device, dtype) for _ in "kv"]
+            for block, width in widths.items()
         }
         pairs = ((self.tokens @ part.T for part in parts) for parts in self.weights.values())
-        self.keys_values = {place: tuple(pair) for place, pair in zip(self.weights, pairs)}
+        self.keys_values = {block: tuple(pair) for block, pair in zip(self.weights, pairs)}
 
     def patch(self) -> ImageAttentionPatch:
-        adapter = SimpleNamespace(name="drawn", split=lambda keys_values: self.keys_values)
+        adapter = SimpleNamespace(name="test", split=lambda keys_values: self.keys_values)
         return ImageAttentionPatch(adapter, self.tokens, dict.fromkeys(self.weights, STRENGTH), (math.inf, 0.0))
 
 
 class Ours:
+    """The adapter's own patch."""
+
     def __init__(self, layers: Layers):
         self.patch = layers.patch()
 
-    def __call__(self, text, q, k, v, place, extra_options):
-        return self.patch.add_image(text, q, k, v, place, extra_options)
+    def __call__(self, text, q, k, v, block, extra_options):
+        return self.patch.add_image(text, q, k, v, block, extra_options)
 
 
-class Straightforward:
+class StraightforwardImage:
+    """(a): tokens projected and repeated in every call and block."""
+
     def __init__(self, layers: Layers):
         self.layers = layers
 
-    def __call__(self, text, q, k, v, place, extra_options):
+    def __call__(self, text, q, k, v, block, extra_options):
         batch = q.shape[0] // len(extra_options["cond_or_uncond"])
-        to_k, to_v = self.layers.weights[place]
+        to_k, to_v = self.layers.weights[block]
         cond, uncond = (tokens.expand(batch, -1, -1) for tokens in self.layers.tokens.split(1))
         branches = [[cond, uncond][kind] for kind in extra_options["cond_or_uncond"]]
         keys = torch.cat([tokens @ to_k.T for tokens in branches])
@@ -72,62 +75,49 @@ class Straightforward:
         return text + STRENGTH * optimized_attention(q, keys, values, extra_options["n_heads"])
 
 
-class Floor:
+class ImageFloor:
     """On keys and values repeated for the batch before the clock starts."""
 
     def __init__(self, layers: Layers, rows: int):
         self.ready = {
-            place: [part.repeat_interleave(rows // 2, dim=0).contiguous() for part in pair]
-            for place, pair in layers.keys_values.items()
+            block: [part.repeat_interleave(rows // 2, dim=0).contiguous() for part in pair]
+            for block, pair in layers.keys_values.items()
         }
 
-    def __call__(self, text, q, k, v, place, extra_options):
-        keys, values = self.ready[place]
+    def __call__(self, text, q, k, v, block, extra_options):
+        keys, values = self.ready[block]
         return torch.add(text, optimized_attention(q, keys, values, extra_options["n_heads"]), alpha=STRENGTH)
 
 
-class Slot:
-    """In every attn2 slot: the host's attention, then a form, timed."""
+class TimedAttention:
+    """Replaces every cross-attention: the host's own, then a form, timed."""
 
     def __init__(self, form, device):
-        self.form, self.device, self.marks = form, device, []
+        self.form, self.watch = form, StopWatch(device)
 
     def __call__(self, q, k, v, extra_options):
         text = attend(q, k, v, extra_options)
-        self.mark()
+        self.watch.mark()
         if self.form:
             text = self.form(text, q, k, v, (*extra_options["block"], extra_options["block_index"]), extra_options)
-        self.mark()
+        self.watch.mark()
         return text
-
-    def mark(self):
-        if self.device.type == "cuda":
-            self.marks.append(torch.cuda.Event(enable_timing=True))
-            self.marks[-1].record()
-        else:
-            self.marks.append(time.perf_counter())
-
-    def added(self) -> float:
-        pairs = zip(self.marks[::2], self.marks[1::2])
-        if self.device.type == "cuda":
-            return sum(begin.elapsed_time(end) for begin, end in pairs)
-        return sum(end - begin for begin, end in pairs) * 1e3
 
 
 def time_layers(forms: dict, widths: dict, dtype, device, pixels: int, rounds: int) -> dict[str, list[float]]:
     """Return milliseconds of all layers by themselves on queries of a square image, the forms in turn, by form."""
     draw = torch.Generator().manual_seed(3)
     inputs, narrowest = {}, min(widths.values())
-    for place, width in widths.items():
+    for block, width in widths.items():
         rows = (pixels * narrowest // (16 * width)) ** 2  # the narrowest blocks work at half the latent's size
         q = torch.randn(2, rows, width, generator=draw).to(device, dtype)
-        inputs[place] = torch.randn(2, rows, width, generator=draw).to(device, dtype), q
+        inputs[block] = torch.randn(2, rows, width, generator=draw).to(device, dtype), q
     samples = {name: [] for name in forms}
     for turn in range(rounds + 1):
         for name, form in forms.items():
             took = sum(
-                elapsed(lambda: form(text, q, None, None, place, options(q.shape[2])), device, queued=True)  # noqa: B023
-                for place, (text, q) in inputs.items()
+                time_work(lambda: form(text, q, None, None, block, options(q.shape[2])), device, queued=True)  # noqa: B023
+                for block, (text, q) in inputs.items()
             )
             samples[name] += [took] if turn else []
     check(forms, inputs, dtype)
@@ -135,20 +125,21 @@ def time_layers(forms: dict, widths: dict, dtype, device, pixels: int, rounds: i
 
 
 def check(forms: dict, inputs: dict, dtype) -> None:
-    """All forms say the same, or their times would say nothing."""
-    for place, (text, q) in inputs.items():
-        ours, other, floor = (form(text, q, None, None, place, options(q.shape[2])) for form in forms.values())
+    """Leave the process unless all forms compute the same: their times would say nothing."""
+    for block, (text, q) in inputs.items():
+        ours, other, floor = (form(text, q, None, None, block, options(q.shape[2])) for form in forms.values())
         for result in (other, floor):
             if float((result - ours).abs().max() / (ours - text).abs().max()) > TOLERANCE[dtype]:
-                raise SystemExit(f"the forms differ at {place}")
+                raise SystemExit(f"the forms differ at {block}")
 
 
 def options(width: int) -> dict:
+    """Return the host's extra options of a block `width` wide for one image, conditional and unconditional."""
     return {"cond_or_uncond": [0, 1], "n_heads": width // 64, "attn_precision": None}
 
 
-def rows_of(samples: dict[str, list[float]]) -> list[list]:
-    """Name, time, and the ratios of ours to the others, median of the rounds."""
+def list_ratios(samples: dict[str, list[float]]) -> list[list]:
+    """Return name, time, and the ratio of ours to it, median of the rounds, by form."""
     ours = samples["ours"]
     return [
         [name, spread(values), f"{statistics.median(a / b for a, b in zip(ours, values)):.3f}"]
@@ -157,15 +148,18 @@ def rows_of(samples: dict[str, list[float]]) -> list[list]:
 
 
 def calls(model, dtype, pixels: int):
-    """Return a function that calls the UNet once, conditional and unconditional rows together, with a form's slot."""
+    """Return a function that calls the UNet once, with a given replacement of all cross-attentions.
+
+    Conditional and unconditional rows go together.
+    """
     network, device = model.model.diffusion_model, model.load_device
     draw = torch.Generator().manual_seed(4)
     x = torch.randn(2, 4, pixels // 8, pixels // 8, generator=draw).to(device, dtype)
     text, labels = (torch.randn(2, *shape, generator=draw).to(device, dtype) for shape in [(77, 2048), (2816,)])
     times = torch.full((2,), 500.0, device=device)
 
-    def call(slot):
-        patches = {"cond_or_uncond": [0, 1], "patches_replace": {"attn2": dict.fromkeys(BLOCKS["SDXL"], slot)}}
+    def call(attention):
+        patches = {"cond_or_uncond": [0, 1], "patches_replace": {"attn2": dict.fromkeys(BLOCKS["SDXL"], attention)}}
         return network(x, times, text, labels, transformer_options=patches)
 
     return call
@@ -176,11 +170,11 @@ def time_calls(forms: dict, call, device, rounds: int) -> tuple[dict[str, list[f
     whole, added = {name: [] for name in forms}, {name: [] for name in forms}
     for turn in range(rounds + 1):
         for name, form in forms.items():
-            slot = Slot(form, device)
-            took = elapsed(lambda: call(slot), device)  # noqa: B023
+            attention = TimedAttention(form, device)
+            took = time_work(lambda: call(attention), device)  # noqa: B023
             if turn:
                 whole[name].append(took)
-                added[name].append(slot.added())
+                added[name].append(attention.watch.total())
     return whole, added
 
 
@@ -189,9 +183,9 @@ def run(model, dtype, references: int, pixels: int, layer_pixels, call_rounds: i
     device = model.load_device
     comfy.model_management.load_models_gpu([model])
     blocks = transformer_blocks(model.model.diffusion_model)
-    widths = {place: blocks[place].attn2.to_q.out_features for place in BLOCKS["SDXL"]}
+    widths = {block: blocks[block].attn2.to_q.out_features for block in BLOCKS["SDXL"]}
     layers = Layers(widths, dtype, device, references)
-    forms = {"ours": Ours(layers), "(a)": Straightforward(layers), "floor": Floor(layers, 2)}
+    forms = {"ours": Ours(layers), "(a)": StraightforwardImage(layers), "floor": ImageFloor(layers, 2)}
     print(f"\n### {len(widths)} layers, {references * TOKENS} tokens, {str(dtype).removeprefix('torch.')}\n")
     figures = {}
     for bits in (16, 32):
@@ -200,7 +194,7 @@ def run(model, dtype, references: int, pixels: int, layer_pixels, call_rounds: i
     for size in layer_pixels:
         print(f"All layers by themselves at {size} px, in turn, ms: median (extremes) of {layer_rounds} rounds:\n")
         samples = time_layers(forms, widths, dtype, device, size, layer_rounds)
-        print(table(["form", "ms", "ours / it"], rows_of(samples)), "\n", flush=True)
+        print(table(["form", "ms", "ours / it"], list_ratios(samples)), "\n", flush=True)
         for other in ("(a)", "floor"):
             ratios = [a / b for a, b in zip(samples["ours"], samples[other])]
             figures[f"layers at {size} px / {other}"] = statistics.median(ratios)
@@ -216,8 +210,8 @@ def run(model, dtype, references: int, pixels: int, layer_pixels, call_rounds: i
     figures |= {"base ms": base, "added ms": statistics.median(added["ours"])}
     for other in ("(a)", "floor"):
         figures[f"calls / {other}"] = statistics.median(a / b for a, b in zip(added["ours"], added[other]))
-    figures["peak MB"] = megabytes_at_most(lambda: call(Slot(forms["ours"], device)), device)
-    figures["base peak MB"] = megabytes_at_most(lambda: call(Slot(None, device)), device)
+    figures["peak MB"] = megabytes_at_most(lambda: call(TimedAttention(forms["ours"], device)), device)
+    figures["base peak MB"] = megabytes_at_most(lambda: call(TimedAttention(None, device)), device)
     return figures
 
 

@@ -1,7 +1,7 @@
 """Training in the miniature: samples a second of each trainer beside what its counted arithmetic takes at least.
 
 The floor is the FLOPs of a step's forward and backward passes at the speed of large matrix products of the same dtype
-on the same thread. Data are drawn; sizes are those of the shipped weights. The printed markdown can go into RESULTS.md.
+on the same thread. Data are sampled, sizes those of the shipped weights. The printed markdown can go into RESULTS.md.
 """
 
 import statistics
@@ -25,35 +25,35 @@ from likeness.training.portraits import Portraits  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 STEPS = 8
-PEOPLE, EACH = 32, 4
+PEOPLE, PHOTOS = 32, 4
 CAPTIONS = ["a photo of a woman smiling, wearing a red cap and a blue shirt, at the beach"]
 
 
 def portraits() -> Portraits:
-    """Drawn numbers of the shapes that the trainers read."""
+    """Return sampled numbers of the shapes that the trainers read."""
     generator = torch.Generator().manual_seed(0)
-    n = PEOPLE * EACH
+    n = PEOPLE * PHOTOS
 
-    def drawn(*shape: int) -> torch.Tensor:
+    def sample(*shape: int) -> torch.Tensor:
         return torch.randn(n, *shape, generator=generator).half()
 
     features = {
-        "transface": drawn(64, 128), "msid": drawn(384), "expression": drawn(64), "clip": drawn(65, 128),
-        "arcface": drawn(1, 512),
+        "transface": sample(64, 128), "msid": sample(384), "expression": sample(64), "clip": sample(65, 128),
+        "arcface": sample(1, 512),
     }  # fmt: skip
-    people = torch.arange(PEOPLE).repeat_interleave(EACH)
+    people = torch.arange(PEOPLE).repeat_interleave(PHOTOS)
     faces = torch.rand(n, 8, 8, generator=generator).half()
-    return Portraits(drawn(miniature.CHANNELS, 8, 8), people, CAPTIONS * n, faces, features)
+    return Portraits(sample(miniature.CHANNELS, 8, 8), people, CAPTIONS * n, faces, features)
 
 
 def trainers(data: Portraits) -> dict:
-    """By name what runs a training of given settings, and the settings."""
+    """Return by name what runs a training of given settings, and the settings."""
     model, clip, _ = miniature.load_miniature(miniature.WEIGHTS)
     ground = frozen.freeze(model, clip, "bfloat16")
     shared = {**adapters.SHARED, "ema": 0.0, "steps": STEPS}
     small = {"dim": 128, "depth": 2}
     nothing = data.features["clip"][0]
-    words = language.Vocabulary([text for told in CAPTIONS for text in language.manners(told).values()])
+    words = language.Vocabulary([text for caption in CAPTIONS for text in language.manners(caption).values()])
     captions = language.Captions(data.captions, words)
     lessons = base.Lessons(data.latents, torch.zeros(len(data), len(VECTOR_NAMES)), captions)
 
@@ -79,21 +79,21 @@ def trainers(data: Portraits) -> dict:
 
 
 def seconds_a_step(run, settings) -> float:
-    """The median of all steps but the first."""
+    """Return the seconds of a step, the median of all steps but the first."""
     ends = [time.perf_counter()]
     run(settings, lambda progress: ends.append(time.perf_counter()))
     return statistics.median(b - a for a, b in zip(ends[1:], ends[2:]))
 
 
 def flops(run, settings) -> int:
-    """Of one step."""
+    """Return the FLOPs of one step."""
     with FlopCounterMode(display=False) as counter:
         run(replace(settings, steps=1), lambda progress: None)
     return counter.get_total_flops()
 
 
 def peak() -> float:
-    """FLOPs a second of large bfloat16 matrix products on one thread."""
+    """Return the FLOPs a second of large bfloat16 matrix products on one thread."""
     a, b = (torch.randn(2048, 2048).bfloat16() for _ in range(2))
     a @ b
     begin = time.perf_counter()

@@ -4,12 +4,12 @@
     two     the stock UNet on identity and text stream together: twice the rows
     mixed   the same with the identity stream's keys and values doubled
     floor   the attentions that `mixed` cannot do without (identity rows over twice the keys, text rows over their own),
-            as bare kernels on tensors made ready before, in the same places
+            as bare kernels on tensors made ready before, in the same blocks
 
-Weights are drawn, sizes and data flow are the true ones. The printed markdown can be pasted into RESULTS.md.
+Test weights; sizes and data flow are the true ones. The printed markdown can be pasted into RESULTS.md.
 """
 
-from bench import elapsed, machine, megabytes_at_most, open_host, spread, table
+from bench import machine, megabytes_at_most, open_host, spread, table, time_work
 
 open_host()
 
@@ -28,19 +28,19 @@ LAYER_PIXELS, LAYER_ROUNDS = 1024, 6
 SIZES = {640: 10, 1280: 60}  # widths of SDXL's self-attentions, and how many there are
 
 
-class Recorder:
-    """What every self-attention is called with in one UNet call."""
+class AttentionRecorder:
+    """Keeps what every self-attention is called with in one UNet call."""
 
-    def __init__(self, place, visits):
-        self.place, self.visits = place, visits
+    def __init__(self, block, visits):
+        self.block, self.visits = block, visits
 
     def __call__(self, q, k, v, extra_options):
         result = MixedSelfAttention({})(q, k, v, extra_options)
-        self.visits[self.place] = (q, k, v, result)
+        self.visits[self.block] = (q, k, v, result)
         return result
 
 
-class Floor:
+class MixedFloor:
     """The attentions of one block as bare kernels on tensors made ready before."""
 
     def __init__(self, q, k, v, result):
@@ -57,7 +57,7 @@ class Floor:
 
 
 def calls(network, dtype, pixels: int):
-    """A function that calls the UNet with given rows per chunk (cond and uncond) and attn1 replacements."""
+    """Return a function that calls the UNet with given rows per chunk (cond and uncond) and attn1 replacements."""
     device, side = next(network.parameters()).device, pixels // 8
     generator = torch.Generator().manual_seed(4)
     draw = lambda *shape: torch.randn(*shape, generator=generator).to(device, dtype)  # noqa: E731
@@ -87,12 +87,12 @@ def time_layers(sizes: dict[int, int], dtype, device, pixels: int, rounds: int) 
         tokens = (pixels * min(sizes) // (16 * width)) ** 2  # the narrowest blocks work at half the latent's size
         q, k, v = (torch.randn(4, tokens, width, generator=draw).to(device, dtype) for _ in "qkv")
         options = {"cond_or_uncond": [0, 1], "n_heads": width // 64, "attn_precision": None, "block": ("input", 4)}
-        layers.append((count, (q, k, v), options | {"block_index": 0, STREAMS: streams}, Floor(q, k, v, None)))
+        layers.append((count, (q, k, v), options | {"block_index": 0, STREAMS: streams}, MixedFloor(q, k, v, None)))
     for turn in range(rounds + 1):
         took = dict.fromkeys(samples, 0.0)
         for count, tensors, options, floor in layers:
             for name, form in {"two": attend, "mixed": mixed, "floor": floor}.items():
-                took[name] += count * elapsed(lambda: form(*tensors, options), device, queued=True)  # noqa: B023
+                took[name] += count * time_work(lambda: form(*tensors, options), device, queued=True)  # noqa: B023
         for name in samples:
             samples[name] += [took[name]] if turn else []
     return samples
@@ -103,7 +103,7 @@ def ratio(samples: dict[str, list[float]], name: str, other: str) -> float:
     return statistics.median(a / b for a, b in zip(samples[name], samples[other]))
 
 
-def rows_of(samples: dict[str, list[float]]) -> list[list]:
+def list_ratios(samples: dict[str, list[float]]) -> list[list]:
     """Return name, time, and the ratios to `two` and `floor` of every form."""
     return [
         [name, spread(values), *(f"{ratio(samples, name, other):.3f}" for other in ("two", "floor"))]
@@ -122,21 +122,21 @@ def run(model, dtype, pixels: int, layer_pixels: int, rounds: int, layer_rounds:
     print(
         f"The {len(blocks)} self-attentions alone, {layer_pixels} px, ms: median (extremes) of {layer_rounds} rounds:\n"
     )
-    print(table(["form", "ms", "/ two", "/ floor"], rows_of(alone)), flush=True)
-    call(4, {block: Recorder(block, visits) for block in blocks})
+    print(table(["form", "ms", "/ two", "/ floor"], list_ratios(alone)), flush=True)
+    call(4, {block: AttentionRecorder(block, visits) for block in blocks})
     forms = {
         "one": (2, {}),
         "two": (4, {}),
         "mixed": (4, dict.fromkeys(blocks, MixedSelfAttention({}))),
-        "floor": (4, {block: Floor(*visits.pop(block)) for block in blocks}),
+        "floor": (4, {block: MixedFloor(*visits.pop(block)) for block in blocks}),
     }
     samples = {name: [] for name in forms}
     for turn in range(rounds + 1):
         for name, form in forms.items():
-            took = elapsed(lambda: call(*form), device)  # noqa: B023
+            took = time_work(lambda: call(*form), device)  # noqa: B023
             samples[name] += [took] if turn else []
     print(f"\nWhole UNet calls at {pixels} px, in turn, ms: median (extremes) of {rounds} rounds:\n")
-    print(table(["form", "ms", "/ two", "/ floor"], rows_of(samples)))
+    print(table(["form", "ms", "/ two", "/ floor"], list_ratios(samples)))
     return {
         "layers / floor": ratio(alone, "mixed", "floor"),
         "calls / floor": ratio(samples, "mixed", "floor"),

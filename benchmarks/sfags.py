@@ -6,15 +6,14 @@
     floor  the matrix products (without bias) and attentions that ours cannot do without, timed as bare kernels at the
            same shapes, in the same process and also inside the same UNet call
 
-Weights are drawn, sizes and data flow are the true ones. The printed markdown can be pasted into RESULTS.md.
+Test weights; sizes and data flow are the true ones. The printed markdown can be pasted into RESULTS.md.
 """
 
-from bench import elapsed, machine, megabytes_at_most, open_host, spread, table
+from bench import StopWatch, machine, megabytes_at_most, open_host, spread, table, time_work
 
 open_host()
 
 import statistics  # noqa: E402
-import time  # noqa: E402
 
 import comfy.model_management  # noqa: E402
 import torch  # noqa: E402
@@ -31,25 +30,25 @@ STRENGTH = 0.5
 CUDA_CASES = [(dtype, batch) for dtype in (torch.bfloat16, torch.float16) for batch in (1, 4)]
 CPU_CASES = [(torch.float32, 1)]
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-ROUNDS = {"cpu": (4, 10), "cuda": (20, 50)}  # whole UNet calls; passes over the sites
+ROUNDS = {"cpu": (4, 10), "cuda": (20, 50)}  # whole UNet calls; passes over the blocks
 
 
-def patched(model, dtype: torch.dtype, width: int):
+def apply_face(model, dtype: torch.dtype, width: int):
     """Return a clone of `model`, whose first level is `width` wide, with a face applied and everything loaded."""
     projector = {"dim": 1024 * width // WIDTH, "inner": 768 * width // WIDTH // 64 * 64 or 64}
     shapes = fact_shapes([width * level for level in LEVELS], **projector)
     weights = {name: tensor.to(dtype) for name, tensor in drawn(shapes, seed=2).items()}
-    adapter = FactAdapter(weights, "drawn.ckpt")
+    adapter = FactAdapter(weights, "test.ckpt")
     features = torch.randn(1, 144, 512, generator=torch.Generator().manual_seed(3))
     crops = torch.zeros(1, 112, 112, 3)
-    face_id = FaceId("transface", "drawn.pt", "", features, features.mean(dim=1), crops, masked=True)
+    face_id = FaceId("transface", "test.pt", "", features, features.mean(dim=1), crops, masked=True)
     model = apply_fact(model, adapter, face_id, STRENGTH)
     comfy.model_management.load_models_gpu([model])
     return model
 
 
-class Straightforward:
-    """(a): the definition taken literally, on the sites and tokens of a FactPatch."""
+class StraightforwardFact:
+    """(a): the definition taken literally, on the blocks and tokens of a FactPatch."""
 
     def __init__(self, patch):
         self.weights = dict(zip(patch.blocks, patch.weights.model))
@@ -58,21 +57,21 @@ class Straightforward:
     def __call__(self, x, extra_options):
         kinds = torch.tensor(extra_options["cond_or_uncond"], device=x.device)
         face = self.tokens.to(x)[kinds.repeat_interleave(len(x) // len(kinds))]
-        site = self.weights[extra_options["block"]]
-        rows = site.norm1(torch.cat((x, site.linear(face)), dim=1))
-        looked = self.attention(rows, site.attn, extra_options["n_heads"])[:, : x.shape[1]]
-        x = x + STRENGTH * torch.tanh(site.alpha_attn).to(x) * looked
-        return x + STRENGTH * torch.tanh(site.alpha_dense).to(x) * site.ff(site.norm2(x))
+        block = self.weights[extra_options["block"]]
+        rows = block.norm1(torch.cat((x, block.linear(face)), dim=1))
+        attended = self.attend(rows, block.attn, extra_options["n_heads"])[:, : x.shape[1]]
+        x = x + STRENGTH * torch.tanh(block.alpha_attn).to(x) * attended
+        return x + STRENGTH * torch.tanh(block.alpha_dense).to(x) * block.ff(block.norm2(x))
 
     @staticmethod
-    def attention(rows, attn, heads):
+    def attend(rows, attn, heads):
         q, k, v = (part(rows).unflatten(2, (heads, -1)) for part in (attn.to_q, attn.to_k, attn.to_v))
         similarity = torch.einsum("bihd,bjhd->bhij", q.float(), k.float()) * q.shape[-1] ** -0.5
         return attn.to_out(torch.einsum("bhij,bjhd->bihd", similarity.softmax(-1).to(v), v).flatten(2))
 
 
-class Recorder:
-    """What every site is called with in one UNet call: its tokens and options."""
+class TokenRecorder:
+    """What every block is called with in one UNet call: its tokens and options."""
 
     def __init__(self):
         self.visits = []
@@ -102,10 +101,10 @@ def calls(model, batch: int, pixels: int):
     return call
 
 
-def floor_kernels(x: torch.Tensor, site, face_rows: int, heads: int) -> list:
-    """The bare kernels of one site: four d x d products, the two of the gated MLP, one attention."""
-    weights = [part.weight.to(x) for part in (site.attn.to_q, site.attn.to_k, site.attn.to_v, site.attn.to_out[0])]
-    wide, narrow = site.ff.net[0].proj.weight.to(x), site.ff.net[2].weight.to(x)
+def list_floor_kernels(x: torch.Tensor, block, face_rows: int, heads: int) -> list:
+    """Return the bare kernels of one block: four d x d products, the two of the gated MLP, one attention."""
+    weights = [part.weight.to(x) for part in (block.attn.to_q, block.attn.to_k, block.attn.to_v, block.attn.to_out[0])]
+    wide, narrow = block.ff.net[0].proj.weight.to(x), block.ff.net[2].weight.to(x)
     inner = torch.cat([x] * 4, dim=2)
     keys = torch.cat((x, x[:, :face_rows]), dim=1)
     values = keys.clone()
@@ -117,48 +116,33 @@ def floor_kernels(x: torch.Tensor, site, face_rows: int, heads: int) -> list:
     ]
 
 
-def added_flops(x: torch.Tensor, face_rows: int) -> tuple[int, int]:
-    """FLOPs of one site: of its matrix products, 2 b n d (4 d + 8 d + 4 d), and of its attention, 4 b n (n + m) d."""
+def count_flops(x: torch.Tensor, face_rows: int) -> tuple[int, int]:
+    """Return the FLOPs of a block: matrix products, 2 b n d (4 d + 8 d + 4 d), and attention, 4 b n (n + m) d."""
     b, n, d = x.shape
     return 32 * b * n * d * d, 4 * b * n * (n + face_rows) * d
 
 
-class Clock:
+class TimedPatch:
     """Runs a form as a middle patch and adds up the milliseconds spent in it during one UNet call."""
 
     def __init__(self, form, device):
         self.form = form
-        self.device = device
-        self.marks = []
+        self.watch = StopWatch(device)
 
     def __call__(self, x, extra_options):
-        self._mark()
+        self.watch.mark()
         x = self.form(x, extra_options)
-        self._mark()
+        self.watch.mark()
         return x
 
-    def _mark(self):
-        if self.device.type == "cuda":
-            self.marks.append(torch.cuda.Event(enable_timing=True))
-            self.marks[-1].record()
-        else:
-            self.marks.append(time.perf_counter())
 
-    def total(self) -> float:
-        """To be read when the device is done."""
-        pairs = zip(self.marks[::2], self.marks[1::2])
-        if self.device.type == "cuda":
-            return sum(begin.elapsed_time(end) for begin, end in pairs)
-        return sum(end - begin for begin, end in pairs) * 1e3
-
-
-class Floor:
-    """The bare kernels of every site, made ready for the tokens of a recorded call; their results are thrown away."""
+class FactFloor:
+    """The bare kernels of every block, made ready for the tokens of a recorded call; their results are thrown away."""
 
     def __init__(self, visits: list, patch):
-        sites = dict(zip(patch.blocks, patch.weights.model))
+        blocks = dict(zip(patch.blocks, patch.weights.model))
         rows = patch.tokens.shape[1]
-        self.kernels = {o["block"]: floor_kernels(x, sites[o["block"]], rows, o["n_heads"]) for x, o in visits}
+        self.kernels = {o["block"]: list_floor_kernels(x, blocks[o["block"]], rows, o["n_heads"]) for x, o in visits}
 
     def __call__(self, x, extra_options):
         for kernel in self.kernels[extra_options["block"]]:
@@ -167,36 +151,39 @@ class Floor:
 
 
 def time_calls(call, forms: dict, wrappers: dict, device, rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """Whole UNet calls, the forms in turn: (the call, what of it is spent in the form), after one round to warm up."""
+    """Return milliseconds of whole UNet calls and of the form in them, by form; the forms take turns.
+
+    The first round warms up and is not counted.
+    """
     times = {name: [] for name in forms}
     for turn in range(rounds + 1):
         for name, form in forms.items():
-            clock = Clock(form, device)
-            patches = [clock] if form else []
-            took = elapsed(lambda: call(patches, wrappers if name == "ours" else {}), device)  # noqa: B023
-            times[name] += [(took, clock.total())] if turn else []
+            patch = TimedPatch(form, device)
+            patches = [patch] if form else []
+            took = time_work(lambda: call(patches, wrappers if name == "ours" else {}), device)  # noqa: B023
+            times[name] += [(took, patch.watch.total())] if turn else []
     return times
 
 
-def time_sites(visits: list, forms: dict, device, rounds: int) -> dict[str, list[list[float]]]:
-    """Every site by itself, the forms in turn on the same tokens: per form and round the time of each site."""
+def time_blocks(visits: list, forms: dict, device, rounds: int) -> dict[str, list[list[float]]]:
+    """Return milliseconds of single blocks, by form and round; the forms take turns on the same tokens."""
     times = {name: [] for name in forms}
     for turn in range(rounds + 1):
         passes = {name: [] for name in forms}
         for visit in visits:
             for name, form in forms.items():
-                passes[name].append(elapsed(lambda: form(*visit), device, queued=True))  # noqa: B023
+                passes[name].append(time_work(lambda: form(*visit), device, queued=True))  # noqa: B023
         for name in forms:
             times[name] += [passes[name]] if turn else []
     return times
 
 
-def largest_difference(visits: list, ours, straightforward) -> float:
-    """Of ours from (a) over all sites, relative to the largest value that the site adds."""
+def find_largest_difference(visits: list, ours, straightforward) -> float:
+    """Return the largest difference of ours from (a) in any block, relative to the largest value the block adds."""
     ratios = []
     for x, options in visits:
-        wanted = straightforward(x, options)
-        ratios.append(float((ours(x, options) - wanted).abs().max() / (wanted - x).abs().max()))
+        expected = straightforward(x, options)
+        ratios.append(float((ours(x, options) - expected).abs().max() / (expected - x).abs().max()))
     return max(ratios)
 
 
@@ -208,41 +195,42 @@ def run(dtype: torch.dtype, batch: int, width: int = WIDTH, pixels: int = 512, r
     (a) runs only after ours and the floor are timed: the gigabytes it frees leave the C library's allocator with
     memory to reuse, and ours, which then waits less for the system's pages, would look better than it is.
     """
-    model = patched(unet("SD15", dtype, width), dtype, width)
+    model = apply_face(unet("SD15", dtype, width), dtype, width)
     device = model.load_device
     ours = model.model_options["transformer_options"]["patches"]["middle_patch"][0]
-    recorder, call = Recorder(), calls(model, batch, pixels)
+    recorder, call = TokenRecorder(), calls(model, batch, pixels)
     call([recorder])
     call([ours], model.wrappers)
     visits = recorder.visits
-    call_rounds, site_rounds = rounds or ROUNDS[device.type]
+    call_rounds, block_rounds = rounds or ROUNDS[device.type]
     print(f"\n### {str(dtype).removeprefix('torch.')}, batch {batch} (cond + uncond: {2 * batch} rows), {pixels} px\n")
-    print(added_work(visits, ours.tokens.shape[1]))
+    print(describe_work(visits, ours.tokens.shape[1]))
 
-    forms = {"ours": ours, "floor": Floor(visits, ours)}
+    forms = {"ours": ours, "floor": FactFloor(visits, ours)}
     whole = time_calls(call, {"base": None, **forms}, model.wrappers, device, call_rounds)
-    sites = time_sites(visits, forms, device, site_rounds)
-    straightforward = Straightforward(ours)
-    difference = largest_difference(visits, ours, straightforward)
+    blocks = time_blocks(visits, forms, device, block_rounds)
+    straightforward = StraightforwardFact(ours)
+    difference = find_largest_difference(visits, ours, straightforward)
     if difference > TOLERANCE[dtype]:
         raise SystemExit(f"ours differs from (a) by {difference:.1e} of what is added: the times would say nothing")
     print(f"Largest difference of ours from (a): {difference:.1e} of what is added.\n")
     figures = {"added ms": statistics.median(added for _, added in whole["ours"])}
     figures["base ms"] = statistics.median(took for took, _ in whole["base"])
     figures["calls / floor"] = report_calls("Ours and the floor", whole)
-    figures["blocks / floor"] = report_sites(visits, sites)
+    figures["blocks / floor"] = report_blocks(visits, blocks)
     figures["peak MB"] = megabytes_at_most(lambda: call([ours], model.wrappers), device)
     figures["base peak MB"] = megabytes_at_most(call, device)
 
     forms = {"ours": ours, "(a)": straightforward}
     whole = time_calls(call, {"base": None, **forms}, model.wrappers, device, -(-call_rounds // 2))
     figures["calls / (a)"] = report_calls("Ours and (a)", whole)
-    figures["blocks / (a)"] = report_sites(visits, time_sites(visits, forms, device, -(-site_rounds // 2)))
+    figures["blocks / (a)"] = report_blocks(visits, time_blocks(visits, forms, device, -(-block_rounds // 2)))
     return figures
 
 
-def added_work(visits: list, face_rows: int) -> str:
-    products, attentions = (sum(column) / 1e9 for column in zip(*(added_flops(x, face_rows) for x, _ in visits)))
+def describe_work(visits: list, face_rows: int) -> str:
+    """Return a sentence with the GFLOP that all blocks add to a UNet call."""
+    products, attentions = (sum(column) / 1e9 for column in zip(*(count_flops(x, face_rows) for x, _ in visits)))
     return f"Added work: {products:.1f} GFLOP of matrix products and {attentions:.1f} GFLOP of attention.\n"
 
 
@@ -264,27 +252,27 @@ def report_calls(title: str, whole: dict[str, list[tuple[float, float]]]) -> flo
     return statistics.median(a / b for (_, a), (_, b) in zip(whole["ours"], whole[last]))
 
 
-def by_width(visits: list) -> dict[str, list[int]]:
-    """The sites of equal sizes, and all of them."""
+def group_by_width(visits: list) -> dict[str, list[int]]:
+    """Return the indices of the blocks of each size, and of all of them."""
     groups = {}
     for index, (x, _) in enumerate(visits):
         groups.setdefault(f"{x.shape[1]} x {x.shape[2]}", []).append(index)
     return groups | {"all": [*range(len(visits))]}
 
 
-def report_sites(visits: list, sites: dict) -> float:
+def report_blocks(visits: list, blocks: dict) -> float:
     """Print the two forms block by block, summed over blocks of equal sizes, and return the ratio over all blocks.
 
     Ratios are the medians of the rounds'.
     """
-    first, second = sites
+    first, second = blocks
     rows = []
-    for name, indices in by_width(visits).items():
-        ms = {form: [sum(times[i] for i in indices) for times in passes] for form, passes in sites.items()}
+    for name, indices in group_by_width(visits).items():
+        ms = {form: [sum(times[i] for i in indices) for times in passes] for form, passes in blocks.items()}
         ratios = [a / b for a, b in zip(ms[first], ms[second])]
         rows.append([name, len(indices), *map(spread, ms.values()), spread(ratios)])
-    print(f"\nThe sites alone, in turn on the tokens of one call, ms: median (extremes) of {len(ratios)} rounds:\n")
-    print(table(["tokens x width", "sites", first, second, f"{first} / {second}"], rows))
+    print(f"\nThe blocks alone, in turn on the tokens of one call, ms: median (extremes) of {len(ratios)} rounds:\n")
+    print(table(["tokens x width", "blocks", first, second, f"{first} / {second}"], rows))
     return statistics.median(ratios)
 
 

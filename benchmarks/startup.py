@@ -19,7 +19,7 @@ EMPTY = "NODE_CLASS_MAPPINGS = {}\n"
 
 
 def load(pack: str) -> None:
-    """In a process of its own: print the milliseconds that loading `pack` takes, and how many modules it imports."""
+    """Print, in a process of its own, the milliseconds that loading `pack` takes, and how many modules it imports."""
     open_host()
     import server
 
@@ -36,7 +36,7 @@ def load(pack: str) -> None:
 
 
 def measure(pack: Path) -> tuple[float, int]:
-    """Milliseconds and modules of one load of `pack`."""
+    """Return the milliseconds and modules of one load of `pack`."""
     output = subprocess.run([sys.executable, __file__, pack], capture_output=True, text=True, check=True).stdout
     ms, modules, loaded = output.splitlines()[-1].split()
     if loaded != "True":

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from ..adapters.face_prompt import with_class_words
+from ..adapters.face_prompt import put_class_words
 from ..faces.detector import detect_faces
 from ..metrics.ranking import rank
 from ..metrics.scores import identity_scores, text_scores
@@ -69,7 +69,7 @@ class BestOf(io.ComfyNode):
             raise ValueError(
                 "Best of N scores the prompt with both halves of a CLIP: connect both clip and clip_vision, or neither."
             )
-        prompt = with_class_words(text, class_words)
+        prompt = put_class_words(text, class_words)
         ranking = rank(identity, None if clip is None else text_scores(clip, clip_vision, images, prompt))
         missing = faces.per_image.count(())
         foot = f"identity by {face_encoder.name}; no face in {missing} of {len(images)}"

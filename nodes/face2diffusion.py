@@ -3,7 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..adapters.face2diffusion import check_mapping
-from ..adapters.face_prompt import delayed, encode, face_prompt
+from ..adapters.face_prompt import encode, encode_delayed, make_face_prompt
 from ..adapters.token_picture import draw_tokens
 from ..encoders.loading import load_expression_encoder
 from .inputs import class_words, explain_missing, weight_file, weight_path
@@ -151,7 +151,7 @@ class EncodeFacePrompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, face_words, text) -> io.NodeOutput:
-        prompt = face_prompt(clip, text, face_words)
+        prompt = make_face_prompt(clip, text, face_words)
         tokens = draw_tokens(clip, prompt)
         return io.NodeOutput(encode(clip, prompt), tokens, ui=ui.PreviewImage(tokens, cls=cls))
 
@@ -183,9 +183,9 @@ class EncodeDelayedFacePrompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, face_words, text, class_words, switch_percent) -> io.NodeOutput:
-        prompt = face_prompt(clip, text, face_words)
+        prompt = make_face_prompt(clip, text, face_words)
         tokens = draw_tokens(clip, prompt)
-        conditioning = delayed(clip, text, class_words, prompt, switch_percent)
+        conditioning = encode_delayed(clip, text, class_words, prompt, switch_percent)
         return io.NodeOutput(conditioning, tokens, ui=ui.PreviewImage(tokens, cls=cls))
 
 

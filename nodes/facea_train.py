@@ -8,7 +8,7 @@ import comfy.utils
 from comfy_api.latest import io, ui
 from server import PromptServer
 
-from ..adapters.facea import ATTRIBUTES, LEVELS, REGIONS, base_warning
+from ..adapters.facea import ATTRIBUTES, LEVELS, REGIONS, warn_of_base
 from ..encoders.agreement import agreement
 from ..graphics import to_tensor
 from ..inpaint.refine import CropStyle
@@ -127,7 +127,7 @@ def _learn(cls, base, photos, task, masks, doubts, options) -> io.NodeOutput:
         if time.monotonic() - last < _PAUSE and progress.step < settings.steps:
             return
         last = time.monotonic()
-        words = f"step {progress.step} of {settings.steps}, {curve.summary(progress.losses)}"
+        words = f"step {progress.step} of {settings.steps}, {curve.summarise(progress.losses)}"
         PromptServer.instance.send_progress_text(words, cls.hidden.unique_id)
         bar.update_absolute(progress.step, preview=("JPEG", curve.draw(progress.losses, settings.steps), None))
 
@@ -237,7 +237,7 @@ class TransferFaceAAttribute(io.ComfyNode):
     ) -> io.NodeOutput:
         options["level"] = facea_identity.level
         task = facea_run.Task(facea_identity.word, facea_identity, attribute)
-        warning = base_warning(facea_identity, model)
+        warning = warn_of_base(facea_identity, model)
         base, masks = facea_run.Base(model, clip, vae), {attribute: attribute_mask}
         return _learn(cls, base, photos, task, masks, [warning] if warning else [], options)
 

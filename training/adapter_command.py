@@ -267,7 +267,7 @@ def _write(method: AdapterTraining, module: torch.nn.Module, progress: loop.Prog
     state = {name: weight.detach().cpu().half().contiguous() for name, weight in method.state(module).items()}
     saving.write(output, safetensors.torch.save(state, method.metadata), "Training")
     curve.draw(progress.losses, steps).save(output.with_suffix(".png"))
-    print(f"{curve.summary(progress.losses)}\nwritten to {output}", flush=True)
+    print(f"{curve.summarise(progress.losses)}\nwritten to {output}", flush=True)
 
 
 def _checkpoint_path(output: Path) -> Path:

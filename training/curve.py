@@ -11,8 +11,8 @@ _TICKS, _TEXT = 4, 14
 _WIDTH, _HEIGHT = _SIZE[0] - _LEFT - _RIGHT, _SIZE[1] - _TOP - _BOTTOM  # of the field between the margins
 
 
-def smoothed(losses: list[float]) -> np.ndarray:
-    """The mean of each loss and those before it, over a tenth of all: single losses depend on the noise drawn."""
+def smooth(losses: list[float]) -> np.ndarray:
+    """Return the mean of every loss and those before it, over a tenth of all: single losses depend on their noise."""
     width = max(1, len(losses) // 10)
     sums = np.cumsum([0.0, *losses])
     ends = np.arange(1, len(losses) + 1)
@@ -20,15 +20,15 @@ def smoothed(losses: list[float]) -> np.ndarray:
     return (sums[ends] - sums[starts]) / (ends - starts)
 
 
-def summary(losses: list[float]) -> str:
-    """In words: where the loss began and where it is."""
+def summarise(losses: list[float]) -> str:
+    """Return in words where the loss began and where it is."""
     width = max(1, len(losses) // 10)
     first, last = (float(np.mean(part)) for part in (losses[:width], losses[-width:]))
     return f"loss {first:.4f} at first, {last:.4f} at the end (means of {width} step{'s' * (width > 1)})"
 
 
 def outline(values: np.ndarray, stretches: int) -> np.ndarray:
-    """Indices of what a picture shows of many values [n]: the first, the last, and every stretch's lowest and highest.
+    """Return indices that stand for many values [n]: the first, the last, and every stretch's lowest and highest.
 
     All of them, where they are few: up to twice the number of stretches.
     """
@@ -41,11 +41,11 @@ def outline(values: np.ndarray, stretches: int) -> np.ndarray:
 
 
 def draw(losses: list[float], steps: int) -> Image.Image:
-    """The losses of the steps so far of `steps`: each one pale, their running mean dark."""
+    """Return an image of the losses of the steps so far of `steps`: single ones pale, their running mean dark."""
     losses = np.asarray(losses)
     canvas = Image.new("RGB", _SIZE, PAPER)
     pen = ImageDraw.Draw(canvas)
-    running = smoothed(losses)
+    running = smooth(losses)
     top = float(np.quantile(losses, 0.98)) * 1.05 or 1.0  # a few steps at small noise are far above the others
 
     def locate(step: float, loss: float) -> tuple[float, float]:

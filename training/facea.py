@@ -5,20 +5,20 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import mse_loss
 
-from ..adapters.facea import ATTRIBUTES, embedded_rows, prompt_of, with_features
+from ..adapters.facea import ATTRIBUTES, encode_with_embeddings, insert_features, write_prompt
 from .inpainting import Inpainting
 from .lora import LoraBranch
 
 
-def noised(model, z_0: torch.Tensor, sigma: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
-    """z_t: latents [b, c, h, w] with noise of the levels sigma [b], as the host's sampler scales it."""
+def add_noise(model, z_0: torch.Tensor, sigma: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
+    """Return z_t: latents [b, c, h, w] with noise of the levels sigma [b], as the host's sampler scales it."""
     return model.model_sampling.noise_scaling(sigma[:, None, None, None], eps, z_0)
 
 
 def eps_theta(
     model, z_t: torch.Tensor, sigma: torch.Tensor, condition: torch.Tensor, context: torch.Tensor
 ) -> torch.Tensor:
-    """The noise that the host's `model` sees in z_t [b, c, h, w], whether it predicts eps or v itself.
+    """Return the noise that the host's `model` sees in z_t [b, c, h, w], whether it predicts eps or v itself.
 
     condition: mask and masked latent [b, 5, h, w]; context: rows of the text encoder [b, 77, width].
     """
@@ -27,12 +27,12 @@ def eps_theta(
 
 
 def facea_loss(eps: torch.Tensor, *predicted: torch.Tensor) -> torch.Tensor:
-    """Eq. 2: |eps - eps_theta(z_t, m_face, T_face)|^2 + |eps - eps_theta(z_t, m_v, T_v)|^2.
+    """Return Eq. 2: |eps - eps_theta(z_t, m_face, T_face)|^2 + |eps - eps_theta(z_t, m_v, T_v)|^2.
 
     predicted: what was predicted for each term, [b, c, h, w]. Both weigh the same; the mean is over the whole map, for
     the paper puts no mask on the loss.
     """
-    return sum(mse_loss(each, eps) for each in predicted)
+    return sum(mse_loss(prediction, eps) for prediction in predicted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,20 +51,21 @@ class Learned:
     clip: object = None
 
     def context(self, regions: list[str]) -> torch.Tensor:
-        """The rows [b, 77, width] of the prompts of b regions with what was learned of them."""
-        once = {region: self._rows(region) for region in dict.fromkeys(regions)}
-        return torch.cat([once[region] for region in regions])
+        """Return the rows [b, 77, width] of the prompts of b regions with what was learned of them."""
+        rows = {region: self._encode(region) for region in dict.fromkeys(regions)}
+        return torch.cat([rows[region] for region in regions])
 
-    def _rows(self, region: str) -> torch.Tensor:
+    def _encode(self, region: str) -> torch.Tensor:
         features = self.features[region]
         if self.clip is None:
-            return with_features(*self.rows[region], features)
+            return insert_features(*self.rows[region], features)
         # The host's text encoder adds in place to what autograd keeps, but not to the weights.
         weights = {weight.untyped_storage().data_ptr() for weight in self.clip.cond_stage_model.parameters()}
         with torch.autograd.graph.saved_tensors_hooks(
-            lambda kept: kept if kept.untyped_storage().data_ptr() in weights else kept.clone(), lambda kept: kept
+            lambda tensor: tensor if tensor.untyped_storage().data_ptr() in weights else tensor.clone(),
+            lambda tensor: tensor,
         ):
-            return embedded_rows(self.clip, prompt_of(self.word, region), features).to(features.device)
+            return encode_with_embeddings(self.clip, write_prompt(self.word, region), features).to(features.device)
 
 
 class Terms(torch.nn.Module):
@@ -93,9 +94,9 @@ def sample_batch(
     attributes: tuple[str, ...] = ATTRIBUTES,
     with_face: bool = True,
 ) -> tuple[torch.Tensor, ...]:
-    """Draw photos with replacement and return what `Terms` reads: each photo's global term, then its local one.
+    """Sample photos with replacement and return what `Terms` reads: each photo's global term, then its local one.
 
-    data: on its device. attributes: which may be drawn for the local term; none for no such term. with_face: whether
+    data: on its device. attributes: which may be sampled for the local term; none for no such term. with_face: whether
     there is a global term.
     """
     photos = torch.randint(len(data.latents), (batch,), generator=generator)
@@ -109,10 +110,10 @@ def sample_batch(
         terms.append([attributes[v] for v in torch.randint(len(attributes), (batch,), generator=generator)])
     regions = sum(terms, [])
     condition = torch.stack([data.conditions[region][photo] for region, photo in zip(regions, photos.tolist() * 2)])
-    z_t = noised(model, z_0, sigma, eps).repeat(len(terms), 1, 1, 1)
+    z_t = add_noise(model, z_0, sigma, eps).repeat(len(terms), 1, 1, 1)
     return z_t, sigma.repeat(len(terms)), condition, learned.context(regions), eps
 
 
 def step_loss(model, learned: Learned, *arguments, **options) -> torch.Tensor:
-    """Return the loss of a batch that `sample_batch` draws."""
+    """Return the loss of a batch that `sample_batch` samples."""
     return Terms(model, learned.lora)(*sample_batch(model, learned, *arguments, **options))

@@ -18,19 +18,19 @@ from ..adapters.facea import (
     LEVELS,
     REGIONS,
     FaceaIdentity,
-    base_name,
     check_layers,
+    encode_text,
     fingerprint,
-    learned_rows,
-    prompt_of,
-    word_embeddings,
+    get_word_embeddings,
+    name_base,
+    write_prompt,
 )
 from ..adapters.facea_file import KIND, save_facea
 from . import inpainting, loop
-from .curve import summary
+from .curve import summarise
 from .facea import Learned, step_loss
 from .inpainting import Inpainting, Photos
-from .lora import branches, fresh_lora, in_training, own_copy, state_dict
+from .lora import copy_patcher, in_training, make_branches, make_lora, state_dict
 from .precision import compute_dtype
 from .settings import Count, CountOrNone, Positive, TrainingSettings
 
@@ -46,8 +46,8 @@ _ADDED = {"warmup": 0, "cosine": False, "ema": 0.0, "attribute_loss": True, "lea
 class Settings(TrainingSettings):
     """How to tune; docs/papers.md 6.5 tells which defaults are published and which chosen.
 
-    batch: photos drawn for a step, with replacement. rank: of the LoRA, whose alpha is the same. features: learned rows
-    of each prompt, 0 for `ROWS`. level: one of LEVELS. checkpointing: less memory, a third more time.
+    batch: photos sampled for a step, with replacement. rank: of the LoRA, whose alpha is the same. features: learned
+    rows of each prompt, 0 for `ROWS`. level: one of LEVELS. checkpointing: less memory, a third more time.
     attribute_loss, learned_rows: False for the ablations of the paper's Table 2: no local terms, and rows that stay.
     """
 
@@ -76,7 +76,7 @@ class Task:
 
     @property
     def regions(self) -> tuple[str, ...]:
-        """What is trained, and needs masks."""
+        """The regions that are trained, and need masks."""
         return (self.attribute,) if self.attribute else REGIONS
 
 
@@ -91,7 +91,7 @@ class Base:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """previews: [m, S, S, 3], one per interval; none where none were asked for."""
+    """What a training returns; previews: [m, S, S, 3], one per interval, or m = 0."""
 
     identity: FaceaIdentity
     progress: loop.Progress
@@ -106,7 +106,7 @@ def learn(
     preview_every: int = 0,
     after_step: Callable[[loop.Progress], None] = lambda progress: None,
 ) -> Result:
-    """Tune on the photos of one person. The connected models stay as they are: a copy of the UNet is trained.
+    """Tune a copy of the UNet on the photos of one person and return the identity; the connected models stay.
 
     preview_every: steps between pictures in which the first photo's face is painted anew; 0 for none.
     A run of the same photos, settings and base that was stopped goes on from its checkpoint in output/facea_training.
@@ -116,10 +116,10 @@ def learn(
     inpainting.check_inpainting(base.model)
     if task.start is not None:
         check_layers(base.model, task.start)
-    texts = ["", *(prompt_of(task.word, region) for region in task.regions)]
+    texts = ["", *(write_prompt(task.word, region) for region in task.regions)]
     with torch.inference_mode():  # as in a node of the host; a script starts outside of it
         data = inpainting.encode(base.model, base.vae, photos)
-        rows = {text: learned_rows(base.clip, text) for text in texts}
+        rows = {text: encode_text(base.clip, text) for text in texts}
     with torch.inference_mode(False):  # autograd cannot use what is made in that mode
         run = _Run(base, task, settings, data, rows)
         progress, latents = loop.Progress(), []
@@ -129,17 +129,18 @@ def learn(
                 latents.append(run.preview())
             after_step(progress)
 
-        checkpoint = _folder() / f"{_key(base, photos, task, settings)[:16]}.pt"
+        folder = Path(folder_paths.get_output_directory()) / "facea_training"
+        checkpoint = folder / f"{_digest(base, photos, task, settings)[:16]}.pt"
         try:
             with in_training(run.patchers, run.learned.lora, settings.checkpointing):
                 loop.train(run.groups(), run.loss, settings, run.device, checkpoint, look, progress)
         except BaseException as error:  # the host's interruption is one
-            kept = _keep(run.identity(progress, len(photos.crops)), progress, checkpoint)
+            remark = _save_stopped(run.identity(progress, len(photos.crops)), progress, checkpoint)
             if comfy.model_management.is_oom(error):
                 comfy.model_management.unload_all_models()  # the host does so for its own kind of error only
-            if sentence := _sentence(error, settings):
-                raise RuntimeError(f"FaceA training stopped: {sentence}. {kept}") from error
-            logging.warning("FaceA training was stopped. %s", kept)
+            if sentence := _explain(error, settings):
+                raise RuntimeError(f"FaceA training stopped: {sentence}. {remark}") from error
+            logging.warning("FaceA training was stopped. %s", remark)
             raise
     checkpoint.unlink(missing_ok=True)
     with torch.inference_mode():
@@ -153,29 +154,29 @@ class _Run:
     def __init__(self, base: Base, task: Task, settings: Settings, data: Inpainting, rows: dict):
         self.base, self.task, self.settings = base, task, settings
         self.device = base.model.load_device
-        conditions = {region: _moved(each, self.device) for region, each in data.conditions.items()}
-        self.data = Inpainting(_moved(data.latents, self.device), conditions)
-        rows = {text: (_moved(each, self.device), first) for text, (each, first) in rows.items()}
+        conditions = {region: _copy_to(condition, self.device) for region, condition in data.conditions.items()}
+        self.data = Inpainting(_copy_to(data.latents, self.device), conditions)
+        rows = {text: (_copy_to(tensor, self.device), first) for text, (tensor, first) in rows.items()}
         self.nothing, _ = rows.pop("")
         rows = dict(zip(task.regions, rows.values()))
-        model = own_copy(base.model, "model")
+        model = copy_patcher(base.model, "model")
         model.set_model_compute_dtype(compute_dtype(settings.precision, self.device))
         self.model = model.model
         start = task.start
         level = start.level if start else settings.level
-        clip = _own_clip(base.clip) if level == "input" else None
+        clip = _copy_clip(base.clip) if level == "input" else None
         self.patchers = [model, *([clip.patcher] if clip else [])]
-        features = start.features if start else _first_features(base.clip, task, settings, rows)
+        features = start.features if start else _start_features(base.clip, task, settings, rows)
         self.learned = Learned(
-            branches(start.lora if start else fresh_lora(model, settings.rank, settings.seed), self.device),
-            {region: torch.nn.Parameter(_moved(each, self.device)) for region, each in features.items()},
+            make_branches(start.lora if start else make_lora(model, settings.rank, settings.seed), self.device),
+            {region: torch.nn.Parameter(_copy_to(tensor, self.device)) for region, tensor in features.items()},
             task.word,
             rows,
             clip,
         )
 
     def groups(self) -> list[loop.Group]:
-        """What learns, and how quickly."""
+        """Return what learns, and how quickly."""
         layers = self.learned.lora.items()
         lora = {f"{layer}.{name}": part for layer, branch in layers for name, part in branch.named_parameters()}
         features = {region: self.learned.features[region] for region in self.task.regions}
@@ -183,13 +184,14 @@ class _Run:
         return groups if self.settings.learned_rows else groups[:1]
 
     def loss(self, generator: torch.Generator) -> torch.Tensor:
+        """Return the loss of a sampled batch: Eq. 2 with the terms that task and settings leave of it."""
         attribute, batch = self.task.attribute, self.settings.batch
         attributes = (attribute,) if attribute else ATTRIBUTES if self.settings.attribute_loss else ()
         return step_loss(self.model, self.learned, self.data, generator, batch, attributes, attribute is None)
 
     @torch.no_grad()
     def preview(self) -> torch.Tensor:
-        """The latent [1, c, h, w] of the first photo, its mask painted anew with what was learned so far."""
+        """Return the latent [1, c, h, w] of the first photo, its mask painted anew with what was learned so far."""
         region, model = self.task.regions[0], self.model
         sigmas = comfy.samplers.calculate_sigmas(model.model_sampling, "normal", _PREVIEW_STEPS).to(self.device)
         generator = torch.Generator().manual_seed(self.settings.seed)
@@ -207,10 +209,10 @@ class _Run:
         return model.process_latent_out(comfy.k_diffusion.sampling.sample_euler(denoise, x, sigmas, disable=True)).cpu()
 
     def identity(self, progress: loop.Progress, photos: int) -> FaceaIdentity:
-        """What is learned at this moment."""
+        """Return what is learned at this moment."""
         start, learned = self.task.start, self.learned
         features = {
-            region: each.detach().to("cpu", torch.float32, copy=True) for region, each in learned.features.items()
+            region: tensor.detach().to("cpu", torch.float32, copy=True) for region, tensor in learned.features.items()
         }
         settings = {name: str(value) for name, value in asdict(self.settings).items() if name not in _NOT_LEARNED}
         settings |= {"steps": str(progress.step), "photos": str(photos)}
@@ -223,38 +225,40 @@ class _Run:
             "input" if learned.clip else "output",
             self.task.word,
             fingerprint(self.base.model),
-            base_name(self.base.model),
+            name_base(self.base.model),
             settings,
         )
 
 
-def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A copy that autograd can work with, also of a tensor that was made in inference mode."""
+def _copy_to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a copy that autograd can work with, also of a tensor that was made in inference mode."""
     return tensor.to(device, torch.float32, copy=True)
 
 
-def _own_clip(clip):
-    own = clip.clone()
-    own.patcher = own_copy(clip.patcher, "text encoder")
-    own.cond_stage_model = own.patcher.model
-    return own
+def _copy_clip(clip):
+    """Return the host's CLIP with weights of its own, see `copy_patcher`."""
+    copy = clip.clone()
+    copy.patcher = copy_patcher(clip.patcher, "text encoder")
+    copy.cond_stage_model = copy.patcher.model
+    return copy
 
 
-def _first_features(clip, task: Task, settings: Settings, rows: dict) -> dict[str, torch.Tensor]:
-    """Where learning begins: the rows that the features replace or, on the input level, the last word of the prompt."""
+def _start_features(clip, task: Task, settings: Settings, rows: dict) -> dict[str, torch.Tensor]:
+    """Return where learning begins: rows that the features replace or, on the input level, the prompt's last word."""
     count = settings.features or ROWS.get(task.word, max(ROWS.values()))
     if settings.level == "output":
-        return {region: each[0, first : first + count] for region, (each, first) in rows.items()}
-    return {region: _last_word(clip, prompt_of(task.word, region)).repeat(count, 1) for region in rows}
+        return {region: tensor[0, first : first + count] for region, (tensor, first) in rows.items()}
+    return {region: _embed_last_word(clip, write_prompt(task.word, region)).repeat(count, 1) for region in rows}
 
 
-def _last_word(clip, text: str) -> torch.Tensor:
+def _embed_last_word(clip, text: str) -> torch.Tensor:
+    """Return the embedding [1, width] of the last token of `text`."""
     ((chunk,),) = clip.tokenize(text, return_word_ids=True).values()
-    return word_embeddings(clip)[[token for token, _, word in chunk if word][-1]].float()[None]
+    return get_word_embeddings(clip)[[token for token, _, word in chunk if word][-1]].float()[None]
 
 
-def _key(base: Base, photos: Photos, task: Task, settings: Settings) -> str:
-    """64 hex digits that stand for everything that decides what is learned until a step."""
+def _digest(base: Base, photos: Photos, task: Task, settings: Settings) -> str:
+    """Return 64 hex digits that stand for everything that decides what is learned until a step."""
     values = asdict(settings).items()
     decisive = {name: value for name, value in values if name not in _NOT_LEARNED and value != _ADDED.get(name)}
     if settings.cosine:  # how many steps there are decides how quickly the rates fall
@@ -267,12 +271,8 @@ def _key(base: Base, photos: Photos, task: Task, settings: Settings) -> str:
     return digest.hexdigest()
 
 
-def _folder() -> Path:
-    return Path(folder_paths.get_output_directory()) / "facea_training"
-
-
-def _keep(identity: FaceaIdentity, progress: loop.Progress, checkpoint: Path) -> str:
-    """Write what was learned so far, and say where."""
+def _save_stopped(identity: FaceaIdentity, progress: loop.Progress, checkpoint: Path) -> str:
+    """Write what was learned so far, and return a sentence that says where, or why not."""
     if progress.step == 0:
         return "Nothing was learned yet."
     path = (
@@ -289,8 +289,8 @@ def _keep(identity: FaceaIdentity, progress: loop.Progress, checkpoint: Path) ->
     return f"What was learned in {progress.step} steps is kept in {path}. The same training goes on when it runs again."
 
 
-def _sentence(error: BaseException, settings: Settings) -> str | None:
-    """What to do about an error, where it is one of those that training is known to have."""
+def _explain(error: BaseException, settings: Settings) -> str | None:
+    """Return what to do about an error, where it is one of those that training is known to have."""
     if isinstance(error, loop.StoppedError):
         return str(error)
     if comfy.model_management.is_oom(error):
@@ -301,12 +301,12 @@ def _sentence(error: BaseException, settings: Settings) -> str | None:
 
 
 def report(result: Result) -> str:
-    """How a training went, in a few lines."""
+    """Return how a training went, in a few lines."""
     progress = result.progress
     done = progress.step - progress.resumed_at
     photos = int(result.identity.settings["photos"])
     counts = f"{progress.step} step{'s' * (progress.step != 1)} on {photos} photo{'s' * (photos != 1)}"
-    lines = [f"{counts}: {summary(progress.losses)}"]
+    lines = [f"{counts}: {summarise(progress.losses)}"]
     if progress.resumed_at:
         lines.append(f"went on after step {progress.resumed_at}, where it had been stopped")
     if done:

@@ -29,10 +29,10 @@ class LoraBranch(WeightAdapterTrainBase):
         return linear(linear(x, self.down.to(x)) * (self.alpha / len(self.down)), self.up.to(x))
 
 
-def fresh_lora(model, rank: int, seed: int) -> dict[str, torch.Tensor]:
-    """A LoRA that changes nothing yet, for queries, keys, values and outputs of every attention of a model patcher.
+def make_lora(model, rank: int, seed: int) -> dict[str, torch.Tensor]:
+    """Return a LoRA that changes nothing yet, for every attention of a model patcher.
 
-    Named as the host's own trainer names it; alpha is the rank.
+    It acts on queries, keys, values and outputs. Named as the host's own trainer names it; alpha is the rank.
     """
     generator = torch.Generator().manual_seed(seed)
     lora = {}
@@ -45,14 +45,14 @@ def fresh_lora(model, rank: int, seed: int) -> dict[str, torch.Tensor]:
     return lora
 
 
-def branches(lora: dict[str, torch.Tensor], device: torch.device) -> dict[str, LoraBranch]:
-    """The layers of a LoRA state dict as modules that can learn, on `device`."""
+def make_branches(lora: dict[str, torch.Tensor], device: torch.device) -> dict[str, LoraBranch]:
+    """Return the layers of a LoRA state dict as modules that can learn, on `device`."""
     layers = [name.removesuffix(f".{_PARTS[0]}") for name in lora if name.endswith(_PARTS[0])]
     return {layer: LoraBranch(*(lora[f"{layer}.{part}"] for part in _PARTS)).to(device) for layer in layers}
 
 
 def state_dict(lora: dict[str, LoraBranch]) -> dict[str, torch.Tensor]:
-    """The branches as a LoRA state dict on the CPU."""
+    """Return the branches as a LoRA state dict on the CPU."""
     parts = {layer: (branch.up, branch.down, torch.tensor(branch.alpha)) for layer, branch in lora.items()}
     return {
         f"{layer}.{part}": tensor.detach().to("cpu", copy=True)
@@ -61,8 +61,8 @@ def state_dict(lora: dict[str, LoraBranch]) -> dict[str, torch.Tensor]:
     }
 
 
-def own_copy(patcher, what: str):
-    """A patcher with weights of its own, which autograd can work with: those the host loads are for inference only.
+def copy_patcher(patcher, what: str):
+    """Return a patcher with weights of its own, which autograd can work with; the host's are for inference only.
 
     Raises ValueError where the host does not know how to load it again.
     """
@@ -71,9 +71,9 @@ def own_copy(patcher, what: str):
             f"Training needs a copy of the {what} of its own, but the host does not know where this one came from: "
             "connect Load Checkpoint or Load Diffusion Model, without a node in between that merges models."
         )
-    load, arguments, *place = patcher.cached_patcher_init
+    load, arguments, *index = patcher.cached_patcher_init
     loaded = load(*arguments, disable_dynamic=True)
-    loaded = loaded[place[0]] if place else loaded
+    loaded = loaded[index[0]] if index else loaded
     copied = patcher.clone(disable_dynamic=True, model_override=loaded.get_clone_model_override())
     copied.parent = loaded  # whose weights they are: the host warns of a leak when it is gone before they are
     copied.model.requires_grad_(False)
@@ -82,8 +82,9 @@ def own_copy(patcher, what: str):
 
 @contextlib.contextmanager
 def in_training(patchers: list, lora: dict[str, LoraBranch], checkpointing: bool) -> Iterator[torch.nn.Module]:
-    """The model of the first of some patchers of our own, all on their device, with the LoRA beside its layers.
+    """Yield the model of the first patcher with the LoRA beside its layers, all patchers on their device.
 
+    patchers: copies, see `copy_patcher`
     checkpointing: the blocks keep only what goes into them, and are computed again on the way back.
     """
     comfy.model_management.load_models_gpu(patchers, memory_required=_EVERYTHING, force_full_load=True)

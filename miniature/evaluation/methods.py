@@ -56,8 +56,8 @@ def face2diffusion(adapter: str = "face2diffusion", encoder: str = "msid", delay
 
         def conditioning(text: str) -> list:
             words_text = text.format(who="{face}")
-            prompt = face_prompt.face_prompt(world.clip, words_text, [words])
-            return face_prompt.delayed(world.clip, words_text, f"a {held.word}", prompt, delayed)
+            prompt = face_prompt.make_face_prompt(world.clip, words_text, [words])
+            return face_prompt.encode_delayed(world.clip, words_text, f"a {held.word}", prompt, delayed)
 
         return world.model, conditioning
 

@@ -18,7 +18,7 @@ def _rows(scale: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return scale.view(-1, *[1] * (weight.ndim - 1))
 
 
-class Stage(nn.Module):
+class RecogniserStage(nn.Module):
     """Half the resolution, then x + conv(relu(bn(conv(x)))), [b, c, h, w] -> [b, width, h / 2, w / 2]."""
 
     def __init__(self, inputs: int, width: int):
@@ -40,7 +40,7 @@ class Recogniser(nn.Module):
 
     def __init__(self, widths: tuple[int, ...], embedding: int):
         super().__init__()
-        self.stages = nn.ModuleList(Stage(inputs, width) for inputs, width in zip((3, *widths), widths))
+        self.stages = nn.ModuleList(RecogniserStage(inputs, width) for inputs, width in zip((3, *widths), widths))
         self.feature = nn.Linear(widths[-1] * (112 // 2 ** len(widths)) ** 2, embedding, bias=False)
         self.norm = nn.BatchNorm1d(embedding)
 

@@ -40,7 +40,7 @@ def _from_bytes(constants: list, name: str, weight: torch.Tensor):
 
 
 def _stage(nodes: list, name: str, at: str) -> str:
-    """Append what `recogniser.Stage` computes, and return what its output is called."""
+    """Append what `recogniser.RecogniserStage` computes, and return what its output is called."""
     nodes.append(_convolution(f"{name}.down", at, stride=2))
     nodes.append(_norm(f"{name}.norm1", f"{name}.down", f"{name}.n1"))
     nodes.append(helper.make_node("Relu", [f"{name}.n1"], [f"{name}.x"]))

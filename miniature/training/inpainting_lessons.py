@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import max_pool2d
 
-from ...adapters.facea import REGIONS, prompt_of
+from ...adapters.facea import REGIONS, write_prompt
 from ..world.dataset import ImageSet
 
 _SHARES = (0.45, 0.3, 0.15, 0.1)  # how often the face, another part of it, a box or the whole picture is to be painted
@@ -46,4 +46,4 @@ def caption(text: str, painted: str | None, chance: float) -> str:
     """Return a picture's caption or, for a part of a face and a chance below 0.3, its words in docs/papers.md 6.1."""
     if painted is None or chance >= 0.3:
         return text
-    return prompt_of("woman" if " of a woman" in text else "man", painted)
+    return write_prompt("woman" if " of a woman" in text else "man", painted)

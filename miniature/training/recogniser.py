@@ -46,7 +46,7 @@ def arcface_loss(cosines: torch.Tensor, labels: torch.Tensor, scale: float, marg
     return cross_entropy(scale * torch.where(targets, (theta + margin).cos(), cosines), labels)
 
 
-class ClassHead(nn.Module):
+class TrainingHead(nn.Module):
     """What is needed beside a recogniser to train it: the people's directions, and what tells their looks."""
 
     def __init__(self, width: int, people: int, traits: int):
@@ -78,7 +78,7 @@ def train(
     with torch.no_grad():
         width = embed(as_pixels(crops[:2]).to(device)).shape[1]
     torch.manual_seed(settings.seed)
-    group = ClassHead(width, len(traits), traits.shape[1]).to(device)
+    group = TrainingHead(width, len(traits), traits.shape[1]).to(device)
     dtype = compute_dtype(settings.precision, device)
     progress = loop.Progress()
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from likeness.adapters.face2diffusion import MappingNetwork, MappingSizes
-from likeness.adapters.face_prompt import Slot, put_words
+from likeness.adapters.face_prompt import TokenIndex, put_words
 from likeness.encoders.deep3d import EXPRESSION, Regressor, RegressorSizes, cut_aligned, weak_perspective
 from likeness.encoders.msid import USED_KEYS, Msid, MsidSizes
 from likeness.tests.support import tiny_clip
@@ -95,7 +95,7 @@ def test_text_with_and_without_words_through_the_hosts_clip():
     clip = tiny_clip.loaded(case.weights())
     chunk = [(int(token), 1.0) for token in case.input["token_ids"][0]]
     position = int(case.metadata["position"])
-    words = {Slot(0, position): case.input["word1"][0], Slot(0, position + 1): case.input["word2"][0]}
+    words = {TokenIndex(0, position): case.input["word1"][0], TokenIndex(0, position + 1): case.input["word2"][0]}
     plain = clip.encode_from_tokens({"l": put_words(clip, [chunk], {})})
     injected = clip.encode_from_tokens({"l": put_words(clip, [chunk], words)})
     assert error(plain, case.output["context_plain"]) < TOLERANCE

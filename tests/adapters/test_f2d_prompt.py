@@ -5,15 +5,15 @@ import comfy.sd1_clip
 import pytest
 import torch
 from likeness.adapters.face_prompt import (
-    Slot,
-    delayed,
+    TokenIndex,
     encode,
-    face_prompt,
+    encode_delayed,
     find_pairs,
-    people,
-    position_embedding,
+    list_people,
+    make_face_prompt,
+    put_class_words,
     put_words,
-    with_class_words,
+    read_position_embedding,
 )
 from likeness.tests.support import tiny_clip
 from safetensors.torch import save_file
@@ -41,7 +41,7 @@ def person(number=1):
 @torch.inference_mode()
 def look(clip, text, *words):
     """(what the first layer receives, the stock encoder's for the authors' words, prompt, conditioning)."""
-    prompt = face_prompt(clip, text, list(words))
+    prompt = make_face_prompt(clip, text, list(words))
     with tiny_clip.first_layer(clip) as seen:
         conditioning = encode(clip, prompt)
         nodes.CLIPTextEncode().encode(clip, authors_words(text))
@@ -83,17 +83,17 @@ def assert_only_words_changed(received, stock, prompt, *words):
 )
 def test_words_reach_the_first_layer_and_nothing_else_changes(clip, text, slots):
     received, stock, prompt, _ = look(clip, text, person())
-    assert list(prompt.replaced) == [Slot(*slot) for slot in slots]
+    assert list(prompt.replaced) == [TokenIndex(*slot) for slot in slots]
     assert_only_words_changed(received, stock, prompt, person())
 
 
 def test_two_people_in_any_order(clip):
     received, stock, prompt, _ = look(clip, "{face2} and {face1} dancing", person(1), person(2))
     assert list(prompt.replaced.items()) == [
-        (Slot(0, 1), (2, 1)),
-        (Slot(0, 2), (2, 2)),
-        (Slot(0, 4), (1, 1)),
-        (Slot(0, 5), (1, 2)),
+        (TokenIndex(0, 1), (2, 1)),
+        (TokenIndex(0, 2), (2, 2)),
+        (TokenIndex(0, 4), (1, 1)),
+        (TokenIndex(0, 5), (1, 2)),
     ]
     assert_only_words_changed(received, stock, prompt, person(1), person(2))
     assert not torch.equal(look(clip, "{face1} and {face2} dancing", person(1), person(2))[0], received)
@@ -104,13 +104,13 @@ def test_two_people_in_any_order(clip):
 def test_long_prompts_keep_both_words_in_one_chunk(clip, before, words):
     received, stock, prompt, _ = look(clip, f"{'tree ' * before}{words} {'sea ' * 30}", person())
     first, last = prompt.replaced
-    assert first.chunk == last.chunk and last.slot == first.slot + 1 and 1 <= first.slot <= 74
+    assert first.chunk == last.chunk and last.index == first.index + 1 and 1 <= first.index <= 74
     weights = {prompt.tokens["l"][chunk][slot][1] for chunk, slot in prompt.replaced}
     assert weights == {1.0 if words == "{face}" else 1.2}
     if not (words == "{face}" and before in (74, 149)):  # where the words go to the next chunk, whole
         assert_only_words_changed(received, stock, prompt, person())
     else:
-        assert first.slot == 1
+        assert first.index == 1
         tokens = [token for chunk in prompt.tokens["l"] for token, _ in chunk if not torch.is_tensor(token)]
         assert tokens.count(token_of(clip, "tree")) == before and tokens.count(token_of(clip, "sea")) == 30
         assert prompt.tokens["l"][first.chunk - 1][-2:] == [(49407, 1.0)] * 2
@@ -124,8 +124,8 @@ def test_two_people_at_two_chunk_borders(clip):
     text = "tree " * 74 + "{face1} " + "sea " * 72 + "{face2} night"
     _, _, prompt, _ = look(clip, text, person(1), person(2))
     assert [(at, who) for at, who in prompt.replaced.items() if who[1] == 1] == [
-        (Slot(1, 1), (1, 1)),
-        (Slot(2, 1), (2, 1)),
+        (TokenIndex(1, 1), (1, 1)),
+        (TokenIndex(2, 1), (2, 1)),
     ]
 
 
@@ -141,7 +141,7 @@ def test_emphasis_is_the_hosts(clip):
 @torch.inference_mode()
 @pytest.mark.parametrize("text", ["", "photo of a woman", "a (red:1.3) coat, embedding:style", "tree " * 100])
 def test_without_a_placeholder_it_is_the_stock_encoder_bit_for_bit(clip, text):
-    ours = encode(clip, face_prompt(clip, text, []))
+    ours = encode(clip, make_face_prompt(clip, text, []))
     (stock,) = nodes.CLIPTextEncode().encode(clip, text)
     assert torch.equal(ours[0][0], stock[0][0]) and torch.equal(
         ours[0][1]["pooled_output"], stock[0][1]["pooled_output"]
@@ -152,7 +152,7 @@ def test_without_a_placeholder_it_is_the_stock_encoder_bit_for_bit(clip, text):
 def test_the_words_of_the_embedding_itself_give_the_stock_prompt(clip):
     """f and l plus their positions, put in as learned words, are the prompt "f l"."""
     table = clip.cond_stage_model.clip_l.transformer.get_input_embeddings().weight
-    words = table[[325, 331]] + position_embedding(clip)[3:5]
+    words = table[[325, 331]] + read_position_embedding(clip)[3:5]
     _, _, _, conditioning = look(clip, "photo of {face} here", words)
     (stock,) = nodes.CLIPTextEncode().encode(clip, "photo of f l here")
     torch.testing.assert_close(conditioning[0][0], stock[0][0], atol=2e-6, rtol=0)
@@ -198,7 +198,7 @@ def test_clip_skip_is_kept(clip):
 )
 def test_prompt_and_people_that_do_not_fit(clip, text, known, message):
     with pytest.raises(ValueError, match=message) as raised:
-        face_prompt(clip, text, [person(i) for i in range(known)])
+        make_face_prompt(clip, text, [person(i) for i in range(known)])
     assert "\n" not in str(raised.value)
 
 
@@ -213,30 +213,30 @@ class CuttingTokenizer(comfy.sd1_clip.SD1Tokenizer):
 def test_a_placeholder_cut_by_truncation(clip):
     cutting = clip.clone()
     cutting.tokenizer = CuttingTokenizer()
-    assert face_prompt(cutting, "tree " * 72 + "{face}", [person()]).replaced
+    assert make_face_prompt(cutting, "tree " * 72 + "{face}", [person()]).replaced
     for before in (74, 75, 80):
         with pytest.raises(ValueError, match="1 placeholders .* 0 are left .* the prompt was cut"):
-            face_prompt(cutting, "tree " * before + "{face}", [person()])
+            make_face_prompt(cutting, "tree " * before + "{face}", [person()])
 
 
 def test_words_of_another_width(clip):
     with pytest.raises(ValueError, match=f"words are 768 wide, .* reads words of {WIDTH}: connect the CLIP of SD 1.4"):
-        face_prompt(clip, "{face}", [torch.zeros(2, 768)])
+        make_face_prompt(clip, "{face}", [torch.zeros(2, 768)])
     with pytest.raises(ValueError, match="768 wide"):
-        face_prompt(clip, "{face} {face2}", [person(), torch.zeros(2, 768)])
+        make_face_prompt(clip, "{face} {face2}", [person(), torch.zeros(2, 768)])
 
 
 def test_class_words():
-    assert with_class_words("photo of {face}, {face2} and f l", "a man, a woman") == "photo of a man, a woman and a man"
-    assert with_class_words("{face1} {face2} {face3}", "a man, a woman") == "a man a woman a woman"
-    assert people("{FACE} {face3} f  l of l f-l {face 2}") == [1, 3, 1]
+    assert put_class_words("photo of {face}, {face2} and f l", "a man, a woman") == "photo of a man, a woman and a man"
+    assert put_class_words("{face1} {face2} {face3}", "a man, a woman") == "a man a woman a woman"
+    assert list_people("{FACE} {face3} f  l of l f-l {face 2}") == [1, 3, 1]
 
 
 @torch.inference_mode()
 def test_delayed_subject_conditioning_is_what_the_stock_nodes_make(clip):
     text = "photo of {face} in a garden"
-    prompt = face_prompt(clip, text, [person()])
-    conditioning = delayed(clip, text, "a person", prompt, 0.3)
+    prompt = make_face_prompt(clip, text, [person()])
+    conditioning = encode_delayed(clip, text, "a person", prompt, 0.3)
     (stock,) = nodes.CLIPTextEncode().encode(clip, "photo of a person in a garden")
     (expected,) = nodes.ConditioningSetTimestepRange().set_range(stock, 0.0, 0.3)
     (rest,) = nodes.ConditioningSetTimestepRange().set_range(encode(clip, prompt), 0.3, 1.0)
@@ -244,13 +244,13 @@ def test_delayed_subject_conditioning_is_what_the_stock_nodes_make(clip):
     for ours, theirs in zip(conditioning, expected + rest):
         assert torch.equal(ours[0], theirs[0]) and ours[1].keys() == theirs[1].keys()
         assert all(ours[1][key] == theirs[1][key] for key in ("start_percent", "end_percent"))
-    ((always, options),) = delayed(clip, text, "a person", prompt, 0.0)
+    ((always, options),) = encode_delayed(clip, text, "a person", prompt, 0.0)
     assert torch.equal(always, encode(clip, prompt)[0][0]) and "start_percent" not in options
 
 
 def test_pairs_lie_in_one_phrase():
     chunk = [(49406, 1.0, 0), (325, 1.0, 1), (331, 1.0, 2), (325, 1.0, 3), (331, 1.0, 3), (49407, 1.0, 0)]
-    assert find_pairs([chunk]) == [(Slot(0, 3), Slot(0, 4))]
+    assert find_pairs([chunk]) == [(TokenIndex(0, 3), TokenIndex(0, 4))]
     vector = [(torch.zeros(4), 1.0, 1), (325, 1.0, 2), (torch.zeros(4), 1.0, 2), (331, 1.0, 2)]
     assert find_pairs([vector]) == []
 

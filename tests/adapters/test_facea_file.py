@@ -12,18 +12,18 @@ import pytest
 import safetensors.torch
 import torch
 from likeness.adapters import facea, facea_list
-from likeness.adapters.facea import REGIONS, FaceaIdentity, apply_lora, base_warning, fingerprint
+from likeness.adapters.facea import REGIONS, FaceaIdentity, apply_lora, fingerprint, warn_of_base
 from likeness.adapters.facea_file import description, find_facea, load_facea, new_path, save_facea
 from likeness.host_process import SetupError
 from likeness.launcher import train
 from likeness.tests.support import tiny, tiny_clip
-from likeness.training.lora import fresh_lora
+from likeness.training.lora import make_lora
 
 
 def identity(model=None, word="man", level="output", width=48, seed=1) -> FaceaIdentity:
     model = model or tiny.model(in_channels=9)
     numbers = torch.Generator().manual_seed(seed)
-    lora = fresh_lora(model, 4, seed)
+    lora = make_lora(model, 4, seed)
     lora = {k: torch.randn(v.shape, generator=numbers) * 0.05 if "up" in k else v for k, v in lora.items()}
     features = {region: torch.randn(3, width, generator=numbers) for region in REGIONS}
     settings = {"steps": "1000", "seed": "5"}
@@ -80,16 +80,16 @@ def test_the_hosts_lora_loader_uses_all_of_the_lora(tmp_path):
 def test_another_base_is_noticed():
     model = tiny.model(in_channels=9)
     written = identity(model)
-    assert base_warning(written, model) is None
-    assert base_warning(written, tiny.model(torch.float16, in_channels=9)) is None, "the same weights, stored otherwise"
-    assert base_warning(written, apply_lora(model, written, 1.0)) is None, "the same base with a LoRA on it"
+    assert warn_of_base(written, model) is None
+    assert warn_of_base(written, tiny.model(torch.float16, in_channels=9)) is None, "the same weights, stored otherwise"
+    assert warn_of_base(written, apply_lora(model, written, 1.0)) is None, "the same base with a LoRA on it"
     patched = apply_lora(model, written, 1.0)
     tiny.sample(patched)  # which puts the LoRA into the weights
-    assert base_warning(written, patched) is None
+    assert warn_of_base(written, patched) is None
     other = tiny.model(in_channels=9)
     for weight in other.model.diffusion_model.parameters():
         weight.data.neg_()
-    said = base_warning(written, other)
+    said = warn_of_base(written, other)
     assert said.startswith("This FaceA identity was trained on sd-v1-5-inpainting.ckpt, but the connected model (SD15)")
     narrow = {key: value[:, :-1] if key.endswith("down.weight") else value for key, value in written.lora.items()}
     wrong = FaceaIdentity(narrow, written.features, "output", "man", "", "small.ckpt", {})
@@ -99,28 +99,28 @@ def test_another_base_is_noticed():
 
 def test_rows_of_the_text_encoder():
     clip = tiny_clip.tiny()
-    rows, first = facea.learned_rows(clip, "a woman left eye")
+    rows, first = facea.encode_text(clip, "a woman left eye")
     assert rows.shape == (1, 77, 64) and first == 6  # start, four words, end
     features = torch.arange(3 * 64).reshape(3, 64).float()
-    filled = facea.with_features(rows, first, features)
+    filled = facea.insert_features(rows, first, features)
     assert torch.equal(filled[0, 6:9], features)
     assert torch.equal(filled[:, :6], rows[:, :6]) and torch.equal(filled[:, 9:], rows[:, 9:])
     with pytest.raises(ValueError, match="features 48 wide, but the connected CLIP works with 64"):
-        facea.with_features(rows, first, torch.zeros(3, 48))
+        facea.insert_features(rows, first, torch.zeros(3, 48))
     with pytest.raises(ValueError, match="72 learned features do not fit behind 6 rows of 77"):
-        facea.with_features(rows, first, torch.zeros(72, 64))
+        facea.insert_features(rows, first, torch.zeros(72, 64))
     with pytest.raises(ValueError, match="longer than the text encoder reads at once"):
-        facea.learned_rows(clip, "eye " * 90)
+        facea.encode_text(clip, "eye " * 90)
 
 
 def test_words_of_the_text_encoder():
     """On the input level, the embeddings of words are those words."""
     clip = tiny_clip.tiny()
-    embeddings = facea.word_embeddings(clip).detach().float()
+    embeddings = facea.get_word_embeddings(clip).detach().float()
     ((chunk,),) = clip.tokenize("blue green", return_word_ids=True).values()
     words = [token for token, _, word in chunk if word]
-    learned = facea.embedded_rows(clip, "a man nose", embeddings[words])
-    spoken, _ = facea.learned_rows(clip, "a man nose blue green")
+    learned = facea.encode_with_embeddings(clip, "a man nose", embeddings[words])
+    spoken, _ = facea.encode_text(clip, "a man nose blue green")
     assert torch.allclose(learned, spoken, atol=1e-5) and learned.shape == (1, 77, 64)
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from likeness.adapters.facea import REGIONS, encoded
-from likeness.adapters.facea_prompt import encode_prompt, repeated
+from likeness.adapters.facea import REGIONS, encode_region
+from likeness.adapters.facea_prompt import encode_prompt, repeat_rows
 from likeness.tests.support import tiny_clip
 from likeness.tests.support.facea_identity import drawn_identity
 
@@ -32,7 +32,7 @@ def test_the_words_and_the_six_learned_prompts_follow_each_other(clip, level):
     assert rows.shape == negative.shape == (1, 6 * 77, 64)
     assert torch.equal(parts[0], rows_of(clip, "a woman face, smiling"))
     for part, region in zip(parts[1:], ("face", "left eye", "right eye", "nose", "mouth"), strict=True):
-        assert torch.equal(part, encoded(clip, who, region)[0])
+        assert torch.equal(part, encode_region(clip, who, region)[0])
         plain = rows_of(clip, f"a woman {region}")
         first = 5 + region.count(" ")
         if level == "output":
@@ -83,7 +83,7 @@ def test_an_empty_prompt_and_many_features(clip):
 def test_repeated_rows_are_the_same_to_attention():
     chance = torch.Generator().manual_seed(3)
     rows, query = torch.randn(1, 77, 8, generator=chance), torch.randn(1, 5, 8, generator=chance)
-    ((more, _),), ((other, _),) = repeated([[rows, {}]], [[torch.randn(1, 462, 8, generator=chance), {}]])
+    ((more, _),), ((other, _),) = repeat_rows([[rows, {}]], [[torch.randn(1, 462, 8, generator=chance), {}]])
     assert more.shape == other.shape == (1, 462, 8)
     attention = torch.nn.functional.scaled_dot_product_attention
     assert torch.allclose(attention(query, more, more), attention(query, rows, rows), atol=1e-6)
@@ -92,7 +92,7 @@ def test_repeated_rows_are_the_same_to_attention():
 def test_lengths_of_which_none_divides_the_other_are_both_repeated(clip):
     chance = torch.Generator().manual_seed(3)
     rows, other = torch.randn(1, 154, 8, generator=chance), torch.randn(1, 231, 8, generator=chance)
-    ((longer, _),), ((negative, _),) = repeated([[rows, {}]], [[other, {}]])
+    ((longer, _),), ((negative, _),) = repeat_rows([[rows, {}]], [[other, {}]])
     assert torch.equal(longer, rows.repeat(1, 3, 1)) and torch.equal(negative, other.repeat(1, 2, 1))
     _, (rows, _), (negative, _) = prompt(clip, text=LONG, negative=LONG)
     assert rows.shape[1] == negative.shape[1] == 2 * 7 * 77 and torch.equal(rows[:, :539], rows[:, 539:])

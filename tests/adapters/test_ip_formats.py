@@ -13,7 +13,7 @@ from likeness.adapters.ip_adapter import (
     recognise,
 )
 from likeness.adapters.ip_projectors import PulidTokens
-from likeness.adapters.unet_blocks import BLOCKS, lora_targets
+from likeness.adapters.unet_blocks import BLOCKS, list_lora_targets
 from likeness.tests.support import tiny, tiny_ip
 from likeness.tests.support.golden_recipe import state_dict
 from likeness.weights.reading import read_state_dict
@@ -144,7 +144,7 @@ def test_lora_of_a_faceid_file():
     """Four to each attention, self and cross: 4 x 32 or 4 x 140 weights of the UNet (docs/papers.md 4.5)."""
     for base, count in (("SD1.5", 128), ("SDXL", 560)):
         adapter = tiny_ip.adapter("faceid", base, lora_rank=2)
-        assert len(adapter.lora) == count == len(lora_targets(base))
+        assert len(adapter.lora) == count == len(list_lora_targets(base))
     assert "diffusion_model.middle_block.1.transformer_blocks.9.attn1.to_out.0.weight" in adapter.lora
 
 

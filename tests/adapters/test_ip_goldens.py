@@ -8,8 +8,8 @@ import pytest
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from likeness.adapters.ip_adapter import IpAdapter, recognise
-from likeness.adapters.unet_blocks import BLOCKS, image_numbers
-from likeness.attention_patches.ip_adapter import ImageAttentionPatch, layer_strengths
+from likeness.adapters.unet_blocks import BLOCKS, number_attentions
+from likeness.attention_patches.ip_adapter import ImageAttentionPatch, spread_strengths
 from likeness.tests.support.golden_cases import TOLERANCE, Case, error
 
 pytestmark = pytest.mark.slow
@@ -97,7 +97,7 @@ def test_image_cross_attention_in_the_host_unet(name):
 
     with torch.inference_mode():
         keys_values = adapter.keys_values(case.input["image_tokens"], torch.float32)  # of each picture of the batch
-    strengths = layer_strengths(adapter.widths, float(case.metadata["scale"]))
+    strengths = spread_strengths(adapter.widths, float(case.metadata["scale"]))
     patched = ImageAttentionPatch(adapter, keys_values, strengths, (float("inf"), 0.0)).apply(model)
     if "lora" in name:
         assert patched.add_patches(adapter.lora, float(case.metadata["lora_scale"]))
@@ -107,7 +107,7 @@ def test_image_cross_attention_in_the_host_unet(name):
 
 def test_published_numbers():
     """The order of the published layers: down, up, middle; 16 and 70 of them (docs/papers.md 4.3)."""
-    sd15, sdxl = image_numbers("SD1.5"), image_numbers("SDXL")
+    sd15, sdxl = number_attentions("SD1.5"), number_attentions("SDXL")
     assert (len(sd15), len(sdxl)) == (16, 70) == (len(set(BLOCKS["SD1.5"])), len(set(BLOCKS["SDXL"])))
     assert [sd15[n] for n in (1, 11, 13, 29, 31)] == [
         ("input", 1, 0), ("input", 8, 0), ("output", 3, 0), ("output", 11, 0), ("middle", 0, 0),

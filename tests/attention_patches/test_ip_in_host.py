@@ -16,8 +16,8 @@ from likeness.attention_patches.ip_adapter import (
     AttentionReplacement,
     ImageAttentionPatch,
     apply_ip_adapter,
-    layer_strengths,
     parse_layer_weights,
+    spread_strengths,
 )
 from likeness.tests.support import tiny, tiny_ip
 from likeness.tests.support.golden_cases import Case
@@ -248,13 +248,13 @@ def test_weights_of_stages_and_layers(model, adapter, tokens, base, with_face):
 
 
 def test_layer_weights_are_in_the_unets_order(adapter):
-    places = layer_strengths(adapter.widths, [float(n) for n in range(16)])
+    places = spread_strengths(adapter.widths, [float(n) for n in range(16)])
     assert places["input", 1, 0] == 0 and places["middle", 0, 0] == 6 and places["output", 11, 0] == 15
-    assert layer_strengths(adapter.widths, {"up": 0.5})["output", 3, 0] == 0.5
+    assert spread_strengths(adapter.widths, {"up": 0.5})["output", 3, 0] == 0.5
     with pytest.raises(ValueError, match="3 layer weights, but this model has 16"):
-        layer_strengths(adapter.widths, [1.0, 0.5, 1.0])
+        spread_strengths(adapter.widths, [1.0, 0.5, 1.0])
     with pytest.raises(ValueError, match="'top' is no stage of the UNet: use down, middle, up"):
-        layer_strengths(adapter.widths, {"top": 1.0})
+        spread_strengths(adapter.widths, {"top": 1.0})
 
 
 @pytest.mark.parametrize("text, expected", [

@@ -7,7 +7,7 @@ import comfy.sd
 import numpy as np
 import pytest
 import torch
-from likeness.adapters.face_prompt import face_prompt
+from likeness.adapters.face_prompt import make_face_prompt
 from likeness.adapters.token_picture import draw_tokens
 from likeness.encoders.loading import load_encoder
 from likeness.faces.align import align_faces
@@ -153,7 +153,7 @@ def test_the_table_shows_images_best_first_on_gold():
 def test_the_token_image_grows_with_the_prompt():
     clip = tiny_clip.tiny()
     words = [torch.zeros(2, 64)]
-    short, long = (draw_tokens(clip, face_prompt(clip, "{face} " + rest, words)) for rest in ("", "tree " * 90))
+    short, long = (draw_tokens(clip, make_face_prompt(clip, "{face} " + rest, words)) for rest in ("", "tree " * 90))
     assert short.shape[0] == 1 and short.shape[2] == long.shape[2] == 640 and long.shape[1] > 4 * short.shape[1]
     gold = ((short - torch.tensor([255, 205, 70]) / 255).abs().amax(dim=3) < 0.01).sum()
     assert gold == ((long - torch.tensor([255, 205, 70]) / 255).abs().amax(dim=3) < 0.01).sum() > 2000

@@ -172,11 +172,11 @@ def test_refine_faces_paints_at_a_multiple_of_twelve_pixels(loaded):
 
 def test_training_gets_a_copy_of_its_own(loaded):
     """What the host keeps of where model and text encoder came from is enough to load them again."""
-    from likeness.training.lora import own_copy
+    from likeness.training.lora import copy_patcher
 
     model, clip, *_ = loaded("inpainting")
     for patcher, what in ((model, "model"), (clip.patcher, "text encoder")):
-        copied = own_copy(patcher, what)
+        copied = copy_patcher(patcher, what)
         assert copied.model is not patcher.model
         pairs = zip(copied.model.parameters(), patcher.model.parameters(), strict=True)
         assert all(torch.equal(one, other) for one, other in pairs)

@@ -2,7 +2,7 @@
 
 import comfy.sd
 import torch
-from likeness.adapters.facea import REGIONS, FaceaIdentity, base_name, fingerprint
+from likeness.adapters.facea import REGIONS, FaceaIdentity, fingerprint, name_base
 from likeness.adapters.facea_file import save_facea
 from likeness.tests.support.graphs import workflow
 
@@ -22,7 +22,7 @@ def drawn_identity(model=None, width=768, rows=3, level="output", seed=1, scale=
     features = {region: torch.randn(rows, width, generator=chance) for region in REGIONS}
     if model is None:
         return FaceaIdentity(lora, features, level, word, "0" * 64, "drawn.ckpt", {})
-    return FaceaIdentity(lora, features, level, word, fingerprint(model), base_name(model), {})
+    return FaceaIdentity(lora, features, level, word, fingerprint(model), name_base(model), {})
 
 
 def save_drawn(base, names=("her_00001_.safetensors", "she_00001_.safetensors")) -> None:

@@ -7,7 +7,7 @@ from likeness.adapters.facea import REGIONS
 from likeness.tests.support import tiny
 from likeness.training.facea import Learned
 from likeness.training.inpainting import Inpainting
-from likeness.training.lora import branches, fresh_lora, in_training
+from likeness.training.lora import in_training, make_branches, make_lora
 
 SIDE = 16  # of the latents
 # Where the parts lie in the latents: rows and columns, from and to.
@@ -51,7 +51,7 @@ def loaded_model():
 def learned(model, rank=4, rows=2, seed=3, lora=None) -> Learned:
     prompts = {region: (drawn(1, 77, tiny.TOKEN_DIM, seed=10 + i), 5) for i, region in enumerate(REGIONS)}
     features = {region: torch.nn.Parameter(each[0, 5 : 5 + rows].clone()) for region, (each, _) in prompts.items()}
-    return Learned(branches(lora or fresh_lora(model, rank, seed), torch.device("cpu")), features, "man", prompts)
+    return Learned(make_branches(lora or make_lora(model, rank, seed), torch.device("cpu")), features, "man", prompts)
 
 
 @contextlib.contextmanager

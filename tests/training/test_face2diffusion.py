@@ -123,7 +123,7 @@ def test_the_rows_are_those_of_the_nodes_prompt(base, prompt):
     words = torch.randn(1, 2, WORD, generator=torch.Generator().manual_seed(2))
     tokens = base.tokens([prompt])
     rows = base.context(insert_words(base.embeddings(tokens), tokens, words))
-    nodes = face_prompt.encode(base.clip, face_prompt.face_prompt(base.clip, prompt, [words[0]]))
+    nodes = face_prompt.encode(base.clip, face_prompt.make_face_prompt(base.clip, prompt, [words[0]]))
     plain = base.context(base.embeddings(tokens))
     assert torch.allclose(rows, nodes[0][0], atol=1e-5) and not torch.allclose(rows, plain, atol=1e-2)
 

@@ -9,9 +9,9 @@ import torch
 from likeness.adapters.facea import ATTRIBUTES, REGIONS, FaceaIdentity, apply_lora
 from likeness.tests.support import tiny_facea
 from likeness.training import loop
-from likeness.training.facea import eps_theta, facea_loss, noised, step_loss
+from likeness.training.facea import add_noise, eps_theta, facea_loss, step_loss
 from likeness.training.inpainting import Inpainting
-from likeness.training.lora import fresh_lora, state_dict
+from likeness.training.lora import make_lora, state_dict
 
 
 def generator(seed=0):
@@ -122,7 +122,7 @@ def test_photos_are_never_mirrored():
 def test_what_is_trained_is_what_the_host_applies():
     """The branch beside the layers, and the LoRA in them, with an alpha that is not the rank."""
     model, data = tiny_facea.loaded_model(), tiny_facea.data()
-    lora = fresh_lora(model, 4, 3)
+    lora = make_lora(model, 4, 3)
     lora = {key: torch.tensor(2.0) if key.endswith("alpha") else value for key, value in lora.items()}
     learned = tiny_facea.learned(model, lora=lora)
     with torch.no_grad():
@@ -147,7 +147,7 @@ def test_the_noise_is_the_hosts():
     z_0, eps = tiny_facea.drawn(2, 4, 8, 8), tiny_facea.drawn(2, 4, 8, 8, seed=1)
     t = torch.tensor([100, 900])
     sigma = model.model_sampling.sigmas[t]
-    x = model.model_sampling.calculate_input(sigma, noised(model, z_0, sigma, eps))
+    x = model.model_sampling.calculate_input(sigma, add_noise(model, z_0, sigma, eps))
     kept = (1 / (1 + sigma**2))[:, None, None, None]  # the diffusion's alpha bar
     assert torch.allclose(x, kept.sqrt() * z_0 + (1 - kept).sqrt() * eps, atol=1e-5)
     assert torch.equal(model.model_sampling.timestep(sigma), t)
@@ -205,7 +205,7 @@ def region_losses(model, learned, data, unet) -> dict[str, float]:
             for seed in range(8):
                 eps = tiny_facea.drawn(len(data.latents), 4, *area.shape, seed=9000 + seed)
                 sigma = sigmas[torch.full((len(eps),), 100 + 110 * seed)]
-                z_t = noised(unet, data.latents, sigma, eps)
+                z_t = add_noise(unet, data.latents, sigma, eps)
                 context = learned.context([region] * len(eps))
                 predicted = eps_theta(unet, z_t, sigma, data.conditions[region], context)
                 errors.append(((predicted - eps) ** 2 * area).sum() / (area.sum() * 4 * len(eps)))

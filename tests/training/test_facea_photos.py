@@ -131,7 +131,7 @@ def test_the_training_input_is_what_the_host_feeds_its_unet(checkpoint):
         data = inpainting.encode(model, vae, Photos(crop, {"face": mask}))
         x, t, context = seen[0]
         sigma = model.model.model_sampling.sigmas[t.long()]
-        z_t = facea.noised(model.model, data.latents, sigma, eps)
+        z_t = facea.add_noise(model.model, data.latents, sigma, eps)
         facea.eps_theta(model.model, z_t, sigma, data.conditions["face"], prompt[0][0])
     ours = seen[-1]
     assert x.shape == (1, 9, 8, 8) and torch.equal(ours[0][:, 4:], x[:, 4:]), "mask and masked latent"

@@ -453,7 +453,7 @@ def test_the_checkpoints_of_faces_learned_before_are_found(monkeypatch):
     base, photos = SimpleNamespace(model=None), SimpleNamespace(digest=lambda: "the photos")
 
     def key(**given):
-        return facea_run._key(base, photos, facea_run.Task(), facea_run.Settings(**given))
+        return facea_run._digest(base, photos, facea_run.Task(), facea_run.Settings(**given))
 
     assert key() == "704f803cb86c05feb86322b52a5cc4fd4d736e04dcd6fda60b634842053093aa", "as version 0.3.0 has it"
     assert key(steps=7, checkpoint_seconds=1.0) == key()
