@@ -26,6 +26,8 @@ case "${1:-}" in
 --back) mv "$ASIDE/weights" miniature/weights; git diff --stat -- miniature/weights; exit ;;
 esac
 
+case "${1:-}" in -*) [ "$1" = --train ] || { echo "unknown option $1: see the head of this script" >&2; exit 2; } ;; esac
+
 leave_out=(':!miniature/weights' ':!miniature/report')
 weights_of=()
 if [ "${1:-}" = --train ]; then
@@ -41,6 +43,10 @@ fi
 out=$(realpath -m "${1:-.gpu}")
 comfy=$(realpath "${COMFYUI_PATH:-.host/ComfyUI}")
 [ -f "$comfy/main.py" ] || { echo "no ComfyUI at $comfy: run 'python3 likeness.py test --co' once, which fetches one" >&2; exit 1; }
+if [ -n "$(ls -A "$out" 2>/dev/null)" ] && [ ! -f "$out/likeness/benchmarks/on_cuda.py" ]; then
+    echo "$out holds something else than a bundle: name another folder, or empty this one" >&2
+    exit 1
+fi
 rm -rf "$out"
 mkdir -p "$out/site" "$out/ComfyUI" "$out/likeness"
 

@@ -1,4 +1,4 @@
-"""Train a part of the miniature further on a GPU that is lent for minutes, from the weights that come with the pack.
+"""Train a part of the miniature further on a GPU that is there for minutes, from the weights that come with the pack.
 
     benchmarks/pack_cuda.sh --train PART                      first, gathers what the machine gets
     COMFYUI_PATH=... python3 benchmarks/train_on_cuda.py PART --minutes 8 --out OUT

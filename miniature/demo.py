@@ -61,9 +61,10 @@ STYLES = (
     "a cartoon of {who}, wearing glasses and a yellow hoodie, in a forest",
 )
 NOTE = (
-    "Drawn people whom no network was trained on; every picture is of 96 x 96 pixels and was made by the nodes of this "
-    "pack on this machine. Below each: the cosine of its face to the reference's by a recogniser that nothing else "
-    "uses, 1 at most and about 0 for a stranger. A picture without a face counts as 0 in the mean."
+    "Drawn people whom no network was trained on, but for FaceA-Net's, who was learned; every picture is of 96 x 96 "
+    "pixels and was made by the nodes of this pack on this machine. Below each: the cosine of its face to the "
+    "reference's by a recogniser that nothing else uses, 1 at most and about 0 for a stranger. A picture without a "
+    "face counts as 0 in the mean."
 )
 
 

@@ -83,7 +83,7 @@ def _run_inputs() -> list[io.Input]:
                        "elsewhere. What is learned is float32 always."),
         io.Boolean.Input("gradient_checkpointing", default=True,
                          tooltip="Compute the blocks of the UNet twice instead of remembering them: far less memory, "
-                         "about a third more time. The result is the same."),
+                         "more time, up to twice as much on a fast GPU. The result is the same."),
         io.Int.Input("preview_every", default=250, min=0, max=100_000,
                      tooltip="Every so many steps the first photo's face is painted anew, to see what was learned. 0 "
                      "for never."),

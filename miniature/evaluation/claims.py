@@ -21,7 +21,7 @@ class Claim:
 _FACT, _F2D, _INF = SHORT_FACT, SHORT_F2D, "Infinite-ID"
 _DEEP, _MULTI = "ArcFace, deepest layer", "ArcFace, multi-scale"
 CLAIMS = (
-    Claim("FACT: FAIR keeps the background (1.8)", _FACT, "FACT without FAIR", "background", less=True),
+    Claim("FACT: FAIR keeps the background", _FACT, "FACT without FAIR", "background", less=True),
     Claim("FACT: shuffle brings diversity of expressions", _FACT, "FACT without shuffle", "expression_diversity"),
     Claim("FACT: shuffle brings diversity of poses", _FACT, "FACT without shuffle", "pose_diversity"),
     Claim("Table 3: multi-scale features carry more identity", _MULTI, _DEEP, "identity"),

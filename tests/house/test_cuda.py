@@ -16,7 +16,7 @@ from likeness.tests.conftest import COMFY, ROOT
 
 pytestmark = pytest.mark.slow
 COMMAND = ROOT / "benchmarks" / "on_cuda.py"
-LIMIT = 64 * 2**20  # bytes that can be carried to a lent machine
+LIMIT = 64 * 2**20  # bytes that a bundle may have
 # What such a machine has, by the head of pack_cuda.sh; what these need themselves it has too.
 LISTED = (
     "torch", "torchvision", "torchaudio", "transformers", "tokenizers", "numpy", "scipy", "einops", "safetensors",

@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import io
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -200,6 +201,8 @@ def test_command_line_hands_arguments_on(root):
     with pytest.raises(SystemExit):
         command_line.parse(["bench", "nothing"])
     assert all((root / "benchmarks" / script).is_file() for script in command_line.BENCHMARKS.values())
+    pages = "".join((root / page).read_text(encoding="utf-8") for page in ("README.md", "benchmarks/RESULTS.md"))
+    assert set(re.findall(r"likeness\.py bench (\w+)", pages)) == set(command_line.BENCHMARKS)
 
 
 def test_taken_port_is_named(tmp_path, comfy):
