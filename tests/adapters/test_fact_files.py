@@ -230,3 +230,18 @@ def test_networks_are_in_evaluation_mode_and_owned_by_patchers(tmp_path):
         assert not any(parameter.requires_grad for parameter in patcher.model.parameters())
         assert patcher.offload_device == torch.device("cpu")
     comfy.model_management.unload_all_models()
+
+
+def test_face_blocks_in_the_other_half_precision_are_copied_once():
+    """As on a GPU, where the file's float16 is kept and a checkpoint may be bfloat16."""
+    adapter = FactAdapter(fact(), "adapter.ckpt")
+    stored = adapter.face_blocks()
+    stored.model.half()
+    adapter._face_blocks = {torch.float16: stored}
+    low = adapter.face_blocks(torch.bfloat16)
+    assert low is not stored and adapter.face_blocks(torch.bfloat16) is low
+    assert all(
+        torch.equal(copy, weight.bfloat16())
+        for copy, weight in zip(low.model.parameters(), stored.model.parameters(), strict=True)
+    )
+    assert adapter.face_blocks(torch.float16) is adapter.face_blocks(torch.float32) is stored
