@@ -1,4 +1,4 @@
-"""Open the host in this very process; and know and where this checkout keeps what it runs the host with.
+"""Open the host in this very process, and know where this checkout keeps what it runs the host with.
 
 Standard library only at the top: the command line imports it before anything is installed.
 """

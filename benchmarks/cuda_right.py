@@ -27,11 +27,9 @@ import numpy as np
 import sfags
 import torch
 from bench import COMFY, ROOT
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy_extras.mediapipe import face_landmarker
 from likeness.adapters.face2diffusion import MappingNetwork, MappingSizes
-from likeness.adapters.fact import FACE_BLOCKS, GatedSelfAttention
-from likeness.adapters.ip_adapter import IpAdapter
+from likeness.adapters.fact import FACE_BLOCKS
 from likeness.adapters.resampler import Resampler, ResamplerSizes
 from likeness.attention_patches.fact import FactPatch, apply_fact
 from likeness.attention_patches.infinite_id import MixedSelfAttention, apply_infinite_id
@@ -45,6 +43,7 @@ from likeness.launcher.client import GraphError as HostError
 from likeness.patcher import manage
 from likeness.tests.support import checkpoints, mediapipe_file, tiny, tiny_ip
 from likeness.tests.support.golden_cases import Case
+from likeness.tests.support.golden_unets import make_face_blocks, make_image_adapter, make_unet
 from likeness.tests.support.graphs import only, workflow
 from PIL import Image
 
@@ -117,15 +116,10 @@ def golden_errors(device):
     """Yield (name, largest absolute error) of every golden case that runs on a GPU."""
     yield from _encoder_errors(device)
     case = Case("fact_unet")
-    unet = _unet(case, device)
+    unet = make_unet(case, device)
     yield "fact_unet, base", _error(_eps(case, unet), case.output["eps_base"])
-    weights, sites = case.weights("adapter_shapes"), torch.nn.ModuleList()
-    for site in FACE_BLOCKS:
-        own = {name.removeprefix(site.diffusers): part for name, part in weights.items() if site.diffusers in name}
-        sites.append(GatedSelfAttention(*own["linear.weight"].shape, operations=comfy.ops.manual_cast))
-        sites[-1].load_state_dict(own)
-    patcher = comfy.model_patcher.CoreModelPatcher(sites.eval().to(device), device, device)
-    patch = FactPatch(patcher, [site.block for site in FACE_BLOCKS], None, 1.0, (math.inf, 0.0))
+    patcher = make_face_blocks(case, device)
+    patch = FactPatch(patcher, [face_block.block for face_block in FACE_BLOCKS], None, 1.0, (math.inf, 0.0))
     for tokens, strength, expected in (("face_tokens", 1.0, "eps_scale1"), ("face_tokens", 0.5, "eps_scale05")):
         rows = []
         for face in case.input[tokens]:  # the golden batch holds two identities, a patch (cond, uncond) of one
@@ -134,7 +128,7 @@ def golden_errors(device):
         yield f"fact_unet, {expected}", _error(torch.stack(rows), case.output[expected])
     for base in ("sd15", "sdxl"):
         case = Case(f"ip_unet_{base}_plain")
-        unet, adapter = _unet(case, device), _image_adapter(case)
+        unet, adapter = make_unet(case, device), make_image_adapter(case)
         keys_values = adapter.keys_values(case.input["image_tokens"], torch.float32)
         strengths = spread_strengths(adapter.widths, float(case.metadata["scale"]))
         patched = ImageAttentionPatch(adapter, keys_values, strengths, (math.inf, 0.0)).apply(unet)
@@ -169,34 +163,12 @@ def _error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     return float((actual.double().cpu() - expected.double()).abs().max())
 
 
-class _Base(torch.nn.Module):
-    """A golden UNet where the host has it in its own models."""
-
-    def __init__(self, case: Case):
-        super().__init__()
-        self.diffusion_model = UNetModel(**case.json("unet_config"), operations=comfy.ops.manual_cast)
-        case.fill(self.diffusion_model)
-
-
-def _unet(case: Case, device):
-    return comfy.model_patcher.CoreModelPatcher(_Base(case).eval().to(device), device, device)
-
-
 def _eps(case: Case, model, chunks=(0,)) -> torch.Tensor:
     inputs = {name: part.to(model.load_device) for name, part in case.input.items()}
     options = model.model_options["transformer_options"] | {"cond_or_uncond": list(chunks)}
     return model.model.diffusion_model(
         inputs["x"], inputs["timestep"], context=inputs["context"], y=inputs.get("y"), transformer_options=options
     )
-
-
-def _image_adapter(case: Case) -> IpAdapter:
-    """Return the golden attentions with the smallest projector there is, which ready tokens go past."""
-    weights = case.weights("adapter_shapes")
-    dim = weights["ip_adapter.1.to_k_ip.weight"].shape[1]
-    projector = {"proj.weight": torch.zeros(4 * dim, 8), "proj.bias": torch.zeros(4 * dim)}
-    projector |= {"norm.weight": torch.ones(dim), "norm.bias": torch.zeros(dim)}
-    return IpAdapter(weights | {f"image_proj.{name}": part for name, part in projector.items()}, "golden.bin")
 
 
 @torch.inference_mode()
@@ -229,14 +201,13 @@ def _fact_outputs(dtype, scale) -> dict[str, torch.Tensor]:
 def _sdxl_outputs(dtype, scale) -> dict[str, torch.Tensor]:
     model = networks.unet("SDXL", dtype, scale.sdxl)
     network, device = model.model.diffusion_model, model.load_device
-    blocks = image.transformer_blocks(network)
-    widths = {name: blocks[name].attn2.to_q.out_features for name in image.BLOCKS["SDXL"]}
+    widths = image.find_widths(model)
     ours, call = image.Ours(image.Layers(widths, dtype, device)), image.calls(model, dtype, scale.pixels[1])
     streams = mixed.calls(network, dtype, scale.pixels[1])
     return {
         "SDXL": call(image.TimedAttention(None, device)),
         "SDXL with image cross-attention": call(image.TimedAttention(ours, device)),
-        "SDXL with mixed attention": streams(4, dict.fromkeys(blocks, MixedSelfAttention({}))),
+        "SDXL with mixed attention": streams(4, dict.fromkeys(widths, MixedSelfAttention({}))),
     }
 
 
@@ -279,10 +250,6 @@ def _sample_promises(steps: int, figures: dict) -> None:
             with _vram(state):
                 figures[f"{name}, {state}: off by"] = difference(_sample(steps, _apply(apply, base)), with_face)
         figures[f"{name}, fp8 base: off by"] = difference(_sample(steps, _apply(apply, fp8)), with_face)
-        for backend in ("cudagraphs", "inductor") if torch.cuda.is_available() else ():
-            figures[f"{name}, compiled by {backend}: off by"] = _compiled(
-                steps, _apply(apply, base), backend, with_face
-            )
     both = _sample(steps, apply_infinite_id(_apply(forms["image adapter"], base)))
     again = _sample(steps, apply_infinite_id(_apply(forms["image adapter"], base)))
     figures["Infinite-ID: queued again"] = _equal(again, both)

@@ -129,19 +129,13 @@ def measure_image(scale: Scale, figures: dict) -> None:
     for references in scale.photos:
         result = image.run(model, dtype, references, scale.pixels[1], sorted({*scale.pixels}), *scale.rounds)
         figures |= {f"photos {references}: {name}": value for name, value in result.items()}
-    blocks = image.transformer_blocks(model.model.diffusion_model)
-    widths = {name: blocks[name].attn2.to_q.out_features for name in image.BLOCKS["SDXL"]}
-    ours = image.Ours(image.Layers(widths, dtype, model.load_device))
-    call = image.calls(model, dtype, scale.pixels[1])
-
-    def slot(form):
-        return lambda q, k, v, options: _with(form, image.attend(q, k, v, options), q, k, v, options)
-
-    figures |= count(lambda: call(slot(ours)), lambda: call(slot(None)), model.load_device)
-
-
-def _with(form, text, q, k, v, options):
-    return form(text, q, k, v, (*options["block"], options["block_index"]), options) if form else text
+    device = model.load_device
+    ours, call = (
+        image.Ours(image.Layers(image.find_widths(model), dtype, device)),
+        image.calls(model, dtype, scale.pixels[1]),
+    )
+    with_adapter, without = (image.TimedAttention(form, device) for form in (ours, None))
+    figures |= count(lambda: call(with_adapter), lambda: call(without), device)
 
 
 @torch.inference_mode()

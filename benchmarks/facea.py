@@ -7,6 +7,7 @@ which this machine multiplies large matrices. The printed markdown can be pasted
 import statistics
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from bench import machine, open_host, spread, table
 
@@ -21,7 +22,7 @@ from comfy.sd1_clip import SD1ClipModel, SD1Tokenizer  # noqa: E402
 from comfy.supported_models_base import ClipTarget  # noqa: E402
 from likeness.adapters.facea import REGIONS, encode_text, write_prompt  # noqa: E402
 from likeness.training import inpainting  # noqa: E402
-from likeness.training.facea import Learned, Terms, sample_batch, step_loss  # noqa: E402
+from likeness.training.facea import Learned, batch_loss, sample_batch, step_loss  # noqa: E402
 from likeness.training.inpainting import Inpainting, Photos  # noqa: E402
 from likeness.training.lora import in_training, make_branches, make_lora  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
@@ -104,6 +105,18 @@ def read_clock() -> float:
     return time.perf_counter()
 
 
+class BatchLoss(torch.nn.Module):
+    """The loss of a batch as a module that has what is learned, the form in which torch records CUDA graphs."""
+
+    def __init__(self, work: Setting):
+        super().__init__()
+        self.lora = torch.nn.ModuleList(work.learned.lora.values())
+        self.loss = partial(batch_loss, work.model.model)
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        return self.loss(*tensors)
+
+
 class Steps:
     """Training steps whose parts are timed.
 
@@ -113,7 +126,7 @@ class Steps:
 
     def __init__(self, work: Setting, naive: bool, replay: bool):
         self.work, self.naive, self.replay = work, naive, replay
-        self.terms = Terms(work.model.model, work.learned.lora)
+        self.loss = BatchLoss(work)
         self.generator = torch.Generator().manual_seed(0)
         lora = [part for branch in work.learned.lora.values() for part in branch.parameters()]
         groups = [{"params": lora}, {"params": [*work.learned.features.values()]}]
@@ -126,9 +139,9 @@ class Steps:
             self.encode()
         tensors = sample_batch(work.model.model, work.learned, work.data, self.generator, work.size.batch)
         if self.replay:
-            self.terms, self.replay = torch.cuda.make_graphed_callables(self.terms, tensors), False
+            self.loss, self.replay = torch.cuda.make_graphed_callables(self.loss, tensors), False
         clock.append(read_clock())
-        loss = self.terms(*tensors)
+        loss = self.loss(*tensors)
         clock.append(read_clock())
         loss.backward()
         clock.append(read_clock())

@@ -178,12 +178,17 @@ def time_calls(forms: dict, call, device, rounds: int) -> tuple[dict[str, list[f
     return whole, added
 
 
+def find_widths(model) -> dict:
+    """Return the widths of a UNet's cross-attentions by their blocks, in the published order."""
+    blocks = transformer_blocks(model.model.diffusion_model)
+    return {block: blocks[block].attn2.to_q.out_features for block in BLOCKS["SDXL"]}
+
+
 def run(model, dtype, references: int, pixels: int, layer_pixels, call_rounds: int, layer_rounds: int) -> dict:
     """Measure `references` photos in one adapter, print the section and return its figures."""
     device = model.load_device
     comfy.model_management.load_models_gpu([model])
-    blocks = transformer_blocks(model.model.diffusion_model)
-    widths = {block: blocks[block].attn2.to_q.out_features for block in BLOCKS["SDXL"]}
+    widths = find_widths(model)
     layers = Layers(widths, dtype, device, references)
     forms = {"ours": Ours(layers), "(a)": StraightforwardImage(layers), "floor": ImageFloor(layers, 2)}
     print(f"\n### {len(widths)} layers, {references * TOKENS} tokens, {str(dtype).removeprefix('torch.')}\n")

@@ -68,21 +68,13 @@ class Learned:
             return encode_with_embeddings(self.clip, write_prompt(self.word, region), features).to(features.device)
 
 
-class Terms(torch.nn.Module):
-    """Eq. 2 of a batch as a function of tensors and of the LoRA alone: all of a step that runs on a GPU.
+def batch_loss(model, z_t, sigma, condition, context, eps) -> torch.Tensor:
+    """Return the loss of b photos in k terms: z_t, sigma, condition, context [k b, ...], eps [b, c, h, w].
 
     model: the host's UNet model with the LoRA beside its layers.
     """
-
-    def __init__(self, model, lora: dict[str, LoraBranch]):
-        super().__init__()
-        self.lora = torch.nn.ModuleList(lora.values())
-        self._model = (model,)  # no part of what learns
-
-    def forward(self, z_t, sigma, condition, context, eps) -> torch.Tensor:
-        """Return the loss of b photos in k terms: z_t, sigma, condition, context [k b, ...], eps [b, c, h, w]."""
-        predicted = eps_theta(*self._model, z_t, sigma, condition, context)
-        return facea_loss(eps, *predicted.chunk(len(z_t) // len(eps)))
+    predicted = eps_theta(model, z_t, sigma, condition, context)
+    return facea_loss(eps, *predicted.chunk(len(z_t) // len(eps)))
 
 
 def sample_batch(
@@ -94,7 +86,7 @@ def sample_batch(
     attributes: tuple[str, ...] = ATTRIBUTES,
     with_face: bool = True,
 ) -> tuple[torch.Tensor, ...]:
-    """Sample photos with replacement and return what `Terms` reads: each photo's global term, then its local one.
+    """Sample photos with replacement and return what `batch_loss` reads: each photo's global term, then its local one.
 
     data: on its device. attributes: which may be sampled for the local term; none for no such term. with_face: whether
     there is a global term.
@@ -116,4 +108,4 @@ def sample_batch(
 
 def step_loss(model, learned: Learned, *arguments, **options) -> torch.Tensor:
     """Return the loss of a batch that `sample_batch` samples."""
-    return Terms(model, learned.lora)(*sample_batch(model, learned, *arguments, **options))
+    return batch_loss(model, *sample_batch(model, learned, *arguments, **options))

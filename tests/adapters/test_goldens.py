@@ -1,16 +1,14 @@
 """The networks against numbers of the authors' own code."""
 
-import comfy.model_patcher
-import comfy.ops
 import pytest
 import torch
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from likeness.adapters.fact import FACE_BLOCKS, GatedSelfAttention
+from likeness.adapters.fact import FACE_BLOCKS
 from likeness.adapters.resampler import Resampler, ResamplerSizes
 from likeness.attention_patches.fact import FactPatch
 from likeness.encoders.transface import TransFace, TransFaceSizes
 from likeness.faces.bisenet import UNUSED_KEYS, BiSeNet, BiSeNetSizes
 from likeness.tests.support.golden_cases import TOLERANCE, Case, error
+from likeness.tests.support.golden_unets import make_face_blocks, make_unet
 
 
 @torch.inference_mode()
@@ -50,26 +48,8 @@ def test_face_parsing_logits():
 @pytest.fixture(scope="module")
 def fact_unet():
     """The host's UNet and the 16 sites of the golden case, each in a real ModelPatcher."""
-    case = Case("fact_unet")
-
-    class Base(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.diffusion_model = UNetModel(**case.json("unet_config"), operations=comfy.ops.manual_cast)
-
-    base = Base()
-    case.fill(base.diffusion_model)
-    weights = case.weights("adapter_shapes")
-    sites = torch.nn.ModuleList()
-    for site in FACE_BLOCKS:
-        own = {
-            key.removeprefix(site.diffusers): value for key, value in weights.items() if key.startswith(site.diffusers)
-        }
-        sites.append(GatedSelfAttention(*own["linear.weight"].shape, operations=comfy.ops.manual_cast))
-        sites[-1].load_state_dict(own)
-    cpu = torch.device("cpu")
-    patchers = [comfy.model_patcher.CoreModelPatcher(module.eval(), cpu, cpu) for module in (base, sites)]
-    return case, *patchers
+    case, cpu = Case("fact_unet"), torch.device("cpu")
+    return case, make_unet(case, cpu), make_face_blocks(case, cpu)
 
 
 @torch.inference_mode()

@@ -1,16 +1,12 @@
 """Image adapters against numbers of their authors' code: nine projectors, and whole UNets with and without LoRA."""
 
-import comfy.model_management
-import comfy.model_patcher
-import comfy.ops
-import comfy.supported_models
 import pytest
 import torch
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from likeness.adapters.ip_adapter import IpAdapter, recognise
+from likeness.adapters.ip_adapter import recognise
 from likeness.adapters.unet_blocks import BLOCKS, number_attentions
 from likeness.attention_patches.ip_adapter import ImageAttentionPatch, spread_strengths
 from likeness.tests.support.golden_cases import TOLERANCE, Case, error
+from likeness.tests.support.golden_unets import make_image_adapter, make_unet
 
 pytestmark = pytest.mark.slow
 
@@ -47,29 +43,6 @@ def test_projectors(name):
     assert error(tokens, case.output["tokens"]) < TOLERANCE
 
 
-class Base(torch.nn.Module):
-    """The golden UNet where the host has it in its own models, so that weight patches find their keys."""
-
-    def __init__(self, case: Case):
-        super().__init__()
-        self.diffusion_model = UNetModel(**case.json("unet_config"), operations=comfy.ops.manual_cast)
-        case.fill(self.diffusion_model)
-
-
-def host_model(case: Case):
-    cpu = torch.device("cpu")
-    return comfy.model_patcher.CoreModelPatcher(Base(case).eval(), cpu, cpu)
-
-
-def adapter_of(case: Case) -> IpAdapter:
-    """The golden attentions with the smallest projector there is, which the golden's ready tokens go past."""
-    weights = case.weights("adapter_shapes")
-    dim = weights["ip_adapter.1.to_k_ip.weight"].shape[1]
-    projector = {"proj.weight": torch.zeros(4 * dim, 8), "proj.bias": torch.zeros(4 * dim)}
-    projector |= {"norm.weight": torch.ones(dim), "norm.bias": torch.zeros(dim)}
-    return IpAdapter(weights | {f"image_proj.{key}": value for key, value in projector.items()}, "golden.bin")
-
-
 @torch.inference_mode()
 def eps(case: Case, model) -> torch.Tensor:
     """The golden batch as two conditional chunks."""
@@ -91,7 +64,7 @@ def eps(case: Case, model) -> torch.Tensor:
 @pytest.mark.parametrize("name", ["sd15_plain", "sdxl_plain", "sd15_faceid_lora", "sdxl_faceid_lora"])
 def test_image_cross_attention_in_the_host_unet(name):
     case = Case(f"ip_unet_{name}")
-    model, adapter = host_model(case), adapter_of(case)
+    model, adapter = make_unet(case, torch.device("cpu")), make_image_adapter(case)
     assert adapter.base == {"sd15": "SD1.5", "sdxl": "SDXL"}[name.split("_")[0]]
     assert error(eps(case, model), case.output["eps_base"]) < TOLERANCE
 
