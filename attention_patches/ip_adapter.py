@@ -10,7 +10,7 @@ from ..adapters.unet_blocks import Block, sort_blocks, transformer_blocks
 from .adapter_patch import AdapterPatch, Run, check_base
 from .calls import attend, find_sigma_range
 from .image_cross_attention import image_cross_attention
-from .infinite_id import PARTS, STREAMS
+from .infinite_id import PARTS, STYLE
 
 KEY = "likeness_ip_adapter"
 
@@ -47,21 +47,16 @@ class ImageAttentionPatch(AdapterPatch):
     def add_image(self, text, q, k, v, block, extra_options):
         """Return `text` [chunks * batch, n, d], the output of the attention of q, k and v, with the image's added.
 
-        Where Infinite-ID has a text stream in the batch, that stays as it is, and gives the image its style.
+        Where Infinite-ID has a text stream beside these rows, it may give the image its style.
         """
         run = self.run_on(q.device, q.dtype)
         run.reached.add(block)
         if not run.active or self.strengths[block] == 0:
             return text
-        streams = extra_options.get(STREAMS)
-        if streams is None:
-            keys, values = self.keys_values(run, block, q, extra_options)
-            return self._add_attention(run, text, q, block, extra_options, keys, values)
-        chunks = len(extra_options["cond_or_uncond"])
-        (text, other), (q, _), (k, _), (v, _) = (streams.split(part, chunks) for part in (text, q, k, v))
         keys, values = self.keys_values(run, block, q, extra_options)
-        keys, values = streams.restyle(keys, k, block), streams.restyle(values, v, block)
-        return streams.join(self._add_attention(run, text, q, block, extra_options, keys, values), other, chunks)
+        if style := extra_options.get(STYLE):
+            keys, values = style.restyle(keys, k, block), style.restyle(values, v, block)
+        return self._add_attention(run, text, q, block, extra_options, keys, values)
 
     def start(self, device: torch.device, dtype: torch.dtype) -> Run:
         """Move the identity's keys and values to where the UNet runs."""
