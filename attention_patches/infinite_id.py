@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from comfy.conds import CONDConstant
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from comfy.utils import repeat_to_batch_size
 
 from ..adapters.unet_blocks import transformer_blocks
 from .calls import attend, find_sigma_range, is_scheduled
@@ -36,6 +38,8 @@ class Streams:
     style:           one of STYLES: what its keys and values take over from the text stream's
     style_strength:  0..1, how much of that
     parts:           where they act, the host's names of parts of the UNet
+    trajectory:      one of TRAJECTORIES: the text stream is sampled as the identity's is, or starts from its latent at
+                     every step
     images:          B: every run of 2 B rows holds B images' identity stream and then their text stream, whether the
                      runs are the host's chunks, tiles or regions
     """
@@ -44,6 +48,7 @@ class Streams:
     style: str
     style_strength: float
     parts: tuple[str, ...] = tuple(PARTS.values())
+    trajectory: str = "own"
     images: int = 1
 
     def split(self, x: torch.Tensor, pieces: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,9 +124,12 @@ class MixedSelfAttention:
         elif streams.mixing == "mixed":
             keys, values = (streams.side_by_side(part, pieces) for part in (k, v))
         identity = attention(q_id, keys, values, half)
-        if previous:  # last of all sees the whole batch: some keep what they saw, as Self-Attention Guidance does
-            return streams.join(identity, streams.split(previous(q, k, v, extra_options), pieces)[1], pieces)
-        return streams.join(identity, attend(q_t, k_t, v_t, half), pieces)
+        if previous and streams.trajectory == "own":
+            # What it sees last is the sampler's whole batch: Self-Attention Guidance goes by it after the call.
+            text = streams.split(previous(q, k, v, extra_options), pieces)[1]
+        else:
+            text = attention(q_t, k_t, v_t, half)
+        return streams.join(identity, text, pieces)
 
 
 class IdentityRows:
@@ -196,15 +204,13 @@ def unpack(x: torch.Tensor) -> torch.Tensor:
 class TwoStreams:
     """Carries the text stream along: through the whole sampling, or beside every step's identity latent.
 
-    streams:      while start_percent to end_percent of the sampling, 0..1
-    trajectory:   one of TRAJECTORIES
-    blocks:       where the self-attention mixes
+    streams:   while start_percent to end_percent of the sampling, 0..1
+    blocks:    where the self-attention mixes
     """
 
     streams: Streams
     start_percent: float
     end_percent: float
-    trajectory: str
     blocks: tuple[tuple, ...]
 
     def around_run(self, executor, *args, **kwargs):
@@ -215,7 +221,17 @@ class TwoStreams:
         return executor(*args, **kwargs)
 
     def around_sampler(
-        self, executor, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, *args
+        self,
+        executor,
+        guider,
+        sigmas,
+        extra_args,
+        callback,
+        noise,
+        latent_image=None,
+        denoise_mask=None,
+        *args,
+        **kwargs,
     ):
         """Sample both streams from the same noise and return the first: SAMPLER_SAMPLE wrapper.
 
@@ -225,8 +241,8 @@ class TwoStreams:
         self.install(
             options["transformer_options"], find_sigma_range(guider.model_patcher, self.start_percent, self.end_percent)
         )
-        if self.trajectory == "same latent":
-            return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args)
+        if self.streams.trajectory == "same latent":
+            return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args, **kwargs)
         same_noise = SameNoise(2 * images)
         options["context_handler"] = TextStreamInChannels(options.get("context_handler"), same_noise)
         batch = (part if part is None else torch.cat((part, part)) for part in (noise, latent_image, denoise_mask))
@@ -235,7 +251,7 @@ class TwoStreams:
             return callback(step, x0[:images], x[:images], steps)
 
         with same_noise:
-            return executor(guider, sigmas, extra_args, callback and report_identity, *batch, *args)[:images]
+            return executor(guider, sigmas, extra_args, callback and report_identity, *batch, *args, **kwargs)[:images]
 
     def install(self, options: dict, sigma_range: tuple[float, float]):
         """Put the mixing into a run's transformer options, around whatever other nodes have put there."""
@@ -259,12 +275,13 @@ class TwoStreams:
 
     def around_step(self, sigma_range, executor, model, conds, x, timestep, model_options):
         """Give the UNet both streams and tell its patches of them: the innermost CALC_COND_BATCH wrapper."""
-        streams, images, own = replace(self.streams, images=len(x)), len(x), self.trajectory == "own"
+        streams, images, own = replace(self.streams, images=len(x)), len(x), self.streams.trajectory == "own"
         if not is_scheduled(sigma_range, timestep):
             if not own:
                 return executor(model, conds, x, timestep, model_options)
             streams = replace(streams, mixing="off", style="none")
         options = model_options | {"transformer_options": model_options["transformer_options"] | {STREAMS: streams}}
+        conds = [entries and [fit_entry(entry, images) for entry in entries] for entries in conds]
         both = unpack(x) if own else torch.cat((x, x))
         results = executor(model, conds, both, torch.cat((timestep, timestep)), options)
         return [pack(result) if own else result[:images] for result in results]
@@ -281,6 +298,27 @@ def prepare_both(executor, model, noise_shape, *args, **kwargs):
     return executor(model, [2 * noise_shape[0], *noise_shape[1:]], *args, **kwargs)
 
 
+def fit_entry(entry: dict, images: int) -> dict:
+    """Return a condition's entry whose prompts and masks have one row or one for each image.
+
+    The host repeats and cuts them to the rows of its batch; for twice the rows it would not do the same.
+    """
+    fitted = {
+        name: cond._copy_with(repeat_to_batch_size(cond.cond, images)) if _has_rows(cond, images) else cond
+        for name, cond in entry["model_conds"].items()
+    }
+    masks = {"mask": entry["mask"][:images]} if "mask" in entry else {}
+    return entry | {"model_conds": fitted} | masks
+
+
+def _has_rows(cond, images: int) -> bool:
+    return (
+        isinstance(getattr(cond, "cond", None), torch.Tensor)
+        and not isinstance(cond, CONDConstant)
+        and cond.cond.shape[0] not in (1, images)
+    )
+
+
 def apply_infinite_id(
     model, mixing="mixed", style="none", style_strength=1.0, start_percent=0.0, end_percent=1.0, trajectory="own",
     parts=("down", "middle", "up"),
@@ -288,7 +326,7 @@ def apply_infinite_id(
     """Return a clone of `model` whose identity stream is mixed with a text stream (docs/papers.md 5).
 
     model:           the host's ModelPatcher, with image cross-attention applied before or after
-    mixing, style, style_strength, trajectory: as in `Streams` and `TwoStreams`
+    mixing, style, style_strength, trajectory: as in `Streams`
     start_percent, end_percent: part of the sampling in which the streams are mixed, 0..1
     parts:           which parts of the UNet mix, keys of PARTS
 
@@ -306,5 +344,5 @@ def apply_infinite_id(
         return model.clone()
     names = tuple(PARTS[part] for part in parts)
     blocks = tuple(block for block in blocks if block[0] in names)
-    streams = Streams(mixing, style, style_strength, names)
-    return TwoStreams(streams, start_percent, end_percent, trajectory, blocks).apply(model)
+    streams = Streams(mixing, style, style_strength, names, trajectory)
+    return TwoStreams(streams, start_percent, end_percent, blocks).apply(model)
