@@ -8,7 +8,6 @@ Patches of adapters see the identity's rows alone, as a call of its own: the tex
 
 import logging
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from comfy.conds import CONDConstant
@@ -16,11 +15,10 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy.utils import repeat_to_batch_size
 
 from ..adapters.unet_blocks import transformer_blocks
-from .calls import attend, find_sigma_range, is_scheduled
+from .calls import STREAMS, Schedule, attend, describe_calls
 from .mixed_attention import adain, adain_mean, mixed_keys_values
 from .same_noise import SameNoise
 
-STREAMS = "likeness_streams"
 STYLE = "likeness_style"
 WRAPPER_KEY = "likeness_infinite_id"
 MIXINGS = ("mixed", "mutual", "off")
@@ -101,14 +99,17 @@ class MixedSelfAttention:
 
     previous: what stood there before, by block; where there is nothing, the host's own attention runs. One object
     serves all blocks, because a compiled model may call that of one block for another's.
+    heads:    as in `TwoStreams`
     """
 
-    def __init__(self, previous: dict):
+    def __init__(self, previous: dict, heads: dict):
         self.previous = previous
+        self.heads = heads
 
     @torch.compiler.disable
     def __call__(self, q, k, v, extra_options):
         block = (*extra_options["block"], extra_options.get("block_index", 0))
+        extra_options.setdefault("n_heads", self.heads[block])
         previous, streams = self.previous.get(block), extra_options.get(STREAMS)
         attention = previous or attend
         if streams is None or streams.mixing == "off":
@@ -136,21 +137,25 @@ class IdentityRows:
     """What the host calls in place of patches that bring an identity in: it keeps the text stream from them.
 
     patches: by the host's keys, or one for all
+    heads:   as in `TwoStreams`
     """
 
-    def __init__(self, patches):
+    def __init__(self, patches, heads: dict):
         self.patches = patches
+        self.heads = heads
 
     @torch.compiler.disable
     def attend(self, q, k, v, extra_options):
-        """Run a cross-attention: the patch's for the identity's rows, the host's for the text stream's."""
-        block = extra_options["block"]
-        key = (*block, extra_options.get("block_index", 0))
-        patch = self.patches.get(key) or self.patches[block]
-        streams = extra_options.get(STREAMS)
+        """Run a cross-attention: the patch's for the identity's rows, the host's for the text stream's.
+
+        k and v may have rows behind those of q, which are another pack's (NAG); the first belong to q.
+        """
+        block = (*extra_options["block"], extra_options.get("block_index", 0))
+        extra_options.setdefault("n_heads", self.heads[block])
+        patch, streams = self.patches.get(block) or self.patches[block[:2]], extra_options.get(STREAMS)
         if streams is None:
             return patch(q, k, v, extra_options)
-        (q_id, q_t), (k_id, k_t), (v_id, v_t) = (streams.split(part) for part in (q, k, v))
+        (q_id, q_t), (k_id, k_t), (v_id, v_t) = (streams.split(part[: len(q)]) for part in (q, k, v))
         half = streams.describe_half(extra_options)
         return streams.join(patch(q_id, k_id, v_id, half), attend(q_t, k_t, v_t, half))
 
@@ -204,14 +209,15 @@ def unpack(x: torch.Tensor) -> torch.Tensor:
 class TwoStreams:
     """Carries the text stream along: through the whole sampling, or beside every step's identity latent.
 
-    streams:   while start_percent to end_percent of the sampling, 0..1
+    streams:   how they act on each other while the schedule is on
     blocks:    where the self-attention mixes
+    heads:     of the attention in each block, for a pack that runs the host's blocks and does not tell
     """
 
     streams: Streams
-    start_percent: float
-    end_percent: float
+    schedule: Schedule
     blocks: tuple[tuple, ...]
+    heads: dict[tuple, int]
 
     def around_run(self, executor, *args, **kwargs):
         """Come nearest to the sampler, inside what other nodes do to its noise: OUTER_SAMPLE wrapper."""
@@ -238,9 +244,7 @@ class TwoStreams:
         With the same latent for both the sampler knows nothing of them.
         """
         images, options = len(noise), extra_args["model_options"]
-        self.install(
-            options["transformer_options"], find_sigma_range(guider.model_patcher, self.start_percent, self.end_percent)
-        )
+        self.install(options["transformer_options"])
         if self.streams.trajectory == "same latent":
             return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args, **kwargs)
         same_noise = SameNoise(2 * images)
@@ -253,7 +257,7 @@ class TwoStreams:
         with same_noise:
             return executor(guider, sigmas, extra_args, callback and report_identity, *batch, *args, **kwargs)[:images]
 
-    def install(self, options: dict, sigma_range: tuple[float, float]):
+    def install(self, options: dict):
         """Put the mixing into a run's transformer options, around whatever other nodes have put there."""
         slots = options.setdefault("patches_replace", {})
         for_identity = slots.get("attn2", {})
@@ -264,19 +268,19 @@ class TwoStreams:
                 "the one you would get without this node. Connect Apply Image Adapter before or after it."
             )
         if for_identity:
-            slots["attn2"] = dict.fromkeys(for_identity, IdentityRows(for_identity).attend)
-        between[:] = [IdentityRows(patch) for patch in between]
+            slots["attn2"] = dict.fromkeys(for_identity, IdentityRows(for_identity, self.heads).attend)
+        between[:] = [IdentityRows(patch, self.heads) for patch in between]
         replaced = slots.setdefault("attn1", {})
         previous = {block: replaced.get(block, replaced.get(block[:2])) for block in self.blocks}
         # As other packs write them, without index in the block; where one has it, the host looks there first.
         keys = {block[:2] for block in self.blocks} | (set(self.blocks) & replaced.keys())
-        replaced.update(dict.fromkeys(keys, MixedSelfAttention(previous)))
-        add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, WRAPPER_KEY, partial(self.around_step, sigma_range), options)
+        replaced.update(dict.fromkeys(keys, MixedSelfAttention(previous, self.heads)))
+        add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, WRAPPER_KEY, self.around_step, options)
 
-    def around_step(self, sigma_range, executor, model, conds, x, timestep, model_options):
+    def around_step(self, executor, model, conds, x, timestep, model_options):
         """Give the UNet both streams and tell its patches of them: the innermost CALC_COND_BATCH wrapper."""
         streams, images, own = replace(self.streams, images=len(x)), len(x), self.streams.trajectory == "own"
-        if not is_scheduled(sigma_range, timestep):
+        if not self.schedule.is_on(model_options["transformer_options"] | {"sigmas": timestep}):
             if not own:
                 return executor(model, conds, x, timestep, model_options)
             streams = replace(streams, mixing="off", style="none")
@@ -289,6 +293,7 @@ class TwoStreams:
     def apply(self, model):
         """Return a clone of `model` with both streams."""
         model = model.clone()
+        describe_calls(model)
         model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, self.around_run)
         return model
 
@@ -343,6 +348,7 @@ def apply_infinite_id(
     if (mixing == "off" and unstyled) or not parts or start_percent >= end_percent:
         return model.clone()
     names = tuple(PARTS[part] for part in parts)
-    blocks = tuple(block for block in blocks if block[0] in names)
     streams = Streams(mixing, style, style_strength, names, trajectory)
-    return TwoStreams(streams, start_percent, end_percent, blocks).apply(model)
+    heads = {block: module.n_heads for block, module in blocks.items()}
+    mixed = tuple(block for block in blocks if block[0] in names)
+    return TwoStreams(streams, Schedule(start_percent, end_percent), mixed, heads).apply(model)
