@@ -55,9 +55,8 @@ class InfiniteID(io.ComfyNode):
                     "trajectory",
                     options=list(TRAJECTORIES),
                     default="own",
-                    tooltip="own: the text stream is a picture of its own from the same noise (the paper); needs a "
-                    "sampler without noise, such as ddim, euler or dpmpp_2m. same latent: at every step it starts from "
-                    "your picture; any sampler.",
+                    tooltip="own: the text stream is a picture of its own from the same noise (the paper). same latent: "
+                    "at every step it starts from your picture. Either goes with any sampler.",
                 ),
                 io.Combo.Input(
                     "parts",
