@@ -5,7 +5,7 @@ from pathlib import Path
 from ..patcher import manage_small
 from ..weights.files import file_sha256
 from ..weights.reading import build_network, read_state_dict
-from .arcface_onnx import load_arcface
+from .arcface_onnx import load_recogniser
 from .deep3d import COEFFICIENTS, Regressor, RegressorSizes
 from .expression import ExpressionEncoder
 from .face_encoder import FaceEncoder
@@ -25,11 +25,11 @@ REGRESSOR_KEYS = ("backbone.conv1.weight", "backbone.layer1.0.conv1.weight", "fi
 def load_encoder(path: str) -> FaceEncoder:
     """Load the face encoder at `path`, whatever the file is called.
 
-    Raises ValueError naming the file when it cannot be read, is neither TransFace nor MSID nor, as .onnx, an ArcFace
+    Raises ValueError naming the file when it cannot be read, is neither TransFace nor MSID nor, as .onnx, a
     recogniser, or has another layout.
     """
     if Path(path).suffix == ".onnx":
-        return load_arcface(path)
+        return load_recogniser(path)
     state_dict = read_state_dict(path)
     name = Path(path).name
     if "cls_token" in state_dict and any(key.startswith("norms.layer_") for key in state_dict):

@@ -3,8 +3,6 @@
 import copy
 import inspect
 import re
-import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -234,13 +232,6 @@ def test_wrong_onnx_files(executor, graph, files):
     files("insightface/likeness_page.onnx").write_bytes(b"<!doctype html>")
     page = change(graph, ENCODER, encoder_name="likeness_page.onnx")
     assert "likeness_page.onnx cannot be read as an ONNX model" in refusal(executor, page)
-
-
-def test_without_onnxruntime(executor, monkeypatch, base, graph, files):
-    shutil.copy(base / "models/insightface/likeness_builtin_arcface.onnx", files("insightface/likeness_copy.onnx"))
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    message = refusal(executor, change(graph, ENCODER, encoder_name="likeness_copy.onnx"))
-    assert "needs a package that is not installed" in message and "pip install onnxruntime-gpu" in message
 
 
 @pytest.mark.parametrize("keep", [100, 0.5])
