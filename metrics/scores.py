@@ -30,7 +30,7 @@ def geometric_mean(*scores: torch.Tensor) -> torch.Tensor:
 def identity_scores(encoder: FaceEncoder, faces: Faces, face_id: FaceId) -> torch.Tensor:
     """Return for every image the cosine [n] of its face to the person: the mean over the person's photos.
 
-    Of several faces in an image the one most like the person counts; an image without a face has 0. The crops are
+    Of several faces in an image the one most like the person counts; an image without a face has NaN. The crops are
     made as the person's were. Raises ValueError where `encoder` is not the one that read the person.
     """
     if (encoder.kind, encoder.sha256) != (face_id.encoder, face_id.sha256):
@@ -41,10 +41,10 @@ def identity_scores(encoder: FaceEncoder, faces: Faces, face_id: FaceId) -> torc
     counts = list(map(len, faces.per_image))
     crops = align_faces(faces, encoder.crop_size, head_masks(faces) if face_id.masked else None)
     if not sum(counts):
-        return torch.zeros(len(counts))
+        return torch.full((len(counts),), torch.nan)
     vectors = encoder.encode(crops, face_id.masked).embedding
     cosines = (vectors.cpu() @ face_id.embedding.cpu().T).mean(dim=1)
-    return torch.stack([part.max() if len(part) else torch.tensor(0.0) for part in cosines.split(counts)])
+    return torch.stack([part.max() if len(part) else torch.tensor(torch.nan) for part in cosines.split(counts)])
 
 
 def text_scores(clip, clip_vision, images: torch.Tensor, text: str) -> torch.Tensor:
