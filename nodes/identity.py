@@ -30,13 +30,14 @@ ENCODER_FILES = {
         "models/auraface/glintr100.onnx",
     ),
 }
+MIN_AGREEMENT = 0.3
 _IDENTITIES = [f"face_id_{number}" for number in range(1, 21)]
 
 
 def _min_agreement(beginning: str) -> io.Float.Input:
     return io.Float.Input(
         "min_agreement",
-        default=0.3,
+        default=MIN_AGREEMENT,
         min=-1.0,
         max=1.0,
         step=0.01,
