@@ -19,7 +19,7 @@ from ..weights.files import file_sha256
 from .agreement import cosines
 from .face_encoder import FaceEncoder
 from .onnx_file import OnnxGraph, read_onnx
-from .onnx_network import OnnxNetwork, UnknownOperation, largest_pixel
+from .onnx_network import OnnxNetwork, UnknownOperationError, largest_pixel
 
 CROP = 112
 KINDS = {512: "arcface", 128: "sface"}  # by the embedding's width
@@ -39,7 +39,7 @@ def load_recogniser(path: str) -> FaceEncoder:
     width = _embedding_width(name, graph)
     try:
         patcher = _manage_torch(graph)
-    except UnknownOperation:
+    except UnknownOperationError:
         patcher = _manage_session(path, graph)
     encoder = FaceEncoder(KINDS[width], name, file_sha256(path), patcher, CROP)
     _check_sight(encoder)

@@ -65,7 +65,7 @@ _FUNCTIONS: dict[str, Callable[[list, dict], torch.Tensor]] = {
 _LAYERS = ("Conv", "BatchNormalization", "PRelu", "Gemm")
 
 
-class UnknownOperation(ValueError):
+class UnknownOperationError(ValueError):
     """A graph has an operation that `OnnxNetwork` does not know, or in a way it does not know."""
 
 
@@ -119,13 +119,13 @@ class PRelu(nn.Module):
 class OnnxNetwork(nn.Module):
     """The graph's one output from its one input, in float32; sizes are those of the file's tensors.
 
-    Raises UnknownOperation.
+    Raises UnknownOperationError.
     """
 
     def __init__(self, graph: OnnxGraph, operations, **factory):
         super().__init__()
         if unknown := sorted({node.operation for node in graph.nodes} - _FUNCTIONS.keys() - set(_LAYERS)):
-            raise UnknownOperation(", ".join(unknown))
+            raise UnknownOperationError(", ".join(unknown))
         nodes, tensors = fold_constants(graph)
         (self.source,), (self.target,) = graph.inputs, graph.outputs
         self.layers = nn.ModuleList()
@@ -175,7 +175,7 @@ def _make_layer(node: OnnxNode, weights: list[torch.Tensor], operations, factory
     if node.operation == "Gemm":
         weight = weights[0] if attributes.get("transB", 0) else weights[0].T
         if attributes.get("transA", 0) or {attributes.get("alpha", 1.0), attributes.get("beta", 1.0)} != {1.0}:
-            raise UnknownOperation("a matrix product that is scaled or turned")
+            raise UnknownOperationError("a matrix product that is scaled or turned")
         layer = operations.Linear(*weight.shape[::-1], bias=len(weights) > 1, **factory)
         bias = weights[1].flatten().expand(len(weight)) if len(weights) > 1 else None
     else:
@@ -188,7 +188,7 @@ def _make_convolution(attributes: dict, weights: list[torch.Tensor], operations,
     weight, bias = weights[0], weights[1] if len(weights) > 1 else None
     pads, groups = attributes.get("pads", [0, 0, 0, 0]), attributes.get("group", 1)
     if weight.ndim != 4 or pads[:2] != pads[2:] or attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise UnknownOperation("a convolution that is padded on one side")
+        raise UnknownOperationError("a convolution that is padded on one side")
     layer = operations.Conv2d(
         weight.shape[1] * groups,
         weight.shape[0],

@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 import torch
 from likeness.encoders.onnx_file import read_onnx
-from likeness.encoders.onnx_network import OnnxNetwork, UnknownOperation
+from likeness.encoders.onnx_network import OnnxNetwork, UnknownOperationError
 from onnx import TensorProto, helper, numpy_helper
 
 RNG = np.random.RandomState(0)
@@ -90,7 +90,7 @@ def test_as_onnxruntime(tmp_path, name, raw):
 ])  # fmt: skip
 def test_what_it_does_not_know_is_said(tmp_path, unknown):
     path = write(tmp_path / "part.onnx", unknown, {"w": numbers(6, 4, 3, 3), "head": numbers(256, 4)})
-    with pytest.raises(UnknownOperation):
+    with pytest.raises(UnknownOperationError):
         OnnxNetwork(read_onnx(path), comfy.ops.manual_cast)
 
 
