@@ -1,9 +1,9 @@
 """How far a recogniser tells photos of one person from those of strangers, with every face detector that is ready.
 
-    python3 likeness.py bench recogniser FOLDER... [--encoder FILE] [--models FOLDER] [--picture FILE]
+    python3 likeness.py bench recogniser FOLDER... [--encoder FILE] [--detector LABEL]... [--models FOLDER]
 
 In a folder the photos of one person have the same name up to the first digit or underscore (obama.jpg, obama2.jpg,
-obama_hat.jpg); of each the largest face is taken. All faces of a photo without such fellows are strangers to each other.
+obama_hat.jpg); of each the largest face is taken. All faces of a photo without such fellows are strangers to all.
 Printed are the cosines of all pairs, and of each photo with the mean of a person's others, to which `min_agreement` is
 the limit. The printed markdown can be pasted into RESULTS.md; the picture shows the histograms.
 """
@@ -27,7 +27,7 @@ open_host(COMFY, cpu=True, base=BASE)
 
 import folder_paths  # noqa: E402
 import torch  # noqa: E402
-from likeness.encoders.agreement import agreement  # noqa: E402
+from likeness.encoders.agreement import MIN_AGREEMENT, agreement  # noqa: E402
 from likeness.encoders.face_encoder import FaceEncoder  # noqa: E402
 from likeness.encoders.loading import load_encoder  # noqa: E402
 from likeness.faces import detector as detectors  # noqa: E402
@@ -35,7 +35,6 @@ from likeness.faces.align import align_faces  # noqa: E402
 from likeness.faces.choose import choose  # noqa: E402
 from likeness.metrics.similarity import pair_cosines  # noqa: E402
 from likeness.metrics.statistics import separation  # noqa: E402
-from likeness.nodes.identity import MIN_AGREEMENT  # noqa: E402
 from likeness.training.photos import PHOTO_FILES, read_photo  # noqa: E402
 from likeness.weights import folders  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
@@ -116,22 +115,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="likeness.py bench recogniser", description=__doc__)
     parser.add_argument("photos", nargs="+", type=Path, help="folders with photos")
     parser.add_argument("--encoder", help="recogniser: a path, or a name in models/insightface (default: the first)")
+    parser.add_argument("--detector", action="append", help="label of a detector (default: all that are ready)")
     parser.add_argument("--models", type=Path, help="a further folder in which models lie, by kind")
     parser.add_argument("--picture", type=Path, default=Path("recogniser.png"), help="where the histograms are written")
     options = parser.parse_args()
     for kind in MODEL_FOLDERS if options.models else ():
         folder_paths.add_model_folder_path(kind, str(options.models / kind), is_default=True)
     encoder, rows, panels = load_encoder(find_encoder(options.encoder)), [], {}
-    for label in ready():
+    for label in options.detector or ready():
         embedding, people, faceless = embed(label, encoder, options.photos)
         numbers = torch.tensor([sorted(set(people)).index(person) for person in people])
-        same, different = panels[label] = pair_cosines(embedding, numbers)
-        rows.append([label, len(people), len(set(people)), faceless, len(same), len(different)])
-        rows[-1] += [f"{value:.2f}" for value in (same.min(), same.mean(), different.mean(), different.max())]
-        rows[-1] += [f"{separation(same, different):.3f}"]
-        rows[-1] += [
-            f"{value:.2f}" for values in with_others(embedding, people) for value in (values.min(), values.max())
-        ]
+        same, different = pair_cosines(embedding, numbers)
+        rows.append([label, len(people), len(set(people)), faceless])
+        if len(same) and len(different):
+            panels[label] = same, different
+            figures = same.min(), same.mean(), different.mean(), different.max(), separation(same, different)
+            with_mean = [value for values in with_others(embedding, people) for value in (values.min(), values.max())]
+            rows[-1] += [len(same), len(different), *(f"{value:.2f}" for value in (*figures, *with_mean))]
     columns = ["detector", "faces", "people", "photos without", "pairs of one", "of two", "one: least", "mean"]
     columns += ["two: mean", "greatest", "AUC", "one with its others: least", "greatest", "stranger: least", "greatest"]
     print(f"{encoder.name} ({encoder.kind}, {embedding.shape[1]} wide)\n\n{table(columns, rows)}")

@@ -79,7 +79,11 @@ class FaceNet(nn.Module):
             blocks = [Residual(shapes, f"{name}.{i}", scale, False, operations, **factory) for i in numbers]
             return nn.Sequential(*blocks)
 
-        self.conv2d_1a, self.conv2d_2a, self.conv2d_2b = unit("conv2d_1a", 2), unit("conv2d_2a"), unit("conv2d_2b", 1, 1)
+        self.conv2d_1a, self.conv2d_2a, self.conv2d_2b = (
+            unit("conv2d_1a", 2),
+            unit("conv2d_2a"),
+            unit("conv2d_2b", 1, 1),
+        )
         self.maxpool_3a = nn.MaxPool2d(3, 2)
         self.conv2d_3b, self.conv2d_4a, self.conv2d_4b = unit("conv2d_3b"), unit("conv2d_4a"), unit("conv2d_4b", 2)
         self.repeat_1, self.mixed_6a = repeat("repeat_1"), Reduction(shapes, "mixed_6a", operations, **factory)

@@ -1,15 +1,11 @@
 """The networks that score, against their authors' code on the same weights."""
 
-import comfy.ops
 import pytest
 import torch
 from likeness.metrics.adaface import AdaFace
-from likeness.metrics.dino import Dino, DinoSizes
 from likeness.metrics.facenet import FaceNet
-from likeness.metrics.inception import Inception
 from likeness.metrics.layers import shapes_of
 from likeness.metrics.sphereface import SphereFace
-from likeness.metrics.statistics import frechet_distance
 from likeness.patcher import manage_small
 from likeness.tests.support.golden_cases import TOLERANCE, Case, error
 from torch.nn.functional import normalize
