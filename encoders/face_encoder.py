@@ -1,11 +1,14 @@
 """A loaded face encoder under the host's memory management."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import comfy.model_management
 import comfy.model_patcher
 import torch
 
+from ..faces.align import align_faces
+from ..faces.types import Faces
 from .identity import FaceId
 
 
@@ -18,7 +21,8 @@ class FaceEncoder:
     sha256:     of that file
     patcher:    owns the network, whose `identify` turns pixels [n, 3, S, S] in -1..1 into identity features
                 [n, tokens, dim] and an embedding [n, d] of any length
-    crop_size:  S, pixels a side of the ArcFace-aligned crops
+    crop_size:  S, pixels a side of its crops
+    align:      how they are cut, called as `align_faces`, which cuts most
     """
 
     kind: str
@@ -26,9 +30,14 @@ class FaceEncoder:
     sha256: str
     patcher: comfy.model_patcher.ModelPatcher
     crop_size: int = 112
+    align: Callable[[Faces, int, torch.Tensor | None], torch.Tensor] = align_faces
+
+    def cut(self, faces: Faces, background: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the crops [n, S, S, 3] of all faces, as the network was trained on; background: see `align_faces`."""
+        return self.align(faces, self.crop_size, background)
 
     def encode(self, crops: torch.Tensor, masked: bool) -> FaceId:
-        """Encode aligned crops [n, S, S, 3] in 0..1; `masked` records whether their background was blackened."""
+        """Encode crops [n, S, S, 3] in 0..1; `masked` records whether their background was blackened."""
         comfy.model_management.load_models_gpu([self.patcher])
         pixels = crops.movedim(-1, 1).to(self.patcher.load_device, torch.float32) * 2 - 1
         features, embedding = self.patcher.model.identify(pixels)

@@ -7,7 +7,6 @@ from torch.nn.functional import cosine_similarity
 
 from ..encoders.face_encoder import FaceEncoder
 from ..encoders.identity import FaceId
-from ..faces.align import align_faces
 from ..faces.headmask import head_masks
 from ..faces.types import Faces
 
@@ -39,7 +38,7 @@ def identity_scores(encoder: FaceEncoder, faces: Faces, face_id: FaceId) -> torc
             "connected: only vectors of one encoder can be compared. Connect the Load Face Encoder that read it."
         )
     counts = list(map(len, faces.per_image))
-    crops = align_faces(faces, encoder.crop_size, head_masks(faces) if face_id.masked else None)
+    crops = encoder.cut(faces, head_masks(faces) if face_id.masked else None)
     if not sum(counts):
         return torch.full((len(counts),), torch.nan)
     vectors = encoder.encode(crops, face_id.masked).embedding

@@ -6,8 +6,7 @@ from ..encoders import agreement, agreement_picture
 from ..encoders.combine import METHODS, combine
 from ..encoders.identity import join
 from ..encoders.identity_file import KIND, description, find_identity, load_identity, new_path, save_identity
-from ..encoders.loading import load_encoder
-from ..faces.align import align_faces
+from ..metrics.loading import load_recogniser
 from .inputs import (
     background,
     explain_missing,
@@ -29,6 +28,7 @@ ENCODER_FILES = {
         "models/antelopev2/glintr100.onnx",
         "models/auraface/glintr100.onnx",
     ),
+    "metrics": ("20180402-114759-vggface2.pt",),
 }
 _IDENTITIES = [f"face_id_{number}" for number in range(1, 21)]
 
@@ -53,14 +53,18 @@ class LoadFaceEncoder(io.ComfyNode):
             display_name="Load Face Encoder",
             category="likeness/loaders",
             description="Loads the network that reads an identity from an aligned face: TransFace for FACT, MSID for "
-            "Face2Diffusion, an ArcFace recogniser for FaceID, InstantID and Infinite-ID. Recognised by what is in it, "
-            "whatever the file is called.",
+            "Face2Diffusion, an ArcFace recogniser for FaceID, InstantID and Infinite-ID; SFace, FaceNet, SphereFace or "
+            "AdaFace to compare and to score. Recognised by what is in it, whatever the file is called.",
             search_aliases=[
                 "transface",
                 "msid",
                 "arcface",
                 "insightface",
                 "auraface",
+                "sface",
+                "facenet",
+                "sphereface",
+                "adaface",
                 "facechain",
                 "fact",
                 "face2diffusion",
@@ -71,8 +75,9 @@ class LoadFaceEncoder(io.ComfyNode):
                 weight_file(
                     "encoder_name",
                     ENCODER_FILES,
-                    "TransFace weights from models/facechain_fact, MSID weights from models/face2diffusion, or an "
-                    "ArcFace recogniser (.onnx) from models/insightface.",
+                    "TransFace weights from models/facechain_fact, MSID weights from models/face2diffusion, an "
+                    "ArcFace recogniser or SFace (.onnx) from models/insightface, or a recogniser that only scores from "
+                    "models/metrics.",
                 ),
             ],
             outputs=[FaceEncoderType.Output("face_encoder")],
@@ -84,7 +89,7 @@ class LoadFaceEncoder(io.ComfyNode):
 
     @classmethod
     def execute(cls, encoder_name) -> io.NodeOutput:
-        return io.NodeOutput(load_encoder(weight_path(ENCODER_FILES, encoder_name)))
+        return io.NodeOutput(load_recogniser(weight_path(ENCODER_FILES, encoder_name)))
 
 
 class EncodeIdentity(io.ComfyNode):
@@ -117,7 +122,7 @@ class EncodeIdentity(io.ComfyNode):
 
     @classmethod
     def execute(cls, face_encoder, faces, mask_background, head_mask=None, face_id=None) -> io.NodeOutput:
-        crops = align_faces(faces, face_encoder.crop_size, background(faces, mask_background, head_mask))
+        crops = face_encoder.cut(faces, background(faces, mask_background, head_mask))
         encoded = face_encoder.encode(crops, mask_background)
         return io.NodeOutput(join(face_id, encoded) if face_id else encoded, crops)
 

@@ -20,6 +20,7 @@ _KINDS = {
     "ipadapter": (("ipadapter",), _TENSORS),
     "instantid": (("instantid",), _TENSORS),
     "pulid": (("pulid",), _TENSORS),
+    "metrics": (("metrics",), _TENSORS),
 }
 # Folders that come with the pack, and the kinds of which each has a sub-folder.
 _SHIPPED: dict[Path, tuple[str, ...]] = {}
