@@ -52,9 +52,9 @@ class LoadFaceEncoder(io.ComfyNode):
             node_id="LikenessLoadFaceEncoder",
             display_name="Load Face Encoder",
             category="likeness/loaders",
-            description="Loads the network that reads an identity from an aligned face: TransFace for FACT, MSID for "
-            "Face2Diffusion, an ArcFace recogniser for FaceID, InstantID and Infinite-ID; SFace, FaceNet, SphereFace or "
-            "AdaFace to compare and to score. Recognised by what is in it, whatever the file is called.",
+            description="Loads the network that reads an identity from a face: TransFace for FACT, MSID for "
+            "Face2Diffusion, an ArcFace recogniser for FaceID, InstantID and Infinite-ID; SFace, FaceNet, SphereFace "
+            "or AdaFace to compare and to score. Recognised by what is in it, whatever the file is called.",
             search_aliases=[
                 "transface",
                 "msid",
@@ -76,8 +76,8 @@ class LoadFaceEncoder(io.ComfyNode):
                     "encoder_name",
                     ENCODER_FILES,
                     "TransFace weights from models/facechain_fact, MSID weights from models/face2diffusion, an "
-                    "ArcFace recogniser or SFace (.onnx) from models/insightface, or a recogniser that only scores from "
-                    "models/metrics.",
+                    "ArcFace recogniser or SFace (.onnx) from models/insightface, or from models/metrics a recogniser "
+                    "that only scores.",
                 ),
             ],
             outputs=[FaceEncoderType.Output("face_encoder")],
