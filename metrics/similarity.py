@@ -21,6 +21,14 @@ def identity_similarity(embeddings: torch.Tensor, references: torch.Tensor, dete
     return cosines.where(detected, torch.nan)
 
 
+def reference_similarity(images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+    """Return for every image the mean cosine [n] with the reference photos: CLIP-I or DINO (docs/papers.md 7.2).
+
+    images: [n, d], references: [k, d], embeddings of whole images by one network, of any length.
+    """
+    return cosine_similarity(images[:, None], references[None], dim=-1).mean(dim=-1)
+
+
 class IdentitySummary(NamedTuple):
     """detected: mean over images with a face, NaN without any; all: mean with 0 for the others, as papers print it."""
 

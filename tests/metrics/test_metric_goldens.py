@@ -8,6 +8,7 @@ from likeness.faces.types import Face, Faces
 from likeness.metrics import crops
 from likeness.metrics.adaface import AdaFace
 from likeness.metrics.dino import Dino, DinoSizes, with_published_names
+from likeness.metrics.face_distances import SLICES, coefficient_distances, pose_angle
 from likeness.metrics.facenet import FaceNet
 from likeness.metrics.inception import Inception
 from likeness.metrics.layers import shapes_of
@@ -128,3 +129,24 @@ def test_the_box_by_points_is_nearly_mtcnns(case):
     (x0, y0, x1, y1), (a0, b0, a1, b1) = box, case.input["mtcnn_box"].tolist()
     both = (min(x1, a1) - max(x0, a0)) * (min(y1, b1) - max(y0, b0))
     assert both / ((x1 - x0) * (y1 - y0) + (a1 - a0) * (b1 - b0) - both) > 0.9
+
+
+def test_distances_of_faces():
+    case = Case("metric_deep3d_slices")
+    result, template, reference = (case.input[name] for name in ("result", "template", "reference"))
+    to_template, to_reference = coefficient_distances(result, template), coefficient_distances(result, reference)
+    for name in SLICES:
+        distances = to_reference if name == "shape" else to_template
+        for norm in ("l2", "mse"):
+            assert error(distances[f"{name}_{norm}"], case.output[f"{name}_{norm}"]) < 1e-6
+    assert error(pose_angle(result, template), case.output["pose_geodesic_degrees"]) < 1e-4
+    assert all(value.abs().max() == 0 for value in coefficient_distances(result, result).values())
+    for name, part in SLICES.items():
+        length = part.stop - part.start
+        torch.testing.assert_close(to_template[f"{name}_l2"] ** 2, to_template[f"{name}_mse"] * length)
+
+
+def test_a_row_without_a_face_has_no_distance():
+    rows = torch.ones(2, 257)
+    rows[1] = torch.nan
+    assert coefficient_distances(rows, torch.zeros(2, 257))["shape_mse"].isnan().tolist() == [False, True]

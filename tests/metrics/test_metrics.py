@@ -19,6 +19,7 @@ from likeness.metrics.similarity import (
     identity_similarity,
     identity_summary,
     pair_cosines,
+    reference_similarity,
     text_similarity,
 )
 from likeness.metrics.statistics import best_of_curve, chance_of_best, frechet_distance, separation, spread
@@ -97,6 +98,11 @@ def test_directional_similarity_does_not_know_lengths():
         longer = [part * 5 if i == j else part for j, part in enumerate(sets)]
         assert_close(directional_similarity(*longer), scores)
     assert scores.abs().min() > 0.01
+
+
+def test_similarity_to_references_is_the_mean_over_all_of_them():
+    scores = reference_similarity(torch.tensor([at(0), at(60)]) * 5, torch.tensor([at(60), at(90)]) * 0.3)
+    assert_close(scores, torch.tensor([(0.5 + 0) / 2, (1 + sqrt(0.75)) / 2]))
 
 
 @pytest.mark.parametrize("length", [1, 3.7])

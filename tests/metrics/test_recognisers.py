@@ -5,6 +5,7 @@ import pytest
 import torch
 from likeness.faces.types import Face, Faces
 from likeness.metrics.crops import align_in_image, cut_boxes
+from likeness.metrics.image_features import load_image_network
 from likeness.metrics.loading import load_recogniser
 from likeness.metrics.scores import identity_scores
 from likeness.tests.support.golden_cases import Case
@@ -76,3 +77,28 @@ def test_a_damaged_file_is_named(tmp_path):
     torch.save(weights, tmp_path / "cut.pt")
     with pytest.raises(ValueError, match=r"cut.pt looks like FaceNet but its tensors .*repeat_2.3.conv2d.weight"):
         load_recogniser(str(tmp_path / "cut.pt"))
+
+
+def write_network(path, name: str, factor: int):
+    torch.save(state_dict(shrunk_shapes(name, factor), seed=1), path)
+    return load_image_network(path)
+
+
+@torch.inference_mode()
+def test_features_of_whole_images(tmp_path):
+    images = torch.rand(3, 70, 90, 3, generator=torch.Generator().manual_seed(0))
+    inception = write_network(tmp_path / "fid.pth", "metric_inception_fid", 16)
+    features = inception.embed(images)
+    assert inception.kind == "inception" and features.shape[0] == 3 and features.isfinite().all()
+    torch.testing.assert_close(inception.embed(images[1:2]), features[1:2], atol=1e-5, rtol=1e-5)
+    assert torch.equal(inception.embed((images * 255).round() / 255), features), "as 8-bit pictures"
+    dino = write_network(tmp_path / "dino.pth", "metric_dino_vits16", 6)
+    features = dino.embed(images)
+    assert dino.kind == "dino" and features.shape == (3, 64)
+    torch.testing.assert_close(dino.embed(images[1:2]), features[1:2], atol=1e-5, rtol=1e-5)
+
+
+def test_other_files_are_refused(tmp_path):
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="other.pth is neither DINO's ViT .* nor FID's Inception"):
+        load_image_network(tmp_path / "other.pth")
