@@ -5,6 +5,7 @@ from comfy_api.latest import io, ui
 from ..faces import draw, host_types
 from ..faces.choose import apply_policy
 from .faces import choice_inputs, video
+from .inputs import check_mask
 from .sockets import FaceDetectorType, FaceLandmarksType, FacesType
 
 
@@ -65,7 +66,7 @@ class ImportFaces(io.ComfyNode):
         face_detector=None,
         video=False,
     ) -> io.NodeOutput:
-        faces = host_types.import_faces(image, face_landmarks, bboxes, mask, face_detector)
+        faces = host_types.import_faces(image, face_landmarks, bboxes, check_mask(mask), face_detector)
         faces = apply_policy(faces, choose, index, if_no_face, video, host_types.LOOK_THERE)
         overlay = draw.overlay(faces)
         return io.NodeOutput(faces, overlay, ui=ui.PreviewImage(overlay, cls=cls))
