@@ -31,7 +31,7 @@ def _prompt_inputs() -> list[io.Input]:
         io.String.Input(
             "face_prompt",
             multiline=True,
-            dynamic_prompts=False,
+            dynamic_prompts=True,
             default="a woman face, front face",
             tooltip="What the face looks like and does: expression, glasses, style, light. Clothes, place and pose "
             "belong to the prompt of the whole picture. What was learned of the person is added by itself.",
@@ -39,7 +39,7 @@ def _prompt_inputs() -> list[io.Input]:
         io.String.Input(
             "negative",
             multiline=True,
-            dynamic_prompts=False,
+            dynamic_prompts=True,
             default="",
             tooltip="What the face should not be. The paper leaves it empty.",
         ),
