@@ -16,8 +16,8 @@ class ImportFaces(io.ComfyNode):
             node_id="LikenessImportFaces",
             display_name="Faces from Other Nodes",
             category="likeness/faces",
-            description="Makes faces of what other nodes found: MediaPipe landmarks, bounding boxes or a mask, as "
-            "SAM, Grounding DINO, RT-DETR and Impact nodes give them.",
+            description="Makes faces of what other nodes found: MediaPipe landmarks, bounding boxes, SEGS or a "
+            "mask, as SAM, Grounding DINO, RT-DETR and Impact nodes give them.",
             search_aliases=["import faces", "bbox to faces", "mask to faces", "sam", "grounding dino", "impact"],
             inputs=[
                 io.Image.Input("image", tooltip="The pictures in which the other node found the faces."),
@@ -28,11 +28,11 @@ class ImportFaces(io.ComfyNode):
                     tooltip="From Detect Face Landmarks (MediaPipe); taken exactly as they are. Connect one of "
                     "face_landmarks, bboxes and mask.",
                 ),
-                io.BoundingBox.Input(
-                    "bboxes",
-                    optional=True,
-                    force_input=True,
-                    tooltip="Boxes around faces or persons: one, a list, or a list per picture.",
+                io.MultiType.Input(
+                    io.BoundingBox.Input("bboxes", optional=True, force_input=True),
+                    [io.BBOX, io.SEGS],
+                    tooltip="Boxes around faces or persons: one, a list, or a list per picture; BBOX of other packs "
+                    "and SEGS of the Impact Pack too.",
                 ),
                 io.Mask.Input(
                     "mask",
