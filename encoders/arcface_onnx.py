@@ -15,6 +15,7 @@ from comfy.patcher_extension import CallbacksMP
 from torch.nn.functional import interpolate
 
 from ..patcher import manage
+from ..weights import trial
 from ..weights.files import file_sha256
 from .agreement import cosines
 from .face_encoder import FaceEncoder
@@ -35,10 +36,13 @@ def load_recogniser(path: str) -> FaceEncoder:
     Raises ValueError where the file is no ONNX file or no recogniser of 112 px crops, cannot tell crops apart, or
     needs onnxruntime and that is missing.
     """
-    name, graph = Path(path).name, read_onnx(path)
+    name = Path(path).name
+    with trial.name_faults(f"{name} cannot be used as a recogniser"):
+        graph = read_onnx(path)
     width = _embedding_width(name, graph)
     try:
-        patcher = _manage_torch(graph)
+        with trial.name_faults(f"{name} cannot be used as a recogniser", (UnknownOperationError,)):
+            patcher = _manage_torch(name, graph)
     except UnknownOperationError:
         patcher = _manage_session(path, graph)
     encoder = FaceEncoder(KINDS[width], name, file_sha256(path), patcher, CROP)
@@ -58,17 +62,17 @@ def _embedding_width(name: str, graph: OnnxGraph) -> int:
     )
 
 
-def _manage_torch(graph: OnnxGraph) -> comfy.model_patcher.ModelPatcher:
+def _manage_torch(name: str, graph: OnnxGraph) -> comfy.model_patcher.ModelPatcher:
     offload_device = comfy.model_management.text_encoder_offload_device()
     network = OnnxNetwork(graph, comfy.ops.manual_cast, dtype=torch.float32, device=offload_device)
-    recogniser = Recogniser(network, largest_pixel(graph))
+    recogniser = Recogniser(name, network, largest_pixel(graph))
     return manage(recogniser, recogniser.state_dict(), offload_device)
 
 
 def _manage_session(path: str, graph: OnnxGraph) -> comfy.model_patcher.ModelPatcher:
     session = Session(path)
     patcher = comfy.model_patcher.ModelPatcher(
-        Recogniser(session, largest_pixel(graph)),
+        Recogniser(Path(path).name, session, largest_pixel(graph)),
         load_device=comfy.model_management.text_encoder_device(),
         offload_device=comfy.model_management.text_encoder_offload_device(),
         size=Path(path).stat().st_size,
@@ -100,8 +104,9 @@ def _check_sight(encoder: FaceEncoder) -> None:
 class Recogniser(torch.nn.Module):
     """A network of pixels in 0..`largest`, or in -1..1 where that is None, behind the protocol of the encoders."""
 
-    def __init__(self, network: torch.nn.Module, largest: float | None):
+    def __init__(self, name: str, network: torch.nn.Module, largest: float | None):
         super().__init__()
+        self.name = name
         self.network = network
         self.largest = largest
 
@@ -109,7 +114,8 @@ class Recogniser(torch.nn.Module):
         """Return features [n, 1, d] and embedding [n, d], the same numbers, of RGB crops [n, 3, S, S] in -1..1."""
         crops = pixels if self.largest is None else (pixels + 1) * (self.largest / 2)
         # One by one: some files have a batch of 1 written into them.
-        embedding = torch.cat([self.network(crop) for crop in crops.split(1)])
+        with trial.name_faults(f"{self.name} cannot read a face"):
+            embedding = torch.cat([self.network(crop) for crop in crops.split(1)])
         return embedding.unsqueeze(1), embedding
 
 
@@ -119,6 +125,9 @@ class Session(torch.nn.Module):
     def __init__(self, path: str):
         super().__init__()
         self.path = path
+        _import_onnxruntime(path)
+        with trial.name_faults(f"{Path(path).name} cannot be used as a recogniser"):
+            trial.try_out(path, "onnxruntime")
         self._session = _open_session(path, torch.device("cpu"))  # so that a wrong file is refused at once
         self._device = "cpu"
 
@@ -133,7 +142,7 @@ class Session(torch.nn.Module):
         self._session = None
 
 
-def _open_session(path: str, device: torch.device):
+def _import_onnxruntime(path: str):
     try:
         import onnxruntime
     except ImportError as error:
@@ -141,10 +150,13 @@ def _open_session(path: str, device: torch.device):
             f"{Path(path).name} is an ONNX recogniser of an unusual kind, which needs a package that is not installed "
             f"({error}): run 'pip install onnxruntime-gpu' in ComfyUI's Python (onnxruntime without a GPU)."
         ) from error
-    try:
+    return onnxruntime
+
+
+def _open_session(path: str, device: torch.device):
+    onnxruntime = _import_onnxruntime(path)
+    with trial.name_faults(f"{Path(path).name} cannot be used as a recogniser"):
         return onnxruntime.InferenceSession(path, providers=list_providers(onnxruntime, device))
-    except Exception as error:  # its errors have no common class but this one
-        raise ValueError(f"{Path(path).name} cannot be read as an ONNX model; download it again.") from error
 
 
 def list_providers(onnxruntime, device: torch.device) -> list:

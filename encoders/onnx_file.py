@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..weights.files import HEAD, not_weights
+
 # Number of a tensor's type in the file: how its bytes are read. bfloat16 is read as its upper 16 bits of a float32.
 _TYPES = {1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8"}
+_GRAPH = 7  # field of a model
 _FLOATS, _INT32S, _INT64S, _RAW, _DOUBLES = 4, 5, 7, 9, 10  # fields of a tensor that hold its numbers
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 
@@ -44,14 +47,16 @@ class OnnxGraph:
 def read_onnx(path: str | Path) -> OnnxGraph:
     """Return the graph of an ONNX file.
 
-    Raises ValueError naming the file where it is no ONNX file, is cut short, or keeps its numbers in a second file.
+    Raises ValueError, with what is wrong but without the file's name, where it is cut short or keeps its numbers in a
+    second file; misread bytes of another kind of file lead to other errors too (`trial.name_faults` turns them).
     """
-    try:
-        graphs = [value for number, value in _fields(memoryview(Path(path).read_bytes())) if number == 7]
-        graph = _read_graph(graphs[0])
-    except (ValueError, IndexError, KeyError, TypeError, struct.error) as error:  # what misread bytes lead to
-        raise ValueError(f"{Path(path).name} cannot be read as an ONNX model ({error}); download it again.") from error
-    return graph
+    data = memoryview(Path(path).read_bytes())
+    if reason := not_weights(bytes(data[:HEAD])):
+        raise ValueError(f"it is {reason}")
+    graphs = [value for number, value in _fields(data) if number == _GRAPH]
+    if not graphs:
+        raise ValueError("it holds no network")
+    return _read_graph(graphs[0])
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:

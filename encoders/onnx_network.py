@@ -20,7 +20,8 @@ def _dequantise(inputs: list, attributes: dict) -> torch.Tensor:
 
     def spread(values: torch.Tensor) -> torch.Tensor:
         if block:
-            return values.float().repeat_interleave(block, dim=axis).narrow(axis, 0, x.shape[axis])
+            each = min(block, x.shape[axis])
+            return values.float().repeat_interleave(each, dim=axis).narrow(axis, 0, x.shape[axis])
         if values.ndim == 1 and values.numel() > 1:
             return values.float().reshape([-1 if i == axis % x.ndim else 1 for i in range(x.ndim)])
         return values.float()

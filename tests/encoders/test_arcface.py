@@ -172,9 +172,14 @@ def test_refuses_a_file_to_which_everybody_is_the_same(tmp_path, wrong):
 def test_refuses_what_is_no_onnx_file(tmp_path):
     path = tmp_path / "broken.onnx"
     whole = open(write_recogniser(tmp_path / "whole.onnx"), "rb").read()
-    for content in (b"", b"<!doctype html> too many downloads", whole[: len(whole) // 2], whole[:10]):
+    for content, reason in (
+        (b"", "it is empty"),
+        (b"<!doctype html> too many downloads", "it is a web page"),
+        (whole[: len(whole) // 2], "it is cut short"),
+        (whole[:10], ".*"),
+    ):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="broken.onnx cannot be read as an ONNX model"):
+        with pytest.raises(ValueError, match=f"broken.onnx cannot be used as a recogniser: {reason}"):
             load_recogniser(str(path))
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from likeness.encoders.onnx_file import read_onnx
 from likeness.encoders.onnx_network import OnnxNetwork, UnknownOperationError
+from likeness.weights.trial import name_faults
 from onnx import TensorProto, helper, numpy_helper
 
 RNG = np.random.RandomState(0)
@@ -113,7 +114,8 @@ def test_any_cut_or_flipped_file_is_refused_in_words_or_read(tmp_path):
             content[rng.randint(len(whole))] ^= 1 << rng.randint(8)
         (tmp_path / "hurt.onnx").write_bytes(content)
         try:
-            read_onnx(tmp_path / "hurt.onnx")
+            with name_faults("hurt.onnx cannot be used"):
+                OnnxNetwork(read_onnx(tmp_path / "hurt.onnx"), comfy.ops.manual_cast)(torch.zeros(1, 4, 8, 8))
         except ValueError as error:
-            refused += str(error).startswith("hurt.onnx cannot be read as an ONNX model")
-    assert refused > 100
+            refused += str(error).startswith("hurt.onnx cannot be used")
+    assert refused > 150
