@@ -39,7 +39,7 @@ class LargeMeshModel(FaceLandmarkerModel):
         super().__init__({key: value for key, value in state_dict.items() if not key.startswith(prefix)})
         for variant, network in self.models.items():
             network.mesh = FaceMesh256(weights).eval()
-            network.mesh.load_state_dict(weights)
+            network.mesh.load_state_dict(weights, strict=False)  # `_load` looks whether all are there
             self.patchers[variant] = comfy.model_patcher.CoreModelPatcher(
                 network,
                 load_device=self.load_device,
