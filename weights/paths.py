@@ -43,15 +43,15 @@ def pack(archive: manifest.WeightFile) -> str:
 def find(entry: manifest.WeightFile, root: Path) -> Path | None:
     """Return the file of an entry below the models folder `root`, of an archive its folder; None where it is not there.
 
-    A PyTorch file of our own folders may have been rewritten as safetensors, and a pack that was unpacked by hand may
-    lie in a folder of its own name, one level deeper.
+    A PyTorch file of our own folders may have been rewritten as safetensors, what has a converter must be; a pack that
+    was unpacked by hand may lie in a folder of its own name, one level deeper.
     """
     if not (entry.folder and entry.file):
         return None
     if is_archive(entry):
         members = manifest.members(entry)
         return root / pack(entry) if members and all(find(member, root) for member in members) else None
-    names = [relative_path(entry)]
+    names = [] if entry.source.converter else [relative_path(entry)]
     if is_rewritten(entry):
         names.append(safetensors_name(relative_path(entry)))
     if entry.source.member and entry.source.kind != "pypi":

@@ -69,7 +69,7 @@ def operators(data: bytes) -> Iterator[Operator]:
         raise ValueError("no TensorFlow Lite file")
     try:
         yield from _operators(_Table(data, struct.unpack_from("<I", data)[0]))
-    except (struct.error, IndexError) as error:
+    except (struct.error, IndexError, KeyError, ValueError) as error:
         raise ValueError("a TensorFlow Lite file that is cut short or damaged") from error
 
 

