@@ -103,9 +103,11 @@ def run_again(command: list) -> int:
 
 
 def demo(options: argparse.Namespace, comfy: Path) -> int:
-    from likeness.launcher import demo
+    from likeness.launcher import demo, environment, real_files
 
-    return demo.main(comfy, options.port)
+    if not_fetched := real_files.fetch(environment.BASE / "models", environment.PHOTOS):
+        print(f"{not_fetched}\nThe demo leaves the photographs out.", flush=True)
+    return demo.main(comfy, options.port, environment.PHOTOS)
 
 
 def test(options: argparse.Namespace, comfy: Path) -> int:

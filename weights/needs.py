@@ -27,7 +27,7 @@ def report(prompt: dict[str, dict]) -> str:
 
 
 def find_entries(prompt: dict[str, dict]) -> list[tuple[str, WeightFile]]:
-    """Return every file of the manifest that a graph names in one of its inputs, and its parts: the name, and the entry.
+    """Return every file of the manifest that a graph names in one of its inputs, and its parts: name and entry.
 
     Detectors are named "family: file", and InsightFace's packs without the .zip they are published in.
     """
