@@ -4,8 +4,9 @@
 
 In a folder the photos of one person have the same name up to the first digit or underscore (obama.jpg, obama2.jpg,
 obama_hat.jpg); of each the largest face is taken. All faces of a photo without such fellows are strangers to all.
-Printed are the cosines of all pairs, and of each photo with the mean of a person's others, to which `min_agreement` is
-the limit. The printed markdown can be pasted into RESULTS.md; the picture shows the histograms.
+Files whose names begin with a digit are left out. Printed are the cosines of all pairs, and of each photo with the mean
+of a person's others, to which `min_agreement` is the limit. The printed markdown can be pasted into RESULTS.md; the
+picture shows the histograms.
 """
 
 import argparse
@@ -46,7 +47,7 @@ MODEL_FOLDERS = ("detection", "insightface")
 def list_photos(folders: list[Path]) -> list[tuple[str, Path]]:
     """Return the person and the file of every photo in the folders."""
     files = [file for folder in folders for file in sorted(folder.iterdir()) if file.suffix.lower() in PHOTO_FILES]
-    return [(re.match(r"\D*?(?=[\d_.])", file.name)[0] or file.stem, file) for file in files]
+    return [(re.match(r"\D+?(?=[\d_.])", file.name)[0], file) for file in files if not file.name[0].isdigit()]
 
 
 def embed(label: str, encoder: FaceEncoder, paths: list[Path]) -> tuple[torch.Tensor, list[str], int]:
@@ -119,6 +120,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, help="a further folder in which models lie, by kind")
     parser.add_argument("--picture", type=Path, default=Path("recogniser.png"), help="where the histograms are written")
     options = parser.parse_args()
+    folders.register()
     for kind in MODEL_FOLDERS if options.models else ():
         folder_paths.add_model_folder_path(kind, str(options.models / kind), is_default=True)
     encoder, rows, panels = load_encoder(find_encoder(options.encoder)), [], {}

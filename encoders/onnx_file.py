@@ -34,8 +34,8 @@ class OnnxNode:
 class OnnxGraph:
     """nodes: in the order in which they can be run; tensors: by name; inputs, outputs: their shapes by name.
 
-    A size that the file leaves open is its name or None. Inputs that are tensors of the file, or that no node reads,
-    are left out.
+    A size that the file leaves open is its name or None. Inputs that are tensors of the file, or that no node reads
+    while others are read, are left out.
     """
 
     nodes: list[OnnxNode] = field(default_factory=list)
@@ -117,8 +117,9 @@ def _read_graph(data: memoryview) -> OnnxGraph:
         elif number in (11, 12):
             name, shape = _read_shape(value)
             (graph.inputs if number == 11 else graph.outputs)[name] = shape
+    inputs = {name: shape for name, shape in graph.inputs.items() if name not in graph.tensors}
     used = {name for node in graph.nodes for name in node.inputs}
-    graph.inputs = {name: shape for name, shape in graph.inputs.items() if name in used - graph.tensors.keys()}
+    graph.inputs = {name: shape for name, shape in inputs.items() if name in used} or inputs
     return graph
 
 

@@ -13,6 +13,18 @@ from torch.nn import functional
 from .onnx_file import OnnxGraph, OnnxNode
 
 
+class UnknownOperationError(ValueError):
+    """A graph has an operation that `OnnxNetwork` does not know, or in a way it does not know."""
+
+
+def _one_size(inputs: list) -> list:
+    """Return two tensors of which one has the size of both together, so that a file cannot ask for more and more."""
+    first, second = inputs
+    if torch.broadcast_shapes(first.shape, second.shape) not in (first.shape, second.shape):
+        raise UnknownOperationError("tensors that grow against each other")
+    return inputs
+
+
 def _dequantise(inputs: list, attributes: dict) -> torch.Tensor:
     """Return (x - zero point) * scale; a scale holds for all, for an index of `axis` or for a block of indices."""
     x, scale, *zero = inputs
@@ -26,7 +38,10 @@ def _dequantise(inputs: list, attributes: dict) -> torch.Tensor:
             return values.float().reshape([-1 if i == axis % x.ndim else 1 for i in range(x.ndim)])
         return values.float()
 
-    return (x.float() - (spread(zero[0]) if zero else 0)) * spread(scale)
+    x = x.float()
+    if zero:
+        x = x - _one_size([x, spread(zero[0])])[1]
+    return torch.mul(*_one_size([x, spread(scale)]))
 
 
 def _reshape(inputs: list, attributes: dict) -> torch.Tensor:
@@ -46,11 +61,12 @@ def _constant(inputs: list, attributes: dict) -> torch.Tensor:
     return attributes["value"]
 
 
+_MOST = 1 << 26  # numbers that a convolution gives: a ResNet-100's first one gives 800,000
 _FUNCTIONS: dict[str, Callable[[list, dict], torch.Tensor]] = {
-    "Add": lambda inputs, attributes: inputs[0] + inputs[1],
-    "Sub": lambda inputs, attributes: inputs[0] - inputs[1],
-    "Mul": lambda inputs, attributes: inputs[0] * inputs[1],
-    "Div": lambda inputs, attributes: inputs[0] / inputs[1],
+    "Add": lambda inputs, attributes: torch.add(*_one_size(inputs)),
+    "Sub": lambda inputs, attributes: torch.sub(*_one_size(inputs)),
+    "Mul": lambda inputs, attributes: torch.mul(*_one_size(inputs)),
+    "Div": lambda inputs, attributes: torch.div(*_one_size(inputs)),
     "MatMul": lambda inputs, attributes: inputs[0] @ inputs[1],
     "Relu": lambda inputs, attributes: inputs[0].relu(),
     "Sigmoid": lambda inputs, attributes: inputs[0].sigmoid(),
@@ -63,11 +79,8 @@ _FUNCTIONS: dict[str, Callable[[list, dict], torch.Tensor]] = {
     "DequantizeLinear": _dequantise,
     "Constant": _constant,
 }
+_FOLDED = ("Identity", "Transpose", "Reshape", "DequantizeLinear", "Constant")  # where all inputs are known
 _LAYERS = ("Conv", "BatchNormalization", "PRelu", "Gemm")
-
-
-class UnknownOperationError(ValueError):
-    """A graph has an operation that `OnnxNetwork` does not know, or in a way it does not know."""
 
 
 def largest_pixel(graph: OnnxGraph) -> float | None:
@@ -97,7 +110,7 @@ def fold_constants(graph: OnnxGraph) -> tuple[list[OnnxNode], dict[str, torch.Te
     """Return the nodes that depend on an input, and all tensors that do not: the file's, and what is made of them."""
     tensors, left = dict(graph.tensors), []
     for node in graph.nodes:
-        if node.operation in _FUNCTIONS and all(name in tensors for name in node.inputs):
+        if node.operation in _FOLDED and all(name in tensors for name in node.inputs):
             tensors[node.outputs[0]] = _FUNCTIONS[node.operation](
                 [tensors[name] for name in node.inputs], node.attributes
             )
@@ -148,13 +161,20 @@ class OnnxNetwork(nn.Module):
         for i, (step, arguments, output, attributes) in enumerate(self.steps):
             inputs = [values[part] if isinstance(part, str) else part.to(x.device) for part in arguments]
             if isinstance(step, int):
-                values[output] = self.layers[step](inputs[0])
+                values[output] = self.layers[step](_check_size(self.layers[step], inputs[0]))
             else:
                 values[output] = step(inputs, attributes)
             for part in arguments:
                 if isinstance(part, str) and self._last_use[part] == i:
                     values.pop(part, None)
         return values[self.target]
+
+
+def _check_size(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Return `x`, unless a convolution would make more of it than a recogniser's ever does."""
+    if isinstance(layer, nn.Conv2d) and len(x) * layer.out_channels * x.shape[-1] * x.shape[-2] > _MOST:
+        raise UnknownOperationError(f"a convolution with {layer.out_channels} channels of {list(x.shape[-2:])} pixels")
+    return x
 
 
 def _as_float32(tensor: torch.Tensor) -> torch.Tensor:
@@ -188,8 +208,13 @@ def _make_layer(node: OnnxNode, weights: list[torch.Tensor], operations, factory
 def _make_convolution(attributes: dict, weights: list[torch.Tensor], operations, factory: dict):
     weight, bias = weights[0], weights[1] if len(weights) > 1 else None
     pads, groups = attributes.get("pads", [0, 0, 0, 0]), attributes.get("group", 1)
-    if weight.ndim != 4 or pads[:2] != pads[2:] or attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise UnknownOperationError("a convolution that is padded on one side")
+    if (
+        weight.ndim != 4
+        or pads[:2] != pads[2:]
+        or not all(0 <= pad <= 16 for pad in pads)
+        or attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    ):
+        raise UnknownOperationError("a convolution that is padded otherwise")
     layer = operations.Conv2d(
         weight.shape[1] * groups,
         weight.shape[0],

@@ -84,6 +84,20 @@ def test_as_onnxruntime(tmp_path, name, raw):
     np.testing.assert_allclose(network(torch.from_numpy(x)).numpy(), expected, rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("greedy, weights", [
+    ([node("Mul", "column", "row", output="m"), node("Mul", "x", "m")],
+     {"column": numbers(100_000, 1), "row": numbers(1, 100_000)}),
+    ([node("DequantizeLinear", "bytes", "row", output="d", axis=1), node("Mul", "x", "d")],
+     {"bytes": np.zeros((100_000, 1), np.int8), "row": numbers(1, 100_000)}),
+    ([node("Conv", "x", "w")], {"w": np.zeros((2_000_000, 4, 1, 1), np.float32)}),
+    ([node("Conv", "x", "w", pads=[10**5] * 4)], {"w": numbers(1, 4, 1, 1)}),
+])  # fmt: skip
+def test_what_would_fill_the_memory_is_refused(tmp_path, greedy, weights):
+    path = write(tmp_path / "greedy.onnx", greedy, weights)
+    with pytest.raises(UnknownOperationError):
+        OnnxNetwork(read_onnx(path), comfy.ops.manual_cast)(torch.zeros(1, 4, 8, 8))
+
+
 @pytest.mark.parametrize("unknown", [
     [node("Softsign", "x")],
     [node("Conv", "x", "w", pads=[0, 0, 1, 1])],
