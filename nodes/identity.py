@@ -27,6 +27,7 @@ ENCODER_FILES = {
         "models/buffalo_l/w600k_r50.onnx",
         "models/antelopev2/glintr100.onnx",
         "models/auraface/glintr100.onnx",
+        "face_recognition_sface_2021dec_int8bq.onnx",
     ),
     "metrics": ("20180402-114759-vggface2.pt",),
 }
