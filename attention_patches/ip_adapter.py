@@ -8,9 +8,9 @@ from comfy.patcher_extension import CallbacksMP
 
 from ..adapters.unet_blocks import Block, sort_blocks, transformer_blocks
 from .adapter_patch import AdapterPatch, Run, check_base, watch
-from .calls import ALWAYS, STREAMS, Rows, Schedule, attend, list_packs, read_call, read_rows
+from .calls import ALWAYS, Rows, Schedule, attend, list_packs, read_call, read_rows
 from .image_cross_attention import image_cross_attention
-from .infinite_id import PARTS
+from .infinite_id import PARTS, STYLE
 
 KEY = "likeness_ip_adapter"
 
@@ -51,15 +51,15 @@ class ImageAttentionPatch(AdapterPatch):
     def add_image(self, text, q, k, v, block, rows: Rows, extra_options):
         """Return `text` [rows, n, d], the output of the attention of q, k and v, with the image's added.
 
-        All are the rows of one stream. Infinite-ID's text stream gives the image its style.
+        Where Infinite-ID has a text stream beside these rows, it may give the image its style.
         """
         read_call(extra_options).reached.add((self, block))
         if self.strengths[block] == 0 or not self.schedule.is_on(extra_options):
             return text
         run = self.run_on(q.device, q.dtype)
         keys, values = self.keys_values(run, block, q, rows)
-        if streams := extra_options.get(STREAMS):
-            keys, values = streams.restyle(keys, k, block), streams.restyle(values, v, block)
+        if style := extra_options.get(STYLE):
+            keys, values = style.restyle(keys, k, block), style.restyle(values, v, block)
 
         def attention(q, k, v):  # few keys: quantised attention would lose more here than it saves
             return attend(q, k, v, extra_options, low_precision_attention=False)
