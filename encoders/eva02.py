@@ -62,7 +62,7 @@ def read_weights(state_dict: dict) -> dict:
 
 
 def rotate_pairs(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn every pair (a, b) of neighbouring channels: (a cos - b sin, b cos + a sin); x, cos, sin: [..., tokens, d]."""
+    """Turn every pair (a, b) of neighbouring channels into (a cos - b sin, b cos + a sin); all are [..., tokens, d]."""
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
     return x * cos + torch.stack((-b, a), dim=-1).flatten(-2) * sin
 
