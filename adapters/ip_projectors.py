@@ -143,7 +143,7 @@ class IdFormerTokens(nn.Module):
         )
 
     def forward(self, face: torch.Tensor, eva: torch.Tensor) -> torch.Tensor:
-        """Return one person's tokens [1, 32, D] of n photos, read together: face [n, 1280] and eva [n, 5, 577, 1024]."""
+        """Return a person's tokens [1, 32, D] of n photos read together: face [n, 1280], eva [n, 5, 577, 1024]."""
         photos = self.id_embedding_mapping(face).unflatten(1, (-1, self.dim)).flatten(0, 1)[None]
         rows = torch.cat((self.latents.to(photos), photos), dim=1)
         layers_a_tap = len(self.layers) // self.taps
