@@ -2,8 +2,8 @@
 
 All but the last share one layout: `image_proj.*`, a projector, and `ip_adapter.<number>.to_k_ip.weight` and
 `.to_v_ip.weight` for every cross-attention of an SD1.5 or SDXL UNet; FaceID files also hold
-`ip_adapter.<number>.to_q_lora.down.weight` and so on. `adapters.unet_blocks` has the numbers. PuLID's own files call the
-same `id_adapter.*` and `id_adapter_attn_layers.<number>.id_to_k.weight`.
+`ip_adapter.<number>.to_q_lora.down.weight` and so on. `adapters.unet_blocks` has the numbers. PuLID's own files have
+the same as `id_adapter.*` and `id_adapter_attn_layers.<number>.id_to_k.weight`.
 
 Infinite-ID's layout (safetensors, metadata `INFINITE_ID_METADATA`): `clip_mapper.*` a resampler, `face_mapper.*` a
 FaceID projector, and `image_attention.<block>.<number>.<index>.to_k.weight` and `.to_v.weight` [width, D] for every
