@@ -9,7 +9,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ..adapters.unet_blocks import transformer_blocks
-from .calls import Rows, Schedule, describe_calls, find_guidance, list_packs, name_pack, read_call, read_rows
+from .calls import Rows, Schedule, describe_calls, find_guidance, list_packs, name_pack, read_call
 
 
 @dataclass
