@@ -123,7 +123,7 @@ class AdapterPatch(ABC):
             return
         shown = tuple(extra_options["original_shape"][-2:])
         whole = rows.areas[0][:2] if rows.areas[0] else call.size
-        if shown != tuple(map(min, whole, call.size)):
+        if shown != whole:
             around = call.options.get("model_function_wrapper")
             who = name_pack(around) if around else ", ".join(list_packs(call.options)) or "Another node"
             raise RuntimeError(
@@ -155,9 +155,8 @@ def watch(found, patch: AdapterPatch, block: tuple | None = None):
         name = block or extra_options["block"]
         if name in patch.blocks and (patch, name) not in read_call(extra_options).reached:
             raise RuntimeError(
-                f"{patch.name}: {name_pack(found)} has replaced it at the block {name}, and more of its "
-                f"{len(patch.blocks)} perhaps, so that the face is lost there. Connect that node before {patch.node}, "
-                "or remove it."
+                f"{patch.name}: {name_pack(found)} has replaced it at the block {name} and does not call it, so that "
+                f"the face is lost there. Connect that node before {patch.node}, or remove it."
             )
         return output
 

@@ -127,12 +127,12 @@ def _note_roles(executor, *args, **kwargs):
 
 def _describe_call(executor, model, conds, x, timestep, model_options):
     """Describe the calls of one noise level: CALC_COND_BATCH wrapper."""
-    guidance = find_guidance(model_options)
+    guidance, size = find_guidance(model_options), tuple(x.shape[-2:])
     call = UNetCall(
         guidance,
         guidance.name_roles(conds),
-        {entry["uuid"]: tuple(entry["area"]) for entries in conds for entry in entries or () if "area" in entry},
-        tuple(x.shape[-2:]),
+        {entry["uuid"]: _clip(entry["area"], size) for entries in conds for entry in entries or () if "area" in entry},
+        size,
         model.model_sampling,
         model_options,
     )
@@ -140,6 +140,11 @@ def _describe_call(executor, model, conds, x, timestep, model_options):
     guidance.calls += 1
     guidance.reached.update(Counter(patch for patch, _ in call.reached).items())
     return output
+
+
+def _clip(area: Area, size: tuple[int, int]) -> Area:
+    height, width, y, x = area
+    return min(height, size[0] - y), min(width, size[1] - x), y, x
 
 
 def _with_option(model_options: dict, name: str, value) -> dict:
@@ -185,6 +190,9 @@ class Schedule:
         first = call.guidance.percent_to_sigma(call.sampling, self.start) if self.start > 0 else math.inf
         last = call.guidance.percent_to_sigma(call.sampling, self.end) if self.end < 1 else 0.0
         return last <= sigma <= first
+
+
+ALWAYS = Schedule(0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -245,7 +253,7 @@ def _cut(mask: torch.Tensor, area: Area | None, latent: tuple[int, int] | None) 
     if area is None:
         return mask
     spans = [
-        slice(start * length // whole, -(-min(start + extent, whole) * length // whole))
+        slice(start * length // whole, -(-(start + extent) * length // whole))
         for extent, start, length, whole in zip(area[:2], area[2:], mask.shape[-2:], latent)
     ]
     return mask[:, spans[0], spans[1]]

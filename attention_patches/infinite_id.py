@@ -12,10 +12,9 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ..adapters.unet_blocks import transformer_blocks
-from .calls import attend, find_sigma_range, is_scheduled
+from .calls import STREAMS, attend, find_sigma_range, is_scheduled
 from .mixed_attention import adain, adain_mean, mixed_keys_values
 
-STREAMS = "likeness_streams"
 WRAPPER_KEY = "likeness_infinite_id"
 MIXINGS = ("mixed", "mutual", "off")
 STYLES = ("none", "AdaIN-mean", "AdaIN")

@@ -4,13 +4,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
-from comfy.patcher_extension import CallbacksMP, WrappersMP
+from comfy.patcher_extension import CallbacksMP
 
 from ..adapters.unet_blocks import Block, sort_blocks, transformer_blocks
-from .adapter_patch import AdapterPatch, Run, check_base
-from .calls import attend, find_sigma_range
+from .adapter_patch import AdapterPatch, Run, check_base, watch
+from .calls import ALWAYS, STREAMS, Rows, Schedule, attend, list_packs, read_call, read_rows
 from .image_cross_attention import image_cross_attention
-from .infinite_id import PARTS, STREAMS
+from .infinite_id import PARTS
 
 KEY = "likeness_ip_adapter"
 
@@ -19,12 +19,15 @@ class ImageAttentionPatch(AdapterPatch):
     """Image cross-attention at every cross-attention of a UNet.
 
     adapter:      `IpAdapter`, of which only the names and sizes of its blocks are used any more
-    keys_values:  [2, m, ...] of `IpAdapter.keys_values`, for the conditional and the unconditional branch
+    keys_values:  [2, m, ...] of `IpAdapter.keys_values`, for the positive and the other rows
     strengths:    s at each block
     """
 
-    def __init__(self, adapter, keys_values, strengths, sigma_range, mask=None):
-        super().__init__(strengths, sigma_range, mask)
+    node = "Apply Image Adapter"
+
+    def __init__(self, adapter, keys_values, strengths, schedule=ALWAYS, mask=None):
+        super().__init__(strengths, schedule, mask)
+        self.name = adapter.name
         self.adapter = adapter
         self.projected = keys_values
         self.strengths = strengths
@@ -38,49 +41,48 @@ class ImageAttentionPatch(AdapterPatch):
             replaced = model.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
             key = choose_key(block, blocks, replaced)
             previous = replaced.get(key, replaced.get(block[:2]))
-            model.set_model_attn2_replace(AttentionReplacement(self, block, family, previous), *key)
-        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, self.around_unet)
+            heads = blocks[block].n_heads
+            model.set_model_attn2_replace(AttentionReplacement(self, block, family, heads, previous), *key)
+        self.attach(model)
         if not model.get_callbacks(CallbacksMP.ON_CLONE, KEY):
             model.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, copy_replacements)
         return model
 
-    def add_image(self, text, q, k, v, block, extra_options):
-        """Return `text` [chunks * batch, n, d], the output of the attention of q, k and v, with the image's added.
+    def add_image(self, text, q, k, v, block, rows: Rows, extra_options):
+        """Return `text` [rows, n, d], the output of the attention of q, k and v, with the image's added.
 
-        Where Infinite-ID has a text stream in the batch, that stays as it is, and gives the image its style.
+        All are the rows of one stream. Infinite-ID's text stream gives the image its style.
         """
-        run = self.run_on(q.device, q.dtype)
-        run.reached.add(block)
-        if not run.active or self.strengths[block] == 0:
+        read_call(extra_options).reached.add((self, block))
+        if self.strengths[block] == 0 or not self.schedule.is_on(extra_options):
             return text
-        streams = extra_options.get(STREAMS)
-        if streams is None:
-            keys, values = self.keys_values(run, block, q, extra_options)
-            return self._add_attention(run, text, q, block, extra_options, keys, values)
-        chunks = len(extra_options["cond_or_uncond"])
-        (text, other), (q, _), (k, _), (v, _) = (streams.split(part, chunks) for part in (text, q, k, v))
-        keys, values = self.keys_values(run, block, q, extra_options)
-        keys, values = streams.restyle(keys, k, block), streams.restyle(values, v, block)
-        return streams.join(self._add_attention(run, text, q, block, extra_options, keys, values), other, chunks)
+        run = self.run_on(q.device, q.dtype)
+        keys, values = self.keys_values(run, block, q, rows)
+        if streams := extra_options.get(STREAMS):
+            keys, values = streams.restyle(keys, k, block), streams.restyle(values, v, block)
+
+        def attention(q, k, v):  # few keys: quantised attention would lose more here than it saves
+            return attend(q, k, v, extra_options, low_precision_attention=False)
+
+        mask = self.find_region(run, q, rows, extra_options)
+        return image_cross_attention(text, q, keys, values, self.strengths[block], mask, attention)
+
+    def guard(self, transformer_options: dict) -> None:
+        """See that the host will call this patch; where another node has replaced it, watch that it is called."""
+        replaced = transformer_options.get("patches_replace", {}).get("attn2", {})
+        for block in self.blocks:
+            key = block if block in replaced else block[:2]
+            if key not in replaced:
+                raise RuntimeError(
+                    f"{self.name}: another node has removed its patch at {block} from the model, so that the face is "
+                    "lost there. Connect that node before Apply Image Adapter, or remove it."
+                )
+            if not holds_patch(replaced[key], self):
+                replaced[key] = watch(replaced[key], self, block)
 
     def start(self, device: torch.device, dtype: torch.dtype) -> Run:
         """Move the identity's keys and values to where the UNet runs."""
         return Run(self.adapter.split(self.projected.to(device, dtype)))
-
-    def explain_missed(self, missed: list[tuple]) -> str:
-        """Return the sentence for cross-attentions that did not run."""
-        return (
-            f"{self.adapter.name}: the model ran without {len(missed)} of its {len(self.strengths)} image "
-            f"cross-attentions (the first is {missed[0]}). Another node, connected later, skips or replaces these "
-            "blocks: remove it or put it before the adapter."
-        )
-
-    def _add_attention(self, run: Run, text, q, block, extra_options, keys, values):
-        def attention(q, k, v):  # few keys: quantised attention would lose more here than it saves
-            return attend(q, k, v, extra_options, low_precision_attention=False)
-
-        mask = self.find_region(run, q, extra_options)
-        return image_cross_attention(text, q, keys, values, self.strengths[block], mask, attention)
 
 
 class AttentionReplacement:
@@ -88,6 +90,7 @@ class AttentionReplacement:
 
     family:    the replacements of the same patch and model by their blocks. A compiled model may call one for another,
                because the host has it compare numbers and not objects; so the one called looks for the one meant
+    heads:     of the block's attention, for a pack that runs the host's blocks and does not tell
     previous:  the callable that stood there before, None for the host's own attention
 
     Other packs of the IPAdapter family find it where they would put their own and call `add`, which changes it in
@@ -95,11 +98,12 @@ class AttentionReplacement:
     earlier model.
     """
 
-    def __init__(self, patch: ImageAttentionPatch, block: Block, family: dict, previous=None, guests=()):
+    def __init__(self, patch: ImageAttentionPatch, block: Block, family: dict, heads: int, previous=None, guests=()):
         self.patch = patch
         self.block = block
         self.family = family
         family[block] = self
+        self.heads = heads
         self.previous = previous
         self.guests = tuple(guests)
 
@@ -112,16 +116,38 @@ class AttentionReplacement:
 
     def copy(self, family: dict) -> "AttentionReplacement":
         """Return the same for another model, whose replacements are `family`."""
-        return AttentionReplacement(self.patch, self.block, family, self.previous, self.guests)
+        return AttentionReplacement(self.patch, self.block, family, self.heads, self.previous, self.guests)
+
+    def holds(self, patch: ImageAttentionPatch) -> bool:
+        """Return whether a patch is run here or by the replacement before."""
+        return self.patch is patch or holds_patch(self.previous, patch)
 
     @torch.compiler.disable
     def __call__(self, q, k, v, extra_options):
-        block = (*extra_options["block"], extra_options["block_index"])
-        return self.family.get(block, self)._call(q, k, v, extra_options)
+        """Run the attention that was there, then our own and the guests', on the rows that are not Infinite-ID's text.
 
-    def _call(self, q, k, v, extra_options):
-        out = (self.previous or attend)(q, k, v, extra_options)
-        out = self.patch.add_image(out, q, k, v, self.block, extra_options)
+        k and v may have rows behind those of q, which are another pack's (NAG); the first belong to q.
+        """
+        block = (*extra_options.get("block", self.block[:2]), extra_options.get("block_index", self.block[2]))
+        meant = self.family.get(block, self)
+        extra_options.setdefault("n_heads", meant.heads)
+        if len(k) < len(q):
+            raise RuntimeError(
+                f"{self.patch.name}: another node hands {len(k)} rows of keys to {len(q)} rows of queries. Beside "
+                f"Likeness there are patches of {', '.join(list_packs(read_call(extra_options).options))}."
+            )
+        rows = read_rows(extra_options, len(q))
+        (q, q_text), (k, k_text), (v, v_text) = (rows.split(part[: len(q)]) for part in (q, k, v))
+        out = meant.attend_stream(q, k, v, rows, extra_options)
+        return rows.join(out, None if q_text is None else attend(q_text, k_text, v_text, extra_options))
+
+    def attend_stream(self, q, k, v, rows: Rows, extra_options):
+        """Return the output for the rows of one stream, [rows, n, d]."""
+        if isinstance(self.previous, AttentionReplacement):
+            out = self.previous.attend_stream(q, k, v, rows, extra_options)
+        else:
+            out = (self.previous or attend)(q, k, v, extra_options)
+        out = self.patch.add_image(out, q, k, v, self.block, rows, extra_options)
         for callback, settings in self.guests:
             if _is_due(settings, extra_options):
                 out = out + callback(out, q, k, v, extra_options, **settings)
@@ -150,6 +176,11 @@ def _is_due(settings: dict, extra_options: dict) -> bool:
     if first is None or last is None or "sigmas" not in extra_options:
         return True
     return last <= float(extra_options["sigmas"][0]) <= first
+
+
+def holds_patch(found, patch: ImageAttentionPatch) -> bool:
+    """Return whether what stands in place of a cross-attention is known to run a patch."""
+    return isinstance(found, AttentionReplacement) and found.holds(patch)
 
 
 def copy_replacements(model, clone) -> None:
@@ -229,11 +260,11 @@ def apply_ip_adapter(
     strengths = {block: strength * weight for block, weight in spread_strengths(adapter.widths, weights).items()}
     if mask is not None:
         mask = mask.reshape(-1, *mask.shape[-2:])
-    if not any(strengths.values()) or start_percent >= end_percent or (mask is not None and not mask.any()):
+    schedule = Schedule(start_percent, end_percent)
+    if not any(strengths.values()) or schedule.is_empty or (mask is not None and not mask.any()):
         return model.clone()
     keys_values = adapter.keys_values(tokens, model.model.get_dtype_inference())
-    span = find_sigma_range(model, start_percent, end_percent)
-    model = ImageAttentionPatch(adapter, keys_values, strengths, span, mask).apply(model)
+    model = ImageAttentionPatch(adapter, keys_values, strengths, schedule, mask).apply(model)
     if adapter.lora and lora_strength != 0:
         model.add_patches(adapter.lora, lora_strength)
     return model
