@@ -84,6 +84,11 @@ def unpack(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return features[:, :rows].flatten(1)[:, :length], features[:, rows:].unflatten(1, (TAPS, -1))
 
 
+def add_zero_tokens(tokens: torch.Tensor, count: int) -> torch.Tensor:
+    """Return tokens [2, m, D] with `count` zeros behind, which draw attention to nothing and so soften the face."""
+    return pad(tokens, (0, 0, 0, count))
+
+
 @dataclass(frozen=True)
 class PulidEncoder:
     """PuLID's three networks as one encoder.

@@ -7,12 +7,37 @@ import torch
 from PIL import Image, ImageDraw
 
 from .align import in_template_order
+from .geometry import move
+from .types import Face
 
 # By the points' order: eye at the image's left, eye at its right, nose, corners of the mouth likewise.
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255))
 NOSE = 2
 RADIUS, HALF_WIDTH = 10, 4  # pixels at every size
 _LIMB_SHADE = 0.6
+
+
+def find_fit(source: tuple[int, int], target: tuple[int, int]) -> np.ndarray:
+    """Return the matrix [2, 3] by which an image of size `source` (H, W) fills `target`, cut at its middle."""
+    (height, width), (new_height, new_width) = source, target
+    scale = max(new_height / height, new_width / width)
+    shift = [(new - 1) / 2 - scale * (old - 1) / 2 for new, old in ((new_width, width), (new_height, height))]
+    return np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+
+
+def fit_faces(faces: tuple[Face, ...], source: tuple[int, int], target: tuple[int, int]) -> list[np.ndarray]:
+    """Return the five points [5, 2] of faces in an image that was brought from size `source` to `target`."""
+    return [move(np.float64(face.points), find_fit(source, target)) for face in faces]
+
+
+def box_mask(faces: tuple[Face, ...], source: tuple[int, int], target: tuple[int, int]) -> torch.Tensor:
+    """Return a mask [H, W] of size `target`, 1 in the faces' boxes."""
+    mask = torch.zeros(target)
+    for face in faces:
+        corners = move(np.reshape(np.float64(face.box), (2, 2)), find_fit(source, target))
+        (x0, y0), (x1, y1) = np.rint(corners).astype(int).clip(0, target[::-1])
+        mask[y0:y1, x0:x1] = 1
+    return mask
 
 
 def draw_keypoints(faces: list[np.ndarray], width: int, height: int) -> torch.Tensor:

@@ -79,7 +79,7 @@ def test_whole_unet(case, control_net):
     model, adapter = make_unet(case, torch.device("cpu")), make_image_adapter(case)
     keys_values = adapter.keys_values(tokens_of(case), torch.float32)
     strengths = spread_strengths(adapter.widths, float(case.metadata["scale"]))
-    patched = ImageAttentionPatch(adapter, keys_values, strengths, (float("inf"), 0.0)).apply(model)
+    patched = ImageAttentionPatch(adapter, keys_values, strengths).apply(model)
     strength = float(case.metadata["controlnet_strength"])
     for which, name, with_control in (
         (model, "eps_controlnet", True), (patched, "eps_adapter", False), (patched, "eps", True)
