@@ -1,4 +1,4 @@
-"""InstantID's ControlNet: one that reads a person's tokens in place of the prompt (docs/papers.md 4.1)."""
+"""InstantID's ControlNet: one that reads a person's tokens in place of the prompt (docs/papers.md 4.7)."""
 
 import comfy.controlnet
 import torch

@@ -1,4 +1,4 @@
-"""PuLID's ways of adding a face to a prompt: the algebra alone (arXiv 2404.16022; docs/papers.md 4.1)."""
+"""PuLID's ways of adding a face to a prompt: the algebra alone (arXiv 2404.16022; docs/papers.md 4.6)."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""EVA02-CLIP's vision tower, whose hidden states PuLID reads (arXiv 2303.15389; docs/papers.md 4.1).
+"""EVA02-CLIP's vision tower, whose hidden states PuLID reads (arXiv 2303.15389; docs/papers.md 4.6).
 
 Published layout: patches and a class token with a learned position embedding; pre-norm blocks whose queries and keys
 are rotated by the patch's row and column, with a norm before the projection and inside a gated MLP; no other norm.

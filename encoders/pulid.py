@@ -1,6 +1,6 @@
 """What PuLID sees of a person: a raw ArcFace embedding, and EVA02-CLIP's view of the face in grey on white.
 
-docs/papers.md 4.1 has the numbers; the authors' two ways of choosing a face are one here, the chosen one.
+docs/papers.md 4.6 has the numbers; the authors' two ways of choosing a face are one here, the chosen one.
 """
 
 from dataclasses import dataclass

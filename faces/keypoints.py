@@ -1,4 +1,4 @@
-"""The picture of a face's five points that InstantID's ControlNet reads (docs/papers.md 4.1)."""
+"""The picture of a face's five points that InstantID's ControlNet reads (docs/papers.md 4.7)."""
 
 import math
 

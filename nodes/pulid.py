@@ -14,7 +14,7 @@ from .sockets import FaceAdapterType, FaceEncoderType, FaceIdType
 
 RECOGNISER_FILES = {"insightface": ENCODER_FILES["insightface"][::-1]}
 EVA_FILES = {"pulid": (), "text_encoders": ("EVA02_CLIP_L_336_psz14_s6B.pt",)}
-# The authors' presets: zero tokens (docs/papers.md 4.1) by the projector's version, and how the face is added.
+# The authors' presets: zero tokens (docs/papers.md 4.6) by the projector's version, and how the face is added.
 METHODS = {
     "fidelity": ({"pulid": 8, "pulid-v1.1": 20}, "ortho_v2"),
     "style": ({"pulid": 16, "pulid-v1.1": 16}, "ortho"),
