@@ -24,7 +24,7 @@ from torch import nn
 from ..encoders import pulid
 from ..encoders.clip_vision import ClipFeatures, clip_features
 from ..encoders.identity import FaceId
-from ..patcher import manage
+from ..patcher import check_finite, is_finite, manage
 from . import ip_projectors
 from .unet_blocks import BLOCKS, Block, list_lora_targets, number_attentions
 
@@ -32,6 +32,7 @@ INFINITE_ID_METADATA = {"format": "likeness-infinite-id", "version": "1"}
 FACE_WIDTH = 512  # of every ArcFace embedding; tells InstantID's resampler from IP-Adapter plus's
 BY_NAME = "by file name"
 _PERCEIVER = "perceiver_resampler.proj_in.weight"
+_REMEDY = "download the file again, or choose another adapter"
 _SHORTCUT = partial(ip_projectors.FacePlusTokens, shortcut=True)
 
 
@@ -219,7 +220,8 @@ class IpAdapter:
             for branch in zip(*inputs)
         )
         pair = torch.stack((cond, uncond.expand_as(cond)))
-        return torch.cat((pair[:, 0], pair[:, 1:, : self.format.further].flatten(1, 2)), dim=1)
+        tokens = torch.cat((pair[:, 0], pair[:, 1:, : self.format.further].flatten(1, 2)), dim=1)
+        return check_finite(tokens, f"{self.name} (Load Face Adapter)", _REMEDY)
 
     def keys_values(self, tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Return keys and values of the tokens at every block, as `split` reads them.
@@ -231,7 +233,8 @@ class IpAdapter:
         comfy.model_management.load_models_gpu([self.attentions])
         tokens = tokens.to(self.attentions.load_device)
         parts = [projection(tokens).to(dtype) for at in self.attentions.model for projection in (at.to_k, at.to_v)]
-        return torch.cat(parts, dim=-1).to(comfy.model_management.intermediate_device())
+        keys_values = check_finite(torch.cat(parts, dim=-1), f"{self.name} (Load Face Adapter) in {dtype}", _REMEDY)
+        return keys_values.to(comfy.model_management.intermediate_device())
 
     def split(self, keys_values: torch.Tensor) -> dict[Block, tuple[torch.Tensor, torch.Tensor]]:
         """Return the keys and values [2, m, width] of every block, views of what `keys_values` returned."""
@@ -287,7 +290,8 @@ class IpAdapter:
                 f"wide, but the connected model gives '{clip.kind}' {clip.features.shape[-1]} wide. Load "
                 f"{self._name_clip_model()} in Load CLIP Vision."
             )
-        yield clip.features, clip.negative
+        model = "the model of Load CLIP Vision"
+        yield check_finite(clip.features, model, "look at the connected image, or load the model again"), clip.negative
 
     @property
     def clip_width(self) -> int:
@@ -332,6 +336,8 @@ def _read_lora(layers: dict, base: str) -> dict:
     weights = {key: value for key, value in layers.items() if "_lora." in key}
     if not weights:
         return {}
+    if faulty := next((name for name, weight in weights.items() if not is_finite(weight)), None):
+        raise ValueError(f"'{faulty}' of its LoRA holds NaN or infinite numbers; download the file again")
     patches = comfy.lora.load_lora(weights, list_lora_targets(base), log_missing=False)
     if 2 * len(patches) != len(weights):
         raise ValueError(f"its LoRA has {len(weights)} tensors, of which {2 * len(patches)} belong to the UNet")

@@ -81,6 +81,7 @@ class UNetCall:
     """What the host knows where it makes the batches of a noise level, and a block cannot see.
 
     roles:     of the conditions, by their index in `cond_or_uncond`
+    indices:   of the conditions, by the uuid of their first entry
     areas:     by the uuid of an entry the part of the latent that it is about; without: all of it
     size:      (height, width) of the whole latent
     sampling:  the `model_sampling` of the model that runs
@@ -90,6 +91,7 @@ class UNetCall:
 
     guidance: Guidance
     roles: tuple[str, ...] = ()
+    indices: dict[UUID, int] = field(default_factory=dict)
     areas: dict[UUID, Area] = field(default_factory=dict)
     size: tuple[int, int] | None = None
     sampling: object = None
@@ -131,6 +133,7 @@ def _describe_call(executor, model, conds, x, timestep, model_options):
     call = UNetCall(
         guidance,
         guidance.name_roles(conds),
+        {entries[0]["uuid"]: index for index, entries in enumerate(conds) if entries},
         {entry["uuid"]: _clip(entry["area"], size) for entries in conds for entry in entries or () if "area" in entry},
         size,
         model.model_sampling,
@@ -266,17 +269,18 @@ def read_rows(extra_options: dict, rows: int) -> Rows:
     chunks inside cross-attention; and a call with the rows of index 1 alone (docs: the traps in architecture.md).
     Raises RuntimeError for rows that are none of these.
     """
-    chunks = tuple(extra_options.get("cond_or_uncond") or (0,))
+    call, uuids = read_call(extra_options), extra_options.get("uuids") or ()
+    chunks = tuple(extra_options.get("cond_or_uncond") or (call.indices.get(uuid, 0) for uuid in uuids)) or (0,)
     whole = extra_options["original_shape"][0] if "original_shape" in extra_options else rows
     count = len(extra_options["sigmas"]) if "sigmas" in extra_options else whole // len(chunks)
     indices = _list_runs(extra_options, chunks, rows, whole, count)
     streams = 2 if extra_options.get(STREAMS) else 1
     if indices is None or count % streams:
         raise RuntimeError(_explain_rows(extra_options, chunks, rows, whole, count))
-    call, uuids = read_call(extra_options), extra_options.get("uuids") or (None,) * len(chunks)
+    areas = [call.areas.get(uuid) for uuid in (uuids if len(uuids) == len(chunks) else [None] * len(chunks))]
     return Rows(
         tuple(call.role(chunks[index]) for index in indices),
-        tuple(call.areas.get(uuids[index]) for index in indices),
+        tuple(areas[index] for index in indices),
         _number_images(extra_options, count // streams),
         streams,
     )

@@ -10,6 +10,7 @@ import comfy.model_patcher
 import torch
 from comfy.patcher_extension import CallbacksMP
 
+from ..weights import trial
 from ..weights.files import file_sha256
 from .face_encoder import FaceEncoder
 
@@ -39,6 +40,8 @@ class OnnxRecogniser(torch.nn.Module):
     def __init__(self, path: str):
         super().__init__()
         self.path = path
+        with trial.name_faults(f"{Path(path).name} cannot be used as a recogniser"):
+            trial.try_out(path, "onnxruntime")
         self._session = _open_session(path, torch.device("cpu"))  # so that a wrong file is refused at once
         self._device = "cpu"
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
@@ -58,7 +61,8 @@ class OnnxRecogniser(torch.nn.Module):
             self._session, self._device = _open_session(self.path, pixels.device), pixels.device.type
         session, feed = self._session, self._session.get_inputs()[0].name
         photos = pixels.float().cpu().split(1)  # one by one: some files have a fixed batch of 1
-        answers = [torch.from_numpy(session.run(None, {feed: photo.numpy()})[0]) for photo in photos]
+        with trial.name_faults(f"{Path(self.path).name} cannot read a face"):
+            answers = [torch.from_numpy(session.run(None, {feed: photo.numpy()})[0]) for photo in photos]
         embedding = torch.cat(answers).to(pixels.device)
         return embedding.unsqueeze(1), embedding
 

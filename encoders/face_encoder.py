@@ -8,7 +8,10 @@ import torch
 
 from ..faces.align import align_faces
 from ..faces.types import Faces
+from ..patcher import check_finite
 from .identity import FaceId
+
+_REMEDY = "download the file again, or choose another face encoder"
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,14 @@ class FaceEncoder:
         return self.encode(align_faces(faces, self.crop_size, masks), masks is not None)
 
     def encode(self, crops: torch.Tensor, masked: bool) -> FaceId:
-        """Encode aligned crops [n, S, S, 3] in 0..1; `masked` records whether their background was blackened."""
+        """Encode aligned crops [n, S, S, 3] in 0..1; `masked` records whether their background was blackened.
+
+        Raises ValueError, naming the weight file, where what comes out is not finite.
+        """
         comfy.model_management.load_models_gpu([self.patcher])
         pixels = crops.movedim(-1, 1).to(self.patcher.load_device, torch.float32) * 2 - 1
         features, embedding = self.patcher.model.identify(pixels)
+        check_finite(torch.cat((features.flatten(1), embedding), dim=1), f"{self.name} (Load Face Encoder)", _REMEDY)
         device = comfy.model_management.intermediate_device()
         embedding = torch.nn.functional.normalize(embedding, dim=1).to(device)
         return FaceId(self.kind, self.name, self.sha256, features.to(device), embedding, crops, masked)

@@ -100,4 +100,4 @@ def regressor(state_dict: dict):
 
 
 def _build(name: str, family: str, build, state_dict: dict):
-    return build_network(f"{name} looks like {family} but its tensors do not fit together", build, state_dict)
+    return build_network(f"{name} looks like {family} but cannot be loaded", build, state_dict)

@@ -15,7 +15,7 @@ from ..inpaint.refine import CropStyle
 from ..training import curve, facea_run, loop
 from ..training.inpainting import cut_photos
 from ..training.settings import PRECISIONS
-from .inputs import crop_shape, crop_size, face_share
+from .inputs import check_mask, crop_shape, crop_size, face_share
 from .sockets import FaceaIdentityType, FaceIdType, FacesType
 
 LoraModelType = io.Custom("LORA_MODEL")  # the host's own
@@ -113,7 +113,7 @@ def _learn(cls, base, photos, task, masks, doubts, options) -> io.NodeOutput:
 
     photos: what Autogrow collected. masks: region -> mask of the photos, or None. options: the other inputs by name.
     """
-    masks = {region: mask for region, mask in masks.items() if mask is not None}
+    masks = {region: check_mask(mask, f"the mask of {region}") for region, mask in masks.items() if mask is not None}
     cut = cut_photos(list(photos.values()), task.regions, CropStyle(*(options[name] for name in _STYLE)), masks)
     for doubt in doubts:
         logging.warning("FaceA training: %s", doubt)

@@ -6,7 +6,8 @@ from ..adapters.ip_adapter import BY_NAME, VARIANTS
 from ..adapters.loading import load_adapter
 from ..attention_patches.fact import apply_fact
 from ..weights import manifest
-from .inputs import explain_missing, schedule, weight_file, weight_path
+from .inputs import check_numbers, explain_missing, explain_placeholder, schedule, weight_file, weight_path
+from .remarks import show
 from .sockets import FaceAdapterType, FaceIdType
 
 ADAPTER_FILES = {
@@ -114,15 +115,16 @@ class ApplyFACT(io.ComfyNode):
                 ),
             ],
             outputs=[io.Model.Output("model_out", display_name="model")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(
         cls, model, face_adapter, face_id, strength, start_percent, end_percent, cfg_face, mask=None
     ) -> io.NodeOutput:
-        return io.NodeOutput(
-            apply_fact(model, face_adapter, face_id, strength, start_percent, end_percent, cfg_face, mask)
-        )
+        mask = check_numbers(mask)
+        patched = apply_fact(model, face_adapter, face_id, strength, start_percent, end_percent, cfg_face, mask)
+        return io.NodeOutput(patched, **show(cls, explain_placeholder(mask)))
 
 
 NODES = [LoadFaceAdapter, ApplyFACT]

@@ -408,10 +408,10 @@ def test_every_layer_of_sdxl(monkeypatch):
     reached = collections.Counter()
     add_image = ImageAttentionPatch.add_image
 
-    def spy(self, text, q, k, v, place, extra_options):
+    def spy(self, text, q, k, v, place, rows, extra_options):
         reached[place] += 1
         assert (*extra_options["block"], extra_options["block_index"]) == place
-        return add_image(self, text, q, k, v, place, extra_options)
+        return add_image(self, text, q, k, v, place, rows, extra_options)
 
     monkeypatch.setattr(ImageAttentionPatch, "add_image", spy)
     plain, picture = tiny_ip.sample_sdxl(model), tiny_ip.sample_sdxl(face_model)

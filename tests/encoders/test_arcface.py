@@ -113,7 +113,7 @@ def test_refuses_other_networks(tmp_path, wrong):
 def test_refuses_what_is_no_onnx_file(tmp_path):
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"<!doctype html> too many downloads")
-    with pytest.raises(ValueError, match="broken.onnx cannot be read as an ONNX model"):
+    with pytest.raises(ValueError, match="broken.onnx cannot be used as a recogniser: it is a web page"):
         load_arcface(str(path))
 
 
