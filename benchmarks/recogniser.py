@@ -30,10 +30,9 @@ import folder_paths  # noqa: E402
 import torch  # noqa: E402
 from likeness.encoders.agreement import MIN_AGREEMENT, agreement  # noqa: E402
 from likeness.encoders.face_encoder import FaceEncoder  # noqa: E402
-from likeness.encoders.loading import load_encoder  # noqa: E402
 from likeness.faces import detector as detectors  # noqa: E402
-from likeness.faces.align import align_faces  # noqa: E402
 from likeness.faces.choose import choose  # noqa: E402
+from likeness.metrics.loading import load_recogniser  # noqa: E402
 from likeness.metrics.similarity import pair_cosines  # noqa: E402
 from likeness.metrics.statistics import separation  # noqa: E402
 from likeness.training.photos import PHOTO_FILES, read_photo  # noqa: E402
@@ -60,8 +59,7 @@ def embed(label: str, encoder: FaceEncoder, paths: list[Path]) -> tuple[torch.Te
         found = faces.per_image[0] if person in alone else choose(faces.per_image[0], "largest", 0, (0, 0))
         faceless += not found
         if found:
-            crops = align_faces(replace(faces, per_image=(found,)), encoder.crop_size)
-            embeddings.append(encoder.encode(crops, masked=False).embedding)
+            embeddings.append(encoder.encode_faces(replace(faces, per_image=(found,))).embedding)
             people += [f"{person} {i}" if person in alone else person for i in range(len(found))]
     return torch.cat(embeddings), people, faceless
 
@@ -123,7 +121,7 @@ def main() -> None:
     folders.register()
     for kind in MODEL_FOLDERS if options.models else ():
         folder_paths.add_model_folder_path(kind, str(options.models / kind), is_default=True)
-    encoder, rows, panels = load_encoder(find_encoder(options.encoder)), [], {}
+    encoder, rows, panels = load_recogniser(find_encoder(options.encoder)), [], {}
     for label in options.detector or ready():
         embedding, people, faceless = embed(label, encoder, options.photos)
         numbers = torch.tensor([sorted(set(people)).index(person) for person in people])

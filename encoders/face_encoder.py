@@ -35,9 +35,9 @@ class FaceEncoder:
     crop_size: int = 112
     align: Callable[[Faces, int, torch.Tensor | None], torch.Tensor] = align_faces
 
-    def cut(self, faces: Faces, background: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the crops [n, S, S, 3] of all faces, as the network was trained on; background: see `align_faces`."""
-        return self.align(faces, self.crop_size, background)
+    def encode_faces(self, faces: Faces, masks: torch.Tensor | None = None) -> FaceId:
+        """Encode the crops of all faces; masks [n, H, W], one a face, keep what is not to be blackened."""
+        return self.encode(self.align(faces, self.crop_size, masks), masks is not None)
 
     def encode(self, crops: torch.Tensor, masked: bool) -> FaceId:
         """Encode crops [n, S, S, 3] in 0..1; `masked` records whether their background was blackened.

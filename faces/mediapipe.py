@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 import comfy.model_management
-import comfy.model_patcher
 import numpy as np
 import torch
 from comfy_extras.mediapipe import face_landmarker
@@ -37,15 +36,11 @@ class LargeMeshModel(FaceLandmarkerModel):
         prefix = "mesh."
         weights = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
         super().__init__({key: value for key, value in state_dict.items() if not key.startswith(prefix)})
-        for variant, network in self.models.items():
-            network.mesh = FaceMesh256(weights).eval()
-            network.mesh.load_state_dict(weights, strict=False)  # `_load` looks whether all are there
-            self.patchers[variant] = comfy.model_patcher.CoreModelPatcher(
-                network,
-                load_device=self.load_device,
-                offload_device=self.patchers[variant].offload_device,
-                size=comfy.model_management.module_size(network),
-            )
+        for variant, patcher in self.patchers.items():
+            network = self.models[variant]
+            network.mesh = FaceMesh256(weights).eval().to(patcher.offload_device)
+            network.mesh.load_state_dict(weights, strict=False)  # `_build` looks whether all are there
+            patcher.size = comfy.model_management.module_size(network)
 
 
 @dataclass(frozen=True)

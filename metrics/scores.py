@@ -41,10 +41,9 @@ def identity_scores(encoder: FaceEncoder, faces: Faces, face_id: FaceId) -> torc
             "connected: only vectors of one encoder can be compared. Connect the Load Face Encoder that read it."
         )
     counts = list(map(len, faces.per_image))
-    crops = encoder.cut(faces, head_masks(faces) if face_id.masked else None)
     if not sum(counts):
         return torch.full((len(counts),), torch.nan)
-    vectors = encoder.encode(crops, face_id.masked).embedding
+    vectors = encoder.encode_faces(faces, head_masks(faces) if face_id.masked else None).embedding
     cosines = (vectors.cpu() @ face_id.embedding.cpu().T).mean(dim=1)
     return torch.stack([part.max() if len(part) else torch.tensor(torch.nan) for part in cosines.split(counts)])
 

@@ -123,9 +123,8 @@ class EncodeIdentity(io.ComfyNode):
 
     @classmethod
     def execute(cls, face_encoder, faces, mask_background, head_mask=None, face_id=None) -> io.NodeOutput:
-        crops = face_encoder.cut(faces, background(faces, mask_background, head_mask))
-        encoded = face_encoder.encode(crops, mask_background)
-        return io.NodeOutput(join(face_id, encoded) if face_id else encoded, crops)
+        encoded = face_encoder.encode_faces(faces, background(faces, mask_background, head_mask))
+        return io.NodeOutput(join(face_id, encoded) if face_id else encoded, encoded.crops)
 
 
 class SaveIdentity(io.ComfyNode):
