@@ -105,6 +105,13 @@ class PulidEncoder:
     kind: str = KIND
     crop_size: int = CROP
 
+    def __post_init__(self):
+        if self.recogniser.kind != "arcface":
+            raise ValueError(
+                f"PuLID reads an ArcFace recogniser, 512 wide, but {self.recogniser.name} is of the kind "
+                f"{self.recogniser.kind}: choose antelopev2's glintr100.onnx in Load PuLID Encoder."
+            )
+
     @property
     def name(self) -> str:
         return f"{self.recogniser.name} + {self.eva_name}"

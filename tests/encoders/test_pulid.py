@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from likeness.encoders.pulid import CROP, cut_portraits, pack, prepare_pixels, unpack
+from likeness.encoders.pulid import CROP, PulidEncoder, cut_portraits, pack, prepare_pixels, unpack
 from likeness.faces.types import Face, Faces
 from likeness.tests.support.golden_cases import GOLDEN, TOLERANCE, Case, error
 from PIL import Image
@@ -56,3 +57,9 @@ def test_vector_and_hidden_states_survive_as_features():
     features = pack(vector, states)
     assert features.shape == (2, 14 + 35, 96)
     assert all(torch.equal(*pair) for pair in zip(unpack(features), (vector, states)))
+
+
+def test_a_recogniser_of_another_kind_is_refused():
+    sface = SimpleNamespace(name="sface.onnx", kind="sface")
+    with pytest.raises(ValueError, match="reads an ArcFace recogniser, 512 wide, but sface.onnx is of the kind sface"):
+        PulidEncoder(sface, None, "eva.pt", "", None)
