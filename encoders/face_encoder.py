@@ -6,6 +6,8 @@ import comfy.model_management
 import comfy.model_patcher
 import torch
 
+from ..faces.align import align_faces
+from ..faces.types import Faces
 from ..patcher import check_finite
 from .identity import FaceId
 
@@ -29,6 +31,10 @@ class FaceEncoder:
     sha256: str
     patcher: comfy.model_patcher.ModelPatcher
     crop_size: int = 112
+
+    def encode_faces(self, faces: Faces, masks: torch.Tensor | None = None) -> FaceId:
+        """Encode the aligned crops of all faces; masks [n, H, W], one a face, keep what is not to be blackened."""
+        return self.encode(align_faces(faces, self.crop_size, masks), masks is not None)
 
     def encode(self, crops: torch.Tensor, masked: bool) -> FaceId:
         """Encode aligned crops [n, S, S, 3] in 0..1; `masked` records whether their background was blackened.

@@ -7,7 +7,6 @@ from ..encoders.combine import METHODS, combine
 from ..encoders.identity import join
 from ..encoders.identity_file import KIND, description, find_identity, load_identity, new_path, save_identity
 from ..encoders.loading import load_encoder
-from ..faces.align import align_faces
 from .inputs import (
     background,
     explain_missing,
@@ -117,9 +116,8 @@ class EncodeIdentity(io.ComfyNode):
 
     @classmethod
     def execute(cls, face_encoder, faces, mask_background, head_mask=None, face_id=None) -> io.NodeOutput:
-        crops = align_faces(faces, face_encoder.crop_size, background(faces, mask_background, head_mask))
-        encoded = face_encoder.encode(crops, mask_background)
-        return io.NodeOutput(join(face_id, encoded) if face_id else encoded, crops)
+        encoded = face_encoder.encode_faces(faces, background(faces, mask_background, head_mask))
+        return io.NodeOutput(join(face_id, encoded) if face_id else encoded, encoded.crops)
 
 
 class SaveIdentity(io.ComfyNode):

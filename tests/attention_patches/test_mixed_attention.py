@@ -36,8 +36,9 @@ def test_doubled_keys_and_values_leave_attention_as_it_is():
 def test_both_streams_side_by_side_are_the_papers_keys(images):
     """What batch 1 has for free must be K^ = [K_id; K_t] for every batch and number of chunks."""
     x = torch.randn(2 * 2 * images, 5, 4, generator=torch.Generator().manual_seed(0))
-    k_id, k_t = Streams.split(x, chunks=2)
+    streams = Streams("mixed", "none", 1.0, images=images)
+    k_id, k_t = streams.split(x)
     expected, _ = mixed_keys_values(k_id, k_id, k_t, k_t)
-    found = Streams.side_by_side(x, chunks=2)
+    found = streams.side_by_side(x)
     assert torch.equal(found, expected)
     assert (found.data_ptr() == x.data_ptr()) == (images == 1), "no copy for one image"

@@ -251,11 +251,11 @@ def test_a_corrupted_adapter_file(executor, base, graph, files, keep):
     assert "likeness_cut.bin' cannot be read as safetensors or as PyTorch tensors" in refusal(executor, broken)
 
 
-def test_pulid_is_recognised_and_explained(executor, graph, files):
+def test_pulid_asks_for_its_own_encoder(executor, graph, files):
     tensors = state_dict(tiny_ip.shapes("pulid", "SDXL"), 1)
     safetensors.torch.save_file(tensors, files("pulid/likeness_pulid.safetensors"))
     pulid = change(graph, LOADER, adapter_name="likeness_pulid.safetensors")
-    assert "is a PuLID adapter: it reads hidden states of EVA02-CLIP-L-336" in refusal(executor, pulid)
+    assert "reads a face as Load PuLID Encoder sees it, but the identity was encoded by" in refusal(executor, pulid)
 
 
 def test_people_of_different_encoders_are_not_mixed(executor):

@@ -102,7 +102,7 @@ def test_files_are_ordered_by_pipeline():
 
 def test_non_commercial_licences_forbid_commercial_use():
     non_commercial = [entry for entry in manifest.entries() if re.search(r"\bNC\b|research", entry.licence)]
-    assert len(non_commercial) == 40
+    assert len(non_commercial) == 41
     assert {entry.commercial_use for entry in non_commercial} == {False}
 
 
