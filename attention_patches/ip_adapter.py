@@ -1,5 +1,6 @@
 """Image cross-attention in the host's UNet, in every transformer block on top of the cross-attention that is there."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -234,14 +235,21 @@ def parse_layer_weights(text: str) -> float | dict[str, float] | list[float]:
     try:
         if any("=" in entry for entry in entries):
             pairs = (entry.split("=") for entry in entries)
-            return {name.strip(): float(weight) for name, weight in pairs}
-        numbers = [float(entry) for entry in entries]
+            return {name.strip(): _read_number(weight) for name, weight in pairs}
+        numbers = [_read_number(entry) for entry in entries]
     except ValueError as error:
         raise ValueError(
             f"'{text}' is no list of layer weights: write one number, \"down=1, middle=0.5, up=0.7\", or a number for "
             "every layer, separated by commas."
         ) from error
     return numbers if len(numbers) > 1 else (numbers or [1.0])[0]
+
+
+def _read_number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def apply_ip_adapter(
