@@ -7,7 +7,7 @@ Patches of adapters see the identity's rows alone, as a call of its own: the tex
 """
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from comfy.conds import CONDConstant
@@ -15,7 +15,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy.utils import repeat_to_batch_size
 
 from ..adapters.unet_blocks import transformer_blocks
-from .calls import STREAMS, Schedule, attend, describe_calls
+from .calls import STREAMS, Schedule, attend, describe_calls, list_packs
 from .mixed_attention import adain, adain_mean, mixed_keys_values
 from .same_noise import SameNoise
 
@@ -40,6 +40,7 @@ class Streams:
                      every step
     images:          B: every run of 2 B rows holds B images' identity stream and then their text stream, whether the
                      runs are the host's chunks, tiles or regions
+    options:         the `model_options` of the call, to name other nodes
     """
 
     mixing: str
@@ -48,6 +49,7 @@ class Streams:
     parts: tuple[str, ...] = tuple(PARTS.values())
     trajectory: str = "own"
     images: int = 1
+    options: dict = field(default_factory=dict, compare=False)
 
     def split(self, x: torch.Tensor, pieces: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the identity rows and the text rows of x [runs * 2 B * pieces, ...], each [runs * B * pieces, ...].
@@ -55,10 +57,11 @@ class Streams:
         pieces: rows of each image. Raises RuntimeError for rows that are no such runs.
         """
         if len(x) % (2 * self.images * pieces):
+            others = ", ".join(list_packs(self.options)) or "another node"
             raise RuntimeError(
-                f"Infinite-ID: a block of the UNet was given {len(x)} rows, which are no runs of {self.images} images "
-                "in both streams. Another node changes the batch inside the UNet: remove it, or bypass Infinite-ID "
-                "Mixing."
+                f"Infinite-ID: a block of the UNet has {len(x)} rows, which cannot be told apart into the two streams "
+                f"of {self.images} images. Beside Likeness there are patches of {others}: use one of them at a time, "
+                "or bypass Infinite-ID Mixing."
             )
         identity, text = x.unflatten(0, (-1, 2, self.images * pieces)).unbind(1)
         return identity.flatten(0, 1), text.flatten(0, 1)
@@ -279,7 +282,8 @@ class TwoStreams:
 
     def around_step(self, executor, model, conds, x, timestep, model_options):
         """Give the UNet both streams and tell its patches of them: the innermost CALC_COND_BATCH wrapper."""
-        streams, images, own = replace(self.streams, images=len(x)), len(x), self.streams.trajectory == "own"
+        images, own = len(x), self.streams.trajectory == "own"
+        streams = replace(self.streams, images=images, options=model_options)
         if not self.schedule.is_on(model_options["transformer_options"] | {"sigmas": timestep}):
             if not own:
                 return executor(model, conds, x, timestep, model_options)

@@ -25,7 +25,7 @@ def test_streams_part_every_run_and_join_again():
         assert torch.equal(streams.join(identity, text), rows)
     identity, text = streams.split(x, pieces=2)
     assert identity.flatten().tolist() == [*range(6), *range(12, 18)]
-    with pytest.raises(RuntimeError, match="9 rows, which are no runs of 3 images in both streams"):
+    with pytest.raises(RuntimeError, match="9 rows, which cannot be told apart into the two streams of 3 images"):
         streams.split(x[:9])
 
 
@@ -136,3 +136,20 @@ def test_every_block_is_named_and_the_model_stays_as_it_was(base):
     before = tiny.sample(base)
     tiny.sample(apply_infinite_id(marked(base)))
     assert torch.equal(tiny.sample(base), before)
+
+
+@pytest.mark.parametrize("trajectory", ["own", "same latent"])
+@pytest.mark.parametrize("rows", [2, 5])
+def test_prompts_and_masks_of_other_batches_count_alike_for_both_streams(base, trajectory, rows):
+    """Of three images the host gives the third the first of two prompts, and leaves out what are too many."""
+    noise = torch.randn(3, 4, 8, 8, generator=torch.manual_seed(5))
+    prompts = torch.randn(rows, 77, tiny.TOKEN_DIM, generator=torch.manual_seed(6))
+    masks = torch.rand(rows if rows > 3 else 1, 8, 8, generator=torch.manual_seed(7)) + 0.1
+    positive = [[prompts, {}], [prompts.flip(0), {"mask": masks}]]
+
+    @torch.inference_mode()
+    def sample(model):
+        sampler = comfy.samplers.KSampler(model, 2, "cpu", "euler", "sgm_uniform")
+        return sampler.sample(noise, positive, tiny.conditioning(4), cfg=3.0, latent_image=torch.zeros_like(noise))
+
+    assert_same_picture(sample(apply_infinite_id(base, trajectory=trajectory)), sample(base))

@@ -205,8 +205,9 @@ def test_controlnet_lora_and_inpaint_mask_with_the_same_latent(bench):
 def test_previews_show_the_identity_alone(bench, trajectory):
     shown = []
     model = apply_infinite_id(bench.face(), trajectory=trajectory)
-    bench.sample(model, noise(), callback=lambda step, x0, x, steps: shown.append((x0.shape[0], x.shape[0])))
-    assert shown == [(1, 1), (1, 1)]
+    _, last = bench.sample(model, noise(2), callback=lambda step, x0, x, steps: shown.append((x0, x)))
+    assert [(x0.shape[0], x.shape[0]) for x0, x in shown] == [(2, 2), (2, 2)]
+    assert torch.equal(shown[-1][0], last[:2])
 
 
 @pytest.mark.parametrize("base, places", [("SD1.5", 16), ("SDXL", 70)])
@@ -269,6 +270,19 @@ def test_twice_is_refused(bench):
         apply_infinite_id(apply_infinite_id(bench.face(), "mutual"))
 
 
+def test_a_style_of_half_strength_lies_halfway(bench):
+    x, target = torch.randn(1, 4, 8), torch.randn(1, 9, 8)
+    half, whole = (
+        Streams("mixed", "AdaIN-mean", strength).restyle(x, target, ("middle", 0, 0)) for strength in (0.5, 1)
+    )
+    torch.testing.assert_close(half, (x + whole) / 2)
+    none, part, all_of_it = (
+        bench.sample(apply_infinite_id(bench.face(), style="AdaIN", style_strength=strength), noise())[0]
+        for strength in (0.0, 0.5, 1.0)
+    )
+    assert min(difference(part, none), difference(part, all_of_it)) > 1e-3
+
+
 def test_a_style_keeps_to_its_parts():
     x, target = torch.randn(1, 4, 8), torch.randn(1, 9, 8)
     streams = Streams("mixed", "AdaIN-mean", 1.0, parts=("middle", "output"))
@@ -305,7 +319,8 @@ def test_nothing_stays_and_the_adapters_weights_are_not_needed(monkeypatch, benc
 def test_under_the_hosts_torch_compile_node(bench):
     from comfy_extras.nodes_torch_compile import TorchCompileModel
 
-    model = apply_infinite_id(bench.face(), style="AdaIN-mean")
-    expected, _ = bench.sample(model, noise())
-    compiled, _ = bench.sample(TorchCompileModel.execute(model, "inductor").args[0], noise())
-    assert difference(compiled, expected) < 1e-4
+    for settings in ({"style": "AdaIN-mean"}, {"mixing": "mutual"}):
+        model = apply_infinite_id(bench.face(), **settings)
+        expected, _ = bench.sample(model, noise())
+        compiled, _ = bench.sample(TorchCompileModel.execute(model, "inductor").args[0], noise())
+        assert difference(compiled, expected) < 1e-4
