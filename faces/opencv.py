@@ -6,7 +6,7 @@ from pathlib import Path
 import folder_paths
 import numpy as np
 
-from ..weights import manifest
+from ..weights import manifest, trial
 from .types import Face
 
 PUBLISHED_YUNET = "face_detection_yunet_2023mar.onnx"
@@ -86,15 +86,17 @@ class YuNet:
             searched = folder_paths.get_folder_paths("detection")
             raise FileNotFoundError(manifest.explain_missing("detection", file_name, searched, list(present)))
         self._cv2 = _cv2()
-        self._net = self._cv2.FaceDetectorYN.create(
-            present[file_name], "", (det_size, det_size), min_score, _NMS_OVERLAP
-        )
+        with trial.name_faults(f"{file_name} in models/detection cannot be used as a YuNet detector"):
+            trial.try_out(present[file_name], "opencv")
+            create = self._cv2.FaceDetectorYN.create
+            self._net = create(present[file_name], "", (det_size, det_size), min_score, _NMS_OVERLAP)
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Return every face in `image` [H, W, 3] uint8 RGB."""
         smaller, scale = _to_working_size(self._cv2, image, self.det_size)
         self._net.setInputSize(smaller.shape[1::-1])
-        rows = self._net.detect(np.ascontiguousarray(smaller[..., ::-1]))[1]  # OpenCV's order is BGR
+        with trial.name_faults(f"{self.name} cannot look for faces"):
+            rows = self._net.detect(np.ascontiguousarray(smaller[..., ::-1]))[1]  # OpenCV's order is BGR
         faces = []
         for row in rows if rows is not None else []:  # x, y, width, height, five points in template order, score
             corner, size = row[:2] / scale, row[2:4] / scale

@@ -4,7 +4,8 @@ from comfy_api.latest import io
 
 from ..adapters.ip_adapter import check_ip_adapter
 from ..attention_patches.ip_adapter import apply_ip_adapter, parse_layer_weights
-from .inputs import schedule
+from .inputs import check_numbers, explain_placeholder, schedule
+from .remarks import show
 from .sockets import FaceAdapterType, FaceIdType
 
 
@@ -102,6 +103,7 @@ class ApplyImageAdapter(io.ComfyNode):
                 *_reach_inputs(),
             ],
             outputs=[io.Model.Output("model_out", display_name="model")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -122,12 +124,11 @@ class ApplyImageAdapter(io.ComfyNode):
     ) -> io.NodeOutput:
         check_ip_adapter(face_adapter)
         tokens = face_adapter.tokens(face_id, face_adapter.clip_input(clip_vision, image), shortcut_scale)
-        weights = parse_layer_weights(layer_weights)
-        return io.NodeOutput(
-            apply_ip_adapter(
-                model, face_adapter, tokens, strength, start_percent, end_percent, weights, mask, lora_strength
-            )
+        weights, mask = parse_layer_weights(layer_weights), check_numbers(mask)
+        patched = apply_ip_adapter(
+            model, face_adapter, tokens, strength, start_percent, end_percent, weights, mask, lora_strength
         )
+        return io.NodeOutput(patched, **show(cls, explain_placeholder(mask)))
 
 
 NODES = [ApplyImageAdapter]
