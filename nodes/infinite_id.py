@@ -55,8 +55,8 @@ class InfiniteID(io.ComfyNode):
                     "trajectory",
                     options=list(TRAJECTORIES),
                     default="own",
-                    tooltip="own: the text stream is a picture of its own from the same noise (the paper). same latent: "
-                    "at every step it starts from your picture. Either goes with any sampler.",
+                    tooltip="own: the text stream is a picture of its own from the same noise (the paper). same "
+                    "latent: at every step it starts from your picture. Either goes with any sampler.",
                 ),
                 io.Combo.Input(
                     "parts",
