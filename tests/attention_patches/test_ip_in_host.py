@@ -264,7 +264,7 @@ def test_written_layer_weights(text, expected):
     assert parse_layer_weights(text) == expected
 
 
-@pytest.mark.parametrize("text", ["a lot", "down=", "down", "up=0.5, 1"])
+@pytest.mark.parametrize("text", ["a lot", "down=", "down", "up=0.5, 1", "nan", "inf, 1", "up=1e999"])
 def test_unreadable_layer_weights(text):
     with pytest.raises(ValueError, match="is no list of layer weights: write one number"):
         parse_layer_weights(text)
