@@ -9,9 +9,10 @@ from comfy.patcher_extension import CallbacksMP
 
 from ..adapters.unet_blocks import Block, sort_blocks, transformer_blocks
 from .adapter_patch import AdapterPatch, Run, check_base, watch
-from .calls import ALWAYS, STREAMS, Rows, Schedule, attend, list_packs, read_call, read_rows
+from .calls import ALWAYS, Rows, Schedule, attend, list_packs, read_call, read_rows
 from .image_cross_attention import image_cross_attention
-from .infinite_id import PARTS
+from .infinite_id import PARTS, STYLE
+from .orthogonal_attention import make_orthogonal
 
 KEY = "likeness_ip_adapter"
 
@@ -22,16 +23,18 @@ class ImageAttentionPatch(AdapterPatch):
     adapter:      `IpAdapter`, of which only the names and sizes of its blocks are used any more
     keys_values:  [2, m, ...] of `IpAdapter.keys_values`, for the positive and the other rows
     strengths:    s at each block
+    method:       one of `orthogonal_attention.METHODS`: what of the image is added where the prompt speaks too
     """
 
     node = "Apply Image Adapter"
 
-    def __init__(self, adapter, keys_values, strengths, schedule=ALWAYS, mask=None):
+    def __init__(self, adapter, keys_values, strengths, schedule=ALWAYS, mask=None, method="none"):
         super().__init__(strengths, schedule, mask)
         self.name = adapter.name
         self.adapter = adapter
         self.projected = keys_values
         self.strengths = strengths
+        self.method = method
 
     def apply(self, model):
         """Return a clone of `model` that runs this patch, on top of whatever replaces its cross-attentions."""
@@ -52,18 +55,19 @@ class ImageAttentionPatch(AdapterPatch):
     def add_image(self, text, q, k, v, block, rows: Rows, extra_options):
         """Return `text` [rows, n, d], the output of the attention of q, k and v, with the image's added.
 
-        All are the rows of one stream. Infinite-ID's text stream gives the image its style.
+        Where Infinite-ID has a text stream beside these rows, it may give the image its style.
         """
         read_call(extra_options).reached.add((self, block))
         if self.strengths[block] == 0 or not self.schedule.is_on(extra_options):
             return text
         run = self.run_on(q.device, q.dtype)
         keys, values = self.keys_values(run, block, q, rows)
-        if streams := extra_options.get(STREAMS):
-            keys, values = streams.restyle(keys, k, block), streams.restyle(values, v, block)
+        if style := extra_options.get(STYLE):
+            keys, values = style.restyle(keys, k, block), style.restyle(values, v, block)
 
         def attention(q, k, v):  # few keys: quantised attention would lose more here than it saves
-            return attend(q, k, v, extra_options, low_precision_attention=False)
+            image = attend(q, k, v, extra_options, low_precision_attention=False)
+            return make_orthogonal(self.method, image, text, q, k, extra_options["n_heads"])
 
         mask = self.find_region(run, q, rows, extra_options)
         return image_cross_attention(text, q, keys, values, self.strengths[block], mask, attention)
@@ -249,8 +253,9 @@ def _read_number(text: str) -> float:
 
 
 def apply_ip_adapter(
-    model, adapter, tokens, strength=1.0, start_percent=0.0, end_percent=1.0, weights=1.0, mask=None, lora_strength=1.0
-):
+    model, adapter, tokens, strength=1.0, start_percent=0.0, end_percent=1.0, weights=1.0, mask=None,
+    lora_strength=1.0, method="none",
+):  # fmt: skip
     """Return a clone of `model` whose cross-attentions also look at the image tokens of an identity.
 
     model:          the host's ModelPatcher of an SD1.5 or SDXL UNet; adapter: `IpAdapter`
@@ -259,6 +264,7 @@ def apply_ip_adapter(
     start_percent, end_percent: part of the sampling, 0..1
     mask:           [H, W] or [1 or batch, H, W] in 0..1, or None
     lora_strength:  of the LoRA in FaceID files, which acts everywhere and at all steps
+    method:         one of `orthogonal_attention.METHODS`
 
     Strength 0, an empty mask and an empty part of the sampling leave the model as it was, bit for bit.
     Raises ValueError where adapter and model do not belong together.
@@ -272,7 +278,7 @@ def apply_ip_adapter(
     if not any(strengths.values()) or schedule.is_empty or (mask is not None and not mask.any()):
         return model.clone()
     keys_values = adapter.keys_values(tokens, model.model.get_dtype_inference())
-    model = ImageAttentionPatch(adapter, keys_values, strengths, schedule, mask).apply(model)
+    model = ImageAttentionPatch(adapter, keys_values, strengths, schedule, mask, method).apply(model)
     if adapter.lora and lora_strength != 0:
         model.add_patches(adapter.lora, lora_strength)
     return model

@@ -114,7 +114,7 @@ def list_detectors(folder: Path) -> dict[str, tuple[str, Make, Read]]:
     """Return the same for recognisers and detectors; their files are read from where the host looks for them."""
     import folder_paths
     import torch
-    from likeness.encoders.arcface_onnx import load_arcface
+    from likeness.encoders.arcface_onnx import load_recogniser
     from likeness.faces import detector
     from likeness.tests.support import mediapipe_file, onnx_packs
     from likeness.tests.support.strange_files import flip_bytes, mutate
@@ -138,7 +138,7 @@ def list_detectors(folder: Path) -> dict[str, tuple[str, Make, Read]]:
         return detect("insightface: strange")
 
     def encode(path: Path):
-        return load_arcface(str(path)).encode(torch.rand(1, 112, 112, 3), False)
+        return load_recogniser(str(path)).encode(torch.rand(1, 112, 112, 3), False)
 
     def maker(path: Path) -> Make:
         content = path.read_bytes()

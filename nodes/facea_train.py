@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from server import PromptServer
 
 from ..adapters.facea import ATTRIBUTES, LEVELS, REGIONS, warn_of_base
-from ..encoders.agreement import agreement
+from ..encoders.agreement import MIN_AGREEMENT, agreement
 from ..graphics import to_tensor
 from ..inpaint.refine import CropStyle
 from ..training import curve, facea_run, loop
@@ -32,7 +32,6 @@ _SETTINGS = {
     "gradient_checkpointing": "checkpointing",
 }  # fmt: skip
 _STYLE = ("face_share", "size", "mask_shape", "mask_expand")
-_LOW_AGREEMENT = 0.3
 _PAUSE = 0.5  # seconds between two looks at the loss in the graph
 
 
@@ -194,10 +193,10 @@ def list_doubts(photos: int, face_id) -> list[str]:
     doubts = []
     if photos == 1:
         doubts.append("Only one photo: light and pose of it will be learned too. Three photos are better.")
-    low = [] if face_id is None else [value for value in agreement(face_id.embedding) if value < _LOW_AGREEMENT]
+    low = [] if face_id is None else [value for value in agreement(face_id.embedding) if value < MIN_AGREEMENT]
     if low:
         doubts.append(
-            f"{len(low)} of {len(face_id.embedding)} photos agree with the others by less than {_LOW_AGREEMENT}: "
+            f"{len(low)} of {len(face_id.embedding)} photos agree with the others by less than {MIN_AGREEMENT}: "
             "they may show somebody else. Look at Identity Agreement."
         )
     return doubts

@@ -18,7 +18,7 @@ ADAPTER_FILES = {
     "face2diffusion": ("mapping.pt",),
     "ipadapter": tuple(entry.file for entry in manifest.entries() if entry.folder == "ipadapter"),
     "instantid": ("ip-adapter.bin",),
-    "pulid": (),  # recognised and refused by name: none is offered that would be fetched for nothing
+    "pulid": ("ip-adapter_pulid_sdxl_fp16.safetensors", "pulid_v1.1.safetensors"),
 }
 
 
@@ -30,7 +30,8 @@ class LoadFaceAdapter(io.ComfyNode):
             display_name="Load Face Adapter",
             category="likeness/loaders",
             description="Loads the weights that carry an identity into the model (FACT; IP-Adapter, FaceID, InstantID, "
-            "Infinite-ID) or the prompt (Face2Diffusion). Recognised by their tensors, whatever the file is called.",
+            "PuLID, Infinite-ID) or the prompt (Face2Diffusion). Recognised by their tensors, whatever the file is "
+            "called.",
             search_aliases=[
                 "facechain",
                 "fact",
@@ -41,6 +42,7 @@ class LoadFaceAdapter(io.ComfyNode):
                 "ip-adapter",
                 "faceid",
                 "instantid",
+                "pulid",
                 "infinite-id",
             ],
             inputs=[
@@ -48,7 +50,8 @@ class LoadFaceAdapter(io.ComfyNode):
                     "adapter_name",
                     ADAPTER_FILES,
                     "FACT adapter from models/facechain_fact, mapping network from models/face2diffusion, or image "
-                    "adapter (IP-Adapter, FaceID, InstantID, Infinite-ID) from models/ipadapter or models/instantid.",
+                    "adapter (IP-Adapter, FaceID, InstantID, PuLID, Infinite-ID) from models/ipadapter, "
+                    "models/instantid or models/pulid.",
                 ),
                 io.Combo.Input(
                     "variant",

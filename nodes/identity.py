@@ -6,8 +6,7 @@ from ..encoders import agreement, agreement_picture
 from ..encoders.combine import METHODS, combine
 from ..encoders.identity import join
 from ..encoders.identity_file import KIND, description, find_identity, load_identity, new_path, save_identity
-from ..encoders.loading import load_encoder
-from ..faces.align import align_faces
+from ..metrics.loading import load_recogniser
 from .inputs import (
     background,
     explain_missing,
@@ -28,7 +27,9 @@ ENCODER_FILES = {
         "models/buffalo_l/w600k_r50.onnx",
         "models/antelopev2/glintr100.onnx",
         "models/auraface/glintr100.onnx",
+        "face_recognition_sface_2021dec_int8bq.onnx",
     ),
+    "metrics": ("20180402-114759-vggface2.pt",),
 }
 _IDENTITIES = [f"face_id_{number}" for number in range(1, 21)]
 
@@ -36,12 +37,12 @@ _IDENTITIES = [f"face_id_{number}" for number in range(1, 21)]
 def _min_agreement(beginning: str) -> io.Float.Input:
     return io.Float.Input(
         "min_agreement",
-        default=0.3,
+        default=agreement.MIN_AGREEMENT,
         min=-1.0,
         max=1.0,
         step=0.01,
-        tooltip=f"{beginning}The cosine of a photo with the mean of the others. Face recognisers give photos of one "
-        "person well above 0.3 and those of two people about 0.",
+        tooltip=f"{beginning}The cosine of a photo with the mean of the others. Measured with the recogniser SFace, "
+        "a person's photos have 0.76 and more, strangers 0.35 at most; the help page of Identity Agreement says how.",
     )
 
 
@@ -52,15 +53,19 @@ class LoadFaceEncoder(io.ComfyNode):
             node_id="LikenessLoadFaceEncoder",
             display_name="Load Face Encoder",
             category="likeness/loaders",
-            description="Loads the network that reads an identity from an aligned face: TransFace for FACT, MSID for "
-            "Face2Diffusion, an ArcFace recogniser for FaceID, InstantID and Infinite-ID. Recognised by what is in it, "
-            "whatever the file is called.",
+            description="Loads the network that reads an identity from a face: TransFace for FACT, MSID for "
+            "Face2Diffusion, an ArcFace recogniser for FaceID, InstantID and Infinite-ID; SFace, FaceNet, SphereFace "
+            "or AdaFace to compare and to score. Recognised by what is in it, whatever the file is called.",
             search_aliases=[
                 "transface",
                 "msid",
                 "arcface",
                 "insightface",
                 "auraface",
+                "sface",
+                "facenet",
+                "sphereface",
+                "adaface",
                 "facechain",
                 "fact",
                 "face2diffusion",
@@ -71,8 +76,9 @@ class LoadFaceEncoder(io.ComfyNode):
                 weight_file(
                     "encoder_name",
                     ENCODER_FILES,
-                    "TransFace weights from models/facechain_fact, MSID weights from models/face2diffusion, or an "
-                    "ArcFace recogniser (.onnx) from models/insightface.",
+                    "TransFace weights from models/facechain_fact, MSID weights from models/face2diffusion, an "
+                    "ArcFace recogniser or SFace (.onnx) from models/insightface, or from models/metrics a recogniser "
+                    "that only scores.",
                 ),
             ],
             outputs=[FaceEncoderType.Output("face_encoder")],
@@ -84,7 +90,7 @@ class LoadFaceEncoder(io.ComfyNode):
 
     @classmethod
     def execute(cls, encoder_name) -> io.NodeOutput:
-        return io.NodeOutput(load_encoder(weight_path(ENCODER_FILES, encoder_name)))
+        return io.NodeOutput(load_recogniser(weight_path(ENCODER_FILES, encoder_name)))
 
 
 class EncodeIdentity(io.ComfyNode):
@@ -117,9 +123,8 @@ class EncodeIdentity(io.ComfyNode):
 
     @classmethod
     def execute(cls, face_encoder, faces, mask_background, head_mask=None, face_id=None) -> io.NodeOutput:
-        crops = align_faces(faces, face_encoder.crop_size, background(faces, mask_background, head_mask))
-        encoded = face_encoder.encode(crops, mask_background)
-        return io.NodeOutput(join(face_id, encoded) if face_id else encoded, crops)
+        encoded = face_encoder.encode_faces(faces, background(faces, mask_background, head_mask))
+        return io.NodeOutput(join(face_id, encoded) if face_id else encoded, encoded.crops)
 
 
 class SaveIdentity(io.ComfyNode):

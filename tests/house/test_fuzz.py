@@ -1,4 +1,4 @@
-"""The command that makes strange files and hostile prompts: nothing of a small run is raised raw or ends its process."""
+"""The command that makes strange files and hostile prompts: of a small run nothing is raised raw."""
 
 import os
 import subprocess

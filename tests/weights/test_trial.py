@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from likeness.encoders.arcface_onnx import load_arcface
+from likeness.encoders.arcface_onnx import load_recogniser
 from likeness.faces import detector
 from likeness.tests.support import mediapipe_file, onnx_packs
 from likeness.weights import trial
@@ -108,10 +108,10 @@ def test_what_a_reader_does_to_its_process_is_said(tmp_path, monkeypatch, script
 
 def test_recognisers_that_loop_or_swell_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"loop\.onnx cannot be used as a recogniser: it branches or loops \(Loop\)"):
-        load_arcface(str(endless_loop(tmp_path / "loop.onnx")))
+        load_recogniser(str(endless_loop(tmp_path / "loop.onnx")))
     if sys.platform == "linux":
         with pytest.raises(ValueError, match=r"bomb\.onnx cannot be used as a recogniser: onnxruntime says: .*"):
-            load_arcface(str(folding_bomb(tmp_path / "bomb.onnx")))
+            load_recogniser(str(folding_bomb(tmp_path / "bomb.onnx")))
 
 
 def test_errors_of_native_readers_are_sentences_and_interruptions_are_none():
