@@ -264,10 +264,11 @@ def test_written_layer_weights(text, expected):
     assert parse_layer_weights(text) == expected
 
 
-@pytest.mark.parametrize("text", ["a lot", "down=", "down", "up=0.5, 1"])
+@pytest.mark.parametrize("text", ["a lot", "down=", "down", "up=0.5, 1", "nan", "inf, 1", "up=1e999", "1\nx" * 99])
 def test_unreadable_layer_weights(text):
-    with pytest.raises(ValueError, match="is no list of layer weights: write one number"):
+    with pytest.raises(ValueError, match="is no list of layer weights: write one number") as caught:
         parse_layer_weights(text)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
 
 
 class Family:
