@@ -11,6 +11,7 @@ registration.register()
 
 from . import (  # noqa: E402
     best_of,
+    examples,
     face2diffusion,
     facea,
     facea_train,
@@ -28,8 +29,12 @@ from . import (  # noqa: E402
 
 
 class LikenessExtension(ComfyExtension):
+    async def on_load(self):
+        examples.offer_examples()
+
     async def get_node_list(self):
         return [
+            *examples.NODES,
             *faces.NODES,
             *interop.NODES,
             *masks.NODES,
