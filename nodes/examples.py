@@ -4,8 +4,9 @@ import shutil
 from pathlib import Path
 
 import folder_paths
-import nodes
 from comfy_api.latest import io
+
+import nodes
 
 from .inputs import read_version
 
