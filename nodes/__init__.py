@@ -1,6 +1,7 @@
 """The nodes of Likeness: schemas and a few lines each that call the rooms of the house."""
 
 from comfy_api.latest import ComfyExtension
+from server import PromptServer
 
 from ..miniature import nodes as miniature
 from ..miniature import registration
@@ -11,6 +12,7 @@ registration.register()
 
 from . import (  # noqa: E402
     best_of,
+    examples,
     face2diffusion,
     facea,
     facea_train,
@@ -28,8 +30,13 @@ from . import (  # noqa: E402
 
 
 class LikenessExtension(ComfyExtension):
+    async def on_load(self):
+        examples.offer_examples()
+        PromptServer.instance.add_on_prompt_handler(weights.show_missing)
+
     async def get_node_list(self):
         return [
+            *examples.NODES,
             *faces.NODES,
             *interop.NODES,
             *masks.NODES,

@@ -5,10 +5,10 @@ from comfy_api.latest import io, ui
 from ..faces import draw
 from ..faces.align import align_faces
 from ..faces.choose import IF_NO_FACE, RULES, apply_policy
-from ..faces.detector import available, detect_faces, load
+from ..faces.detector import available, detect_faces, find_files, load
 from ..faces.host_types import export_boxes
 from ..faces.search import SEARCHES
-from .inputs import background, head_mask, mask_background
+from .inputs import background, explain_missing, head_mask, mask_background
 from .sockets import FaceDetectorType, FacesType
 
 
@@ -53,7 +53,7 @@ class LoadFaceDetector(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, detector):
-        return True  # the combo's own check would say "not in list", where `load` says what is missing
+        return explain_missing(find_files, detector)
 
     @classmethod
     def execute(cls, detector, min_score, det_size) -> io.NodeOutput:

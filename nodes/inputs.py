@@ -13,9 +13,8 @@ from ..weights import folders
 
 
 def weight_file(input_id: str, published: dict[str, tuple[str, ...]], tooltip: str) -> io.Combo.Input:
-    """Return a combo of the files in several folders: kind -> published names, offered while the folder has no file."""
-    names = [name for kind, files in published.items() for name in folders.list_choices(kind, files)]
-    return io.Combo.Input(input_id, options=list(dict.fromkeys(names)), tooltip=tooltip)
+    """Return a combo of the files in several folders; published: kind -> the names under which files are published."""
+    return io.Combo.Input(input_id, options=folders.list_choices(published), tooltip=tooltip)
 
 
 def weight_path(published: dict[str, tuple[str, ...]], name: str) -> str:
@@ -23,6 +22,13 @@ def weight_path(published: dict[str, tuple[str, ...]], name: str) -> str:
 
     Raises FileNotFoundError that says where to get it, and names the folder in which it is published.
     """
+    if name == folders.NO_FILE:
+        names = [f"{file} (models/{kind})" for kind, files in published.items() for file in files]
+        raise FileNotFoundError(
+            f"Choose a file. None is here yet; published are {', '.join(names)}. 'python3 likeness.py weights list' in "
+            "the folder of ComfyUI-Likeness says where each is published and what its licence allows. Press R in the "
+            "editor once one is there."
+        )
     kinds = [kind for kind in published if name in folders.names(kind)]
     kinds += [kind for kind, files in published.items() if name in files]
     return folders.path(next(iter([*kinds, *published])), name)
@@ -38,11 +44,11 @@ def identity_file(kind: str) -> io.Combo.Input:
     )
 
 
-def explain_missing(find: Callable[..., str], *arguments) -> str | bool:
+def explain_missing(find: Callable, *arguments) -> str | bool:
     """Return True where `find` finds its file, else its words; for `validate_inputs`, before anything runs."""
     try:
         find(*arguments)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         return str(error)
     return True
 

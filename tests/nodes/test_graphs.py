@@ -12,6 +12,7 @@ from PIL import Image
 import nodes
 
 NODE_IDS = {
+    "LikenessExamplePicture": ["image"],
     "LikenessLoadFaceDetector": ["detector", "min_score", "det_size"],
     "LikenessDetectFaces": [
         "face_detector",
@@ -171,6 +172,7 @@ NODE_IDS = {
     ],
 }  # promises: saved workflows hold them
 OUTPUTS = {
+    "LikenessExamplePicture": ["IMAGE"],
     "LikenessLoadFaceDetector": ["FACE_DETECTOR"],
     "LikenessDetectFaces": ["FACES", "IMAGE", "BOUNDING_BOX"],
     "LikenessImportFaces": ["FACES", "IMAGE"],
