@@ -35,7 +35,9 @@ def test_it_runs_with_nothing_but_the_pack(executor, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_prompts_are_of_the_drawn_worlds_language(name):
-    values = [value for node in load_workflow(name).values() for value in node["inputs"].values() if isinstance(value, str)]
+    values = [
+        value for node in load_workflow(name).values() for value in node["inputs"].values() if isinstance(value, str)
+    ]
     prompts = [value for value in values if value.startswith(("a photo", "a sketch", "a cartoon"))]
     for prompt in prompts:
         captions.parse(prompt.replace("{face}", "a man").replace("a person", "a man"))
