@@ -100,7 +100,7 @@ class FaceToWords(io.ComfyNode):
                     step=0.01,
                     optional=True,
                     advanced=True,
-                    tooltip="Counts only with an expression: from 0, as if there were no expression, to 1, the expression as it was read.",
+                    tooltip="Counts only with an expression: from 0, as if there were none, to 1, as it was read.",
                 ),
                 FaceWordsType.Input(
                     "face_words",

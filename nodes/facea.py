@@ -7,7 +7,7 @@ from ..adapters.facea_prompt import apply, encode_prompt
 from ..inpaint.paint import FacePerson
 from ..inpaint.refine import EVERY_FACE
 from .inputs import explain_missing, filename_prefix, identity_file, read_version
-from .remarks import show_remark
+from .remarks import show_remark, show_saved
 from .sockets import FaceaIdentityType, FacePeopleType
 
 
@@ -72,13 +72,14 @@ class SaveFaceAIdentity(io.ComfyNode):
                 io.String.Output("path", tooltip="Where the file was written."),
             ],
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, facea_identity, filename_prefix) -> io.NodeOutput:
         path = new_path(filename_prefix)
         save_facea(path, facea_identity)
-        return io.NodeOutput(facea_identity, path)
+        return io.NodeOutput(facea_identity, path, ui=show_saved(cls, path))
 
 
 class LoadFaceAIdentity(io.ComfyNode):

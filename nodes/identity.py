@@ -9,16 +9,19 @@ from ..encoders.identity_file import KIND, description, find_identity, load_iden
 from ..encoders.loading import load_encoder
 from ..faces.align import align_faces
 from .inputs import (
+    MASK_BACKGROUND,
     background,
     explain_missing,
     filename_prefix,
     head_mask,
     identity_file,
-    mask_background,
+    is_masked,
+    mask_background_by_encoder,
     read_version,
     weight_file,
     weight_path,
 )
+from .remarks import show_faces, show_saved
 from .sockets import FaceEncoderType, FaceIdType, FacesType
 
 ENCODER_FILES = {
@@ -100,7 +103,7 @@ class EncodeIdentity(io.ComfyNode):
             inputs=[
                 FaceEncoderType.Input("face_encoder", tooltip="From Load Face Encoder."),
                 FacesType.Input("faces", tooltip="From Detect Faces: one face per photo, all of the same person."),
-                mask_background(),
+                mask_background_by_encoder(),
                 head_mask(),
                 FaceIdType.Input(
                     "face_id",
@@ -116,9 +119,16 @@ class EncodeIdentity(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, mask_background="auto"):
+        if isinstance(mask_background, bool) or mask_background in (None, *MASK_BACKGROUND):
+            return True
+        return f"Choose one of {', '.join(MASK_BACKGROUND)}, not {mask_background}."
+
+    @classmethod
     def execute(cls, face_encoder, faces, mask_background, head_mask=None, face_id=None) -> io.NodeOutput:
-        crops = align_faces(faces, face_encoder.crop_size, background(faces, mask_background, head_mask))
-        encoded = face_encoder.encode(crops, mask_background)
+        masked = is_masked(mask_background, face_encoder.kind)
+        crops = align_faces(faces, face_encoder.crop_size, background(faces, masked, head_mask))
+        encoded = face_encoder.encode(crops, masked)
         return io.NodeOutput(join(face_id, encoded) if face_id else encoded, crops)
 
 
@@ -154,13 +164,14 @@ class SaveIdentity(io.ComfyNode):
                 io.String.Output("path", tooltip="Where the file was written."),
             ],
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, face_id, filename_prefix, thumbnails, note) -> io.NodeOutput:
         path = new_path(filename_prefix)
         save_identity(path, face_id, thumbnails, note)
-        return io.NodeOutput(face_id, path)
+        return io.NodeOutput(face_id, path, ui=show_saved(cls, path, face_id.crops))
 
 
 class LoadIdentity(io.ComfyNode):
@@ -179,6 +190,7 @@ class LoadIdentity(io.ComfyNode):
                 io.Image.Output("crops", tooltip="The thumbnails, one per photo; grey figures where none were kept."),
                 io.String.Output("info", tooltip="Photos, encoder, agreement between the photos, and the note."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -192,7 +204,8 @@ class LoadIdentity(io.ComfyNode):
     @classmethod
     def execute(cls, identity_name) -> io.NodeOutput:
         face_id, header = load_identity(find_identity(identity_name))
-        return io.NodeOutput(face_id, face_id.crops, description(identity_name, header))
+        info = description(identity_name, header)
+        return io.NodeOutput(face_id, face_id.crops, info, ui=show_faces(cls, face_id.crops, info))
 
 
 class CombineIdentities(io.ComfyNode):

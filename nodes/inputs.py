@@ -12,6 +12,10 @@ from ..faces.types import Faces
 from ..weights import folders
 
 
+MASK_BACKGROUND = ("auto", "on", "off")
+_MASKED_KINDS = ("transface",)  # encoders that were trained on blacked out crops
+
+
 def weight_file(input_id: str, published: dict[str, tuple[str, ...]], tooltip: str) -> io.Combo.Input:
     """Return a combo of the files in several folders; published: kind -> the names under which files are published."""
     return io.Combo.Input(input_id, options=folders.list_choices(published), tooltip=tooltip)
@@ -110,6 +114,25 @@ def class_words(optional: bool = False) -> io.String.Input:
         tooltip="Ordinary words for the person, such as 'a woman'; for several people one phrase each, separated by "
         "commas.",
     )
+
+
+def mask_background_by_encoder() -> io.Combo.Input:
+    """Return whether crops are blacked out around the head; saved graphs hold True or False, see `is_masked`."""
+    return io.Combo.Input(
+        "mask_background",
+        options=list(MASK_BACKGROUND),
+        default=MASK_BACKGROUND[0],
+        tooltip="Black out everything but the head. auto: as the encoder was trained, which is on for TransFace (FACT) "
+        "and off for MSID (Face2Diffusion) and ArcFace recognisers (FaceID, InstantID, Infinite-ID). Without a head "
+        "mask the region is estimated from the face's landmarks.",
+    )
+
+
+def is_masked(mask_background: str | bool, kind: str) -> bool:
+    """Return whether to black out crops for an encoder of a kind; a saved graph may hold True or False."""
+    if isinstance(mask_background, bool):
+        return mask_background
+    return kind in _MASKED_KINDS if mask_background == "auto" else mask_background == "on"
 
 
 def mask_background() -> io.Boolean.Input:
