@@ -13,7 +13,6 @@ from bench import StopWatch, machine, megabytes_at_most, open_host, spread, tabl
 
 open_host()
 
-import math  # noqa: E402
 import statistics  # noqa: E402
 from types import SimpleNamespace  # noqa: E402
 
@@ -21,7 +20,7 @@ import comfy.model_management  # noqa: E402
 import torch  # noqa: E402
 from comfy.ldm.modules.attention import optimized_attention  # noqa: E402
 from likeness.adapters.unet_blocks import BLOCKS, transformer_blocks  # noqa: E402
-from likeness.attention_patches.calls import attend  # noqa: E402
+from likeness.attention_patches.calls import attend, read_rows  # noqa: E402
 from likeness.attention_patches.ip_adapter import ImageAttentionPatch  # noqa: E402
 from networks import unet  # noqa: E402
 
@@ -46,7 +45,7 @@ class Layers:
 
     def patch(self) -> ImageAttentionPatch:
         adapter = SimpleNamespace(name="test", split=lambda keys_values: self.keys_values)
-        return ImageAttentionPatch(adapter, self.tokens, dict.fromkeys(self.weights, STRENGTH), (math.inf, 0.0))
+        return ImageAttentionPatch(adapter, self.tokens, dict.fromkeys(self.weights, STRENGTH))
 
 
 class Ours:
@@ -56,7 +55,7 @@ class Ours:
         self.patch = layers.patch()
 
     def __call__(self, text, q, k, v, block, extra_options):
-        return self.patch.add_image(text, q, k, v, block, extra_options)
+        return self.patch.add_image(text, q, k, v, block, read_rows(extra_options, len(q)), extra_options)
 
 
 class StraightforwardImage:

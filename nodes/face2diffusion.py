@@ -33,7 +33,7 @@ class LoadExpressionEncoder(io.ComfyNode):
             inputs=[
                 weight_file("encoder_name", EXPRESSION_FILES, "Deep3DFaceRecon weights from models/face2diffusion."),
             ],
-            outputs=[ExpressionEncoderType.Output("expression_encoder")],
+            outputs=[ExpressionEncoderType.Output("expression_encoder", tooltip="To Encode Expression.")],
         )
 
     @classmethod
@@ -59,7 +59,7 @@ class EncodeExpression(io.ComfyNode):
                 FacesType.Input("faces", tooltip="From Detect Faces: one face, with the expression to copy."),
             ],
             outputs=[
-                ExpressionType.Output("expression"),
+                ExpressionType.Output("expression", tooltip="To Face to Words."),
                 io.Image.Output("crop", tooltip="What the encoder saw."),
             ],
         )
@@ -109,7 +109,13 @@ class FaceToWords(io.ComfyNode):
                     "prompt, this node's person comes after them.",
                 ),
             ],
-            outputs=[FaceWordsType.Output("face_words_out", display_name="face_words")],
+            outputs=[
+                FaceWordsType.Output(
+                    "face_words_out",
+                    display_name="face_words",
+                    tooltip="To Encode Prompt with Faces, or to the next person's Face to Words.",
+                )
+            ],
         )
 
     @classmethod

@@ -6,8 +6,7 @@ from ..encoders import agreement, agreement_picture
 from ..encoders.combine import METHODS, combine
 from ..encoders.identity import join
 from ..encoders.identity_file import KIND, description, find_identity, load_identity, new_path, save_identity
-from ..encoders.loading import load_encoder
-from ..faces.align import align_faces
+from ..metrics.loading import load_recogniser
 from .inputs import (
     MASK_BACKGROUND,
     background,
@@ -31,7 +30,9 @@ ENCODER_FILES = {
         "models/buffalo_l/w600k_r50.onnx",
         "models/antelopev2/glintr100.onnx",
         "models/auraface/glintr100.onnx",
+        "face_recognition_sface_2021dec_int8bq.onnx",
     ),
+    "metrics": ("20180402-114759-vggface2.pt",),
 }
 _IDENTITIES = [f"face_id_{number}" for number in range(1, 21)]
 
@@ -39,12 +40,12 @@ _IDENTITIES = [f"face_id_{number}" for number in range(1, 21)]
 def _min_agreement(beginning: str) -> io.Float.Input:
     return io.Float.Input(
         "min_agreement",
-        default=0.3,
+        default=agreement.MIN_AGREEMENT,
         min=-1.0,
         max=1.0,
         step=0.01,
-        tooltip=f"{beginning}The cosine of a photo with the mean of the others. Face recognisers give photos of one "
-        "person well above 0.3 and those of two people about 0.",
+        tooltip=f"{beginning}The cosine of a photo with the mean of the others. Measured with the recogniser SFace, "
+        "a person's photos have 0.76 and more, strangers 0.35 at most; the help page of Identity Agreement says how.",
     )
 
 
@@ -55,15 +56,19 @@ class LoadFaceEncoder(io.ComfyNode):
             node_id="LikenessLoadFaceEncoder",
             display_name="Load Face Encoder",
             category="likeness/loaders",
-            description="Loads the network that reads an identity from an aligned face: TransFace for FACT, MSID for "
-            "Face2Diffusion, an ArcFace recogniser for FaceID, InstantID and Infinite-ID. Recognised by what is in it, "
-            "whatever the file is called.",
+            description="Loads the network that reads an identity from a face: TransFace for FACT, MSID for "
+            "Face2Diffusion, an ArcFace recogniser for FaceID, InstantID and Infinite-ID; SFace, FaceNet, SphereFace "
+            "or AdaFace to compare and to score. Recognised by what is in it, whatever the file is called.",
             search_aliases=[
                 "transface",
                 "msid",
                 "arcface",
                 "insightface",
                 "auraface",
+                "sface",
+                "facenet",
+                "sphereface",
+                "adaface",
                 "facechain",
                 "fact",
                 "face2diffusion",
@@ -74,11 +79,12 @@ class LoadFaceEncoder(io.ComfyNode):
                 weight_file(
                     "encoder_name",
                     ENCODER_FILES,
-                    "TransFace weights from models/facechain_fact, MSID weights from models/face2diffusion, or an "
-                    "ArcFace recogniser (.onnx) from models/insightface.",
+                    "TransFace weights from models/facechain_fact, MSID weights from models/face2diffusion, an "
+                    "ArcFace recogniser or SFace (.onnx) from models/insightface, or from models/metrics a recogniser "
+                    "that only scores.",
                 ),
             ],
-            outputs=[FaceEncoderType.Output("face_encoder")],
+            outputs=[FaceEncoderType.Output("face_encoder", tooltip="To Encode Identity.")],
         )
 
     @classmethod
@@ -87,7 +93,7 @@ class LoadFaceEncoder(io.ComfyNode):
 
     @classmethod
     def execute(cls, encoder_name) -> io.NodeOutput:
-        return io.NodeOutput(load_encoder(weight_path(ENCODER_FILES, encoder_name)))
+        return io.NodeOutput(load_recogniser(weight_path(ENCODER_FILES, encoder_name)))
 
 
 class EncodeIdentity(io.ComfyNode):
@@ -113,7 +119,11 @@ class EncodeIdentity(io.ComfyNode):
                 ),
             ],
             outputs=[
-                FaceIdType.Output("face_id_out", display_name="face_id"),
+                FaceIdType.Output(
+                    "face_id_out",
+                    display_name="face_id",
+                    tooltip="The person, to Apply FACT, Apply Image Adapter, Face to Words or Save Identity.",
+                ),
                 io.Image.Output("crops", tooltip="What the encoder saw, one crop per face."),
             ],
         )
@@ -127,9 +137,8 @@ class EncodeIdentity(io.ComfyNode):
     @classmethod
     def execute(cls, face_encoder, faces, mask_background, head_mask=None, face_id=None) -> io.NodeOutput:
         masked = is_masked(mask_background, face_encoder.kind)
-        crops = align_faces(faces, face_encoder.crop_size, background(faces, masked, head_mask))
-        encoded = face_encoder.encode(crops, masked)
-        return io.NodeOutput(join(face_id, encoded) if face_id else encoded, crops)
+        encoded = face_encoder.encode_faces(faces, background(faces, masked, head_mask))
+        return io.NodeOutput(join(face_id, encoded) if face_id else encoded, encoded.crops)
 
 
 class SaveIdentity(io.ComfyNode):
@@ -160,7 +169,11 @@ class SaveIdentity(io.ComfyNode):
                 ),
             ],
             outputs=[
-                FaceIdType.Output("face_id_out", display_name="face_id"),
+                FaceIdType.Output(
+                    "face_id_out",
+                    display_name="face_id",
+                    tooltip="The person, to Apply FACT, Apply Image Adapter, Face to Words or Save Identity.",
+                ),
                 io.String.Output("path", tooltip="Where the file was written."),
             ],
             is_output_node=True,
@@ -186,7 +199,9 @@ class LoadIdentity(io.ComfyNode):
             search_aliases=["load face", "load embeds", "face model", "import identity"],
             inputs=[identity_file(KIND)],
             outputs=[
-                FaceIdType.Output("face_id"),
+                FaceIdType.Output(
+                    "face_id", tooltip="The person, to Apply FACT, Apply Image Adapter or Face to Words."
+                ),
                 io.Image.Output("crops", tooltip="The thumbnails, one per photo; grey figures where none were kept."),
                 io.String.Output("info", tooltip="Photos, encoder, agreement between the photos, and the note."),
             ],
@@ -245,7 +260,9 @@ class CombineIdentities(io.ComfyNode):
                 _min_agreement("Counts only with drop outliers: "),
             ],
             outputs=[
-                FaceIdType.Output("face_id"),
+                FaceIdType.Output(
+                    "face_id", tooltip="The person, to Apply FACT, Apply Image Adapter or Face to Words."
+                ),
                 io.String.Output("report", tooltip="What was done, and which photos were dropped."),
             ],
         )

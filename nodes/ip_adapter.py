@@ -4,8 +4,8 @@ from comfy_api.latest import io
 
 from ..adapters.ip_adapter import check_ip_adapter
 from ..attention_patches.ip_adapter import apply_ip_adapter, parse_layer_weights
-from .inputs import is_masked, schedule
-from .remarks import show_remark
+from .inputs import check_numbers, explain_placeholder, is_masked, schedule
+from .remarks import show
 from .sockets import FaceAdapterType, FaceIdType
 
 
@@ -105,7 +105,11 @@ class ApplyImageAdapter(io.ComfyNode):
                 *_photo_inputs(),
                 *_reach_inputs(),
             ],
-            outputs=[io.Model.Output("model_out", display_name="model")],
+            outputs=[
+                io.Model.Output(
+                    "model_out", display_name="model", tooltip="The model with the face or picture, to a sampler."
+                )
+            ],
             hidden=[io.Hidden.unique_id],
         )
 
@@ -127,11 +131,12 @@ class ApplyImageAdapter(io.ComfyNode):
     ) -> io.NodeOutput:
         check_ip_adapter(face_adapter)
         tokens = face_adapter.tokens(face_id, face_adapter.clip_input(clip_vision, image), shortcut_scale)
-        weights = parse_layer_weights(layer_weights)
+        weights, mask = parse_layer_weights(layer_weights), check_numbers(mask)
         patched = apply_ip_adapter(
             model, face_adapter, tokens, strength, start_percent, end_percent, weights, mask, lora_strength
         )
-        return io.NodeOutput(patched, **show_remark(cls, doubt_crops(face_id)))
+        remarks = filter(None, (explain_placeholder(mask), doubt_crops(face_id)))
+        return io.NodeOutput(patched, **show(cls, " ".join(remarks)))
 
 
 def doubt_crops(face_id) -> str | None:

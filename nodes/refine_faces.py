@@ -2,12 +2,15 @@
 
 import comfy.samplers
 from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..inpaint.paint import SamplerSettings, assign, check_people, paint
 from ..inpaint.paste import paste
 from ..inpaint.refine import EVERY_FACE, CropStyle, refine_crops
-from .inputs import colour_match, crop_shape, crop_size, face_share, feather
+from .inputs import check_mask, check_numbers, colour_match, crop_shape, crop_size, face_share, feather
 from .sockets import FaceCropType, FacePeopleType, FacesType
+
+_IF_NO_FACE = ("error", "pass through")
 
 
 def _crop_inputs() -> list[io.Input]:
@@ -79,7 +82,7 @@ class CropFacesToRefine(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, index, face_share, size, shape, expand, faces=None, mask=None) -> io.NodeOutput:
-        crop, _ = refine_crops(image, faces, mask, (index,), CropStyle(face_share, size, shape, expand))
+        crop, _ = refine_crops(image, faces, check_mask(mask), (index,), CropStyle(face_share, size, shape, expand))
         return io.NodeOutput(crop, crop.images, crop.masks)
 
 
@@ -109,9 +112,17 @@ class RefineFaces(io.ComfyNode):
                 ),
                 *_sampler_inputs(),
                 *_target_inputs(),
+                io.Combo.Input(
+                    "if_no_face",
+                    options=list(_IF_NO_FACE),
+                    default="error",
+                    optional=True,
+                    tooltip="pass through: pictures without a face to paint come out as they are, and a person whose "
+                    "face is not there is left out. The outputs crops, painted and painted_mask then run nothing.",
+                ),
             ],
             outputs=[
-                io.Image.Output("image_out", display_name="image"),
+                io.Image.Output("image_out", display_name="image", tooltip="The pictures with the new faces."),
                 io.Image.Output("crops", tooltip="What was cut out, a batch of all the faces."),
                 io.Image.Output("painted", tooltip="The same as the model painted it."),
                 io.Mask.Output("painted_mask", tooltip="What was to be painted in each."),
@@ -121,11 +132,16 @@ class RefineFaces(io.ComfyNode):
     @classmethod
     def execute(
         cls, image, people, vae, face_share, size, shape, expand, feather, colour_match, seed, steps, cfg,
-        sampler_name, scheduler, denoise, faces=None, mask=None,
+        sampler_name, scheduler, denoise, faces=None, mask=None, if_no_face="error",
     ) -> io.NodeOutput:  # fmt: skip
         check_people(people)
-        numbers = tuple(person.number for person in people)
-        crop, numbers = refine_crops(image, faces, mask, numbers, CropStyle(face_share, size, shape, expand))
+        numbers, style = tuple(person.number for person in people), CropStyle(face_share, size, shape, expand)
+        none_is_well = if_no_face == "pass through"
+        # Empty, the black mask of Load Image among them, is then as good as another.
+        mask = check_numbers(mask) if none_is_well else check_mask(mask)
+        crop, numbers = refine_crops(image, faces, mask, numbers, style, none_is_well)
+        if not numbers:
+            return io.NodeOutput(crop.originals, *[ExecutionBlocker(None)] * 3)
         sampling = SamplerSettings(seed, steps, cfg, sampler_name, scheduler, denoise)
         painted = paint(crop, assign(numbers, people), vae, sampling)
         images = paste(crop, painted, None, None, None, "mask", feather, colour_match)

@@ -1,4 +1,7 @@
-"""What a node shows of its own run: in the graph, in the log and in the history."""
+"""What a node shows of its own run, in the graph, in the log and in the history.
+
+Every node that calls these has asked for its hidden `unique_id`.
+"""
 
 import logging
 from pathlib import Path
@@ -9,10 +12,10 @@ from comfy_api.latest import io, ui
 from server import PromptServer
 
 
-def show_remark(cls, remark: str | None) -> dict:
-    """Show a remark on the node, whose hidden inputs have unique_id, and in the log; return arguments of its output.
+def show(cls, remark: str | None) -> dict:
+    """Show a remark in the node and the log, where there is one; return what else the node's output takes.
 
-    remark: None clears what an earlier run showed.
+    cls: the node, which has asked for its hidden `unique_id`.
     """
     if remark:
         logging.warning(remark)
@@ -21,7 +24,7 @@ def show_remark(cls, remark: str | None) -> dict:
 
 
 def show_faces(cls, crops: torch.Tensor, text: str) -> dict:
-    """Show crops and a text on the node, whose hidden inputs have unique_id; return what the history keeps of both."""
+    """Show crops and a text in the node; return what the history keeps of both."""
     PromptServer.instance.send_progress_text(text, cls.hidden.unique_id)
     return {**ui.PreviewImage(crops, cls=cls).as_dict(), "text": (text,)}
 

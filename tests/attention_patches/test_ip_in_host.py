@@ -366,7 +366,11 @@ def test_a_layer_that_is_not_reached_is_an_error(model, adapter, tokens):
     """Another node, later, throws ours away."""
     lost = patched(model, adapter, tokens)
     lost.set_model_attn2_replace(attend, "middle", 0)
-    with pytest.raises(RuntimeError, match=r"tiny_faceid.bin: .* without 1 of its 16 .*\('middle', 0, 0\).*put it bef"):
+    expected = r"tiny_faceid.bin: .*test_ip_in_host has replaced it at the block \('middle', 0, 0\).*that node before"
+    with pytest.raises(RuntimeError, match=expected):
+        tiny.sample(lost)
+    del slots(lost)["middle", 0]
+    with pytest.raises(RuntimeError, match=r"tiny_faceid.bin: another node has removed its patch at \('middle', 0, 0"):
         tiny.sample(lost)
 
 
@@ -404,10 +408,10 @@ def test_every_layer_of_sdxl(monkeypatch):
     reached = collections.Counter()
     add_image = ImageAttentionPatch.add_image
 
-    def spy(self, text, q, k, v, place, extra_options):
+    def spy(self, text, q, k, v, place, rows, extra_options):
         reached[place] += 1
         assert (*extra_options["block"], extra_options["block_index"]) == place
-        return add_image(self, text, q, k, v, place, extra_options)
+        return add_image(self, text, q, k, v, place, rows, extra_options)
 
     monkeypatch.setattr(ImageAttentionPatch, "add_image", spy)
     plain, picture = tiny_ip.sample_sdxl(model), tiny_ip.sample_sdxl(face_model)

@@ -419,3 +419,16 @@ def test_the_command_lists_identities_with_the_standard_library(root, tmp_path):
     assert "it is empty" in empty
     nowhere = list_lines(root, tmp_path / "nowhere")
     assert nowhere.returncode == 1 and "There is no folder" in nowhere.stderr
+
+
+def test_a_small_file_cannot_ask_for_gigabytes_of_figures(tmp_path):
+    """Without thumbnails a grey figure stands in for each crop, of the size that the metadata say."""
+    photos = 1000
+    embedding = torch.nn.functional.normalize(torch.ones(photos, 1), dim=1)
+    small = {"features": torch.ones(photos, 1, 1), "embedding": embedding}
+    safetensors.torch.save_file(small, tmp_path / "a.safetensors", fields(photos, crop_size="1024"))
+    with pytest.raises(ValueError, match="'photos' and 'crop_size' of its metadata ask for more than 67108864 pixels"):
+        load_identity(str(tmp_path / "a.safetensors"))
+    safetensors.torch.save_file(small, tmp_path / "a.safetensors", fields(photos, crop_size="256"))
+    crops = load_identity(str(tmp_path / "a.safetensors"))[0].crops
+    assert crops.shape == (photos, 256, 256, 3) and crops.untyped_storage().nbytes() < 1_000_000

@@ -112,7 +112,7 @@ NODE_IDS = {
     "LikenessCropFacesToRefine": ["image", "index", "face_share", "size", "shape", "expand", "faces", "mask"],
     "LikenessRefineFaces": [
         *("image", "people", "vae", "face_share", "size", "shape", "expand", "feather", "colour_match", "seed"),
-        *("steps", "cfg", "sampler_name", "scheduler", "denoise", "faces", "mask"),
+        *("steps", "cfg", "sampler_name", "scheduler", "denoise", "faces", "mask", "if_no_face"),
     ],
     "LikenessTrainFaceA": [
         "model",
