@@ -81,7 +81,7 @@ def _load(pack: str):
             "'pip install insightface onnxruntime-gpu' in ComfyUI's Python (onnxruntime without a GPU), or choose "
             "another detector."
         ) from error
-    for file in sorted(present[pack].glob("*.onnx")):
+    for file in sorted(folder.glob("*.onnx")):
         with trial.name_faults(f"{file.name} of the insightface pack '{pack}' cannot be used"):
             trial.try_out(file, "onnxruntime")
     try:

@@ -12,7 +12,6 @@ from ..faces.types import Faces
 from ..patcher import is_finite
 from ..weights import folders
 
-
 MASK_BACKGROUND = ("auto", "on", "off")
 _MASKED_KINDS = ("transface",)  # encoders that were trained on blacked out crops
 
