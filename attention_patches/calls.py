@@ -266,7 +266,7 @@ def read_rows(extra_options: dict, rows: int) -> Rows:
     """Return what the `rows` of a tensor in a block are.
 
     Understands the host's batches; tiles, which repeat all chunks; attention couples, which repeat the conditional
-    chunks inside cross-attention; and a call with the rows of index 1 alone (docs: the traps in architecture.md).
+    chunks inside cross-attention; and the rows of index 1 alone (docs/architecture.md, One call of the UNet).
     Raises RuntimeError for rows that are none of these.
     """
     call, uuids = read_call(extra_options), extra_options.get("uuids") or ()

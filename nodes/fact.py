@@ -87,7 +87,7 @@ class ApplyFACT(io.ComfyNode):
             display_name="Apply FACT",
             category="likeness/fact",
             description="Gives an SD1.5 model the face of an identity. Connect the MODEL output to any sampler; LoRAs, "
-            "ControlNets and other adapters keep working beside it.",
+            "ControlNets and other adapters keep working beside it. Chain several: what they add is summed.",
             search_aliases=["facechain", "fact", "sfags", "identity", "face", "likeness"],
             inputs=[
                 io.Model.Input("model", tooltip="Any SD1.5 model, after its LoRAs."),
