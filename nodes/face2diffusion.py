@@ -153,7 +153,10 @@ class EncodeFacePrompt(io.ComfyNode):
             inputs=[
                 *_prompt_inputs(),
             ],
-            outputs=[io.Conditioning.Output("conditioning"), io.Image.Output("tokens", tooltip=TOKENS)],
+            outputs=[
+                io.Conditioning.Output("conditioning", tooltip="The prompt with the faces in it, to a sampler."),
+                io.Image.Output("tokens", tooltip=TOKENS),
+            ],
         )
 
     @classmethod
@@ -185,7 +188,10 @@ class EncodeDelayedFacePrompt(io.ComfyNode):
                     tooltip="The part of the sampling with ordinary words. The paper's comparison uses 0.3.",
                 ),
             ],
-            outputs=[io.Conditioning.Output("conditioning"), io.Image.Output("tokens", tooltip=TOKENS)],
+            outputs=[
+                io.Conditioning.Output("conditioning", tooltip="The prompt with the faces in it, to a sampler."),
+                io.Image.Output("tokens", tooltip=TOKENS),
+            ],
         )
 
     @classmethod
