@@ -136,15 +136,19 @@ class AttentionReplacement:
         block = (*extra_options.get("block", self.block[:2]), extra_options.get("block_index", self.block[2]))
         meant = self.family.get(block, self)
         extra_options.setdefault("n_heads", meant.heads)
-        if len(k) < len(q):
+        if len(k) > len(q):
+            k, v = k[: len(q)], v[: len(q)]
+        elif len(k) < len(q):
             raise RuntimeError(
                 f"{self.patch.name}: another node hands {len(k)} rows of keys to {len(q)} rows of queries. Beside "
                 f"Likeness there are patches of {', '.join(list_packs(read_call(extra_options).options))}."
             )
         rows = read_rows(extra_options, len(q))
-        (q, q_text), (k, k_text), (v, v_text) = (rows.split(part[: len(q)]) for part in (q, k, v))
+        if rows.streams == 1:
+            return meant.attend_stream(q, k, v, rows, extra_options)
+        (q, q_text), (k, k_text), (v, v_text) = (rows.split(part) for part in (q, k, v))
         out = meant.attend_stream(q, k, v, rows, extra_options)
-        return rows.join(out, None if q_text is None else attend(q_text, k_text, v_text, extra_options))
+        return rows.join(out, attend(q_text, k_text, v_text, extra_options))
 
     def attend_stream(self, q, k, v, rows: Rows, extra_options):
         """Return the output for the rows of one stream, [rows, n, d]."""

@@ -425,6 +425,18 @@ def test_every_layer_of_sdxl(monkeypatch):
     assert torch.equal(tiny_ip.sample_sdxl(model), plain)  # the host takes the LoRA off again
 
 
+def test_lora_strength_is_the_loras(model):
+    """At 0.3 as the host itself adds a LoRA at 0.3, which is neither all of it nor none."""
+    faceid = tiny_ip.adapter("faceid", lora_rank=2)
+    with torch.inference_mode():
+        given = faceid.tokens(face=tiny_ip.face())
+    images = {share: tiny.sample(patched(model, faceid, given, lora_strength=share)) for share in (0.0, 0.3, 1.0)}
+    by_host = patched(model, faceid, given, lora_strength=0.0)
+    by_host.add_patches(faceid.lora, 0.3)
+    assert torch.equal(images[0.3], tiny.sample(by_host))
+    assert min(difference(images[0.3], images[share]) for share in (0.0, 1.0)) > 1e-3
+
+
 class Operations(TorchDispatchMode):
     """Counts what is computed; views cost nothing."""
 
