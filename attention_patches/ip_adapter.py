@@ -242,8 +242,9 @@ def parse_layer_weights(text: str) -> float | dict[str, float] | list[float]:
             return {name.strip(): _read_number(weight) for name, weight in pairs}
         numbers = [_read_number(entry) for entry in entries]
     except ValueError as error:
+        shown = " ".join(text.split())[:60]
         raise ValueError(
-            f"'{' '.join(text.split())[:60]}' is no list of layer weights: write one number, \"down=1, middle=0.5, up=0.7\", or a number for "
+            f"'{shown}' is no list of layer weights: write one number, \"down=1, middle=0.5, up=0.7\", or a number for "
             "every layer, separated by commas."
         ) from error
     return numbers if len(numbers) > 1 else (numbers or [1.0])[0]
