@@ -113,9 +113,20 @@ class AdapterPatch(ABC):
         layout = (rows, size, like.dtype)
         if layout not in run.masks:
             self._check_whole(rows, extra_options)
+            if not run.masks:
+                self._warn_of_stretching(read_call(extra_options).size)
             mask = self.mask.to(like.device, torch.float32)
             run.masks[layout] = rows.place(mask, size, read_call(extra_options).size).to(like.dtype)
         return run.masks[layout]
+
+    def _warn_of_stretching(self, latent: tuple[int, int] | None) -> None:
+        """Say so where the mask has other proportions than the image: nobody tells that a detailer samples a crop."""
+        height, width = self.mask.shape[-2:]
+        if latent and abs(height * latent[1] / (width * latent[0]) - 1) > 0.1:
+            logging.warning(
+                f"{self.name}: a mask of {width} x {height} pixels is stretched over an image of other proportions. If "
+                "a node such as a face detailer samples a crop of the image, crop the mask in the same way."
+            )
 
     def _check_whole(self, rows: Rows, extra_options: dict) -> None:
         call = read_call(extra_options)

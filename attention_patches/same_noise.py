@@ -11,7 +11,7 @@ IN_PLACE = {torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.exponentia
 
 
 class SameNoise(TorchFunctionMode):
-    """While it is on, random tensors of `rows` rows are drawn for half of them, and stand twice.
+    """While it is on, random images of `rows` rows, [rows, c, ...], are drawn for half of them, and stand twice.
 
     So the first half has the noise that a batch of half the size would have, from whatever generator: that of
     `torch.randn`, of a Brownian tree, of the noise a sampler lays into a masked image.
@@ -23,16 +23,14 @@ class SameNoise(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func in BY_SIZE:
-            size = list(_read_size(args, kwargs))
-            if size[:1] == [self.rows]:
-                size[0] //= 2
+            size = _read_size(args, kwargs)
+            if self._is_whole(size):
                 kwargs = {name: value for name, value in kwargs.items() if name != "size"}
-                return self._repeat(func(size, **kwargs))
-        elif func in BY_EXAMPLE and self._is_whole(args[0]):
-            return self._repeat(func(args[0][: self.rows // 2], *args[1:], **kwargs))
-        elif func in IN_PLACE and self._is_whole(args[0]):
-            drawn = func(args[0][: self.rows // 2], *args[1:], **kwargs)
-            args[0][self.rows // 2 :] = drawn
+                return _repeat(func((size[0] // 2, *size[1:]), **kwargs))
+        elif func in BY_EXAMPLE and self._is_whole(args[0].shape):
+            return _repeat(func(args[0][: self.rows // 2], *args[1:], **kwargs))
+        elif func in IN_PLACE and self._is_whole(args[0].shape):
+            args[0][self.rows // 2 :] = func(args[0][: self.rows // 2], *args[1:], **kwargs)
             return args[0]
         return func(*args, **kwargs)
 
@@ -45,12 +43,12 @@ class SameNoise(TorchFunctionMode):
         finally:
             self.__enter__()
 
-    def _is_whole(self, x: torch.Tensor) -> bool:
-        return x.shape[:1] == (self.rows,)
+    def _is_whole(self, size) -> bool:
+        return len(size) > 2 and size[0] == self.rows
 
-    @staticmethod
-    def _repeat(half: torch.Tensor) -> torch.Tensor:
-        return torch.cat((half, half))
+
+def _repeat(half: torch.Tensor) -> torch.Tensor:
+    return torch.cat((half, half))
 
 
 def _read_size(args, kwargs):

@@ -206,7 +206,7 @@ def _sdxl_outputs(dtype, scale) -> dict[str, torch.Tensor]:
     return {
         "SDXL": call(image.TimedAttention(None, device)),
         "SDXL with image cross-attention": call(image.TimedAttention(ours, device)),
-        "SDXL with mixed attention": streams(4, dict.fromkeys(widths, MixedSelfAttention({}))),
+        "SDXL with mixed attention": streams(4, dict.fromkeys(widths, MixedSelfAttention({}, {}))),
     }
 
 

@@ -29,23 +29,26 @@ def geometric_mean(*scores: torch.Tensor) -> torch.Tensor:
     return torch.stack(scores).clamp(min=0).log().mean(dim=0).exp()
 
 
-def identity_scores(encoder: FaceEncoder, faces: Faces, face_id: FaceId) -> torch.Tensor:
-    """Return for every image the cosine [n] of its face to the person: the mean over the person's photos.
+def face_scores(encoder: FaceEncoder, faces: Faces, face_id: FaceId) -> torch.Tensor:
+    """Return for every face, image by image, its cosine [n] to the person: the mean over the person's photos.
 
-    Of several faces in an image the one most like the person counts; an image without a face has NaN. The crops are
-    made as the person's were. Raises ValueError where `encoder` is not the one that read the person.
+    The crops are made as the person's were. Raises ValueError where `encoder` is not the one that read the person.
     """
     if (encoder.kind, encoder.sha256) != (face_id.encoder, face_id.sha256):
         raise ValueError(
             f"The identity was encoded by {face_id.file} ({face_id.encoder}), but {encoder.name} ({encoder.kind}) is "
             "connected: only vectors of one encoder can be compared. Connect the Load Face Encoder that read it."
         )
-    counts = list(map(len, faces.per_image))
-    if not sum(counts):
-        return torch.full((len(counts),), torch.nan)
+    if not any(faces.per_image):
+        return torch.zeros(0)
     vectors = encoder.encode_faces(faces, head_masks(faces) if face_id.masked else None).embedding
-    cosines = (vectors.cpu() @ face_id.embedding.cpu().T).mean(dim=1)
-    return torch.stack([part.max() if len(part) else torch.tensor(torch.nan) for part in cosines.split(counts)])
+    return (vectors.cpu() @ face_id.embedding.cpu().T).mean(dim=1)
+
+
+def identity_scores(encoder: FaceEncoder, faces: Faces, face_id: FaceId) -> torch.Tensor:
+    """Return for every image the score [n] of the face most like the person, as `face_scores`; NaN without a face."""
+    cosines = face_scores(encoder, faces, face_id).split(list(map(len, faces.per_image)))
+    return torch.stack([part.max() if len(part) else torch.tensor(torch.nan) for part in cosines])
 
 
 def text_scores(clip, clip_vision, images: torch.Tensor, text: str) -> torch.Tensor:

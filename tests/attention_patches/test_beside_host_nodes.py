@@ -1,7 +1,7 @@
 """Beside every node of the host's menu that takes and gives a MODEL, every guider, every conditioning.
 
-What is tested comes from the host's registry, so that a new node of the host is in it. Expected images need none: a node
-that leaves the bare model's image alone must leave it with a face, and the order of connection must not matter.
+What is tested comes from the host's registry, so that a new node of the host is in it. No expected image is needed: a
+node that leaves the bare model's image alone must leave it with a face, and the order of connection must not matter.
 """
 
 import logging

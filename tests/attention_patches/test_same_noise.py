@@ -35,13 +35,13 @@ def test_both_halves_have_the_noise_of_half_the_batch(way):
 
 def test_other_sizes_and_what_the_model_draws_are_let_alone():
     torch.manual_seed(1)
-    expected = [torch.randn(4, 2), torch.randn(6, 2), torch.randn(())]
+    expected = [torch.randn(4, 2, 2), torch.randn(6, 2), torch.randn(6, 2, 2), torch.randn(())]
     torch.manual_seed(1)
     with SameNoise(6) as noise:
-        found = [torch.randn(4, 2)]
+        found = [torch.randn(4, 2, 2), torch.randn(6, 2)]
         with noise.paused():
-            found.append(torch.randn(6, 2))
+            found.append(torch.randn(6, 2, 2))
         found.append(torch.randn(()))
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-        half, other = torch.randn(6, 2).chunk(2)
-    assert torch.equal(half, other) and not torch.equal(*torch.randn(6, 2).chunk(2))
+        assert torch.equal(*torch.randn(6, 2, 2).chunk(2))
+    assert not torch.equal(*torch.randn(6, 2, 2).chunk(2))

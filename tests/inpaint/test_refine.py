@@ -214,10 +214,10 @@ def person(number):
 
 def test_who_a_face_becomes():
     second, rest, first = people = person(1), person(EVERY_FACE), person(0)
-    assert assign((0, 1, 2, 1), people) == [first, second, rest, second]
-    assert assign((1,), (second,)) == [second]
+    assert assign(None, (0, 1, 2, 1), people) == [first, second, rest, second]
+    assert assign(None, (1, 2), (second,)) == [second, None]
     check_people(people)
-    with pytest.raises(ValueError, match="2 people are to become face 1: give each FaceA Person its own index"):
+    with pytest.raises(ValueError, match="2 people are to become face 1: give each person its own index"):
         check_people((second, rest, person(1)))
     with pytest.raises(ValueError, match="2 people are to become every face"):
         check_people((rest, person(EVERY_FACE)))
