@@ -33,7 +33,7 @@ def test_a_missing_detector_is_replaced_alone():
     assert prompt == {key: graph()[key] for key in "1234"}
     prompt = graph()
     demo.use_ready_detector(prompt, {"face_landmarker.safetensors"})
-    assert prompt["5"]["inputs"] == {"detector": "mediapipe: face_landmarker.safetensors"}
+    assert prompt["5"]["inputs"] == {"detector": "face_landmarker.safetensors"}
 
 
 def test_adapter_off_changes_nothing_but_the_strength():
