@@ -98,12 +98,19 @@ class UNetCall:
     options: dict = field(default_factory=dict)
     reached: set[tuple] = field(default_factory=set)
     _sigma: tuple = (None, 0.0)
+    _rows: tuple = (None, 0, None)
 
     def role(self, index: int) -> str:
         """Return the role of an entry of `cond_or_uncond`; undescribed, the host's order is assumed."""
         if index < len(self.roles):
             return self.roles[index]
         return OTHER if index else POSITIVE
+
+    def remember_rows(self, shape: list, rows: int, make) -> "Rows":
+        """Return what `make` gives, once for each run of the UNet, which is known by its `original_shape`."""
+        if self._rows[0] is not shape or self._rows[1] != rows:
+            self._rows = shape, rows, make()
+        return self._rows[2]
 
     def sigma(self, sigmas: torch.Tensor) -> float:
         """Return the call's noise level; reading it waits for the GPU, so that it is done once."""
@@ -269,7 +276,14 @@ def read_rows(extra_options: dict, rows: int) -> Rows:
     chunks inside cross-attention; and the rows of index 1 alone (docs/architecture.md, One call of the UNet).
     Raises RuntimeError for rows that are none of these.
     """
-    call, uuids = read_call(extra_options), extra_options.get("uuids") or ()
+    call, shape = read_call(extra_options), extra_options.get("original_shape")
+    if shape is None or "cond_or_uncond_couple" in extra_options:
+        return _read_rows(call, extra_options, rows)
+    return call.remember_rows(shape, rows, lambda: _read_rows(call, extra_options, rows))
+
+
+def _read_rows(call: UNetCall, extra_options: dict, rows: int) -> Rows:
+    uuids = extra_options.get("uuids") or ()
     chunks = tuple(extra_options.get("cond_or_uncond") or (call.indices.get(uuid, 0) for uuid in uuids)) or (0,)
     whole = extra_options["original_shape"][0] if "original_shape" in extra_options else rows
     count = len(extra_options["sigmas"]) if "sigmas" in extra_options else whole // len(chunks)

@@ -136,13 +136,15 @@ class AttentionReplacement:
         block = (*extra_options.get("block", self.block[:2]), extra_options.get("block_index", self.block[2]))
         meant = self.family.get(block, self)
         extra_options.setdefault("n_heads", meant.heads)
-        if len(k) < len(q):
+        if len(k) > len(q):
+            k, v = k[: len(q)], v[: len(q)]
+        elif len(k) < len(q):
             raise RuntimeError(
                 f"{self.patch.name}: another node hands {len(k)} rows of keys to {len(q)} rows of queries. Beside "
                 f"Likeness there are patches of {', '.join(list_packs(read_call(extra_options).options))}."
             )
         rows = read_rows(extra_options, len(q))
-        return meant.attend_rows(q, k[: len(q)], v[: len(q)], rows, extra_options)
+        return meant.attend_rows(q, k, v, rows, extra_options)
 
     def attend_rows(self, q, k, v, rows: Rows, extra_options):
         """Return the output [rows, n, d]."""
@@ -237,7 +239,7 @@ def parse_layer_weights(text: str) -> float | dict[str, float] | list[float]:
         numbers = [_read_number(entry) for entry in entries]
     except ValueError as error:
         raise ValueError(
-            f"'{text}' is no list of layer weights: write one number, \"down=1, middle=0.5, up=0.7\", or a number for "
+            f"'{' '.join(text.split())[:60]}' is no list of layer weights: write one number, \"down=1, middle=0.5, up=0.7\", or a number for "
             "every layer, separated by commas."
         ) from error
     return numbers if len(numbers) > 1 else (numbers or [1.0])[0]

@@ -28,7 +28,7 @@ from likeness.metrics.statistics import frechet_distance  # noqa: E402
 from likeness.metrics.text_image import load_text_image  # noqa: E402
 from likeness.tests.support.golden_cases import Case  # noqa: E402
 
-IMAGES, SIDE = 64, 512
+IMAGES, SIDE = 16, 512
 POINTS = np.array([[200, 210], [310, 208], [256, 270], [212, 330], [300, 328]], np.float32)
 RECOGNISERS = {
     "FaceNet": "metric_facenet", "SphereFace-20a": "metric_sphereface20a", "AdaFace IR-50": "metric_adaface_ir50",

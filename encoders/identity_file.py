@@ -16,7 +16,8 @@ from .identity import FaceId
 from .identity_format import Header
 
 KIND = "face_id"  # of model folder, and the name of the folder in the output folder
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but line feeds and tabs
+# All but line feeds and tabs, and halves of characters.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _GREY, _LIGHTER = 96, 150
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ..patcher import is_finite
+from ..weights import folders
 from . import insightface, mediapipe, opencv
 from .choose import left_to_right
 from .search import FaceDetector, find, in_words
@@ -23,18 +24,24 @@ def register(label: str, make: Callable[[float], FaceDetector]) -> None:
 
 
 def available() -> list[str]:
-    """Return labels for a combo; one whose files are missing is among them, and `load` says how to get them."""
+    """Return labels for a combo: what is there, and `folders.NO_FILE` first while MediaPipe's file is not.
+
+    A network in one file is named by that file, which is how the editor lists what a graph lacks. Labels with the
+    family before the file, as graphs of earlier versions hold them, come last.
+    """
     files = [name for name in folder_paths.get_filename_list("detection") if name.endswith(".safetensors")]
     landmarkers = [name for name in files if name != mediapipe.FULL_RANGE_FILE]
     # The published file goes first.
     landmarkers.sort(key=lambda name: (name != mediapipe.PUBLISHED_FILE, name))
-    packs = dict.fromkeys([*insightface.PUBLISHED_PACKS, *sorted(insightface.packs())])
+    yunets = list(opencv.yunet_files())
     return [
-        *(f"mediapipe: {name}" for name in landmarkers or mediapipe.FILES),
-        *(f"insightface: {pack}" for pack in packs),
+        *(landmarkers or [folders.NO_FILE]),
+        *(f"insightface: {pack}" for pack in sorted(insightface.packs())),
         f"opencv: {_HAAR}",
-        *(f"opencv: {name}" for name in opencv.yunet_files() or [opencv.PUBLISHED_YUNET]),
+        *yunets,
         *_REGISTERED,
+        *(f"mediapipe: {name}" for name in landmarkers),
+        *(f"opencv: {name}" for name in yunets),
     ]
 
 
@@ -48,17 +55,41 @@ def load(label: str, min_score: float, det_size: int) -> FaceDetector:
     """
     if det_size < 32 or det_size % 32:
         raise ValueError(f"det_size must be a multiple of 32 (640 is usual, more finds smaller faces), not {det_size}.")
-    family, _, name = label.partition(": ")
+    if label in _REGISTERED:
+        return _REGISTERED[label](min_score)
+    family, name = _split(label)
     if family == "mediapipe":
         return mediapipe.MediaPipe(name, min_score)
     if family == "insightface":
         return insightface.InsightFace(name, min_score, det_size)
-    if label == f"opencv: {_HAAR}":
-        return opencv.HaarCascade(min_score, det_size)
-    if family == "opencv":
-        return opencv.YuNet(name, min_score, det_size)
-    if label in _REGISTERED:
-        return _REGISTERED[label](min_score)
+    return opencv.HaarCascade(min_score, det_size) if name == _HAAR else opencv.YuNet(name, min_score, det_size)
+
+
+def find_files(label: str) -> None:
+    """Look for the files of a label without opening them; raise as `load` does where one is missing."""
+    family, name = ("", "") if label in _REGISTERED else _split(label)
+    if family == "mediapipe":
+        folders.path("detection", name)
+    if family == "insightface":
+        insightface.find_pack(name)
+    if family == "opencv" and name != _HAAR:
+        opencv.find_yunet(name)
+
+
+def _split(label: str) -> tuple[str, str]:
+    """Return family and name of a label; raise ValueError where it is neither of `available` nor of an old graph."""
+    if label == folders.NO_FILE:
+        raise FileNotFoundError(
+            f"Choose a face detector. {folders.explain('detection', mediapipe.PUBLISHED_FILE)} Then press R in the "
+            "editor and choose the file."
+        )
+    family, parted, name = label.partition(": ")
+    if not parted and label.endswith(".safetensors"):
+        return "mediapipe", label
+    if not parted and label.endswith(".onnx"):
+        return "opencv", label
+    if family in ("mediapipe", "insightface", "opencv"):
+        return family, name
     raise ValueError(f"'{label}' is no face detector; choose one of: {', '.join(available())}.")
 
 

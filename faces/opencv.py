@@ -9,8 +9,6 @@ import numpy as np
 from ..weights import manifest, trial
 from .types import Face
 
-PUBLISHED_YUNET = "face_detection_yunet_2023mar.onnx"
-
 _NMS_OVERLAP = 0.3  # YuNet's published setting
 _SMALLEST_FACE = 32  # pixels at the working size; the cascade was trained at 24, where it also sees faces in texture
 _EYE_REGION = 0.6  # the share of a Haar box, from its top, that holds the eyes
@@ -81,15 +79,12 @@ class YuNet:
     def __init__(self, file_name: str, min_score: float, det_size: int):
         self.name = f"opencv: {file_name} (det_size {det_size}, min_score {min_score:g})"
         self.min_score, self.det_size = min_score, det_size
-        present = yunet_files()
-        if file_name not in present:
-            searched = folder_paths.get_folder_paths("detection")
-            raise FileNotFoundError(manifest.explain_missing("detection", file_name, searched, list(present)))
+        path = find_yunet(file_name)
         self._cv2 = _cv2()
         with trial.name_faults(f"{file_name} in models/detection cannot be used as a YuNet detector"):
-            trial.try_out(present[file_name], "opencv")
+            trial.try_out(path, "opencv")
             create = self._cv2.FaceDetectorYN.create
-            self._net = create(present[file_name], "", (det_size, det_size), min_score, _NMS_OVERLAP)
+            self._net = create(path, "", (det_size, det_size), min_score, _NMS_OVERLAP)
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Return every face in `image` [H, W, 3] uint8 RGB."""
@@ -124,6 +119,15 @@ def yunet_files() -> dict[str, str]:
         for path in sorted(Path(folder).glob("*.onnx"))
         if "yunet" in path.name.lower()
     }
+
+
+def find_yunet(file_name: str) -> str:
+    """Return where a YuNet file lies; raise FileNotFoundError that says where to get it."""
+    present = yunet_files()
+    if file_name not in present:
+        searched = folder_paths.get_folder_paths("detection")
+        raise FileNotFoundError(manifest.explain_missing("detection", file_name, searched, list(present)))
+    return present[file_name]
 
 
 def _cv2():

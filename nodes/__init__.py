@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from comfy_api.latest import ComfyExtension
+from server import PromptServer
 
 from ..miniature import nodes as miniature
 from ..miniature import registration
@@ -15,6 +16,7 @@ registration.register()
 
 from . import (  # noqa: E402
     best_of,
+    examples,
     face2diffusion,
     facea,
     facea_train,
@@ -29,6 +31,7 @@ from . import (  # noqa: E402
     masks,
     pulid,
     refine_faces,
+    unused,
     weights,
 )
 
@@ -51,9 +54,13 @@ class LikenessExtension(ComfyExtension):
     async def on_load(self):
         if warning := explain_second_copy(sys.modules["nodes"].NODE_CLASS_MAPPINGS):  # the host's
             logging.warning(warning)
+        examples.offer_examples()
+        PromptServer.instance.add_on_prompt_handler(weights.show_missing)
+        PromptServer.instance.add_on_prompt_handler(unused.settle)
 
     async def get_node_list(self):
         return [
+            *examples.NODES,
             *faces.NODES,
             *interop.NODES,
             *masks.NODES,

@@ -58,11 +58,16 @@ class LoadFaceAdapter(io.ComfyNode):
                     options=list(VARIANTS),
                     default=BY_NAME,
                     optional=True,
+                    advanced=True,
                     tooltip="Only for a renamed image adapter: FaceID-Plus and PlusV2 have the same tensors, and so "
                     "have InstantID and FaceID-Portrait unnorm. Otherwise the file's name says which it is.",
                 ),
             ],
-            outputs=[FaceAdapterType.Output("face_adapter")],
+            outputs=[
+                FaceAdapterType.Output(
+                    "face_adapter", tooltip="To Apply FACT, Apply Image Adapter or Face to Words, as its kind is."
+                )
+            ],
         )
 
     @classmethod
@@ -105,6 +110,7 @@ class ApplyFACT(io.ComfyNode):
                 io.Boolean.Input(
                     "cfg_face",
                     default=True,
+                    advanced=True,
                     tooltip="On: the negative prompt's branch sees an empty face, so that the CFG scale amplifies the "
                     "likeness as well (the authors' default). Off: both branches see the face.",
                 ),
@@ -114,7 +120,9 @@ class ApplyFACT(io.ComfyNode):
                     tooltip="Where in the picture the face acts: white on, black off; one mask, or one per picture.",
                 ),
             ],
-            outputs=[io.Model.Output("model_out", display_name="model")],
+            outputs=[
+                io.Model.Output("model_out", display_name="model", tooltip="The model with the face, to a sampler.")
+            ],
             hidden=[io.Hidden.unique_id],
         )
 

@@ -8,16 +8,19 @@ from ..encoders.identity import join
 from ..encoders.identity_file import KIND, description, find_identity, load_identity, new_path, save_identity
 from ..metrics.loading import load_recogniser
 from .inputs import (
+    MASK_BACKGROUND,
     background,
     explain_missing,
     filename_prefix,
     head_mask,
     identity_file,
-    mask_background,
+    is_masked,
+    mask_background_by_encoder,
     read_version,
     weight_file,
     weight_path,
 )
+from .remarks import show_faces, show_saved
 from .sockets import FaceEncoderType, FaceIdType, FacesType
 
 ENCODER_FILES = {
@@ -81,7 +84,7 @@ class LoadFaceEncoder(io.ComfyNode):
                     "that only scores.",
                 ),
             ],
-            outputs=[FaceEncoderType.Output("face_encoder")],
+            outputs=[FaceEncoderType.Output("face_encoder", tooltip="To Encode Identity.")],
         )
 
     @classmethod
@@ -106,7 +109,7 @@ class EncodeIdentity(io.ComfyNode):
             inputs=[
                 FaceEncoderType.Input("face_encoder", tooltip="From Load Face Encoder."),
                 FacesType.Input("faces", tooltip="From Detect Faces: one face per photo, all of the same person."),
-                mask_background(),
+                mask_background_by_encoder(),
                 head_mask(),
                 FaceIdType.Input(
                     "face_id",
@@ -116,14 +119,25 @@ class EncodeIdentity(io.ComfyNode):
                 ),
             ],
             outputs=[
-                FaceIdType.Output("face_id_out", display_name="face_id"),
+                FaceIdType.Output(
+                    "face_id_out",
+                    display_name="face_id",
+                    tooltip="The person, to Apply FACT, Apply Image Adapter, Face to Words or Save Identity.",
+                ),
                 io.Image.Output("crops", tooltip="What the encoder saw, one crop per face."),
             ],
         )
 
     @classmethod
+    def validate_inputs(cls, mask_background="auto"):
+        if isinstance(mask_background, bool) or mask_background in (None, *MASK_BACKGROUND):
+            return True
+        return f"Choose one of {', '.join(MASK_BACKGROUND)}, not {mask_background}."
+
+    @classmethod
     def execute(cls, face_encoder, faces, mask_background, head_mask=None, face_id=None) -> io.NodeOutput:
-        encoded = face_encoder.encode_faces(faces, background(faces, mask_background, head_mask))
+        masked = is_masked(mask_background, face_encoder.kind)
+        encoded = face_encoder.encode_faces(faces, background(faces, masked, head_mask))
         return io.NodeOutput(join(face_id, encoded) if face_id else encoded, encoded.crops)
 
 
@@ -143,6 +157,7 @@ class SaveIdentity(io.ComfyNode):
                 io.Boolean.Input(
                     "thumbnails",
                     default=True,
+                    advanced=True,
                     tooltip="Keep the crops as small pictures in the file, so that you see later who it is. Turn it "
                     "off for a file without pictures; the likeness is the same.",
                 ),
@@ -154,17 +169,22 @@ class SaveIdentity(io.ComfyNode):
                 ),
             ],
             outputs=[
-                FaceIdType.Output("face_id_out", display_name="face_id"),
+                FaceIdType.Output(
+                    "face_id_out",
+                    display_name="face_id",
+                    tooltip="The person, to Apply FACT, Apply Image Adapter, Face to Words or Save Identity.",
+                ),
                 io.String.Output("path", tooltip="Where the file was written."),
             ],
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, face_id, filename_prefix, thumbnails, note) -> io.NodeOutput:
         path = new_path(filename_prefix)
         save_identity(path, face_id, thumbnails, note)
-        return io.NodeOutput(face_id, path)
+        return io.NodeOutput(face_id, path, ui=show_saved(cls, path, face_id.crops))
 
 
 class LoadIdentity(io.ComfyNode):
@@ -179,10 +199,13 @@ class LoadIdentity(io.ComfyNode):
             search_aliases=["load face", "load embeds", "face model", "import identity"],
             inputs=[identity_file(KIND)],
             outputs=[
-                FaceIdType.Output("face_id"),
+                FaceIdType.Output(
+                    "face_id", tooltip="The person, to Apply FACT, Apply Image Adapter or Face to Words."
+                ),
                 io.Image.Output("crops", tooltip="The thumbnails, one per photo; grey figures where none were kept."),
                 io.String.Output("info", tooltip="Photos, encoder, agreement between the photos, and the note."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -196,7 +219,8 @@ class LoadIdentity(io.ComfyNode):
     @classmethod
     def execute(cls, identity_name) -> io.NodeOutput:
         face_id, header = load_identity(find_identity(identity_name))
-        return io.NodeOutput(face_id, face_id.crops, description(identity_name, header))
+        info = description(identity_name, header)
+        return io.NodeOutput(face_id, face_id.crops, info, ui=show_faces(cls, face_id.crops, info))
 
 
 class CombineIdentities(io.ComfyNode):
@@ -230,13 +254,15 @@ class CombineIdentities(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Only for interpolate: 0 is the first identity, 1 the second.",
+                    tooltip="Counts only with interpolate: 0 is the first identity, 1 the second.",
                     display_mode=io.NumberDisplay.slider,
                 ),
-                _min_agreement("Only for drop outliers: "),
+                _min_agreement("Counts only with drop outliers: "),
             ],
             outputs=[
-                FaceIdType.Output("face_id"),
+                FaceIdType.Output(
+                    "face_id", tooltip="The person, to Apply FACT, Apply Image Adapter or Face to Words."
+                ),
                 io.String.Output("report", tooltip="What was done, and which photos were dropped."),
             ],
         )

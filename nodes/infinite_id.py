@@ -65,7 +65,9 @@ class InfiniteID(io.ComfyNode):
                     tooltip="In which parts of the UNet the streams mix. all is the paper.",
                 ),
             ],
-            outputs=[io.Model.Output("model_out", display_name="model")],
+            outputs=[
+                io.Model.Output("model_out", display_name="model", tooltip="The model with both streams, to a sampler.")
+            ],
         )
 
     @classmethod

@@ -113,7 +113,9 @@ class PasteFaceBack(io.ComfyNode):
                     "mask", optional=True, tooltip="Of the crop's size: counts instead of the mask it was cut out with."
                 ),
             ],
-            outputs=[io.Image.Output("picture_out", display_name="picture")],
+            outputs=[
+                io.Image.Output("picture_out", display_name="picture", tooltip="The whole picture with the new face.")
+            ],
         )
 
     @classmethod

@@ -48,7 +48,9 @@ class ImportFaces(io.ComfyNode):
                 video(),
             ],
             outputs=[
-                FacesType.Output("faces"),
+                FacesType.Output(
+                    "faces", tooltip="The kept faces with their pictures, to Encode Identity or Align Face."
+                ),
                 io.Image.Output("overlay", tooltip="The pictures with boxes, points, scores and numbers drawn in."),
             ],
         )
@@ -83,7 +85,11 @@ class FacesToLandmarks(io.ComfyNode):
             "masks.",
             search_aliases=["face mesh", "face landmarks", "export faces"],
             inputs=[FacesType.Input("faces", tooltip="From Detect Faces with a mediapipe detector.")],
-            outputs=[FaceLandmarksType.Output("face_landmarks")],
+            outputs=[
+                FaceLandmarksType.Output(
+                    "face_landmarks", tooltip="To the host's nodes that draw face meshes and masks."
+                )
+            ],
         )
 
     @classmethod

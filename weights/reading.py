@@ -3,6 +3,7 @@
 From a stranger's tensors to a network: sizes without surprises, and errors that name the file.
 """
 
+import mmap
 import pickle
 import re
 import zipfile
@@ -19,6 +20,7 @@ from .errors import FetchError, RefusedError, disk_errors
 # Where training scripts keep the network beside optimisers and counters; the last is Deep3DFaceRecon's.
 _NETWORK_KEYS = ("state_dict", "model", "net_recon")
 _LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
+_ARRAY = b"bytearray"
 _MOST_MODULES = 200  # of one kind in a network; published ones have 36 at most
 # Tensors of a PyTorch file may be views of one memory, which become whole tensors once they are converted. More bytes
 # than twice the file's are believed up to these bounds: so many times the file's, and so many.
@@ -109,10 +111,7 @@ def _explain_damage(path: Path) -> str:
 def _load_torch(path: Path, zipped: bool) -> object:
     """Return what a PyTorch file holds; a refusal has our own words, since torch's advise unsafe loading."""
     try:
-        if zipped:
-            with zipfile.ZipFile(path) as archive:
-                if sum(record.file_size for record in archive.infolist()) > path.stat().st_size:
-                    raise ValueError("torch does not compress what it saves, nor save it twice in one place")
+        _refuse_bombs(path, zipped)
         if path.suffix == ".safetensors":
             # torch.load trusts this suffix more than the content, so it must not see the name.
             with path.open("rb") as file:
@@ -131,6 +130,23 @@ def _load_torch(path: Path, zipped: bool) -> object:
                 f"kind of file. {_advise(path)}"
             )
         raise ValueError(message) from error
+
+
+def _refuse_bombs(path: Path, zipped: bool) -> None:
+    """Raise ValueError for a PyTorch file that takes memory while it is read: compressed, or with an array of bytes.
+
+    Such an array is the one object among those that torch lets in of which a number says how large it is.
+    """
+    if zipped:
+        with zipfile.ZipFile(path) as archive:
+            if sum(record.file_size for record in archive.infolist()) > path.stat().st_size:
+                raise ValueError("torch does not compress what it saves, nor save it twice in one place")
+            has_array = any(_ARRAY in archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
+    else:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            has_array = content.find(_ARRAY) >= 0
+    if has_array:
+        raise ValueError("weights are no arrays of bytes")
 
 
 def _advise(path: Path) -> str:

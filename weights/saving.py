@@ -10,8 +10,8 @@ from pathlib import Path
 import folder_paths
 
 _STALE = 3600  # seconds after which nobody writes a file any more
-# Windows forbids these in names, and files are carried from one system to another.
-_NOT_IN_NAMES = re.compile(r'[<>:"|?*\x00-\x1f]')
+# Windows forbids these in names, and files are carried from one system to another; the last are halves of characters.
+_NOT_IN_NAMES = re.compile(r'[<>:"|?*\x00-\x1f\ud800-\udfff]')
 
 
 def new_path(kind: str, prefix: str, writer: str) -> str:

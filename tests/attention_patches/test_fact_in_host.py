@@ -168,6 +168,15 @@ def test_later_applies_leave_earlier_models_alone(model, adapter, face, base, wi
     assert torch.equal(tiny.sample(model), base)
 
 
+def test_several_read_the_same_input_and_add_up(model, adapter, face, with_face):
+    """In any order; a face that is off in this part of the sampling leaves the other alone, bit for bit."""
+    other = tiny.face_id(seed=9)
+    one, two = (tiny.sample(patched(patched(model, adapter, a), adapter, b)) for a, b in ((face, other), (other, face)))
+    assert difference(one, two) < ROUNDING and difference(one, with_face) > 1e-2
+    never = patched(patched(model, adapter, face), adapter, other, start_percent=0.1, end_percent=0.2)
+    assert difference(tiny.sample(never), with_face) < ROUNDING
+
+
 @pytest.mark.parametrize("ours_first", [True, False])
 def test_other_packs_patches_keep_working(model, adapter, face, with_face, ours_first):
     """Another middle_patch, an attn2 patch and an attn2 replace, put on before or after ours."""

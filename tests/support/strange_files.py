@@ -100,6 +100,14 @@ def change_bytes(rng: random.Random, content: bytes) -> bytes:
     return bytes(content)
 
 
+def flip_bytes(rng: random.Random, content: bytes) -> bytes:
+    """Return a file of the same length with one to three other bytes: what a reader without a checksum may swallow."""
+    content = bytearray(content)
+    for _ in range(rng.randint(1, 3)):
+        content[rng.randrange(len(content))] = rng.randrange(256)
+    return bytes(content)
+
+
 def change_tensors(rng: random.Random, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return tensors with one to three things wrong with them."""
     tensors = dict(tensors)

@@ -49,6 +49,24 @@ def test_a_compressed_archive_is_refused_unread(tmp_path):
         read_state_dict(tmp_path / "a.safetensors")
 
 
+class Swelling:
+    """Unpickled, this is a gigabyte of zeros."""
+
+    def __reduce__(self):
+        return bytearray, (1_000_000_000,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+def test_a_number_cannot_ask_for_a_gigabyte_of_zeros(tmp_path, name, zipped):
+    resource = pytest.importorskip("resource")
+    torch.save({"weight": torch.ones(2), "more": Swelling()}, tmp_path / name, _use_new_zipfile_serialization=zipped)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match="another kind of file"):
+        read_state_dict(tmp_path / name)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000, "kilobytes"
+
+
 @pytest.mark.parametrize(
     "tensor", [torch.zeros(2, dtype=torch.complex64), torch.zeros(2).to_sparse(), torch.zeros(2, device="meta")]
 )
