@@ -41,6 +41,7 @@ class Streams:
     images:          B: every run of 2 B rows holds B images' identity stream and then their text stream, whether the
                      runs are the host's chunks, tiles or regions
     options:         the `model_options` of the call, to name other nodes
+    halves:          what `describe_half` has made
     """
 
     mixing: str
@@ -50,6 +51,7 @@ class Streams:
     trajectory: str = "own"
     images: int = 1
     options: dict = field(default_factory=dict, compare=False)
+    halves: dict = field(default_factory=dict, compare=False)
 
     def split(self, x: torch.Tensor, pieces: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the identity rows and the text rows of x [runs * 2 B * pieces, ...], each [runs * B * pieces, ...].
@@ -83,12 +85,16 @@ class Streams:
     def describe_half(self, extra_options: dict) -> dict:
         """Return the options of a call with one stream's rows alone, as patches would know it without the other."""
         half = {name: value for name, value in extra_options.items() if name != STREAMS} | {STYLE: self}
-        for name in ("original_shape", "activations_shape"):
+        for name in ("original_shape", "activations_shape", "sigmas"):
             if name in half:
-                half[name] = [half[name][0] // 2, *half[name][1:]]
-        if "sigmas" in half:
-            half["sigmas"] = half["sigmas"][: self.images]
+                half[name] = self._halve(name, half[name])
         return half
+
+    def _halve(self, name: str, whole):
+        """Return half of a shape or of the noise levels: the same object for the same, which patches know a call by."""
+        if self.halves.get(name, (None,))[0] is not whole:
+            self.halves[name] = whole, whole[: self.images] if name == "sigmas" else [whole[0] // 2, *whole[1:]]
+        return self.halves[name][1]
 
     def restyles(self, block: tuple) -> bool:
         """Return whether the identity stream takes over a style in a block."""
@@ -295,7 +301,7 @@ class TwoStreams:
     def around_step(self, executor, model, conds, x, timestep, model_options):
         """Give the UNet both streams and tell its patches of them: the innermost CALC_COND_BATCH wrapper."""
         images, own = len(x), self.streams.trajectory == "own"
-        streams = replace(self.streams, images=images, options=model_options)
+        streams = replace(self.streams, images=images, options=model_options, halves={})
         if not self.schedule.is_on(model_options["transformer_options"] | {"sigmas": timestep}):
             if not own:
                 return executor(model, conds, x, timestep, model_options)
