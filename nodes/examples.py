@@ -1,12 +1,11 @@
 """Pictures to try the nodes with."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io
-
-import nodes
 
 from .inputs import read_version
 
@@ -51,7 +50,7 @@ class ExamplePicture(io.ComfyNode):
     def execute(cls, image) -> io.NodeOutput:
         if _example(image):
             offer_examples()
-        return io.NodeOutput(nodes.LoadImage().load_image(image)[0])
+        return io.NodeOutput(sys.modules["nodes"].LoadImage().load_image(image)[0])
 
 
 def list_examples() -> list[str]:
