@@ -59,7 +59,6 @@ async def _make(url: str) -> list[Path]:
             print(f"missing: {', '.join(missing)}\n{IN_MINIATURE}")
             return await miniature_demo.make(client, OUTPUT)
         use_free_detector(prompt, present)
-        set_inputs(prompt, "LoadImage", image=await client.upload_image(REFERENCE))
         results = {}
         for label, graph in {"adapter off": without_adapter(prompt), "adapter on": prompt}.items():
             begin = time.monotonic()

@@ -187,13 +187,13 @@ def graphs(row: Row, reference: str) -> dict[str, Prompt]:
     made |= {text.format(who=words): row.graph(text, words) for text in row.prompts}
     for graph in made.values():
         for node in graph.values():
-            if node["class_type"] == "LoadImage":
+            if node["class_type"] == "LikenessExamplePicture":
                 node["inputs"]["image"] = reference
     return made
 
 
 def render_reference(folder: Path, number: int) -> Path:
-    """Write an image of a person into `folder`, as LoadImage takes it, and return its path."""
+    """Write an image of a person into `folder`, as a graph takes it, and return its path."""
     path = folder / f"reference_{number}.png"
     save(draw([person(number)], [Scene()], REFERENCE_SIZE).images[0], path)
     return path
