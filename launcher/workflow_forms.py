@@ -142,8 +142,8 @@ def make(page: Page, name: str, layouts: dict) -> dict[Path, dict]:
         definition["inputNode"]["bounding"][0], definition["outputNode"]["bounding"][0] = -200, right + 60
         node["size"] = [blueprint.get("width", NODE_WIDTH), _folded_height(node, blueprint)]
         boxes["node"] = Box(node["size"][0], node["size"][1] + TITLE, False)
-        if blueprint["words"] and name == next(k for k, v in layouts["workflows"].items() if v.get("fold") == fold):
-            file = SUBGRAPHS / f"{fold} - {blueprint['words']}.json"
+        if blueprint["file"] and name == next(k for k, v in layouts["workflows"].items() if v.get("fold") == fold):
+            file = SUBGRAPHS / f"{blueprint['file']}.json"
             files[file] = blueprints.to_blueprint(graph, node, blueprint["description"])
     for key, note in write_notes(name, prompt, layout).items():
         graph["last_node_id"] += 1

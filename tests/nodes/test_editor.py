@@ -19,8 +19,8 @@ BLUEPRINTS = sorted(file.stem for file in (WORKFLOWS.parents[1] / "subgraphs").g
 OLD = WORKFLOWS.parents[1] / "tests" / "golden" / "workflows_0.5.0.tar.xz"
 TEMPLATES = "api/workflow_templates/ComfyUI-Likeness"
 LETTER = 10  # pixels of a letter of a group's title, on the average
-# The server's own policy against requests to other hosts, and the file of a user's own style, are not ours.
-NOT_OURS = ("Content Security Policy", "Failed to load resource")
+# The server refuses requests to other hosts and lacks files that its makers' own site has: not ours.
+NOT_OURS = ("Content Security Policy", "Failed to load resource", "status code 404", "PromptExecutionError")
 BOXES = """isNew => app.graph.nodes.map(node => {
     const rect = isNew && document.querySelector(`[data-node-id="${node.id}"]`).getBoundingClientRect()
     const [width, height] = isNew
@@ -29,9 +29,9 @@ BOXES = """isNew => app.graph.nodes.map(node => {
 })"""
 GROUPS = """() => app.graph.groups.map(({title, pos, size}) => [title, ...pos, pos[0] + size[0], pos[1] + size[1]])"""
 ROWS = """() => [...document.querySelectorAll('[data-testid="missing-model-locate"]')].map(button => {
-    const row = button.parentElement
-    return [row.querySelector('button[title]').title, row.querySelector('span.block')?.textContent ?? '',
-            Boolean(row.querySelector('button[aria-label="Copy URL"]'))]
+    const row = button.closest('[data-testid="missing-model-importable-rows"] > div') ?? button.parentElement
+    return [row.querySelector('[title]').title, row.querySelector('span.block')?.textContent ?? '',
+            Boolean(row.querySelector('[aria-label="Copy URL"]'))]
 })"""
 
 pytestmark = [
@@ -120,12 +120,12 @@ def open_card(page, card) -> dict:
 
 def list_missing(page) -> list[list]:
     """Return what the editor's own panel says is missing: name, folder, whether there is a link."""
-    if details := page.get_by_text("View details").all():
-        details[0].click()
+    if not page.get_by_text("Workflow Overview").count():
+        page.get_by_text("View details").first.click()
+    page.get_by_role("tab", name="Errors").or_(page.get_by_text("Errors", exact=True)).first.click()
     page.get_by_test_id("missing-model-locate").first.wait_for()
-    rows = page.evaluate(ROWS)
-    command(page, "Workspace.ToggleRightSidePanel") if page.get_by_text("Workflow Overview").count() else None
-    return rows
+    page.wait_for_timeout(300)  # until all rows are there: no event tells
+    return page.evaluate(ROWS)
 
 
 def touch(a, b) -> bool:
@@ -166,10 +166,11 @@ def test_every_workflow_is_a_template_with_a_square_picture(page, server):
 
 @pytest.mark.parametrize("words", [
     "portrait", "face swap", "anime", "sdxl", "sd1.5", "same person", "consistent character", "likeness", "instantid",
-    "restore face", "two people", "train", "ipadapter", "expression",
+    "restore face", "two people", "train", "ipadapter", "expression", "faceid", "controlnet",
 ])  # fmt: skip
 def test_cards_are_found_by_the_words_people_type(words):
-    assert any(words in card.lower() for card in CARDS)
+    """The editor's search looks for a word within the first 33 letters."""
+    assert any(0 <= card.lower().find(words) <= 33 for card in CARDS)
 
 
 @pytest.mark.parametrize("card", CARDS)
@@ -246,7 +247,7 @@ def test_the_app_form_shows_photo_text_strength_seed_and_run(page, server):
     for label in ("prompt", "strength of the face", "seed"):
         assert page.get_by_text(label, exact=True).count(), label
     page.get_by_test_id("linear-run-button").click()
-    page.wait_for_function("() => app.nodeOutputs[14]?.images?.length", timeout=120_000)
+    page.locator("img[src*='filename=miniature_']").first.wait_for(timeout=120_000)
     command(page, "Comfy.ToggleLinear")
 
 
@@ -281,7 +282,6 @@ def test_a_node_opens_its_help(page, server, root):
     page.get_by_role("heading", name="Recipes").wait_for()
     for file in (root / "web" / "docs").glob("*.md"):
         assert get(page, server, f"extensions/ComfyUI-Likeness/docs/{file.name}").text() == file.read_text()
-    command(page, "Workspace.ToggleRightSidePanel")
 
 
 def test_blueprints_are_offered_in_node_search(page, server):
@@ -292,11 +292,11 @@ def test_blueprints_are_offered_in_node_search(page, server):
     assert ours == set(BLUEPRINTS)
     page.evaluate("() => app.graph.clear()")
     page.mouse.dblclick(800, 600)
-    search = page.get_by_placeholder("Search for nodes").or_(page.locator("input[type=text]:visible")).first
-    search.fill("restore face")
+    page.wait_for_timeout(1000)
+    page.keyboard.type("restore detailer")
     page.get_by_text("Fix Faces").first.wait_for()
-    search.press("Enter")
-    page.wait_for_timeout(300)
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(500)
     page.mouse.click(700, 500)
     page.wait_for_function("() => app.graph.nodes.length === 1 && app.graph.nodes[0].isSubgraphNode()")
     names = page.evaluate("() => app.graph.nodes[0].widgets.map(widget => widget.name)")
