@@ -25,6 +25,7 @@ from . import (  # noqa: E402
     ip_adapter,
     masks,
     refine_faces,
+    unused,
     weights,
 )
 
@@ -33,6 +34,7 @@ class LikenessExtension(ComfyExtension):
     async def on_load(self):
         examples.offer_examples()
         PromptServer.instance.add_on_prompt_handler(weights.show_missing)
+        PromptServer.instance.add_on_prompt_handler(unused.settle)
 
     async def get_node_list(self):
         return [

@@ -99,7 +99,8 @@ class FaceToWords(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     optional=True,
-                    tooltip="From 0, as if there were no expression, to 1, the expression as it was read.",
+                    advanced=True,
+                    tooltip="Counts only with an expression: from 0, as if there were no expression, to 1, the expression as it was read.",
                 ),
                 FaceWordsType.Input(
                     "face_words",

@@ -1,15 +1,13 @@
 """FaceA-Net: what was learned of a person: saved, loaded, in the model and in the prompt."""
 
-import logging
-
-from comfy_api.latest import io, ui
-from server import PromptServer
+from comfy_api.latest import io
 
 from ..adapters.facea_file import KIND, description, find_facea, load_facea, new_path, save_facea
 from ..adapters.facea_prompt import apply, encode_prompt
 from ..inpaint.paint import FacePerson
 from ..inpaint.refine import EVERY_FACE
 from .inputs import explain_missing, filename_prefix, identity_file, read_version
+from .remarks import show_remark
 from .sockets import FaceaIdentityType, FacePeopleType
 
 
@@ -48,18 +46,11 @@ def _prompt_inputs() -> list[io.Input]:
         io.Boolean.Input(
             "compact",
             default=False,
+            advanced=True,
             tooltip="Leave the padding between the six learned prompts out: 77 rows instead of 462, which is a little "
             "faster. Off is how the paper has it.",
         ),
     ]
-
-
-def _show(cls, remark: str | None) -> dict:
-    """Show a remark in the node and the log, where there is one; return what else its output takes."""
-    if remark:
-        logging.warning(remark)
-    PromptServer.instance.send_progress_text(remark or "", cls.hidden.unique_id)
-    return {"ui": ui.PreviewText(remark)} if remark else {}
 
 
 class SaveFaceAIdentity(io.ComfyNode):
@@ -142,7 +133,7 @@ class ApplyFaceA(io.ComfyNode):
     @classmethod
     def execute(cls, model, facea_identity, strength) -> io.NodeOutput:
         patched, remark = apply(model, facea_identity, strength)
-        return io.NodeOutput(patched, **_show(cls, remark))
+        return io.NodeOutput(patched, **show_remark(cls, remark))
 
 
 class EncodeFaceAPrompt(io.ComfyNode):
@@ -209,7 +200,7 @@ class FaceAPerson(io.ComfyNode):
     ) -> io.NodeOutput:
         patched, remark = apply(model, facea_identity, strength)
         conditionings = encode_prompt(clip, facea_identity, face_prompt, negative, compact)
-        return io.NodeOutput((*people, FacePerson(patched, *conditionings, index)), **_show(cls, remark))
+        return io.NodeOutput((*people, FacePerson(patched, *conditionings, index)), **show_remark(cls, remark))
 
 
 NODES = [SaveFaceAIdentity, LoadFaceAIdentity, ApplyFaceA, EncodeFaceAPrompt, FaceAPerson]

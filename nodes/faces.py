@@ -44,6 +44,7 @@ class LoadFaceDetector(io.ComfyNode):
                     min=64,
                     max=2048,
                     step=32,
+                    advanced=True,
                     tooltip="Longest side in pixels at which InsightFace and OpenCV look for faces, a multiple of 32. "
                     "Smaller finds tight portraits more readily, larger finds small faces. MediaPipe ignores it.",
                 ),
@@ -74,7 +75,7 @@ def choice_inputs(rule: str) -> list[io.Input]:
             default=0,
             min=0,
             max=99,
-            tooltip="With 'left to right': 0 is the leftmost face in the picture.",
+            tooltip="Counts only with 'left to right': 0 is the leftmost face in the picture.",
         ),
         io.Combo.Input(
             "if_no_face",
@@ -91,6 +92,7 @@ def video() -> io.Boolean.Input:
         "video",
         default=False,
         optional=True,
+        advanced=True,
         tooltip="The batch is the frames of one video: number the faces in the first frame that has some and follow "
         "each person. index is then the person's number, 'largest' and 'most central' are decided once.",
     )
@@ -116,6 +118,7 @@ class DetectFaces(io.ComfyNode):
                     options=list(SEARCHES),
                     default="thorough",
                     optional=True,
+                    advanced=True,
                     tooltip="Where nothing is found, both look again with a black border around the picture; thorough "
                     "then also at other detection sizes and with the picture turned. quick saves time in long videos.",
                 ),
@@ -125,6 +128,7 @@ class DetectFaces(io.ComfyNode):
                     min=0,
                     max=4096,
                     optional=True,
+                    advanced=True,
                     tooltip="Faces whose box is narrower or lower than this many pixels do not count.",
                 ),
                 video(),

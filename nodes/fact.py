@@ -54,6 +54,7 @@ class LoadFaceAdapter(io.ComfyNode):
                     options=list(VARIANTS),
                     default=BY_NAME,
                     optional=True,
+                    advanced=True,
                     tooltip="Only for a renamed image adapter: FaceID-Plus and PlusV2 have the same tensors, and so "
                     "have InstantID and FaceID-Portrait unnorm. Otherwise the file's name says which it is.",
                 ),
@@ -101,6 +102,7 @@ class ApplyFACT(io.ComfyNode):
                 io.Boolean.Input(
                     "cfg_face",
                     default=True,
+                    advanced=True,
                     tooltip="On: the negative prompt's branch sees an empty face, so that the CFG scale amplifies the "
                     "likeness as well (the authors' default). Off: both branches see the face.",
                 ),

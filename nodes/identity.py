@@ -138,6 +138,7 @@ class SaveIdentity(io.ComfyNode):
                 io.Boolean.Input(
                     "thumbnails",
                     default=True,
+                    advanced=True,
                     tooltip="Keep the crops as small pictures in the file, so that you see later who it is. Turn it "
                     "off for a file without pictures; the likeness is the same.",
                 ),
@@ -225,10 +226,10 @@ class CombineIdentities(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Only for interpolate: 0 is the first identity, 1 the second.",
+                    tooltip="Counts only with interpolate: 0 is the first identity, 1 the second.",
                     display_mode=io.NumberDisplay.slider,
                 ),
-                _min_agreement("Only for drop outliers: "),
+                _min_agreement("Counts only with drop outliers: "),
             ],
             outputs=[
                 FaceIdType.Output("face_id"),

@@ -71,7 +71,7 @@ def filename_prefix(kind: str) -> io.String.Input:
 
 def schedule(begins: str, stops: str) -> list[io.Float.Input]:
     """Return from where to where in the sampling, 0 to 1, something acts; begins, stops: the tooltips."""
-    bounds = {"min": 0.0, "max": 1.0, "step": 0.001}
+    bounds = {"min": 0.0, "max": 1.0, "step": 0.001, "advanced": True}
     return [
         io.Float.Input("start_percent", default=0.0, tooltip=begins, **bounds),
         io.Float.Input("end_percent", default=1.0, tooltip=stops, **bounds),
@@ -89,17 +89,17 @@ def crop_size(tooltip: str) -> io.Int.Input:
 
 
 def crop_shape(input_id: str, tooltip: str) -> io.Combo.Input:
-    return io.Combo.Input(input_id, options=list(SHAPES), default="box", tooltip=tooltip)
+    return io.Combo.Input(input_id, options=list(SHAPES), default="box", advanced=True, tooltip=tooltip)
 
 
 def feather(beginning: str) -> io.Int.Input:
     """Return how softly a painted face goes back; beginning: the tooltip's, before "of the crop's pixels"."""
     end = "of the crop's pixels the new face takes to fade in, counted inwards from the mask's edge."
-    return io.Int.Input("feather", default=8, min=0, max=128, tooltip=f"{beginning} {end}")
+    return io.Int.Input("feather", default=8, min=0, max=128, advanced=True, tooltip=f"{beginning} {end}")
 
 
 def colour_match(tooltip: str) -> io.Boolean.Input:
-    return io.Boolean.Input("colour_match", default=True, tooltip=tooltip)
+    return io.Boolean.Input("colour_match", default=True, advanced=True, tooltip=tooltip)
 
 
 def class_words(optional: bool = False) -> io.String.Input:

@@ -44,6 +44,7 @@ def _reach_inputs() -> list[io.Input]:
             "layer_weights",
             default="",
             optional=True,
+            advanced=True,
             tooltip='Strength by place in the UNet: one number, "down=1, middle=0.5, up=0.7", or a number for '
             "each of the 16 (SD1.5) or 70 (SDXL) layers. Empty: all 1.",
         ),
@@ -54,6 +55,7 @@ def _reach_inputs() -> list[io.Input]:
             max=2.0,
             step=0.01,
             optional=True,
+            advanced=True,
             tooltip="Of the LoRA inside FaceID files, which acts on the whole model; others have none. Set 0 "
             "for Infinite-ID Mixing, whose text stream stays the stock picture then, and where the LoRA is "
             "loaded as a file of its own.",
@@ -65,6 +67,7 @@ def _reach_inputs() -> list[io.Input]:
             max=5.0,
             step=0.01,
             optional=True,
+            advanced=True,
             tooltip="Only for FaceID-PlusV2: how much of the picture is added to the face embedding; 0 is the "
             "embedding alone.",
         ),

@@ -17,7 +17,7 @@ def _crop_inputs() -> list[io.Input]:
         crop_size("Side in pixels at which the face is painted: 512 for SD1.5, 1024 for SDXL."),
         crop_shape("shape", "What is painted without a mask: the face's outline, or the upright box around it. The box "
                    "is what Train FaceA learns from, unless told otherwise."),
-        io.Int.Input("expand", default=12, min=-128, max=256,
+        io.Int.Input("expand", default=12, min=-128, max=256, advanced=True,
                      tooltip="How far that is grown, in pixels of the crop, so that a jaw of another shape has room. "
                      "8 to 16 is usual. A connected mask is not grown."),
     ]  # fmt: skip
@@ -44,9 +44,9 @@ def _sampler_inputs() -> list[io.Input]:
         io.Float.Input("cfg", default=7.5, min=0.0, max=100.0, step=0.1,
                        tooltip="How strictly the prompt is followed. The paper says that it matters, not what it was: "
                        "try 3 to 7.5."),
-        io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="ddim",
+        io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="ddim", advanced=True,
                        tooltip="The host's samplers."),
-        io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, default="normal",
+        io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, default="normal", advanced=True,
                        tooltip="The host's schedulers."),
         io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01,
                        tooltip="1: nothing of the old face is left, as in the paper. Less keeps something of it."),

@@ -40,6 +40,7 @@ NODE_IDS = {
     "LikenessLoadFaceParser": ["parser_name"],
     "LikenessFaceMasks": ["faces", "region", "shape", "expand", "feather", "unit", "per_face", "face_parser"],
     "LikenessLoadMiniature": ["task"],
+    "LikenessRenderPerson": ["person", "photos", "seed", "size"],
     "LikenessLoadFaceEncoder": ["encoder_name"],
     "LikenessEncodeIdentity": ["face_encoder", "faces", "mask_background", "head_mask", "face_id"],
     "LikenessSaveIdentity": ["face_id", "filename_prefix", "thumbnails", "note"],
@@ -208,6 +209,7 @@ OUTPUTS = {
     "LikenessPrepareFaceCrop": ["FACE_CROP", "IMAGE", "MASK", "IMAGE", "IMAGE", "IMAGE", "IMAGE"],
     "LikenessPasteFaceBack": ["IMAGE"],
     "LikenessLoadMiniature": ["MODEL", "CLIP", "VAE", "CLIP_VISION", "CLIP"],
+    "LikenessRenderPerson": ["IMAGE", "STRING"],
     "LikenessWeights": ["STRING"],
 }
 

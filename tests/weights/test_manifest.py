@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -355,3 +357,13 @@ def test_default_roots(monkeypatch, tmp_path):
     assert manifest.default_roots() == [tmp_path / "comfy" / "models", fallback]
     monkeypatch.setattr(manifest, "__file__", str(tmp_path / "host" / "custom_nodes" / "x" / "weights" / "manifest.py"))
     assert manifest.default_roots()[:2] == [tmp_path / "host" / "models", tmp_path / "comfy" / "models"]
+
+
+def test_a_reader_that_has_enough_ends_the_list(tmp_path):
+    """`weights list | head`: no traceback."""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, str(root / "likeness.py"), "weights", "list", "--models", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert not said and process.returncode == 1
