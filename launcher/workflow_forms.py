@@ -17,10 +17,9 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 from ..weights import manifest
-from . import blueprints, environment, hosting
-from .workflow_layout import TITLE, WIDTH, Box, arrange, read_layouts
+from . import blueprints, card_pictures, environment, hosting
+from .workflow_layout import TITLE, WIDTH, WORKFLOWS, Box, arrange, read_layouts
 
-WORKFLOWS = environment.ROOT / "workflows"
 SUBGRAPHS = environment.ROOT / "subgraphs"
 PROJECT = "comfyui-likeness"  # the registry's name of the pack, by which the editor says what to install
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -73,8 +72,8 @@ NOTE_HEIGHTS = """() => app.graph.nodes.map(node => Math.ceil(
 BYPASSED = 4  # the editor's mode of a node that hands its inputs on
 
 
-def main(comfy: Path) -> int:
-    """Write the editor form of every workflow and the blueprints.
+def main(comfy: Path, cards: bool) -> int:
+    """Write the editor form of every workflow and the blueprints; with `cards`, draw their pictures too.
 
     Raises:
         SetupError: there is no Chromium or Chrome, or the host did not start.
@@ -90,6 +89,8 @@ def main(comfy: Path) -> int:
                     file.parent.mkdir(exist_ok=True)
                     file.write_text(json.dumps(graph, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
                     print(file)
+        if cards:
+            card_pictures.main(host.url)
     return 0
 
 

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+WORKFLOWS = Path(__file__).parents[1] / "workflows"
 TITLE = 30  # pixels of a node's or a group's title bar; a node's lies above its position
 BADGE = 24  # pixels above the title of one of our nodes, where the classic design writes the pack's name
 GAP = 20  # pixels between nodes, and between groups

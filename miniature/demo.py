@@ -134,7 +134,7 @@ def infinite_id(workflow: str) -> Callable[[str, str], Prompt]:
 
     def graph(text: str, words: str) -> Prompt:
         prompt = in_miniature(workflow, **names)
-        for left_out in ("15", "16", "17"):  # the crop for CLIP, a look at it, and the loader of CLIP
+        for left_out in ("16", "17"):  # the crop for CLIP, and the loader of CLIP
             del prompt[left_out]
         prompt["10"]["inputs"] |= {"clip_vision": ["1", 3], "image": ["4", 0]}
         return with_prompt(prompt, text.format(who=words))

@@ -126,7 +126,7 @@ def photo_batch(graph):
         "43": {"class_type": "EmptyImage", "inputs": {"width": 512, "height": 512, "batch_size": 1, "color": 8000000}},
         "20": {"class_type": "PreviewImage", "inputs": {"images": ["19", 1]}},
     }
-    sampling = ("2", "3", "9", "10", "11", "12", "13", "14", "15")
+    sampling = ("2", "3", "9", "10", "11", "12", "13", "14")
     return {key: node for key, node in graph.items() if key not in sampling}
 
 

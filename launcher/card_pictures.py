@@ -1,24 +1,22 @@
-"""Draw the pictures of the templates' cards: results of the drawn world's graphs, which need nothing that is fetched."""
+"""Draw the pictures of the templates' cards: results of the drawn world, whose graphs need nothing that is fetched."""
 
 import asyncio
 import io
 import json
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from ..miniature.world.photos import render_photos
 from . import client as clients
-from .workflow_forms import WORKFLOWS
-from .workflow_layout import read_layouts
+from .workflow_layout import WORKFLOWS, read_layouts
 
 SIDE = 512  # pixels of a card's picture
 INSET = 168  # pixels of the person's photo in its corner
 FIRST_PERSON = 150_000  # of the people whom no network was trained on
 
 
-def main(url: str) -> int:
+def main(url: str) -> None:
     """Have the server at `url` draw the picture of every card, and write them beside the templates."""
     for layout in read_layouts()["workflows"].values():
         picture = layout["picture"]
@@ -26,7 +24,6 @@ def main(url: str) -> int:
         card = compose(images, picture["people"], picture.get("framed"))
         card.save(WORKFLOWS / f"{layout['card']}.jpg", quality=85, optimize=True)
         print(layout["card"], flush=True)
-    return 0
 
 
 def make_graph(picture: dict) -> dict:
