@@ -4,8 +4,7 @@ import inspect
 
 from comfy_api.latest import io, ui
 from server import PromptServer
-
-import nodes
+from server import nodes as host_nodes
 
 from ..weights import needs
 
@@ -63,7 +62,7 @@ def explain(node: dict) -> str | None:
     A node of ours is asked itself, any other by the names of the published files.
     """
     values = {key: value for key, value in node.get("inputs", {}).items() if isinstance(value, str)}
-    node_class = nodes.NODE_CLASS_MAPPINGS.get(node.get("class_type"))
+    node_class = host_nodes.NODE_CLASS_MAPPINGS.get(node.get("class_type"))
     if issubclass(node_class or object, io.ComfyNode) and node["class_type"].startswith("Likeness"):
         names = inspect.signature(node_class.validate_inputs).parameters
         answer = (

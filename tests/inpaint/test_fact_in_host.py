@@ -152,7 +152,7 @@ def paint_mask(graph, width, height, value):
             "face_mask is 512 x 512 pixels, the picture .* is 448 x 512",
         ),
         (
-            lambda graph: graph["25"]["inputs"].update(image="pose.png"),
+            lambda graph: graph["25"]["inputs"].update(image="examples/pose.png [temp]"),
             "control_image is 512 x 512 pixels, the picture",
         ),
         (lambda graph: graph["15"]["inputs"].update(min_size=4000), "No face was found"),

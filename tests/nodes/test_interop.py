@@ -59,7 +59,7 @@ def test_the_hosts_node_draws_our_boxes(executor, graph):
     graph |= {"faces": detect(), "boxes": node("DrawBBoxes", image=["photo", 0], bboxes=["faces", 2])}
     graph["shown"] = preview("boxes")
     outputs = executor.run(graph)
-    (drawing,), (photo, _), (_, _, boxes) = outputs["boxes"], outputs["photo"], outputs["faces"]
+    (drawing,), (photo,), (_, _, boxes) = outputs["boxes"], outputs["photo"], outputs["faces"]
     changed = (drawing - photo).abs().amax(dim=3)[0] > 0.1
     (box,) = boxes[0]
     assert np.allclose([box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]], FACE_BOX, atol=6)
