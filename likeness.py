@@ -18,7 +18,7 @@ CLONE_ONLY = {
 BENCHMARKS = {
     "sfags": "sfags.py", "encoder": "encoder.py", "startup": "startup.py", "image": "image.py", "mixed": "mixed.py",
     "f2d": "f2d.py", "facea": "facea.py", "miniature": "miniature.py", "code": "code_figures.py", "cuda": "on_cuda.py",
-    "intensity": "intensity.py",
+    "intensity": "intensity.py", "recogniser": "recogniser.py", "scores": "scores.py", "fuzz": "fuzz.py",
 }  # fmt: skip
 
 
@@ -103,17 +103,25 @@ def run_again(command: list) -> int:
 
 
 def demo(options: argparse.Namespace, comfy: Path) -> int:
-    from likeness.launcher import demo
+    from likeness.launcher import demo, environment, real_files
 
-    return demo.main(comfy, options.port)
+    if not_fetched := real_files.fetch(environment.BASE / "models", environment.PHOTOS):
+        print(f"{not_fetched}\nThe demo leaves the photographs out.", flush=True)
+    return demo.main(comfy, options.port, environment.PHOTOS)
 
 
 def test(options: argparse.Namespace, comfy: Path) -> int:
+    from likeness.launcher import environment, real_files
+
+    variables = {**os.environ, "COMFYUI_PATH": str(comfy)}
+    if not_fetched := real_files.fetch(environment.BASE / "models", environment.PHOTOS):
+        print(f"{not_fetched}\nTests that need them are skipped.", flush=True)
+        variables["LIKENESS_NOT_FETCHED"] = not_fetched
     # -P: pytest started with -m would put the current folder, the repository root, on sys.path.
     pytest = [sys.executable, "-P", "-m", "pytest"]
     runs = [options.rest] if options.rest else [["-m", "not slow", *PARALLEL], ["-m", "slow", *PARALLEL]]
     for arguments in runs:
-        code = subprocess.call([*pytest, *arguments], cwd=ROOT, env={**os.environ, "COMFYUI_PATH": str(comfy)})
+        code = subprocess.call([*pytest, *arguments], cwd=ROOT, env=variables)
         if code:
             return code
     return 0

@@ -6,12 +6,14 @@ import folder_paths
 import numpy as np
 import torch
 
+from ..patcher import is_finite
 from ..weights import folders
 from . import insightface, mediapipe, opencv
 from .choose import left_to_right
 from .search import FaceDetector, find, in_words
 from .types import Faces
 
+_ROWS = 1024  # of pixels that are converted at once
 _HAAR = "haar cascade"
 _REGISTERED: dict[str, Callable[[float], FaceDetector]] = {}  # by label, of other rooms; called with min_score
 
@@ -27,7 +29,10 @@ def available() -> list[str]:
     A network in one file is named by that file, which is how the editor lists what a graph lacks. Labels with the
     family before the file, as graphs of earlier versions hold them, come last.
     """
-    landmarkers = [name for name in folder_paths.get_filename_list("detection") if name.endswith(".safetensors")]
+    files = [name for name in folder_paths.get_filename_list("detection") if name.endswith(".safetensors")]
+    landmarkers = [name for name in files if name != mediapipe.FULL_RANGE_FILE]
+    # The published file goes first.
+    landmarkers.sort(key=lambda name: (name != mediapipe.PUBLISHED_FILE, name))
     yunets = list(opencv.yunet_files())
     return [
         *(landmarkers or [folders.NO_FILE]),
@@ -118,12 +123,21 @@ def get_mesh(detector: FaceDetector) -> tuple[dict | None, dict | None]:
 
 
 def as_bytes(images: torch.Tensor) -> np.ndarray:
-    """Return images [B, H, W, 3] of 0..1 as the detectors read them: [B, H, W, 3] uint8."""
-    return (images * 255).round().to(torch.uint8).cpu().numpy()
+    """Return images [B, H, W, 3] of 0..1 as the detectors read them: [B, H, W, 3] uint8.
+
+    Some rows at a time, as a large picture several times over would not fit into memory.
+    """
+    pixels = torch.empty(images.shape, dtype=torch.uint8)
+    for rows, part in zip(images.flatten(0, -3).split(_ROWS), pixels.flatten(0, -3).split(_ROWS)):
+        part.copy_((rows * 255).round_())
+    return pixels.numpy()
 
 
 def as_rgb(images: torch.Tensor) -> torch.Tensor:
-    """Check images [B, H, W, C] as `detect_faces` says, and return them as [B, H, W, 3] float 0..1."""
+    """Check images [B, H, W, C] as `detect_faces` says, and return them as [B, H, W, 3] float 0..1.
+
+    Images that are so already come back without a copy: nobody writes into them.
+    """
     if images.ndim != 4 or images.shape[0] == 0:
         raise ValueError(f"Expected at least one picture, [batch, height, width, channels], not {list(images.shape)}.")
     batch, height, width, channels = images.shape
@@ -132,9 +146,11 @@ def as_rgb(images: torch.Tensor) -> torch.Tensor:
     if channels not in (1, 3, 4):
         raise ValueError(f"Expected pictures with 1, 3 or 4 channels (grey, RGB, RGBA), not {channels}.")
     for i, image in enumerate(images):
-        if not torch.isfinite(image).all():
+        if not is_finite(image):
             raise ValueError(
                 f"Picture {i + 1} of {batch} holds NaN or infinite pixels; look at what made it (a VAE in half "
                 "precision is the usual cause)."
             )
-    return images[..., :3].expand(batch, height, width, 3).float().clamp(0, 1)
+    images = images[..., :3].expand(batch, height, width, 3).float()
+    low, high = torch.aminmax(images)
+    return images if low >= 0 and high <= 1 else images.clamp(0, 1)

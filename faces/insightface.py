@@ -8,7 +8,7 @@ from pathlib import Path
 import folder_paths
 import numpy as np
 
-from ..weights import manifest
+from ..weights import manifest, trial
 from .types import Face
 
 
@@ -31,7 +31,9 @@ class InsightFace:
             size = (self.det_size, self.det_size)
             self._analysis.det_model.input_size, self._analysis.det_model.input_sizes = size, [size]
         bgr = np.ascontiguousarray(image[..., ::-1])  # insightface swaps the channels itself, as for OpenCV pictures
-        return [self._to_face(values) for values in self._analysis.get(bgr)]
+        with trial.name_faults(f"{self.name} cannot look for faces"):
+            answers = self._analysis.get(bgr)
+        return [self._to_face(values) for values in answers]
 
     def _to_face(self, values: dict) -> Face:
         if values["kps"] is None:
@@ -79,8 +81,12 @@ def _load(pack: str):
             "'pip install insightface onnxruntime-gpu' in ComfyUI's Python (onnxruntime without a GPU), or choose "
             "another detector."
         ) from error
+    for file in sorted(folder.glob("*.onnx")):
+        with trial.name_faults(f"{file.name} of the insightface pack '{pack}' cannot be used"):
+            trial.try_out(file, "onnxruntime")
     try:
-        return FaceAnalysis(name=str(folder), allowed_modules=["detection", "landmark_2d_106"])
+        with trial.name_faults(f"The insightface pack '{pack}' cannot be used", but=(AssertionError, KeyError)):
+            return FaceAnalysis(name=str(folder), allowed_modules=["detection", "landmark_2d_106"])
     except (AssertionError, KeyError) as error:
         raise ValueError(
             f"The insightface pack '{pack}' in {folder} holds no face detector (det_10g.onnx or "

@@ -6,7 +6,7 @@ from pathlib import Path
 import folder_paths
 import numpy as np
 
-from ..weights import manifest
+from ..weights import manifest, trial
 from .types import Face
 
 _NMS_OVERLAP = 0.3  # YuNet's published setting
@@ -81,13 +81,17 @@ class YuNet:
         self.min_score, self.det_size = min_score, det_size
         path = find_yunet(file_name)
         self._cv2 = _cv2()
-        self._net = self._cv2.FaceDetectorYN.create(path, "", (det_size, det_size), min_score, _NMS_OVERLAP)
+        with trial.name_faults(f"{file_name} in models/detection cannot be used as a YuNet detector"):
+            trial.try_out(path, "opencv")
+            create = self._cv2.FaceDetectorYN.create
+            self._net = create(path, "", (det_size, det_size), min_score, _NMS_OVERLAP)
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Return every face in `image` [H, W, 3] uint8 RGB."""
         smaller, scale = _to_working_size(self._cv2, image, self.det_size)
         self._net.setInputSize(smaller.shape[1::-1])
-        rows = self._net.detect(np.ascontiguousarray(smaller[..., ::-1]))[1]  # OpenCV's order is BGR
+        with trial.name_faults(f"{self.name} cannot look for faces"):
+            rows = self._net.detect(np.ascontiguousarray(smaller[..., ::-1]))[1]  # OpenCV's order is BGR
         faces = []
         for row in rows if rows is not None else []:  # x, y, width, height, five points in template order, score
             corner, size = row[:2] / scale, row[2:4] / scale

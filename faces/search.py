@@ -9,7 +9,7 @@ import comfy.model_management
 import numpy as np
 
 from .align import in_template_order
-from .types import Face
+from .types import Face, overlap
 
 SEARCHES = ("thorough", "quick")
 
@@ -100,13 +100,6 @@ def tidy(faces: list[Face], size: tuple[int, int]) -> list[Face]:
         if np.isfinite(face.points).all() and (corners[1] > corners[0]).all():
             inside.append(replace(face, points=in_template_order(face.points), box=tuple(corners.ravel().tolist())))
     return inside
-
-
-def overlap(one: Face, other: Face) -> float:
-    """Return the intersection over union of two faces' boxes."""
-    a, b = (np.reshape(face.box, (2, 2)) for face in (one, other))
-    both = np.prod((np.minimum(a[1], b[1]) - np.maximum(a[0], b[0])).clip(0))
-    return float(both / (np.prod(a[1] - a[0]) + np.prod(b[1] - b[0]) - both))
 
 
 def _list_looks(

@@ -9,13 +9,13 @@ from comfy_api.latest import io, ui
 from server import PromptServer
 
 from ..adapters.facea import ATTRIBUTES, LEVELS, REGIONS, warn_of_base
-from ..encoders.agreement import agreement
+from ..encoders.agreement import MIN_AGREEMENT, agreement
 from ..graphics import to_tensor
 from ..inpaint.refine import CropStyle
 from ..training import curve, facea_run, loop
 from ..training.inpainting import cut_photos
 from ..training.settings import PRECISIONS
-from .inputs import crop_shape, crop_size, face_share
+from .inputs import check_mask, crop_shape, crop_size, face_share
 from .sockets import FaceaIdentityType, FaceIdType, FacesType
 
 LoraModelType = io.Custom("LORA_MODEL")  # the host's own
@@ -32,7 +32,6 @@ _SETTINGS = {
     "gradient_checkpointing": "checkpointing",
 }  # fmt: skip
 _STYLE = ("face_share", "size", "mask_shape", "mask_expand")
-_LOW_AGREEMENT = 0.3
 _PAUSE = 0.5  # seconds between two looks at the loss in the graph
 
 
@@ -100,7 +99,11 @@ def _mask_input(region: str) -> io.Mask.Input:
 
 def _outputs() -> list[io.Output]:
     return [
-        FaceaIdentityType.Output("facea_identity_out", display_name="facea_identity"),
+        FaceaIdentityType.Output(
+            "facea_identity_out",
+            display_name="facea_identity",
+            tooltip="The learned person, to FaceA Person or Save FaceA Identity.",
+        ),
         io.Image.Output("loss_curve", tooltip="The loss of every step, pale, and its running mean."),
         io.Image.Output("previews", tooltip="What was painted every preview_every steps; without, the crops."),
         LoraModelType.Output("lora", tooltip="The LoRA alone, for the host's own LoRA nodes."),
@@ -113,7 +116,7 @@ def _learn(cls, base, photos, task, masks, doubts, options) -> io.NodeOutput:
 
     photos: what Autogrow collected. masks: region -> mask of the photos, or None. options: the other inputs by name.
     """
-    masks = {region: mask for region, mask in masks.items() if mask is not None}
+    masks = {region: check_mask(mask, f"the mask of {region}") for region, mask in masks.items() if mask is not None}
     cut = cut_photos(list(photos.values()), task.regions, CropStyle(*(options[name] for name in _STYLE)), masks)
     for doubt in doubts:
         logging.warning("FaceA training: %s", doubt)
@@ -207,10 +210,10 @@ def list_doubts(photos: int, face_id) -> list[str]:
     doubts = []
     if photos == 1:
         doubts.append("Only one photo: light and pose of it will be learned too. Three photos are better.")
-    low = [] if face_id is None else [value for value in agreement(face_id.embedding) if value < _LOW_AGREEMENT]
+    low = [] if face_id is None else [value for value in agreement(face_id.embedding) if value < MIN_AGREEMENT]
     if low:
         doubts.append(
-            f"{len(low)} of {len(face_id.embedding)} photos agree with the others by less than {_LOW_AGREEMENT}: "
+            f"{len(low)} of {len(face_id.embedding)} photos agree with the others by less than {MIN_AGREEMENT}: "
             "they may show somebody else. Look at Identity Agreement."
         )
     return doubts

@@ -49,7 +49,7 @@ class LoadFaceDetector(io.ComfyNode):
                     "Smaller finds tight portraits more readily, larger finds small faces. MediaPipe ignores it.",
                 ),
             ],
-            outputs=[FaceDetectorType.Output("face_detector")],
+            outputs=[FaceDetectorType.Output("face_detector", tooltip="To Detect Faces.")],
         )
 
     @classmethod
@@ -134,7 +134,9 @@ class DetectFaces(io.ComfyNode):
                 video(),
             ],
             outputs=[
-                FacesType.Output("faces"),
+                FacesType.Output(
+                    "faces", tooltip="The kept faces with their pictures, to Encode Identity, Align Face or Face Masks."
+                ),
                 io.Image.Output("overlay", tooltip="The pictures with boxes, points, scores and numbers drawn in."),
                 io.BoundingBox.Output("bboxes", tooltip="The kept faces' boxes for other nodes, a list per picture."),
             ],

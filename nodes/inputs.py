@@ -9,7 +9,11 @@ from comfy_api.latest import io
 from ..faces.headmask import head_masks, masks_per_face
 from ..faces.masks import SHAPES
 from ..faces.types import Faces
+from ..patcher import is_finite
 from ..weights import folders
+
+MASK_BACKGROUND = ("auto", "on", "off")
+_MASKED_KINDS = ("transface",)  # encoders that were trained on blacked out crops
 
 
 def weight_file(input_id: str, published: dict[str, tuple[str, ...]], tooltip: str) -> io.Combo.Input:
@@ -112,6 +116,25 @@ def class_words(optional: bool = False) -> io.String.Input:
     )
 
 
+def mask_background_by_encoder() -> io.Combo.Input:
+    """Return whether crops are blacked out around the head; saved graphs hold True or False, see `is_masked`."""
+    return io.Combo.Input(
+        "mask_background",
+        options=list(MASK_BACKGROUND),
+        default=MASK_BACKGROUND[0],
+        tooltip="Black out everything but the head. auto: as the encoder was trained, which is on for TransFace (FACT) "
+        "and off for MSID (Face2Diffusion) and ArcFace recognisers (FaceID, InstantID, Infinite-ID). Without a head "
+        "mask the region is estimated from the face's landmarks.",
+    )
+
+
+def is_masked(mask_background: str | bool, kind: str) -> bool:
+    """Return whether to black out crops for an encoder of a kind; a saved graph may hold True or False."""
+    if isinstance(mask_background, bool):
+        return mask_background
+    return kind in _MASKED_KINDS if mask_background == "auto" else mask_background == "on"
+
+
 def mask_background() -> io.Boolean.Input:
     return io.Boolean.Input(
         "mask_background",
@@ -135,4 +158,28 @@ def background(faces: Faces, mask_background: bool, head_mask: torch.Tensor | No
     """Return what these two inputs together ask of `align_faces`: a mask for each face, or None."""
     if not mask_background:
         return None
-    return head_masks(faces) if head_mask is None else masks_per_face(faces, head_mask)
+    return head_masks(faces) if head_mask is None else masks_per_face(faces, check_mask(head_mask, "head_mask"))
+
+
+def check_mask(mask: torch.Tensor | None, name: str = "mask") -> torch.Tensor | None:
+    """Return what is connected to the input `name`; raise ValueError where it is no mask of anything."""
+    if explanation := explain_placeholder(check_numbers(mask, name), name):
+        raise ValueError(explanation)
+    return mask
+
+
+def check_numbers(mask: torch.Tensor | None, name: str = "mask") -> torch.Tensor | None:
+    """Return what is connected to the input `name`; raise ValueError where it holds NaN or infinite numbers."""
+    if mask is None or is_finite(mask):
+        return mask
+    raise ValueError(f"{name} holds NaN or infinite numbers: look at the node it comes from.")
+
+
+def explain_placeholder(mask: torch.Tensor | None, name: str = "mask") -> str | None:
+    """Return a sentence where a mask is the black one of 64 x 64 that the host's Load Image gives for no mask."""
+    if mask is None or tuple(mask.shape[-2:]) != (64, 64) or mask.any():
+        return None
+    return (
+        f"{name} is black and 64 x 64 pixels, which is what Load Image gives for a picture without transparency: "
+        f"disconnect {name}, or draw one (right-click Load Image, Open in MaskEditor)."
+    )

@@ -20,6 +20,7 @@ _KINDS = {
     "ipadapter": (("ipadapter",), _TENSORS),
     "instantid": (("instantid",), _TENSORS),
     "pulid": (("pulid",), _TENSORS),
+    "metrics": (("metrics",), _TENSORS),
 }
 NO_FILE = "no file yet"  # what a combo offers instead; the editor takes what ends in .safetensors and so on for a file
 # Folders that come with the pack, and the kinds of which each has a sub-folder.
@@ -27,7 +28,10 @@ _SHIPPED: dict[Path, tuple[str, ...]] = {}
 # Files that no combo of ours offers: beside InsightFace's recognisers lie its detectors, landmarks and ages, and face
 # swappers for other nodes. Told by name, because looking into every file whenever a menu is drawn would take seconds; a
 # file with another name is offered, and loading it looks inside.
-_NOT_OFFERED = {"insightface": re.compile(r"det_|scrfd_|1k3d68|2d106det|genderage|\w*swap", re.IGNORECASE)}
+_NOT_OFFERED = {
+    "insightface": re.compile(r"det_|scrfd_|1k3d68|2d106det|genderage|\w*swap", re.IGNORECASE),
+    "text_encoders": re.compile(r"(?!.*eva)", re.IGNORECASE),  # of ours only PuLID reads one, which is called EVA
+}
 
 
 def register() -> None:

@@ -33,7 +33,7 @@ def explain_missing(prompt: dict[str, dict]) -> str | None:
 
 
 def find_entries(prompt: dict[str, dict]) -> list[tuple[str, WeightFile]]:
-    """Return every file of the manifest that a graph names in one of its inputs: the name there, and the entry.
+    """Return every file of the manifest that a graph names in one of its inputs, and its parts: name and entry.
 
     Detectors are named "family: file", and InsightFace's packs without the .zip they are published in.
     """
@@ -46,6 +46,8 @@ def find_entries(prompt: dict[str, dict]) -> list[tuple[str, WeightFile]]:
             entry = manifest.find(name) or (manifest.find(f"{name}.zip") if name != value else None)
             if entry and entry.folder:
                 names.setdefault(entry, name)
+                for part in manifest.choose([entry.name])[1:]:
+                    names.setdefault(part, manifest.final_name(part))
     return [(name, entry) for entry, name in names.items()]
 
 

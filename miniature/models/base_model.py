@@ -174,12 +174,14 @@ def model(weights: dict[str, torch.Tensor], disable_dynamic: bool = False) -> co
     disable_dynamic: of the host's plain kind, whose weights autograd can work with.
     """
     config = Miniature(comfy.model_detection.detect_unet_config(weights, ""))
-    config.set_inference_dtype(comfy.model_management.unet_dtype(), None)
+    dtype, device = comfy.model_management.unet_dtype(), comfy.model_management.get_torch_device()
+    cast = comfy.model_management.unet_manual_cast(dtype, device, config.supported_inference_dtypes)
+    config.set_inference_dtype(dtype, cast)  # --fp8_e4m3fn-unet stores what cannot compute
     offload_device = comfy.model_management.unet_offload_device()
     base = config.get_model(weights, device=offload_device)
     base.load_model_weights(dict(weights), "")
     patcher = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
-    return patcher(base, load_device=comfy.model_management.get_torch_device(), offload_device=offload_device)
+    return patcher(base, load_device=device, offload_device=offload_device)
 
 
 def clip(weights: dict[str, torch.Tensor], tokens: torch.Tensor, disable_dynamic: bool = False) -> comfy.sd.CLIP:

@@ -112,7 +112,7 @@ NODE_IDS = {
     "LikenessCropFacesToRefine": ["image", "index", "face_share", "size", "shape", "expand", "faces", "mask"],
     "LikenessRefineFaces": [
         *("image", "people", "vae", "face_share", "size", "shape", "expand", "feather", "colour_match", "seed"),
-        *("steps", "cfg", "sampler_name", "scheduler", "denoise", "faces", "mask"),
+        *("steps", "cfg", "sampler_name", "scheduler", "denoise", "faces", "mask", "if_no_face"),
     ],
     "LikenessTrainFaceA": [
         "model",
@@ -236,6 +236,7 @@ def test_every_node_explains_itself(executor, root):
             assert socket.tooltip, f"{key}.{socket.id}"
             assert f"`{socket.id}`" in page, f"{key}.{socket.id} is not on its help page"
         for socket in schema.outputs:
+            assert socket.tooltip, f"{key}: output {socket.id}"
             assert f"`{socket.display_name or socket.id}`" in page
 
 
