@@ -38,6 +38,8 @@ def main(arguments: list) -> int:
     try:
         if options.command == "weights" and runs_here(options.rest):
             return weights(options)
+        if options.command == "run" and talks_only(options.rest):
+            return run(options)
         if options.command == "identities":
             return identities(options)
         if options.command == "bench" and options.name == "code":
@@ -57,9 +59,10 @@ def main(arguments: list) -> int:
 def parse(arguments: list) -> argparse.Namespace:
     """Return the command and its options; what the command hands on to another program is in `rest`."""
     parser = argparse.ArgumentParser(prog="likeness.py", description=__doc__)
-    shown = "{demo,test,check,host,weights,identities,train,miniature,evaluate,bench}"
+    shown = "{demo,run,test,check,host,weights,identities,train,miniature,evaluate,bench}"
     commands = parser.add_subparsers(dest="command", required=True, metavar=shown)
     demo = commands.add_parser("demo", help="make a picture with and without the adapter, and a sheet of all steps")
+    commands.add_parser("run", help="run a workflow and fetch what comes of it: run -h says more", add_help=False)
     commands.add_parser("test", help="run the tests; arguments go to pytest", add_help=False)
     commands.add_parser("check", help="check the style of the code with ruff")
     host = commands.add_parser("host", help="start ComfyUI with this extension; further arguments go to its main.py")
@@ -78,7 +81,7 @@ def parse(arguments: list) -> argparse.Namespace:
     for command in (demo, host):
         command.add_argument("--port", type=int, help="port on 127.0.0.1 (default: a free one)")
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("test", "host", "weights", "train", "miniature", "evaluate"):
+    if rest and options.command not in ("run", "test", "host", "weights", "train", "miniature", "evaluate"):
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     options.rest = options.arguments if options.command == "bench" else rest
     return options
@@ -108,6 +111,21 @@ def demo(options: argparse.Namespace, comfy: Path) -> int:
     if not_fetched := real_files.fetch(environment.BASE / "models", environment.PHOTOS):
         print(f"{not_fetched}\nThe demo leaves the photographs out.", flush=True)
     return demo.main(comfy, options.port, environment.PHOTOS)
+
+
+def run(options: argparse.Namespace, comfy: Path | None = None) -> int:
+    from likeness.launcher import run
+
+    return run.main(options.rest, comfy)
+
+
+def talks_only(rest: list) -> bool:
+    """Return whether this Python is enough for the `run` command: a server is named, and aiohttp, as ComfyUI has it."""
+    if importlib.util.find_spec("aiohttp") is None:
+        return False
+    from likeness.launcher import run
+
+    return run.names_server(rest)
 
 
 def test(options: argparse.Namespace, comfy: Path) -> int:
@@ -210,7 +228,7 @@ def workflows(options: argparse.Namespace, comfy: Path) -> int:
 
 
 COMMANDS = {
-    "demo": demo, "test": test, "check": check, "host": host, "weights": weights, "train": train,
+    "demo": demo, "run": run, "test": test, "check": check, "host": host, "weights": weights, "train": train,
     "miniature": miniature, "evaluate": evaluate, "bench": bench, "_workflows": workflows,
 }  # fmt: skip
 

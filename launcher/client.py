@@ -1,5 +1,7 @@
 """A small client for a running ComfyUI: queue a graph, follow it, fetch its images."""
 
+import asyncio
+import contextlib
 import json
 import uuid
 from collections.abc import Callable
@@ -48,32 +50,57 @@ class Client:
         await self.session.close()
 
     async def upload_image(self, path: Path) -> str:
-        """Put an image into the host's input folder and return the name LoadImage knows it by."""
-        form = aiohttp.FormData({"overwrite": "true"})
+        """Put a file into the host's input folder and return the name LoadImage knows it by.
+
+        Another file of that name stays; this one then gets a number behind its name.
+        """
+        form = aiohttp.FormData()
         form.add_field("image", path.read_bytes(), filename=path.name)
         async with self.session.post("/upload/image", data=form, raise_for_status=True) as answer:
             return (await answer.json())["name"]
 
     async def run(self, prompt: Prompt, on_progress: Progress = lambda *_: None) -> GraphResult:
-        """Queue a graph and wait for its end.
+        """Queue a graph, wait for its end and fetch its images; raises as `follow`."""
+        status, history = await self.follow(prompt, on_progress)
+        images = {
+            node: [await self.fetch(info) for info in output["images"]]
+            for node, output in history["outputs"].items()
+            if "images" in output
+        }
+        return GraphResult(status, history, images)
+
+    async def follow(self, prompt: Prompt, on_progress: Progress = lambda *_: None) -> tuple[str, dict]:
+        """Queue a graph and wait for its end; return "success" or "interrupted", and the host's history entry.
+
+        Cancelled, it takes the graph off the host too.
 
         Raises:
             GraphError: the host refused the graph, a node failed, or the host went away.
         """
         async with self.session.ws_connect(f"/ws?clientId={self.id}", max_msg_size=0) as socket:
             prompt_id = await self._queue(prompt)
-            status = await self._follow(socket, prompt_id, on_progress)
-        history = (await self._get(f"/history/{prompt_id}"))[prompt_id]
-        images = {
-            node: [await self._fetch(info) for info in output["images"]]
-            for node, output in history["outputs"].items()
-            if "images" in output
-        }
-        return GraphResult(status, history, images)
+            try:
+                status = await self._follow(socket, prompt_id, on_progress)
+            except asyncio.CancelledError:
+                with contextlib.suppress(aiohttp.ClientError):  # the host may have been stopped by the same Ctrl-C
+                    await self._cancel(prompt_id)
+                raise
+        return status, (await self._get(f"/history/{prompt_id}"))[prompt_id]
 
     async def interrupt(self) -> None:
         """Stop what is running."""
         await self.session.post("/interrupt", raise_for_status=True)
+
+    async def _cancel(self, prompt_id: str) -> None:
+        """Take a graph off the host, whether it waits or runs."""
+        await self.session.post("/queue", json={"delete": [prompt_id]}, raise_for_status=True)
+        await self.session.post("/interrupt", json={"prompt_id": prompt_id}, raise_for_status=True)
+
+    async def fetch(self, info: dict) -> ImageFile:
+        """Return a file that a node left; info: what the history says of it."""
+        where = {key: info[key] for key in ("filename", "subfolder", "type")}
+        async with self.session.get("/view", params=where, raise_for_status=True) as answer:
+            return ImageFile(await answer.read(), info)
 
     async def object_info(self) -> dict:
         """Return the description of every node the host has, by class."""
@@ -92,6 +119,8 @@ class Client:
         async with self.session.post("/prompt", json={"prompt": prompt, "client_id": self.id}) as answer:
             reply = await answer.json()
         # With some nodes faulty the host answers 200 and runs what does not depend on them.
+        if answer.status == 200 and reply["node_errors"]:
+            await self._cancel(reply["prompt_id"])
         if answer.status != 200 or reply["node_errors"]:
             raise GraphError(_explain_refusal(reply, prompt))
         return reply["prompt_id"]
@@ -116,10 +145,6 @@ class Client:
             elif kind == "executing" and data["node"] is None:  # sent once the history is written
                 return status
         raise GraphError("The host went away before the graph was done; its log says why.")
-
-    async def _fetch(self, info: dict) -> ImageFile:
-        async with self.session.get("/view", params=info, raise_for_status=True) as answer:
-            return ImageFile(await answer.read(), info)
 
 
 def _explain_refusal(reply: dict, prompt: Prompt) -> str:

@@ -4,7 +4,6 @@ import asyncio
 import copy
 import io
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from ..host_process import BASE, ROOT, SetupError
 from ..miniature import demo as miniature_demo
 from ..weights import paths
 from . import hosting, photographs
-from .client import Client, GraphError, GraphResult, Progress, Prompt
+from .client import Client, GraphError, GraphResult, Prompt
+from .progress import print_line, progress_line
 
 WORKFLOW = ROOT / "workflows" / "api" / "fact_text_to_image.json"
 REFERENCE = ROOT / "workflows" / "assets" / "astronaut.png"
@@ -24,7 +24,6 @@ OUTPUT = ROOT / "output" / "demo"
 STAND_INS = (photographs.DETECTOR, "opencv: haar cascade")  # the last needs no file
 WEIGHTS = {"CheckpointLoaderSimple", "LikenessLoadFaceEncoder", "LikenessLoadFaceAdapter"}  # what loads the published
 MODEL_FOLDERS = ("checkpoints", "facechain_fact", "detection")
-LINE_WIDTH = 70  # characters; the progress line is padded, so that a shorter text overwrites a longer one
 IN_MINIATURE = (
     "The published files are not in place ('python3 likeness.py weights list' names them), so the miniature stands in: "
     "small models of a drawn world, which come with the pack."
@@ -57,7 +56,7 @@ async def _make(url: str, photos: Path) -> list[Path]:
             return await _make_people(client)
         begin = time.monotonic()
         first = await photographs.make(client, photos)
-        _print_line(f"photographs: {time.monotonic() - begin:.1f} s")
+        print_line(f"photographs: {time.monotonic() - begin:.1f} s")
         *files, page = await _make_people(client)
     graphics.stack([first, Image.open(page)]).save(page)
     return [*files, page]
@@ -75,7 +74,7 @@ async def _make_people(client: Client) -> list[Path]:
     for label, graph in {"adapter off": without_adapter(prompt), "adapter on": prompt}.items():
         begin = time.monotonic()
         results[label] = graph, await client.run(graph, progress_line(label, graph))
-        _print_line(f"{label}: {time.monotonic() - begin:.1f} s")
+        print_line(f"{label}: {time.monotonic() - begin:.1f} s")
     return save(results)
 
 
@@ -109,27 +108,6 @@ def without_adapter(prompt: Prompt) -> Prompt:
     off = copy.deepcopy(prompt)
     set_inputs(off, "LikenessApplyFACT", strength=0.0)
     return off
-
-
-def progress_line(label: str, prompt: Prompt) -> Progress:
-    """Return a progress callback: one line that is updated on a terminal, a line for each node elsewhere."""
-    shown = ""
-
-    def show(node: str, value: float, maximum: float) -> None:
-        nonlocal shown
-        text = f"{label}: {prompt[node].get('_meta', {}).get('title', prompt[node]['class_type'])}"
-        if sys.stdout.isatty():
-            steps = f" {value:.0f}/{maximum:.0f}" if maximum > 1 else ""
-            _print_line(text + steps, end="\r")
-        elif text != shown:
-            _print_line(text)
-        shown = text
-
-    return show
-
-
-def _print_line(text: str, end: str = "\n") -> None:
-    print(text.ljust(LINE_WIDTH) if sys.stdout.isatty() else text, end=end, flush=True)
 
 
 def save(results: dict[str, tuple[Prompt, GraphResult]]) -> list[Path]:

@@ -1,5 +1,6 @@
 """Best of N: the order of a batch of images by their scores (docs/papers.md 7.4)."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,15 @@ class Ranking(NamedTuple):
 
     order: list[int]
     scores: dict[str, torch.Tensor]
+
+    def as_rows(self) -> list[dict]:
+        """Return a row for JSON for each image: "picture" and "rank" from 1, and its scores, None without a face."""
+        scores = {name: values.tolist() for name, values in self.scores.items()}
+        return [
+            {"picture": index + 1, "rank": self.order.index(index) + 1}
+            | {name: None if math.isnan(values[index]) else values[index] for name, values in scores.items()}
+            for index in range(len(self.order))
+        ]
 
 
 def rank(identity: torch.Tensor, text: torch.Tensor | None = None) -> Ranking:

@@ -57,6 +57,7 @@ class BestOf(io.ComfyNode):
                 io.Image.Output("best", tooltip="The best picture, which is the first of the table."),
                 io.Image.Output("table", tooltip="Every picture with its scores, the best first."),
             ],
+            has_intermediate_output=True,  # the scores are in the history of a run that the cache answers, too
         )
 
     @classmethod
@@ -75,7 +76,8 @@ class BestOf(io.ComfyNode):
         foot = f"identity by {face_encoder.name}; no face in {missing} of {len(images)}"
         table = draw_scores(images, ranking.order, ranking.scores, foot)
         best = ranking.order[0]
-        return io.NodeOutput(images[best : best + 1], table, ui=ui.PreviewImage(table, cls=cls))
+        shown = {**ui.PreviewImage(table, cls=cls).as_dict(), "scores": ranking.as_rows()}
+        return io.NodeOutput(images[best : best + 1], table, ui=shown)
 
 
 NODES = [BestOf]

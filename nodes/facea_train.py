@@ -139,7 +139,7 @@ def _learn(cls, base, photos, task, masks, doubts, options) -> io.NodeOutput:
     losses = to_tensor(curve.draw(result.progress.losses, max(settings.steps, result.progress.step)))
     report = "\n".join([facea_run.report(result), *doubts])
     images = result.previews if len(result.previews) else cut.crops
-    shown = {**ui.PreviewImage(losses, cls=cls).as_dict(), "text": (report,)}
+    shown = {**ui.PreviewImage(losses, cls=cls).as_dict(), "text": (report,), "losses": result.progress.losses}
     return io.NodeOutput(result.identity, losses, images, result.identity.lora, report, ui=shown)
 
 
@@ -182,6 +182,7 @@ class TrainFaceA(io.ComfyNode):
                 FaceIdType.Input("face_id", optional=True, tooltip=same),
             ],
             outputs=_outputs(),
+            has_intermediate_output=True,
             hidden=[io.Hidden.unique_id],
         )
 
@@ -244,6 +245,7 @@ class TransferFaceAAttribute(io.ComfyNode):
                 io.Mask.Input("attribute_mask", optional=True, tooltip=mask),
             ],
             outputs=_outputs(),
+            has_intermediate_output=True,
             hidden=[io.Hidden.unique_id],
         )
 

@@ -1,0 +1,270 @@
+"""`python3 likeness.py run`: change a workflow in API form, run it on a ComfyUI, and fetch what came of it."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import math
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from ..host_process import BASE, SetupError
+from . import hosting
+from .client import Client, GraphError, Prompt
+from .progress import print_line, progress_line, title_of
+
+# What a node is mostly there for, by its input's name: the title alone then means that input.
+MAIN_INPUTS = ("text", "face_prompt", "image", "filename_prefix", "strength")
+YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+MEDIA = ("IMAGE", "VIDEO", "AUDIO")
+EXPORT_REMEDY = "In the editor, choose Workflow > Export (API); the templates' are in workflows/api."
+
+
+class RunError(Exception):
+    """What was asked for cannot be done; the text is a sentence for whoever asked."""
+
+
+class Place(NamedTuple):
+    """An input of a node of the workflow that can be set."""
+
+    node: str
+    input: str
+
+
+def main(arguments: Sequence[str], comfy: Path | None) -> int:
+    """Run a workflow, print one JSON line for each node with a result, and return 0 if every wanted result came.
+
+    comfy: the ComfyUI to start where the arguments name no server. Progress and errors go to stderr.
+    """
+    options = parse(arguments)
+    try:
+        prompt = read_workflow(options.workflow)
+        options.out.mkdir(parents=True, exist_ok=True)
+        with _open_server(options.server, comfy) as url:
+            return asyncio.run(run(url, prompt, options.set, options.out))
+    except (RunError, GraphError, SetupError) as error:
+        sentence = str(error)
+    except aiohttp.ClientConnectorError:
+        sentence = f"No ComfyUI answers at {options.server}. Start it, or leave out --server."
+    except (aiohttp.ClientError, aiohttp.InvalidURL, TimeoutError) as error:
+        sentence = f"The ComfyUI at {options.server or 'this machine'} did not answer as it should: {error}."
+    except OSError as error:
+        sentence = f"{error.filename or options.out}: {error.strerror}."
+    print_line(sentence, sys.stderr)
+    return 1
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options of the command."""
+    parser = argparse.ArgumentParser(prog="likeness.py run", description=__doc__)
+    parser.add_argument("workflow", type=Path, help="a workflow in API form, such as workflows/api/miniature.json")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", type=_split,
+        help="change an input, named by the title of its node, as 'Prompt=a woman', or as 'KSampler.seed=7'; for a "
+        "photo the value is a file of this machine; a name that fits nothing lists what there is",
+    )  # fmt: skip
+    parser.add_argument("--server", metavar="URL", help="a ComfyUI with this pack (default: one that is started here)")
+    parser.add_argument("--out", type=Path, default=Path("output"), help="where files are put (default: output)")
+    return parser.parse_args(arguments)
+
+
+def names_server(arguments: Sequence[str]) -> bool:
+    """Return whether no ComfyUI of this checkout is needed."""
+    return any(argument.split("=")[0] in ("--server", "-h", "--help") for argument in arguments)
+
+
+def _split(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form NAME=VALUE")
+    return name.strip(), value
+
+
+def read_workflow(path: Path) -> Prompt:
+    """Return a workflow in API form; raise RunError where the file holds something else."""
+    try:
+        prompt = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path} is not JSON: {error}. {EXPORT_REMEDY}") from error
+    if isinstance(prompt, dict) and isinstance(prompt.get("nodes"), list):
+        raise RunError(f"{path} is in the form of the editor, which a server does not take. {EXPORT_REMEDY}")
+    nodes = prompt.values() if isinstance(prompt, dict) else ()
+    if not nodes or not all(isinstance(node, dict) and {"class_type", "inputs"} <= node.keys() for node in nodes):
+        raise RunError(f"{path} is not a workflow in API form. {EXPORT_REMEDY}")
+    return prompt
+
+
+@contextlib.contextmanager
+def _open_server(url: str | None, comfy: Path | None) -> Iterator[str]:
+    if url:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/"):
+            raise RunError(f"{url} is not the address of a ComfyUI, which is like http://127.0.0.1:8188.")
+        yield f"{parts.scheme}://{parts.netloc}"
+        return
+    print_line("starting ComfyUI ...", sys.stderr)
+    with hosting.start(BASE, comfy) as host:
+        yield host.url
+
+
+async def run(url: str, prompt: Prompt, changes: Sequence[tuple[str, str]], out: Path) -> int:
+    """Change the workflow, run it on the server, print its results and return the exit code."""
+    async with Client(url) as client:
+        known = await client.object_info()
+        if unknown := sorted({node["class_type"] for node in prompt.values()} - known.keys()):
+            raise RunError(f"The server has no node {', '.join(unknown)}: install the pack it comes with there.")
+        places = [find_place(prompt, name) for name, _ in changes]
+        values = [convert(prompt, known, place, text) for place, (_, text) in zip(places, changes)]
+        for place, value in zip(places, values):
+            if isinstance(value, Path):
+                value = await client.upload_image(value)
+            prompt[place.node]["inputs"][place.input] = value
+        status, history = await client.follow(prompt, progress_line("run", prompt, sys.stderr))
+        if status != "success":
+            raise RunError("The run was stopped on the server before it was done.")
+        outputs = {node: found for node, found in history["outputs"].items() if any(found.values())}
+        for node, found in outputs.items():  # "3.0.0.1" is a node that node 3 unfolded into
+            print(json.dumps(await fetch_result(client, node, prompt[node.split(".")[0]], found, out)), flush=True)
+    # A node that another one blocked ends no run: the host calls it a success all the same.
+    wanted = [node for node in prompt if shows_media(known[prompt[node]["class_type"]])]
+    if missing := [f"{title_of(prompt[node])} (node {node})" for node in wanted if node not in outputs]:
+        raise RunError(f"The server ran the workflow, but nothing came of {', '.join(missing)}.")
+    return 0
+
+
+def shows_media(described: dict) -> bool:
+    """Return whether a node, as the server describes it, leaves pictures, videos or sounds; one that saves a model may
+    leave nothing in the history."""
+    kinds = {spec[0] for spec in described["input"].get("required", {}).values() if isinstance(spec[0], str)}
+    return described["output_node"] and not kinds.isdisjoint(MEDIA)
+
+
+def list_places(prompt: Prompt) -> dict[str, list[Place]]:
+    """Return what can be set, by name: "Title.input" for every input that is no connection, "Title" for a main one."""
+    places: dict[str, list[Place]] = {}
+    for key, node in prompt.items():
+        inputs = [name for name, value in node["inputs"].items() if not isinstance(value, list)]
+        main = inputs if len(inputs) == 1 else [name for name in MAIN_INPUTS if name in inputs][:1]
+        for name in main:
+            places.setdefault(title_of(node), []).append(Place(key, name))
+        for name in inputs:
+            places.setdefault(f"{title_of(node)}.{name}", []).append(Place(key, name))
+    return places
+
+
+def find_place(prompt: Prompt, name: str) -> Place:
+    """Return the input that `name` means: by its whole name, that up to a colon, or words of it, if only one fits.
+
+    Raises RunError, with what can be set, where none or several fit.
+    """
+    places = list_places(prompt)
+    wanted = name.lower()
+    words = re.compile(rf"(?<!\w){re.escape(wanted)}(?!\w)")
+    readings = (
+        lambda label: label == wanted,
+        lambda label: re.sub(r":[^.]*", "", label) == wanted,
+        words.search,
+    )
+    for fits in readings:
+        labels = [label for label in places if fits(label.lower())]
+        matches = {place for label in labels for place in places[label]}
+        if len(matches) == 1:
+            return matches.pop()
+        if matches:
+            twice = any(len(places[label]) > 1 for label in labels)
+            remedy = "Give the nodes titles that differ." if twice else f"It may be {', '.join(labels)}."
+            raise RunError(f"'{name}' fits {len(matches)} inputs of the workflow. {remedy}")
+    lines = (f"  {label} = {_shorten(prompt[node]['inputs'][key])}" for label, ((node, key), *_) in places.items())
+    raise RunError("\n".join([f"Nothing in the workflow is called '{name}'. What can be set:", *lines]))
+
+
+def _shorten(value) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def convert(prompt: Prompt, known: dict, place: Place, text: str):
+    """Return `text` as the value that an input takes; for a file to upload, its Path.
+
+    known: the server's nodes by class. Raises RunError where the text is no such value.
+    """
+    node = prompt[place.node]
+    label = f"{title_of(node)}.{place.input}"
+    described = known[node["class_type"]]["input"]
+    spec = (described.get("required", {}) | described.get("optional", {})).get(place.input, [""])
+    kind, more = spec[0], spec[1] if len(spec) > 1 else {}
+    options = kind if isinstance(kind, list) else more.get("options", [])
+    if any(more.get(f"{what}_upload") for what in ("image", "audio", "video", "file")):
+        return _find_file(text, options, label)
+    if kind == "COMBO" or isinstance(kind, list):
+        return next((option for option in options if str(option) == text), text)  # the host says if there is none
+    # An input that the server describes elsewhere, as one of a dynamic combo, stays of the type it has.
+    current = type(node["inputs"][place.input])
+    kind = kind if kind in READERS else {bool: "BOOLEAN", int: "INT", float: "FLOAT"}.get(current, "STRING")
+    try:
+        return READERS[kind](text)
+    except (ValueError, KeyError) as error:
+        raise RunError(f"{label} takes {NAMES[kind]}, not '{text}'.") from error
+
+
+def _find_file(text: str, options: list, label: str) -> str | Path:
+    """Return the file of this machine, or the name of one that the server has."""
+    if Path(text).is_file():
+        return Path(text)
+    if text in options:
+        return text
+    raise RunError(f"{label}: there is no file {text} here, and none of that name on the server.")
+
+
+def _read_float(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError
+    return number
+
+
+def _read_boolean(text: str) -> bool:
+    return {**dict.fromkeys(YES, True), **dict.fromkeys(NO, False)}[text.lower()]
+
+
+READERS = {"INT": int, "FLOAT": _read_float, "BOOLEAN": _read_boolean, "STRING": str}
+NAMES = {"INT": "a whole number", "FLOAT": "a number", "BOOLEAN": "true or false"}
+
+
+async def fetch_result(client: Client, node: str, content: dict, found: dict, out: Path) -> dict:
+    """Download a node's files and return what there is to say of it: files as paths here, all else as it came."""
+    result = {"node": node, "title": title_of(content), "class": content["class_type"], "files": []}
+    for key, items in found.items():
+        for item in items if isinstance(items, list) else [items]:
+            if isinstance(item, dict) and {"filename", "subfolder", "type"} <= item.keys():
+                file = await client.fetch(item)
+                folder = out / "previews" if item["type"] == "temp" else out
+                result["files"].append(str(save(file.data, folder, item["subfolder"], item["filename"])))
+            else:
+                result.setdefault(key, []).append(item)
+    return result
+
+
+def save(data: bytes, out: Path, subfolder: str, name: str) -> Path:
+    """Write a file below `out`, beside whatever has its name already, and return its path.
+
+    Raises RunError where the server's name leads out of `out`.
+    """
+    path = out / subfolder.replace("\\", "/") / name
+    if not path.resolve().is_relative_to(out.resolve()):
+        raise RunError(f"The server calls a file {subfolder}/{name}, which lies outside {out}: it was not saved.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    number, stem = 1, path.stem
+    while path.exists() and path.read_bytes() != data:
+        number += 1
+        path = path.with_stem(f"{stem} ({number})")
+    if not path.exists():
+        part = path.with_name(f"{path.name}.part")
+        part.write_bytes(data)
+        part.replace(path)
+    return path
