@@ -7,11 +7,14 @@ import folder_paths
 import numpy as np
 
 from ..weights import manifest
+from .close_up import read_close_up
 from .types import Face
 
 PUBLISHED_YUNET = "face_detection_yunet_2023mar.onnx"
 
 _NMS_OVERLAP = 0.3  # YuNet's published setting
+_CANDIDATE = 0.5  # score at which YuNet's finds are worth a close-up
+_CLOSE_UP = 160  # pixels a side
 _SMALLEST_FACE = 32  # pixels at the working size; the cascade was trained at 24, where it also sees faces in texture
 _EYE_REGION = 0.6  # the share of a Haar box, from its top, that holds the eyes
 _EYE_PATCH = 200  # pixels the box is scaled to before looking for eyes, whatever the face's size
@@ -87,12 +90,20 @@ class YuNet:
             raise FileNotFoundError(manifest.explain_missing("detection", file_name, searched, list(present)))
         self._cv2 = _cv2()
         self._net = self._cv2.FaceDetectorYN.create(
-            present[file_name], "", (det_size, det_size), min_score, _NMS_OVERLAP
+            present[file_name], "", (det_size, det_size), min(min_score, _CANDIDATE), _NMS_OVERLAP
         )
 
     def detect(self, image: np.ndarray) -> list[Face]:
-        """Return every face in `image` [H, W, 3] uint8 RGB."""
-        smaller, scale = _to_working_size(self._cv2, image, self.det_size)
+        """Return every face in `image` [H, W, 3] uint8 RGB, and what may be one, for `look_closer` to decide."""
+        return self._read(image, self.det_size)
+
+    def look_closer(self, image: np.ndarray, face: Face) -> Face | None:
+        """Return a find in `image` as a close-up shows it; None where it is none, or less sure than min_score."""
+        face = read_close_up(lambda pixels: self._read(pixels, _CLOSE_UP), image, face, _CLOSE_UP)
+        return face if face and face.score >= self.min_score else None
+
+    def _read(self, image: np.ndarray, longest: int) -> list[Face]:
+        smaller, scale = _to_working_size(self._cv2, image, longest)
         self._net.setInputSize(smaller.shape[1::-1])
         rows = self._net.detect(np.ascontiguousarray(smaller[..., ::-1]))[1]  # OpenCV's order is BGR
         faces = []

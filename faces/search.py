@@ -3,10 +3,12 @@
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Protocol
+from itertools import chain
+from typing import NamedTuple, Protocol
 
 import comfy.model_management
 import numpy as np
+from PIL import Image
 
 from .align import in_template_order
 from .types import Face
@@ -15,6 +17,7 @@ SEARCHES = ("thorough", "quick")
 
 _SIZES = (1 / 2, 3 / 4, 3 / 2, 2)  # of det_size: down for large faces first, then up for small ones
 _SMALLEST, _LARGEST = 64, 2048  # what the node's det_size allows
+_SAME_FACE = 0.4  # of the smaller box, above which two finds are of one face
 _NARROW = 16  # parts of an image's longer side, of which one is the border in which a find is confirmed
 
 Move = Callable[[np.ndarray], np.ndarray]  # points [n, 2] to points [n, 2]
@@ -24,7 +27,9 @@ class FaceDetector(Protocol):
     """name: the detector and its settings in words, for messages.
 
     min_score: 0..1, faces below it are not reported. det_size: the size in pixels at which it looks, to be changed on
-    a copy; None for a detector with sizes of its own.
+    a copy; None for a detector with sizes of its own. One that has a method `look_closer(image, face) -> Face | None`
+    is asked about every find, in pixels of the whole image, and its answer counts; others' finds at odd sizes and
+    angles are confirmed in the mirror.
     """
 
     name: str
@@ -35,24 +40,47 @@ class FaceDetector(Protocol):
         """Return the faces in `image` [H, W, 3] uint8 RGB, in pixels of that image, in any order."""
 
 
-def find(detector: FaceDetector, image: np.ndarray, search: str = "thorough", min_size: float = 0) -> list[Face]:
-    """Return the faces of `image` [H, W, 3] uint8 RGB from the first look that shows any, or [] where no look does.
+class _Look(NamedTuple):
+    """A detector, the pixels it looks at, the way back to the image, and whether a find needs to be confirmed."""
 
-    search: one of SEARCHES; "quick" looks at the image as it is and within a black border, "thorough" then at other
-    detection sizes and at the image turned by quarters. min_size: pixels of a box's shorter side below which a face
-    is passed over. Points may lie outside the image, boxes are clipped to it, faces outside it are dropped.
+    detector: FaceDetector
+    pixels: np.ndarray
+    move: Move
+    doubtful: bool
+
+
+def find(detector: FaceDetector, image: np.ndarray, search: str = "thorough", min_size: float = 0) -> list[Face]:
+    """Return the faces of `image` [H, W, 3] uint8 RGB from the first group of looks that shows any, or [].
+
+    search: one of SEARCHES. "quick" looks at the image as it is, then within a black border; "thorough" does both in
+    all four turns by a quarter, where of several finds of one face the best counts, then looks at other detection
+    sizes. min_size: pixels of a box's shorter side below which a face is passed over. Points may lie outside the
+    image, boxes are clipped to it, faces outside it are dropped.
     """
     height, width = image.shape[:2]
-    for look, pixels, back, doubtful in _list_looks(detector, image, search):
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        faces = look.detect(pixels)
-        if doubtful and faces:
-            faces = _confirm(look, pixels, faces)
-        faces = tidy([move_face(face, back) for face in faces], (width, height))
+    reduced, scale = _reduce(image)
+    for looks in _group_looks(detector, reduced, search):
+        finds = []
+        for look in looks:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            finds.append([move_face(face, look.move) for face in _see(look, finds)])
+        faces = [move_face(face, lambda points: (points + 0.5) * scale - 0.5) for face in chain(*finds)]
+        if hasattr(detector, "look_closer"):
+            faces = _look_closer(detector, image, faces)
+        faces = tidy(keep_best(faces), (width, height))
         faces = [face for face in faces if min(face.sides) >= min_size]
         if faces:
             return faces
     return []
+
+
+def keep_best(faces: list[Face]) -> list[Face]:
+    """Return the faces without those that overlap a surer one; of equally sure ones the earlier stays."""
+    best: list[Face] = []
+    for face in sorted(faces, key=lambda face: -face.score):
+        if all(share(face, other) <= _SAME_FACE for other in best):
+            best.append(face)
+    return best
 
 
 def in_words(detector: FaceDetector, search: str, min_size: float) -> str:
@@ -75,9 +103,10 @@ def other_sizes(det_size: int | None) -> list[int]:
 
 
 def turn_back(points: np.ndarray, turns: int, size: tuple[int, int]) -> np.ndarray:
-    """Return where points [n, 2] of np.rot90(image, turns) lie in the image of `size` (width, height); turns 1 to 3."""
+    """Return where points [n, 2] of np.rot90(image, turns) lie in the image of `size` (width, height); turns 0 to 3."""
     (x, y), (width, height) = points.T, size
-    return np.stack([(width - 1 - y, x), (width - 1 - x, height - 1 - y), (y, height - 1 - x)][turns - 1], axis=-1)
+    places = (x, y), (width - 1 - y, x), (width - 1 - x, height - 1 - y), (y, height - 1 - x)
+    return np.stack(places[turns], axis=-1)
 
 
 def move_face(face: Face, move: Move) -> Face:
@@ -102,6 +131,13 @@ def tidy(faces: list[Face], size: tuple[int, int]) -> list[Face]:
     return inside
 
 
+def share(one: Face, other: Face) -> float:
+    """Return how much of the smaller of two faces' boxes the other one covers."""
+    a, b = (np.reshape(face.box, (2, 2)) for face in (one, other))
+    both = np.prod((np.minimum(a[1], b[1]) - np.maximum(a[0], b[0])).clip(0))
+    return float(both / max(min(np.prod(a[1] - a[0]), np.prod(b[1] - b[0])), 1e-9))
+
+
 def overlap(one: Face, other: Face) -> float:
     """Return the intersection over union of two faces' boxes."""
     a, b = (np.reshape(face.box, (2, 2)) for face in (one, other))
@@ -109,28 +145,61 @@ def overlap(one: Face, other: Face) -> float:
     return float(both / (np.prod(a[1] - a[0]) + np.prod(b[1] - b[0]) - both))
 
 
-def _list_looks(
-    detector: FaceDetector, image: np.ndarray, search: str
-) -> Iterator[tuple[FaceDetector, np.ndarray, Move, bool]]:
-    """Yield the detector that looks, at which pixels, the way back to the image, and whether a find needs confirming.
+def _group_looks(detector: FaceDetector, image: np.ndarray, search: str) -> Iterator[Iterator[_Look]]:
+    """Yield groups of looks at `image`, each group a better chance than the next.
 
     Detectors overlook faces that fill an image or touch its edge, as in tight portraits: hence the border, of a
     quarter side. At other sizes and turned, a face is unlikely and texture is not, so there a find has to be confirmed.
     """
-    height, width = image.shape[:2]
-    yield detector, image, lambda points: points, False
-    border = max(height, width) // 4
+    border = max(image.shape[:2]) // 4
     bordered = np.pad(image, ((border, border), (border, border), (0, 0)))
-    yield detector, bordered, lambda points: points - border, False
-    if search == "quick":
-        return
-    for det_size in other_sizes(detector.det_size):
+    for pixels, shift in ((image, 0), (bordered, border)):
+        yield _turn_looks(detector, pixels, shift, (0, 1, 2, 3) if search == "thorough" else (0,))
+    for det_size in other_sizes(detector.det_size) if search == "thorough" else ():
         resized = copy.copy(detector)
         resized.det_size = det_size
-        yield resized, image, lambda points: points, True
-    for turns in (1, 2, 3):
-        turned = np.ascontiguousarray(np.rot90(image, turns))
-        yield detector, turned, lambda points, turns=turns: turn_back(points, turns, (width, height)), True
+        yield iter([_Look(resized, image, lambda points: points, True)])
+
+
+def _turn_looks(detector: FaceDetector, pixels: np.ndarray, shift: int, turns: tuple[int, ...]) -> Iterator[_Look]:
+    """Yield looks at `pixels` turned by quarters, whose finds come back to the image that begins at (shift, shift)."""
+    size = pixels.shape[1::-1]
+    for turn in turns:
+        turned = np.ascontiguousarray(np.rot90(pixels, turn))
+        yield _Look(detector, turned, lambda points, turn=turn: turn_back(points, turn, size) - shift, turn > 0)
+
+
+def _see(look: _Look, before: list[list[Face]]) -> list[Face]:
+    """Return what a look shows, in its own pixels; a doubtful find that none of the looks before had, if confirmed."""
+    faces = look.detector.detect(look.pixels)
+    if not look.doubtful or hasattr(look.detector, "look_closer"):
+        return faces
+    known = [face for face in faces if any(share(move_face(face, look.move), one) > _SAME_FACE for one in chain(*before))]
+    rest = [face for face in faces if all(face is not one for one in known)]
+    return known + (_confirm(look.detector, look.pixels, rest) if rest else [])
+
+
+def _look_closer(detector: FaceDetector, image: np.ndarray, finds: list[Face]) -> list[Face]:
+    """Return the finds as close-ups show them; of those that overlap, the best one that a close-up confirms."""
+    faces: list[Face] = []
+    for find in sorted(finds, key=lambda find: -find.score):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if all(share(find, face) <= _SAME_FACE for face in faces):
+            faces += filter(None, [detector.look_closer(image, find)])
+    return faces
+
+
+def _reduce(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image so large that no detector looks at it so closely shrunk to what one does, and by how much [2].
+
+    Turned and bordered copies of a picture of 48 megapixels would take gigabytes.
+    """
+    height, width = image.shape[:2]
+    factor = max(height, width) // _LARGEST
+    if factor < 2:
+        return image, np.ones(2)
+    reduced = np.asarray(Image.fromarray(image).reduce(factor))
+    return reduced, np.full(2, float(factor))
 
 
 def _confirm(look: FaceDetector, pixels: np.ndarray, faces: list[Face]) -> list[Face]:
