@@ -18,21 +18,21 @@ from .types import Face
 Detect = Callable[[np.ndarray], list[Face]]
 
 # Degrees from the roll thought so far at which the scores are compared, wide first and then close.
-_SWEEPS = (np.arange(-60, 61, 20), np.arange(-40, 41, 20))
+SWEEPS = (np.arange(-60, 61, 20), np.arange(-40, 41, 20))
 _BEST_SCORES = 0.12  # what is farther below the best score than this does not count for the balance
 _NEAR = 8  # degrees to either side at which the points are read too
 _WINDOW = 2.2  # side of the window in longer sides of the find's box
 
 
-def read_close_up(detect: Detect, image: np.ndarray, face: Face, size: int) -> Face | None:
+def read_close_up(detect: Detect, image: np.ndarray, face: Face, size: int, sweeps=SWEEPS) -> Face | None:
     """Return the find `face` in `image` [H, W, 3] uint8 RGB as a close-up shows it, None where that shows no face.
 
-    detect: finds faces in a close-up of `size` x `size` pixels. The score is the mean of six readings, of which a face
-    is in every one; texture that was taken for a face mostly is not.
+    detect: finds faces in a close-up of `size` x `size` pixels. sweeps: degrees at which, one after the other. The score is the mean of six readings, 0 of one that
+    shows none: a face is one in all of them, texture that was taken for a face mostly is not.
     """
     window = Window(image, face, size)
     roll = measure_roll(face.points)
-    for sweep in _SWEEPS:
+    for sweep in sweeps:
         finds = [window.read(detect, roll + angle) for angle in sweep]
         scores = np.array([find.score if find else 0.0 for find in finds])
         if not scores.any():
@@ -42,10 +42,11 @@ def read_close_up(detect: Detect, image: np.ndarray, face: Face, size: int) -> F
     readings = [
         window.read(detect, roll + angle, mirrored) for angle in (-_NEAR, 0, _NEAR) for mirrored in (False, True)
     ]
-    if not all(readings):
+    shown = [reading for reading in readings if reading]
+    if not shown:
         return None
-    points, boxes = ([getattr(reading, part) for reading in readings] for part in ("points", "box"))
-    score = float(np.mean([reading.score for reading in readings]))
+    points, boxes = ([getattr(reading, part) for reading in shown] for part in ("points", "box"))
+    score = sum(reading.score for reading in shown) / len(readings)
     return replace(
         face, points=np.mean(points, axis=0).astype(np.float32), box=tuple(np.mean(boxes, axis=0).tolist()), score=score
     )
