@@ -109,11 +109,17 @@ def demo(options: argparse.Namespace, comfy: Path) -> int:
 
 
 def test(options: argparse.Namespace, comfy: Path) -> int:
+    from likeness.launcher import environment, real_files
+
+    variables = {**os.environ, "COMFYUI_PATH": str(comfy)}
+    if not_fetched := real_files.fetch(environment.BASE / "models", environment.PHOTOS):
+        print(f"{not_fetched}\nTests that need them are skipped.", flush=True)
+        variables["LIKENESS_NOT_FETCHED"] = not_fetched
     # -P: pytest started with -m would put the current folder, the repository root, on sys.path.
     pytest = [sys.executable, "-P", "-m", "pytest"]
     runs = [options.rest] if options.rest else [["-m", "not slow", *PARALLEL], ["-m", "slow", *PARALLEL]]
     for arguments in runs:
-        code = subprocess.call([*pytest, *arguments], cwd=ROOT, env={**os.environ, "COMFYUI_PATH": str(comfy)})
+        code = subprocess.call([*pytest, *arguments], cwd=ROOT, env=variables)
         if code:
             return code
     return 0
@@ -208,4 +214,10 @@ COMMANDS = {
 
 if __name__ == "__main__":
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # without its byte code the host takes three times as long to start
-    sys.exit(main(sys.argv[1:]))
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)

@@ -22,10 +22,13 @@ def register(label: str, make: Callable[[float], FaceDetector]) -> None:
 
 def available() -> list[str]:
     """Return labels for a combo; one whose files are missing is among them, and `load` says how to get them."""
-    landmarkers = [name for name in folder_paths.get_filename_list("detection") if name.endswith(".safetensors")]
+    files = [name for name in folder_paths.get_filename_list("detection") if name.endswith(".safetensors")]
+    landmarkers = [name for name in files if name != mediapipe.FULL_RANGE_FILE]
+    # The published file goes first.
+    landmarkers.sort(key=lambda name: (name != mediapipe.PUBLISHED_FILE, name))
     packs = dict.fromkeys([*insightface.PUBLISHED_PACKS, *sorted(insightface.packs())])
     return [
-        *(f"mediapipe: {name}" for name in landmarkers or [mediapipe.PUBLISHED_FILE]),
+        *(f"mediapipe: {name}" for name in landmarkers or mediapipe.FILES),
         *(f"insightface: {pack}" for pack in packs),
         f"opencv: {_HAAR}",
         *(f"opencv: {name}" for name in opencv.yunet_files() or [opencv.PUBLISHED_YUNET]),

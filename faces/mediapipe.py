@@ -1,19 +1,64 @@
 """MediaPipe's face landmarker through the host's own torch port: 478 landmarks, no package beyond the host's."""
 
+import math
+from dataclasses import dataclass
+
+import comfy.model_management
+import comfy.model_patcher
 import comfy.utils
 import numpy as np
 import torch
+from comfy_extras.mediapipe import face_landmarker
 from comfy_extras.nodes_mediapipe import FaceLandmarkerModel
 
 from ..weights import folders
+from ..weights.reading import build_network
 from .align import in_template_order
+from .mediapipe_mesh import FaceMesh256
 from .types import Face
 
 PUBLISHED_FILE = "mediapipe_face_fp32.safetensors"
+# What 'weights fetch mediapipe-landmarker' makes; the second is a part of it, and no detector by itself.
+LANDMARKER_FILE = "face_landmarker.safetensors"
+FULL_RANGE_FILE = "face_detection_full_range_sparse.safetensors"
+FILES = (PUBLISHED_FILE, LANDMARKER_FILE)
 
 # Subject's right iris (at the image's left), left iris, nose tip, subject's right and left mouth corner.
 _FIVE = [468, 473, 1, 61, 291]
-_SIGNATURE = {"detector_short.stem.weight", "detector_full.stem.weight", "mesh.stem.weight", "topology.face_oval"}
+_SIGNATURE = ("detector_short.stem.weight", "mesh.stem.weight", "topology.face_oval", "canonical_vertices")
+_HOST_MESH_SIZE = 192  # pixels; the host's nodes want a mesh in these, whatever it was found in
+_RANGES = {"short": "short range", "full": "full range"}
+
+
+class LargeMeshModel(FaceLandmarkerModel):
+    """The host's networks around the mesh at 256 pixels, of a file that has that one."""
+
+    def __init__(self, state_dict: dict[str, torch.Tensor]):
+        prefix = "mesh."
+        weights = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+        super().__init__({key: value for key, value in state_dict.items() if not key.startswith(prefix)})
+        for variant, network in self.models.items():
+            network.mesh = FaceMesh256(weights).eval()
+            network.mesh.load_state_dict(weights, strict=False)  # `_load` looks whether all are there
+            self.patchers[variant] = comfy.model_patcher.CoreModelPatcher(
+                network,
+                load_device=self.load_device,
+                offload_device=self.patchers[variant].offload_device,
+                size=comfy.model_management.module_size(network),
+            )
+
+
+@dataclass(frozen=True)
+class Find:
+    """One answer of a detector to an image, and what the mesh network makes of it.
+
+    host: the face as the host's FACE_LANDMARKS hold it; its "presence" is the logit of a face being there at all.
+    keypoints: the detector's own six [6, 2] in pixels of the image: subject's right eye, left eye, nose tip, mouth,
+    right ear, left ear.
+    """
+
+    host: dict
+    keypoints: np.ndarray
 
 
 class MediaPipe:
@@ -22,25 +67,18 @@ class MediaPipe:
     det_size = None  # its two networks have sizes of their own
 
     def __init__(self, file_name: str, min_score: float):
-        self.name = f"mediapipe: {file_name} (short range, then full range, min_score {min_score:g})"
+        self._model = _load(file_name)
+        ranges = ", then ".join(_RANGES[variant] for variant in self._model.models)
+        self.name = f"mediapipe: {file_name} ({ranges}, min_score {min_score:g})"
         self.min_score = min_score
-        state_dict = comfy.utils.load_torch_file(folders.path("detection", file_name), safe_load=True)
-        if not _SIGNATURE <= state_dict.keys():
-            raise ValueError(
-                f"{file_name} in models/detection is not a MediaPipe face landmarker (it lacks "
-                f"{sorted(_SIGNATURE - state_dict.keys())[0]}); choose {PUBLISHED_FILE} or another detector."
-            )
-        self._model = FaceLandmarkerModel(state_dict)
         self.connection_sets, self.canonical = self._model.connection_sets, self._model.canonical_data
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Return every face in `image` [H, W, 3] uint8 RGB, with the 478 landmarks."""
-        for variant in ("short", "full"):
-            with torch.no_grad():
-                (faces,) = self._model.detect_batch([image], num_faces=0, score_thresh=self.min_score, variant=variant)
-            if faces:
-                break
-        return [from_host_landmarks(face) for face in faces]
+        for variant in self._model.models:
+            if finds := look(self._model, variant, image, self.min_score):
+                return [from_host_landmarks(find.host) for find in finds]
+        return []
 
 
 def from_host_landmarks(face_dict: dict) -> Face:
@@ -48,3 +86,81 @@ def from_host_landmarks(face_dict: dict) -> Face:
     landmarks = np.asarray(face_dict["landmarks_xy"], dtype=np.float32)
     box = tuple(float(edge) for edge in face_dict["bbox_xyxy"])
     return Face(in_template_order(landmarks[_FIVE]), box, float(face_dict["score"]), landmarks, face_dict)
+
+
+def look(model: FaceLandmarkerModel, variant: str, image: np.ndarray, min_score: float) -> list[Find]:
+    """Return what one of the `model`'s detectors ("short" or "full") finds in `image` [H, W, 3] uint8 RGB.
+
+    As the host's own `detect_batch`, but for a mesh network of any input size.
+    """
+    comfy.model_management.load_model_gpu(model.patchers[variant])
+    network, (height, width) = model.models[variant], image.shape[:2]
+    with torch.no_grad():
+        (pixels,), ((x, y, side),), _, (detections,) = network.run_detector_batch([image], score_thresh=min_score)
+        if not len(detections):
+            return []
+        # From parts of the square that the detector saw to parts of the image.
+        detections[:, 0:16:2] = (x - side * 0.5 + side * detections[:, 0:16:2]) / width
+        detections[:, 1:16:2] = (y - side * 0.5 + side * detections[:, 1:16:2]) / height
+        areas = [face_landmarker._detection_to_face_rect(detection, width, height) for detection in detections]
+        size = getattr(network.mesh, "input_size", _HOST_MESH_SIZE)
+        crops = [face_landmarker._warp_face_crop(pixels / 255.0, *area, size) for area in areas]
+        meshes, presences = network.mesh(torch.stack(crops))
+        shapes = network.blendshapes(meshes[:, network._bs_idx, :2])
+    finds = []
+    for i, (detection, area, mesh) in enumerate(zip(detections, areas, meshes, strict=True)):
+        landmarks = _to_image(mesh, area, size)
+        host = {
+            "bbox_xyxy": np.concatenate([landmarks.min(axis=0), landmarks.max(axis=0)]),
+            "blendshapes": dict(zip(face_landmarker.BLENDSHAPE_NAMES, shapes[i].tolist(), strict=True)),
+            "landmarks_xy": landmarks,
+            "landmarks_3d": (mesh * (_HOST_MESH_SIZE / size)).cpu().numpy(),
+            "presence": float(presences[i]),
+            "score": float(detection[16]),
+        }
+        finds.append(Find(host, detection[4:16].reshape(6, 2) * np.float32([width, height])))
+    return finds
+
+
+def _to_image(mesh: torch.Tensor, area: tuple[float, ...], size: int) -> np.ndarray:
+    """Return landmarks [478, 2] in pixels of the image, of a `mesh` [478, 3] in pixels of the crop of `area`."""
+    *edges, angle = area
+    numbers = torch.tensor([*edges, math.cos(angle), math.sin(angle)], dtype=mesh.dtype, device=mesh.device)
+    x, y, width, height, cos, sin = numbers
+    u, v, scale = mesh[:, 0] - size * 0.5, mesh[:, 1] - size * 0.5, 1.0 / size
+    moved = [
+        x + u * (width * scale * cos) - v * (height * scale * sin),
+        y + u * (width * scale * sin) + v * (height * scale * cos),
+    ]
+    return torch.stack(moved, dim=-1).float().cpu().numpy()
+
+
+def _load(file_name: str) -> FaceLandmarkerModel:
+    """Return the networks of a file in models/detection, and of the full-range detector's file beside it, if any.
+
+    Raises FileNotFoundError where the file is not there, ValueError where it is not a whole face landmarker.
+    """
+    weights = _read(file_name)
+    if lacking := [name for name in _SIGNATURE if name not in weights]:
+        raise ValueError(
+            f"{file_name} in models/detection is not a MediaPipe face landmarker (it lacks {lacking[0]}); choose "
+            f"{PUBLISHED_FILE}, {LANDMARKER_FILE} or another detector."
+        )
+    if "detector_full.stem.weight" not in weights and folders.find("detection", FULL_RANGE_FILE):
+        weights |= _read(FULL_RANGE_FILE)
+    build = LargeMeshModel if "mesh.blocks.0.reduce.weight" in weights else FaceLandmarkerModel
+    message = f"{file_name} in models/detection is not a whole MediaPipe face landmarker"
+    model = build_network(message, build, dict(weights))
+    for variant in [variant for variant in model.models if f"detector_{variant}.stem.weight" not in weights]:
+        del model.models[variant], model.patchers[variant]
+    for variant, network in model.models.items():
+        # The host passes over tensors that are not there, and would compute with what was in memory.
+        needed = (name.replace("detector.", f"detector_{variant}.", 1) for name in network.state_dict())
+        if lacking := [name for name in needed if name not in weights]:
+            raise ValueError(f"{message}: it lacks {lacking[0]}; fetch it again.")
+    return model
+
+
+def _read(file_name: str) -> dict[str, torch.Tensor]:
+    weights = comfy.utils.load_torch_file(folders.path("detection", file_name), safe_load=True)
+    return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}

@@ -24,6 +24,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 HOST = ROOT / ".host"
 INSTALL_LOG = HOST / "install.log"
+PHOTOS = HOST / "photos"  # for the demo and the tests, see real_files
 
 # Newer builds of torch are made for CUDA 13.2, for which no torchaudio exists: the host then stops while importing it.
 TORCH = ("torch==2.13.*", "torchvision==0.28.*", "torchaudio==2.11.*", "torchsde")

@@ -1,13 +1,13 @@
 """`python3 likeness.py train`: a person, an adapter, or the miniature's own weights."""
 
+import argparse
 from functools import partial
 from pathlib import Path
 
 from ..host_process import load_extra_models, open_host
 from ..training import command
 
-ADAPTERS = ("fact", "face2diffusion", "infinite-id")
-MINIATURE = "miniature"
+PERSON, ADAPTERS, MINIATURE = "facea", ("fact", "face2diffusion", "infinite-id"), "miniature"
 
 
 def main(arguments: list[str], comfy: Path) -> int:
@@ -15,7 +15,11 @@ def main(arguments: list[str], comfy: Path) -> int:
 
     Raises SetupError with a sentence where photos, checkpoint or settings do not serve.
     """
-    what = arguments[0] if arguments else None
+    parser = argparse.ArgumentParser(
+        prog="likeness.py train", description=__doc__, epilog="'train facea -h' says what a person takes, and so on."
+    )
+    parser.add_argument("what", choices=(PERSON, *ADAPTERS, MINIATURE), help="what to train")
+    what = parser.parse_args(arguments[:1]).what
     if what == MINIATURE:
         open_host(comfy, cpu="--cpu" in arguments)
         from ..miniature.recipes import command as recipes
@@ -26,7 +30,7 @@ def main(arguments: list[str], comfy: Path) -> int:
         from ..training import adapter_command
 
         return adapter_command.main(arguments)
-    return command.main(arguments, partial(open_registered, comfy), (*ADAPTERS, MINIATURE))
+    return command.main(arguments[1:], partial(open_registered, comfy))
 
 
 def open_registered(comfy: Path, cpu: bool) -> None:

@@ -86,6 +86,45 @@ def base() -> Path:
 
 
 @pytest.fixture(scope="session")
+def real_weights() -> Path:
+    """A models folder with real face networks, which the set-up of 'likeness.py test' fetches; without them: a skip.
+
+    detection: face_landmarker.safetensors (MediaPipe; its full range in a file beside it) and
+    face_detection_yunet_2023mar_int8bq.onnx. insightface: face_recognition_sface_2021dec_int8bq.onnx.
+    """
+    _skip_without_real_files()
+    return ROOT / ".host" / "base" / "models"
+
+
+@pytest.fixture(scope="session")
+def real_photos() -> Path:
+    """A folder with photographs of two people, see `launcher/real_files.py`; otherwise as `real_weights`."""
+    _skip_without_real_files()
+    return ROOT / ".host" / "photos"
+
+
+@pytest.fixture(scope="module")
+def real_folders(real_weights):
+    """The host's folders `detection` and `insightface` are those of `real_weights`, in this process."""
+    import folder_paths
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind, extensions in {"detection": {".safetensors", ".onnx"}, "insightface": {".onnx"}}.items():
+            folders = ([str(real_weights / kind)], extensions)
+            patch.setitem(folder_paths.folder_names_and_paths, kind, folders)
+        patch.setattr(folder_paths, "filename_list_cache", {})
+        yield real_weights
+
+
+def _skip_without_real_files():
+    from likeness.launcher import real_files
+
+    if missing := real_files.find_missing(ROOT / ".host" / "base" / "models", ROOT / ".host" / "photos"):
+        reason = f"{', '.join(missing)} are not in .host: 'python3 likeness.py test' fetches them"
+        pytest.skip(os.environ.get("LIKENESS_NOT_FETCHED", reason))
+
+
+@pytest.fixture(scope="session")
 def _executor(base):
     from likeness.tests.support.executor import Executor
 

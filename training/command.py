@@ -8,13 +8,13 @@ from ..host_process import SetupError
 from .settings import add_setting_options, check_data, check_settings, read_config
 
 
-def main(arguments: list[str], open_host: Callable[[bool], None], others: tuple[str, ...]) -> int:
+def main(arguments: list[str], open_host: Callable[[bool], None]) -> int:
     """Train a person; stopped with Ctrl-C it keeps what was learned, run again it goes on.
 
-    open_host: makes the host importable; its argument is whether to leave the GPU alone. others: what else can be
-    trained. Raises SetupError with a sentence where photos, checkpoint or settings do not serve.
+    open_host: makes the host importable; its argument is whether to leave the GPU alone.
+    Raises SetupError with a sentence where photos, checkpoint or settings do not serve.
     """
-    options = _parse(arguments, others)
+    options = _parse(arguments)
     if not options.photos.is_dir():
         raise SetupError(f"There is no folder {options.photos} with photos.", "Name the folder that holds them.")
     if not options.checkpoint.is_file():
@@ -27,11 +27,8 @@ def main(arguments: list[str], open_host: Callable[[bool], None], others: tuple[
     return 0
 
 
-def _parse(arguments: list[str], others: tuple[str, ...]) -> argparse.Namespace:
-    helps = " and ".join(f"'train {name} -h'" for name in others)
-    epilog = f"This is about facea; {helps} tell how the others are trained."
-    parser = argparse.ArgumentParser(prog="likeness.py train", description=__doc__, epilog=epilog)
-    parser.add_argument("what", choices=["facea", *others], help="what to train")
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="likeness.py train facea", description=__doc__)
     parser.add_argument("photos", type=Path, help="folder with photos of one person, one face in each")
     parser.add_argument("checkpoint", type=Path, help="SD1.x or 2.x inpainting checkpoint")
     parser.add_argument("output", type=Path, help="the safetensors file to write")

