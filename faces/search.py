@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, product
 from typing import NamedTuple, Protocol
 
 import comfy.model_management
@@ -18,6 +18,7 @@ SEARCHES = ("thorough", "quick")
 _SIZES = (1 / 2, 3 / 4, 3 / 2, 2)  # of det_size: down for large faces first, then up for small ones
 _SMALLEST, _LARGEST = 64, 2048  # what the node's det_size allows
 _SAME_FACE = 0.4  # of the smaller box, above which two finds are of one face
+_NEARER = 2  # times det_size that an image's longer side must have to be looked at from nearer, too
 _NARROW = 16  # parts of an image's longer side, of which one is the border in which a find is confirmed
 
 Move = Callable[[np.ndarray], np.ndarray]  # points [n, 2] to points [n, 2]
@@ -154,7 +155,9 @@ def _group_looks(detector: FaceDetector, image: np.ndarray, search: str) -> Iter
     border = max(image.shape[:2]) // 4
     bordered = np.pad(image, ((border, border), (border, border), (0, 0)))
     for pixels, shift in ((image, 0), (bordered, border)):
-        yield _turn_looks(detector, pixels, shift, (0, 1, 2, 3) if search == "thorough" else (0,))
+        turned = _turn_looks(detector, pixels, shift, (0, 1, 2, 3) if search == "thorough" else (0,))
+        closer = _nearer_looks(detector, image) if search == "thorough" and not shift else ()
+        yield chain(turned, closer)
     for det_size in other_sizes(detector.det_size) if search == "thorough" else ():
         resized = copy.copy(detector)
         resized.det_size = det_size
@@ -167,6 +170,26 @@ def _turn_looks(detector: FaceDetector, pixels: np.ndarray, shift: int, turns: t
     for turn in turns:
         turned = np.ascontiguousarray(np.rot90(pixels, turn))
         yield _Look(detector, turned, lambda points, turn=turn: turn_back(points, turn, size) - shift, turn > 0)
+
+
+def _nearer_looks(detector: FaceDetector, image: np.ndarray) -> Iterator[_Look]:
+    """Yield looks at a large image for faces that are too small in it, such as those of a group's last row.
+
+    Only for detectors that confirm their finds: at twice the size, or, where that is fixed, at overlapping quarters.
+    """
+    longest = max(image.shape[:2])
+    if not hasattr(detector, "look_closer") or longest < _NEARER * (detector.det_size or _SMALLEST):
+        return
+    if detector.det_size:
+        resized = copy.copy(detector)
+        resized.det_size = min(2 * detector.det_size, _LARGEST)
+        yield _Look(resized, image, lambda points: points, True)
+        return
+    side = longest // 2
+    starts = [sorted({0, max(length - side, 0) // 2, max(length - side, 0)}) for length in image.shape[:2]]
+    for top, left in product(*starts):
+        quarter = np.ascontiguousarray(image[top : top + side, left : left + side])
+        yield _Look(detector, quarter, lambda points, corner=(left, top): points + np.array(corner, points.dtype), True)
 
 
 def _see(look: _Look, before: list[list[Face]]) -> list[Face]:

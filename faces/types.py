@@ -16,6 +16,7 @@ class Face:
     score: the detector's own confidence, 0..1; 0 for a stand-in that no detector found.
     landmarks: [n, 2] dense landmarks, where the detector gives them.
     host: the face as the host's FACE_LANDMARKS hold it, in pixels of this image, where MediaPipe found it.
+    profile: seen so far from the side that MediaPipe's mesh does not fit; the points are its detector's own.
     number: the person's number, from 0, in a video whose faces are followed from frame to frame.
     """
 
@@ -25,6 +26,7 @@ class Face:
     landmarks: np.ndarray | None = None
     host: dict | None = None
     number: int | None = None
+    profile: bool = False
 
     @property
     def sides(self) -> tuple[float, float]:
