@@ -31,6 +31,7 @@ _HOST_MESH_SIZE = 192  # pixels; the host's nodes want a mesh in these, whatever
 _CANDIDATE = 0.5  # score at which a detector's find is worth a close-up: the published setting
 _CLOSE_UP, _WINDOW = 256, 2.0  # pixels a side; in longer sides of the find's box
 _LOWEST = 0.3  # score at which a close-up counts at all
+_APART = 0.125  # of the eye distance, by how much the points of a face and of its mirror image may differ in the mean
 _SURE_PROFILE = 0.75  # score of a close-up without a mesh
 _MOUTH_HALF = 0.45  # half a mouth, in eye distances
 _RANGES = {"short": "short range", "full": "full range"}
@@ -99,25 +100,24 @@ class MediaPipe:
         The points stay: a mesh is read upright as it is.
         """
         window, roll = Window(image, face, _CLOSE_UP, _WINDOW), measure_roll(face.points)
-        score = np.mean([self._score(window, roll, mirrored, face.profile) for mirrored in (False, True)])
+        detect = self._detect_profiles if face.profile else self._detect_meshes
+        readings = [window.read(detect, roll, mirrored) for mirrored in (False, True)]
+        if not all(readings):
+            return None
+        apart = np.linalg.norm(readings[0].points - readings[1].points, axis=1).mean()
+        score = float(np.mean([reading.score for reading in readings]))
         lowest = max(self.min_score, _SURE_PROFILE) if face.profile else self.min_score
-        return replace(face, score=float(score)) if score >= lowest else None
+        same = apart <= _APART * np.hypot(*(face.points[1] - face.points[0])) or face.profile
+        return replace(face, score=score) if same and score >= lowest else None
+
+    def _detect_meshes(self, pixels: np.ndarray) -> list[Face]:
+        return [from_host_landmarks(find.host) for find in self._look(pixels, _LOWEST) if has_mesh(find)]
+
+    def _detect_profiles(self, pixels: np.ndarray) -> list[Face]:
+        return [replace(_read_profile(find), score=find.host["score"]) for find in self._look(pixels, _LOWEST)]
 
     def _look(self, image: np.ndarray, min_score: float) -> list[Find]:
         return [find for variant in self._model.models for find in look(self._model, variant, image, min_score)]
-
-    def _score(self, window: Window, roll: float, mirrored: bool, profile: bool) -> float:
-        """Return how sure the detectors are of the face in the middle of `window`; of a profile, mesh or not."""
-        pixels = window.cut(roll)
-        if mirrored:
-            pixels = np.ascontiguousarray(pixels[:, ::-1])
-        middle = (_CLOSE_UP - 1) / 2
-        scores = [
-            find.host["score"]
-            for find in self._look(pixels, min(self.min_score, _LOWEST))
-            if (profile or has_mesh(find)) and np.hypot(*(find.keypoints[:4].mean(axis=0) - middle)) < _CLOSE_UP / 4
-        ]
-        return max(scores, default=0.0)
 
 
 def has_mesh(find: Find) -> bool:

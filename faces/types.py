@@ -50,6 +50,7 @@ class Faces:
     tried: the detector and how it looked, in words; error messages repeat it.
     connection_sets, canonical: the host's mesh topology and reference face, where its networks found the faces: what
         FACE_LANDMARKS need beside `Face.host`.
+    skipped: which images of the batch that was searched, from 0, had no face and were left out here.
     """
 
     images: torch.Tensor
@@ -57,6 +58,7 @@ class Faces:
     tried: str = ""
     connection_sets: dict[str, frozenset] | None = None
     canonical: dict[str, np.ndarray] | None = None
+    skipped: tuple[int, ...] = ()
 
     @property
     def pairs(self) -> list[tuple[torch.Tensor, Face]]:
