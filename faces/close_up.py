@@ -27,8 +27,9 @@ _WINDOW = 2.2  # side of the window in longer sides of the find's box
 def read_close_up(detect: Detect, image: np.ndarray, face: Face, size: int, sweeps=SWEEPS) -> Face | None:
     """Return the find `face` in `image` [H, W, 3] uint8 RGB as a close-up shows it, None where that shows no face.
 
-    detect: finds faces in a close-up of `size` x `size` pixels. sweeps: degrees at which, one after the other. The score is the mean of six readings, 0 of one that
-    shows none: a face is one in all of them, texture that was taken for a face mostly is not.
+    detect: finds faces in a close-up of `size` x `size` pixels. sweeps: degrees from the roll thought so far at which
+    scores are compared, one sweep after the other. The score is the mean of six readings, 0 of one that shows none: a
+    face is one in all of them, texture that was taken for a face mostly is not.
     """
     window = Window(image, face, size)
     roll = measure_roll(face.points)

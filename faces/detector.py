@@ -12,6 +12,10 @@ from .search import FaceDetector, find, in_words
 from .types import Faces
 
 _HAAR = "haar cascade"
+MEASURED = -1.0  # as min_score: what was found to be right for the detector
+# The lowest scores at which photographs showed their faces and pictures without people none (benchmarks/FACES.md);
+# InsightFace's is its authors' own.
+MEASURED_SCORES = {"mediapipe": 0.6, "opencv": 0.85, f"opencv: {_HAAR}": 0.3, "insightface": 0.5}
 _REGISTERED: dict[str, Callable[[float], FaceDetector]] = {}  # by label, of other rooms; called with min_score
 
 
@@ -36,17 +40,19 @@ def available() -> list[str]:
     ]
 
 
-def load(label: str, min_score: float, det_size: int) -> FaceDetector:
+def load(label: str, min_score: float = MEASURED, det_size: int = 640) -> FaceDetector:
     """Make the detector of a label from `available`.
 
-    min_score: 0..1, faces below it are dropped. det_size: pixels of the image's longest side at detection, a
-    multiple of 32; MediaPipe and registered detectors have sizes of their own and ignore it. Raises
-    FileNotFoundError where weights are missing, ValueError where a package is missing, a file is not what it should
+    min_score: 0..1, faces below it are dropped; below 0 it is the one in `MEASURED_SCORES`. det_size: pixels of the
+    image's longest side at detection, a multiple of 32; MediaPipe and registered detectors have sizes of their own and
+    ignore it. Raises FileNotFoundError where weights are missing, ValueError where a package is missing, a file is not what it should
     be, or the label or det_size is not valid.
     """
     if det_size < 32 or det_size % 32:
         raise ValueError(f"det_size must be a multiple of 32 (640 is usual, more finds smaller faces), not {det_size}.")
     family, _, name = label.partition(": ")
+    if min_score < 0:
+        min_score = MEASURED_SCORES.get(label, MEASURED_SCORES.get(family, 0.5))
     if family == "mediapipe":
         return mediapipe.MediaPipe(name, min_score)
     if family == "insightface":
@@ -64,7 +70,7 @@ def first_detector() -> str:
     """Return the label of the first face detector that is ready; raises ValueError where none is."""
     for label in available():
         try:
-            load(label, 0.5, 640)
+            load(label)
         except (ValueError, OSError):
             continue
         return label

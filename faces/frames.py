@@ -115,7 +115,11 @@ def fill_from_nearest(per_image: tuple[tuple[Face, ...], ...]) -> tuple[tuple[Fa
 def _recognise(tracks: list[_Track], faces: tuple[Face, ...], frame: int) -> dict[int, int]:
     """Return the track for the indices in `faces` that are recognised: best fits first, each person once."""
     fits = [
-        (min(track.distance(face, frame), track.before.distance(face, frame) if track.before else np.inf), number, index)
+        (
+            min(track.distance(face, frame), track.before.distance(face, frame) if track.before else np.inf),
+            number,
+            index,
+        )
         for number, track in enumerate(tracks)
         for index, face in enumerate(faces)
     ]

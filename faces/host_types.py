@@ -40,11 +40,11 @@ def export_boxes(faces: Faces) -> list[list[dict]]:
 
 
 def export_landmarks(faces: Faces) -> dict:
-    """Return FACE_LANDMARKS with what the host's own node would give for these faces; stand-ins are left out.
+    """Return FACE_LANDMARKS with what the host's own node would give; stand-ins and profiles, without mesh, are out.
 
     Raises ValueError where the faces are not from MediaPipe, the only source of this mesh.
     """
-    stray = [face for _, face in faces.pairs if face.host is None and face.score > 0]
+    stray = [face for _, face in faces.pairs if face.host is None and face.score > 0 and not face.profile]
     if stray or faces.connection_sets is None:
         raise ValueError(
             f"These faces have no MediaPipe mesh (they were found with {faces.tried or 'another detector'}), and "

@@ -16,7 +16,7 @@ from ..weights.reading import build_network
 from .align import in_template_order, measure_roll
 from .close_up import Window
 from .mediapipe_mesh import FaceMesh256
-from .types import Face
+from .types import SAME_FACE, Face, share
 
 PUBLISHED_FILE = "mediapipe_face_fp32.safetensors"
 # What 'weights fetch mediapipe-landmarker' makes; the second is a part of it, and no detector by itself.
@@ -91,7 +91,12 @@ class MediaPipe:
         A profile's score is half the detector's, for a close-up to decide.
         """
         finds = self._look(image, min(self.min_score, _CANDIDATE))
-        meshes = [from_host_landmarks(find.host) for find in finds if has_mesh(find)]
+        meshes: list[Face] = []
+        for face in (from_host_landmarks(find.host) for find in finds if has_mesh(find)):
+            if all(
+                share(face, other) <= SAME_FACE for other in meshes
+            ):  # of both ranges the short one's, which is first
+                meshes.append(face)
         return meshes + [_read_profile(find) for find in finds if not has_mesh(find)]
 
     def look_closer(self, image: np.ndarray, face: Face) -> Face | None:

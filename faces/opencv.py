@@ -15,7 +15,7 @@ PUBLISHED_YUNET = "face_detection_yunet_2023mar.onnx"
 _NMS_OVERLAP = 0.3  # YuNet's published setting
 _CANDIDATE = 0.5  # score at which YuNet's finds are worth a close-up
 _CLOSE_UP = 160  # pixels a side
-_HAAR_CLOSE_UP = 96
+_HAAR_CLOSE_UP = 128
 _HAAR_SWEEPS = (np.arange(-30, 31, 15),)
 _MOST_CANDIDATES = 6  # of one look of the cascade, so that texture does not take minutes
 _SMALLEST_FACE = 32  # pixels at the working size; the cascade was trained at 24, where it also sees faces in texture
@@ -61,7 +61,8 @@ class HaarCascade:
         """Return a find in `image` as a close-up shows it; None where it is none, or less sure than min_score."""
 
         def detect(pixels: np.ndarray) -> list[Face]:
-            return self._read(self._cv2.cvtColor(pixels, self._cv2.COLOR_RGB2GRAY), np.ones(2))
+            grey = self._cv2.cvtColor(pixels, self._cv2.COLOR_RGB2GRAY)
+            return self._read(self._cv2.equalizeHist(grey), np.ones(2))
 
         face = read_close_up(detect, image, face, _HAAR_CLOSE_UP, _HAAR_SWEEPS)
         return face if face and face.score >= self.min_score else None

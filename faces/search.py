@@ -11,13 +11,13 @@ import numpy as np
 from PIL import Image
 
 from .align import in_template_order
-from .types import Face
+from .types import SAME_FACE, Face, share
 
 SEARCHES = ("thorough", "quick")
 
 _SIZES = (1 / 2, 3 / 4, 3 / 2, 2)  # of det_size: down for large faces first, then up for small ones
 _SMALLEST, _LARGEST = 64, 2048  # what the node's det_size allows
-_SAME_FACE = 0.4  # of the smaller box, above which two finds are of one face
+_PLAIN = 0.1  # of score, by which another look must be surer than the one at the image as it is
 _NEARER = 2  # times det_size that an image's longer side must have to be looked at from nearer, too
 _NARROW = 16  # parts of an image's longer side, of which one is the border in which a find is confirmed
 
@@ -59,15 +59,19 @@ def find(detector: FaceDetector, image: np.ndarray, search: str = "thorough", mi
     image, boxes are clipped to it, faces outside it are dropped.
     """
     height, width = image.shape[:2]
-    reduced, scale = _reduce(image)
+    factor = max(1, max(image.shape[:2]) // _LARGEST)
+    # Turned and bordered copies of a picture of 48 megapixels would take gigabytes.
+    reduced = image if factor == 1 else np.asarray(Image.fromarray(image).reduce(factor))
     for looks in _group_looks(detector, reduced, search):
         finds = []
         for look in looks:
             comfy.model_management.throw_exception_if_processing_interrupted()
             finds.append([move_face(face, look.move) for face in _see(look, finds)])
-        faces = [move_face(face, lambda points: (points + 0.5) * scale - 0.5) for face in chain(*finds)]
+        faces = list(chain(*finds))
+        if factor > 1:
+            faces = [move_face(face, lambda points: (points + 0.5) * factor - 0.5) for face in faces]
         if hasattr(detector, "look_closer"):
-            faces = _look_closer(detector, image, faces)
+            faces = _look_closer(detector, image, faces, len(finds[0]))
         faces = tidy(keep_best(faces), (width, height))
         faces = [face for face in faces if min(face.sides) >= min_size]
         if faces:
@@ -79,20 +83,20 @@ def keep_best(faces: list[Face]) -> list[Face]:
     """Return the faces without those that overlap a surer one; of equally sure ones the earlier stays."""
     best: list[Face] = []
     for face in sorted(faces, key=lambda face: -face.score):
-        if all(share(face, other) <= _SAME_FACE for other in best):
+        if all(share(face, other) <= SAME_FACE for other in best):
             best.append(face)
     return best
 
 
 def in_words(detector: FaceDetector, search: str, min_size: float) -> str:
     """Describe how `find` looks at an image in which it finds nothing, for messages."""
-    ways = ["with a black border around the picture"]
+    turned, ways = "", ["with a black border around the picture"]
     if search == "thorough":
+        turned = ", turned by 90, 180 and 270 degrees too"
         sizes = other_sizes(detector.det_size)
         ways += ["at det_size " + _enumerate(sizes)] if sizes else []
-        ways.append("turned by 90, 180 and 270 degrees")
     ignored = f"; faces under {min_size:g} pixels (min_size) do not count" if min_size else ""
-    return f"{detector.name}, then again {_enumerate(ways)}{ignored}"
+    return f"{detector.name}{turned}, then again {_enumerate(ways)}{ignored}"
 
 
 def other_sizes(det_size: int | None) -> list[int]:
@@ -130,13 +134,6 @@ def tidy(faces: list[Face], size: tuple[int, int]) -> list[Face]:
         if np.isfinite(face.points).all() and (corners[1] > corners[0]).all():
             inside.append(replace(face, points=in_template_order(face.points), box=tuple(corners.ravel().tolist())))
     return inside
-
-
-def share(one: Face, other: Face) -> float:
-    """Return how much of the smaller of two faces' boxes the other one covers."""
-    a, b = (np.reshape(face.box, (2, 2)) for face in (one, other))
-    both = np.prod((np.minimum(a[1], b[1]) - np.maximum(a[0], b[0])).clip(0))
-    return float(both / max(min(np.prod(a[1] - a[0]), np.prod(b[1] - b[0])), 1e-9))
 
 
 def overlap(one: Face, other: Face) -> float:
@@ -197,32 +194,25 @@ def _see(look: _Look, before: list[list[Face]]) -> list[Face]:
     faces = look.detector.detect(look.pixels)
     if not look.doubtful or hasattr(look.detector, "look_closer"):
         return faces
-    known = [face for face in faces if any(share(move_face(face, look.move), one) > _SAME_FACE for one in chain(*before))]
+    known = [
+        face for face in faces if any(share(move_face(face, look.move), one) > SAME_FACE for one in chain(*before))
+    ]
     rest = [face for face in faces if all(face is not one for one in known)]
     return known + (_confirm(look.detector, look.pixels, rest) if rest else [])
 
 
-def _look_closer(detector: FaceDetector, image: np.ndarray, finds: list[Face]) -> list[Face]:
-    """Return the finds as close-ups show them; of those that overlap, the best one that a close-up confirms."""
+def _look_closer(detector: FaceDetector, image: np.ndarray, finds: list[Face], plain: int) -> list[Face]:
+    """Return the finds as close-ups show them; of those that overlap, the best one that a close-up confirms.
+
+    plain: how many of the finds, the first ones, are of the image as it is, and are preferred to others as sure.
+    """
+    ranks = {id(find): find.score + (_PLAIN if index < plain else 0) for index, find in enumerate(finds)}
     faces: list[Face] = []
-    for find in sorted(finds, key=lambda find: -find.score):
+    for find in sorted(finds, key=lambda find: -ranks[id(find)]):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        if all(share(find, face) <= _SAME_FACE for face in faces):
+        if all(share(find, face) <= SAME_FACE for face in faces):
             faces += filter(None, [detector.look_closer(image, find)])
     return faces
-
-
-def _reduce(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return an image so large that no detector looks at it so closely shrunk to what one does, and by how much [2].
-
-    Turned and bordered copies of a picture of 48 megapixels would take gigabytes.
-    """
-    height, width = image.shape[:2]
-    factor = max(height, width) // _LARGEST
-    if factor < 2:
-        return image, np.ones(2)
-    reduced = np.asarray(Image.fromarray(image).reduce(factor))
-    return reduced, np.full(2, float(factor))
 
 
 def _confirm(look: FaceDetector, pixels: np.ndarray, faces: list[Face]) -> list[Face]:

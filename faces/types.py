@@ -6,6 +6,9 @@ import numpy as np
 import torch
 
 
+SAME_FACE = 0.4  # share of the smaller box, above which two finds are of one face
+
+
 @dataclass(frozen=True, eq=False)
 class Face:
     """One face in one image; all coordinates in pixels (x, y), pixel centres at integers.
@@ -69,3 +72,10 @@ class Faces:
 def list_numbers(faces: tuple[Face, ...]) -> list[int]:
     """Return each face's number: the person's in a followed video, else the face's index from the left, from 0."""
     return [index if face.number is None else face.number for index, face in enumerate(faces)]
+
+
+def share(one: Face, other: Face) -> float:
+    """Return how much of the smaller of two faces' boxes the other one covers."""
+    a, b = (np.reshape(face.box, (2, 2)) for face in (one, other))
+    both = np.prod((np.minimum(a[1], b[1]) - np.maximum(a[0], b[0])).clip(0))
+    return float(both / max(min(np.prod(a[1] - a[0]), np.prod(b[1] - b[0])), 1e-9))

@@ -1,6 +1,7 @@
 """Between our face nodes and the host's own, and photos of every kind, in the host's executor."""
 
 import io
+import sys
 
 import folder_paths
 import numpy as np
@@ -41,8 +42,10 @@ def graph(base):
 
 
 @pytest.fixture
-def mesh_detector(tmp_path, monkeypatch, base):
-    """A MediaPipe file with drawn weights to which one place of the astronaut is a face."""
+def mesh_detector(tmp_path, monkeypatch, base, executor):
+    """A MediaPipe file with drawn weights to which one place of the astronaut is a face, in this very picture only."""
+    for module in [module for name, module in sys.modules.items() if name.endswith("faces.mediapipe")]:
+        monkeypatch.setattr(module.MediaPipe, "look_closer", lambda _, image, face: face)
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "detection", ([str(tmp_path)], {".safetensors"}))
     photo = torch.from_numpy(np.array(Image.open(base / "input" / "astronaut.png").convert("RGB"))).float()[None]
     states = mediapipe_file.drawn_states(photo / 255)
@@ -50,7 +53,7 @@ def mesh_detector(tmp_path, monkeypatch, base):
     angles = torch.linspace(0, 2 * torch.pi, 478)
     mesh = torch.stack([96 + 50 * angles.cos(), 96 + 60 * angles.sin(), torch.zeros(478)], dim=1)
     mesh[mediapipe_file.FIVE, :2] = torch.tensor([[75.0, 80], [117, 80], [96, 100], [80, 125], [112, 125]])
-    mediapipe_file.write(tmp_path / mediapipe_file.FILE, states, mesh=mesh)
+    mediapipe_file.write(tmp_path / mediapipe_file.FILE, states, ("full",), mesh)
     return node("LikenessLoadFaceDetector", detector=f"mediapipe: {mediapipe_file.FILE}", min_score=0.5, det_size=640)
 
 
@@ -70,7 +73,7 @@ def test_the_hosts_node_draws_our_boxes(executor, graph):
 def test_the_hosts_nodes_draw_our_landmarks_and_ours_read_the_hosts(executor, graph, mesh_detector):
     graph |= {
         "detector": mesh_detector,
-        "faces": detect(),
+        "faces": detect(search="quick"),
         "landmarks": node("LikenessFacesToLandmarks", faces=["faces", 0]),
         "mesh": node("MediaPipeFaceMeshVisualize", face_landmarks=["landmarks", 0], image=["photo", 0],
                      connections="all", color="#00ff00", thickness=1, point_size=2),
