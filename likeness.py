@@ -18,7 +18,7 @@ CLONE_ONLY = {
 BENCHMARKS = {
     "sfags": "sfags.py", "encoder": "encoder.py", "startup": "startup.py", "image": "image.py", "mixed": "mixed.py",
     "f2d": "f2d.py", "facea": "facea.py", "miniature": "miniature.py", "code": "code_figures.py", "cuda": "on_cuda.py",
-    "intensity": "intensity.py",
+    "intensity": "intensity.py", "faces": "faces.py",
 }  # fmt: skip
 
 
