@@ -69,7 +69,12 @@ def main() -> None:
         seconds = (time.process_time() - begin) / sum(map(len, errors.values()))
         kinds = list(errors)
         rows.append([label, *map(in_words, errors.values()), f"{seconds:.2f}"])
-    print(table(["", *[row[0] for row in rows]], [list(line) for line in zip([*kinds, "seconds a photo"], *[row[1:] for row in rows])]))
+    print(
+        table(
+            ["", *[row[0] for row in rows]],
+            [list(line) for line in zip([*kinds, "seconds a photo"], *[row[1:] for row in rows])],
+        )
+    )
     print("\n## Groups\n")
     groups = [compose(photos, truths, group) for group in GROUPS]
     rows = [[label, *count_people(find, groups)] for label, find in finders.items()]
@@ -147,7 +152,8 @@ def mediapipe_library() -> dict:
 def read_photos() -> dict[str, np.ndarray]:
     """Return the portraits, [H, W, 3] uint8."""
     return {
-        name: read(skimage_data() / "astronaut.png" if name == "astronaut" else PHOTOS / f"{name}.jpg") for name in TRUTH
+        name: read(skimage_data() / "astronaut.png" if name == "astronaut" else PHOTOS / f"{name}.jpg")
+        for name in TRUTH
     }
 
 
@@ -189,7 +195,10 @@ def shrink(pixels: np.ndarray, points: np.ndarray, factor: float) -> tuple:
 
     height, width = pixels.shape[:2]
     size = max(1, round(width * factor)), max(1, round(height * factor))
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), (points + 0.5) * np.array(size) / [width, height] - 0.5
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), (points + 0.5) * np.array(size) / [
+        width,
+        height,
+    ] - 0.5
 
 
 def vary(pixels: np.ndarray, points: np.ndarray) -> dict[str, tuple]:
@@ -304,7 +313,16 @@ def measure_memory(finders: dict) -> None:
         faces = detector.detect_faces(detector.load(label), large).per_image[0]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         seconds = f"{middle - begin:.1f}", f"{time.process_time() - middle:.1f}"
-        rows.append([name, f"{counted} of {len(people)}, {seconds[0]} s", len(faces), seconds[1], f"{before:.1f}", f"{peak:.1f}"])
+        rows.append(
+            [
+                name,
+                f"{counted} of {len(people)}, {seconds[0]} s",
+                len(faces),
+                seconds[1],
+                f"{before:.1f}",
+                f"{peak:.1f}",
+            ]
+        )
     columns = ["", "twenty faces", "48 megapixels: faces", "seconds", "GB before", "GB at most"]
     print(table(columns, rows))
 

@@ -91,12 +91,16 @@ class Window:
         """Return a face of the close-up where it is in the image; its box is that of an ellipse in its box, turned."""
         middle, flip = (self._size - 1) / 2, np.array([-1, 1] if mirrored else [1, 1])
         turn = self._turn(roll)
-        points, centre = (((at - middle) * flip) @ turn.T + self._centre for at in (face.points, face.centre))
+        points, centre, landmarks = (
+            None if at is None else ((at - middle) * flip) @ turn.T + self._centre
+            for at in (face.points, face.centre, face.landmarks)
+        )
         reach = np.hypot(*(turn * np.array(face.sides) / 2).T)
         return replace(
             face,
             points=points[[1, 0, 2, 4, 3]] if mirrored else points,
             box=(*(centre - reach).tolist(), *(centre + reach).tolist()),
+            landmarks=landmarks,
         )
 
     def _turn(self, roll: float) -> np.ndarray:

@@ -45,8 +45,8 @@ def load(label: str, min_score: float = MEASURED, det_size: int = 640) -> FaceDe
 
     min_score: 0..1, faces below it are dropped; below 0 it is the one in `MEASURED_SCORES`. det_size: pixels of the
     image's longest side at detection, a multiple of 32; MediaPipe and registered detectors have sizes of their own and
-    ignore it. Raises FileNotFoundError where weights are missing, ValueError where a package is missing, a file is not what it should
-    be, or the label or det_size is not valid.
+    ignore it. Raises FileNotFoundError where weights are missing, ValueError where a package is missing, a
+    file is not what it should be, or the label or det_size is not valid.
     """
     if det_size < 32 or det_size % 32:
         raise ValueError(f"det_size must be a multiple of 32 (640 is usual, more finds smaller faces), not {det_size}.")

@@ -1,6 +1,7 @@
 """MediaPipe's face landmarker through the host's own torch port: 478 landmarks, no package beyond the host's."""
 
 import math
+import os
 from dataclasses import dataclass, replace
 
 import comfy.model_management
@@ -105,7 +106,7 @@ class MediaPipe:
         The points stay: a mesh is read upright as it is.
         """
         window, roll = Window(image, face, _CLOSE_UP, _WINDOW), measure_roll(face.points)
-        detect = self._detect_profiles if face.profile else self._detect_meshes
+        detect = self._detect_profiles if face.profile else self.detect_meshes
         readings = [window.read(detect, roll, mirrored) for mirrored in (False, True)]
         if not all(readings):
             return None
@@ -115,7 +116,8 @@ class MediaPipe:
         same = apart <= _APART * np.hypot(*(face.points[1] - face.points[0])) or face.profile
         return replace(face, score=score) if same and score >= lowest else None
 
-    def _detect_meshes(self, pixels: np.ndarray) -> list[Face]:
+    def detect_meshes(self, pixels: np.ndarray) -> list[Face]:
+        """Return the faces in a close-up, [H, W, 3] uint8 RGB, in which the mesh network sees one."""
         return [from_host_landmarks(find.host) for find in self._look(pixels, _LOWEST) if has_mesh(find)]
 
     def _detect_profiles(self, pixels: np.ndarray) -> list[Face]:
@@ -123,6 +125,17 @@ class MediaPipe:
 
     def _look(self, image: np.ndarray, min_score: float) -> list[Find]:
         return [find for variant in self._model.models for find in look(self._model, variant, image, min_score)]
+
+
+def ready_files() -> list[str]:
+    """Return the names of the landmarkers that can be had and are in models/detection, the published one first."""
+    return [name for name in FILES if folders.find("detection", name)]
+
+
+def version(name: str) -> tuple[str, int]:
+    """Return the path of a file in models/detection and when it was changed."""
+    path = folders.path("detection", name)
+    return path, os.stat(path).st_mtime_ns
 
 
 def has_mesh(find: Find) -> bool:

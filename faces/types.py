@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-
 SAME_FACE = 0.4  # share of the smaller box, above which two finds are of one face
 
 
