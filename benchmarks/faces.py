@@ -49,6 +49,7 @@ GROUPS = (
 
 
 def main() -> None:
+    """Print the tables."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--picture", type=Path, help="write what was found in the groups there, as JPEG")
     options.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)

@@ -66,7 +66,8 @@ def face_masks(
     """Return one mask per face, image by image, [n, H, W] in 0..1, and for each, in words, what it was made from.
 
     region: one of REGIONS. With a parser everything comes from parsing, otherwise from landmarks (see
-    `landmarks.complete`) or, in their place, the five points. Without feather the masks hold 0 and 1 only. Raises ValueError for hair without a parser.
+    `landmarks.complete`) or, in their place, the five points. Without feather the masks hold 0 and 1 only. Raises
+    ValueError for hair without a parser.
     """
     if region == "hair" and parser is None:
         raise ValueError(
