@@ -7,8 +7,6 @@ printed markdown is FACES.md; `--picture FILE` draws what was found in the group
 
 import argparse
 import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -52,48 +50,53 @@ def main() -> None:
     """Print the tables."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--picture", type=Path, help="write what was found in the groups there, as JPEG")
-    options.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
+    options.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="which tables to print (default: all)")
     options = options.parse_args()
-    finders = open_finders()
-    if options.memory:
-        return measure_memory(finders)
-    photos = read_photos()
-    truths = {name: np.array(points) for name, points in TRUTH.items()}
-    print(f"{machine()}.\n\n## Portraits\n")
-    rows, kinds = [], None
+    finders, photos = open_finders(), read_photos()
+    print(f"{machine()}.", flush=True)
+    for section in options.sections or SECTIONS:
+        SECTIONS[section](finders, photos)
+    if options.picture:
+        draw([compose(photos, group) for group in GROUPS], finders, options.picture)
+
+
+def print_portraits(finders: dict, photos: dict) -> None:
+    """Print the errors in every form of the portraits."""
+    columns = []
     for label, find in finders.items():
-        errors = {}
+        errors: dict[str, list[float]] = {}
         begin = time.process_time()
         for name, image in photos.items():
-            for kind, (pixels, points) in vary(image, truths[name]).items():
-                errors.setdefault(kind, []).append(measure_error(find(pixels), points))
+            for form, (pixels, points) in vary(image, np.array(TRUTH[name])).items():
+                errors.setdefault(form, []).append(measure_error(find(pixels), points))
         seconds = (time.process_time() - begin) / sum(map(len, errors.values()))
-        kinds = list(errors)
-        rows.append([label, *map(in_words, errors.values()), f"{seconds:.2f}"])
-    print(
-        table(
-            ["", *[row[0] for row in rows]],
-            [list(line) for line in zip([*kinds, "seconds a photo"], *[row[1:] for row in rows])],
-        )
-    )
-    print("\n## Groups\n")
-    groups = [compose(photos, truths, group) for group in GROUPS]
+        forms = list(errors)
+        columns.append([label, *map(in_words, errors.values()), f"{seconds:.2f}"])
+    lines = zip([*forms, "seconds a photo"], *[column[1:] for column in columns])
+    print("\n## Portraits\n")
+    print(table(["", *[column[0] for column in columns]], [list(line) for line in lines]), flush=True)
+
+
+def print_groups(finders: dict, photos: dict) -> None:
+    """Print how many people of each group are well placed."""
+    groups = [compose(photos, group) for group in GROUPS]
     rows = [[label, *count_people(find, groups)] for label, find in finders.items()]
-    print(table(["", *[f"{len(points)} people" for _, points in groups], "all", "false"], rows))
-    if options.picture:
-        draw(groups, finders, options.picture)
-    print("\n## Pictures without people\n")
+    print("\n## Groups\n")
+    print(table(["", *[f"{len(people)} people" for _, people in groups], "all", "false"], rows), flush=True)
+
+
+def print_empty(finders: dict, photos: dict) -> None:
+    """Print what is taken for faces in pictures without people."""
     empty = {name: read(skimage_data() / name) for name in EMPTY}
     rows = []
     for label, find in finders.items():
         begin = time.process_time()
-        found = {name: len(find(image)) for name, image in empty.items()}
+        counts = {name: len(find(image)) for name, image in empty.items()}
         seconds = (time.process_time() - begin) / len(empty)
-        false = ", ".join(f"{name.split('.')[0]} ({count})" for name, count in found.items() if count)
-        rows.append([label, sum(found.values()), false or "none", f"{seconds:.2f}"])
-    print(table(["", f"faces in {len(empty)} pictures", "where", "seconds a picture"], rows))
-    print("\n## 48 megapixels and twenty faces\n", flush=True)
-    subprocess.run([sys.executable, __file__, "--memory"], check=True)
+        false = ", ".join(f"{name.split('.')[0]} ({count})" for name, count in counts.items() if count)
+        rows.append([label, sum(counts.values()), false or "none", f"{seconds:.2f}"])
+    print("\n## Pictures without people\n")
+    print(table(["", f"faces in {len(empty)} pictures", "where", "seconds a picture"], rows), flush=True)
 
 
 def open_finders() -> dict:
@@ -223,14 +226,14 @@ def vary(pixels: np.ndarray, points: np.ndarray) -> dict[str, tuple]:
     return forms | {"lower half hidden": (hidden, points)}
 
 
-def compose(photos: dict, truths: dict, group: tuple) -> tuple[np.ndarray, list[np.ndarray]]:
+def compose(photos: dict, group: tuple) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return one picture of rows of people, and the points of each."""
     rows, people = [], []
     for row, (height, *rolls) in enumerate(group):
         tiles, left = [], 0
         names = np.roll(list(photos), row)
         for name, degrees in zip(names, rolls):
-            pixels, points = shrink(photos[name], truths[name], height / photos[name].shape[0])
+            pixels, points = shrink(photos[name], np.array(TRUTH[name]), height / photos[name].shape[0])
             pixels, points = roll(pixels, points, degrees, 200)
             tiles.append(pixels)
             people.append([row, points + [left, 0]])
@@ -297,36 +300,28 @@ def draw(groups: list, finders: dict, path: Path) -> None:
     sheet.save(path, quality=80)
 
 
-def measure_memory(finders: dict) -> None:
-    """Print time and the process's peak memory for one picture of 48 megapixels, and time for one of twenty faces."""
+def print_large(finders: dict, photos: dict) -> None:
+    """Print seconds for a picture of twenty faces, and for one of 48 megapixels with the process's peak memory."""
     import cv2
     import torch
     from likeness.faces import detector
 
-    photos, rows = read_photos(), []
-    twenty, people = compose(photos, {name: np.array(points) for name, points in TRUTH.items()}, GROUPS[2])
+    rows, (twenty, people) = [], compose(photos, GROUPS[2])
     large = torch.from_numpy(cv2.resize(photos["obama3"], (6000, 8000))).float().div_(255)[None]
     for name, label in DETECTORS:
         begin = time.process_time()
-        counted = count_people(finders[name], [(twenty, people)])[0]
+        counted, *_ = count_people(finders[name], [(twenty, people)])
         middle = time.process_time()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         faces = detector.detect_faces(detector.load(label), large).per_image[0]
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         seconds = f"{middle - begin:.1f}", f"{time.process_time() - middle:.1f}"
-        rows.append(
-            [
-                name,
-                f"{counted} of {len(people)}, {seconds[0]} s",
-                len(faces),
-                seconds[1],
-                f"{before:.1f}",
-                f"{peak:.1f}",
-            ]
-        )
-    columns = ["", "twenty faces", "48 megapixels: faces", "seconds", "GB before", "GB at most"]
-    print(table(columns, rows))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        rows.append([name, f"{counted} of {len(people)}", seconds[0], len(faces), seconds[1], f"{peak:.1f}"])
+    print("\n## Twenty faces, and 48 megapixels\n")
+    columns = ["", "twenty faces", "seconds", "faces in 48 megapixels", "seconds", "GB at most so far"]
+    print(table(columns, rows), flush=True)
 
+
+SECTIONS = {"portraits": print_portraits, "groups": print_groups, "empty": print_empty, "large": print_large}
 
 if __name__ == "__main__":
     main()

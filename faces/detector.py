@@ -86,7 +86,8 @@ def detect_faces(detector: FaceDetector, images: torch.Tensor, search: str = "th
     infinite pixels.
     """
     images = as_rgb(images)
-    per_image = tuple(left_to_right(find(detector, image, search, min_size)) for image in as_bytes(images))
+    pixels = (as_bytes(image[None])[0] for image in images)  # one by one: a copy of a whole video is large
+    per_image = tuple(left_to_right(find(detector, image, search, min_size)) for image in pixels)
     return Faces(images, per_image, in_words(detector, search, min_size), *get_mesh(detector))
 
 
@@ -97,7 +98,7 @@ def get_mesh(detector: FaceDetector) -> tuple[dict | None, dict | None]:
 
 def as_bytes(images: torch.Tensor) -> np.ndarray:
     """Return images [B, H, W, 3] of 0..1 as the detectors read them: [B, H, W, 3] uint8."""
-    return (images * 255).round().to(torch.uint8).cpu().numpy()
+    return (images * 255).round_().to(torch.uint8).cpu().numpy()
 
 
 def as_rgb(images: torch.Tensor) -> torch.Tensor:

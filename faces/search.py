@@ -62,9 +62,10 @@ def find(detector: FaceDetector, image: np.ndarray, search: str = "thorough", mi
     factor = max(1, max(image.shape[:2]) // _LARGEST)
     # Turned and bordered copies of a picture of 48 megapixels would take gigabytes.
     reduced = image if factor == 1 else np.asarray(Image.fromarray(image).reduce(factor))
-    for looks in _group_looks(detector, reduced, search):
-        finds = []
-        for look in looks:
+    for group, looks in enumerate(_group_looks(detector, reduced, search)):
+        finds: list[list[Face]] = []
+        nearer = search == "thorough" and group == 0
+        for look in chain(looks, _nearer_looks(detector, reduced, finds) if nearer else ()):
             comfy.model_management.throw_exception_if_processing_interrupted()
             finds.append([move_face(face, look.move) for face in _see(look, finds)])
         faces = list(chain(*finds))
@@ -152,9 +153,7 @@ def _group_looks(detector: FaceDetector, image: np.ndarray, search: str) -> Iter
     border = max(image.shape[:2]) // 4
     bordered = np.pad(image, ((border, border), (border, border), (0, 0)))
     for pixels, shift in ((image, 0), (bordered, border)):
-        turned = _turn_looks(detector, pixels, shift, (0, 1, 2, 3) if search == "thorough" else (0,))
-        closer = _nearer_looks(detector, image) if search == "thorough" and not shift else ()
-        yield chain(turned, closer)
+        yield _turn_looks(detector, pixels, shift, (0, 1, 2, 3) if search == "thorough" else (0,))
     for det_size in other_sizes(detector.det_size) if search == "thorough" else ():
         resized = copy.copy(detector)
         resized.det_size = det_size
@@ -169,24 +168,29 @@ def _turn_looks(detector: FaceDetector, pixels: np.ndarray, shift: int, turns: t
         yield _Look(detector, turned, lambda points, turn=turn: turn_back(points, turn, size) - shift, turn > 0)
 
 
-def _nearer_looks(detector: FaceDetector, image: np.ndarray) -> Iterator[_Look]:
+def _nearer_looks(detector: FaceDetector, image: np.ndarray, finds: list[list[Face]]) -> Iterator[_Look]:
     """Yield looks at a large image for faces that are too small in it, such as those of a group's last row.
 
-    Only for detectors that confirm their finds: at twice the size, or, where that is fixed, at overlapping quarters.
+    They are made in the turn that showed most of all four in `finds`, and only for detectors that confirm their finds:
+    at twice the size, or, where that is fixed, at overlapping quarters.
     """
     longest = max(image.shape[:2])
-    if not hasattr(detector, "look_closer") or longest < _NEARER * (detector.det_size or _SMALLEST):
+    large = longest >= _NEARER * (detector.det_size or _SMALLEST)
+    if not hasattr(detector, "look_closer") or not large:
         return
+    turn = int(np.argmax([sum(face.score for face in shown) for shown in finds]))
+    turned, size = np.ascontiguousarray(np.rot90(image, turn)), image.shape[1::-1]
     if detector.det_size:
         resized = copy.copy(detector)
         resized.det_size = min(2 * detector.det_size, _LARGEST)
-        yield _Look(resized, image, lambda points: points, True)
+        yield _Look(resized, turned, lambda points: turn_back(points, turn, size), True)
         return
     side = longest // 2
-    starts = [sorted({0, max(length - side, 0) // 2, max(length - side, 0)}) for length in image.shape[:2]]
+    starts = [sorted({0, max(length - side, 0) // 2, max(length - side, 0)}) for length in turned.shape[:2]]
     for top, left in product(*starts):
-        quarter = np.ascontiguousarray(image[top : top + side, left : left + side])
-        yield _Look(detector, quarter, lambda points, corner=(left, top): points + np.array(corner, points.dtype), True)
+        quarter = np.ascontiguousarray(turned[top : top + side, left : left + side])
+        corner = np.float32([left, top])
+        yield _Look(detector, quarter, lambda points, corner=corner: turn_back(points + corner, turn, size), True)
 
 
 def _see(look: _Look, before: list[list[Face]]) -> list[Face]:

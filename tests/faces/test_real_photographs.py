@@ -96,15 +96,17 @@ def test_upright_photographs_in_other_forms(load, photo, backend, change):
     assert error(face, points) < 0.15
 
 
-@pytest.mark.parametrize("backend", ["mediapipe", "yunet"])
-def test_everybody_in_a_group_one_of_them_lying(load, photo, backend):
+@pytest.mark.parametrize("backend, lying, turns", [("yunet", 90, 0), ("mediapipe", 0, 3)])
+def test_everybody_in_a_group_lying_or_stored_sideways(load, photo, backend, lying, turns):
     tiles, people, left = [], [], 0
-    for name, degrees in (("obama", 0), ("astronaut", 20), ("biden", 0), ("obama", 90), ("astronaut", -15)):
+    for name, degrees in (("obama", 0), ("astronaut", 20), ("biden", 0), ("obama", lying), ("astronaut", -15)):
         pixels, points = rolled(*photo(name, 300), degrees)
         tiles.append(np.pad(pixels, ((0, 420 - pixels.shape[0]), (0, 0), (0, 0)), constant_values=200))
         people.append(points + [left, 0])
         left += pixels.shape[1]
-    faces = search.find(load(backend), np.concatenate(tiles, axis=1))
+    stored = np.ascontiguousarray(np.rot90(np.concatenate(tiles, axis=1), -turns))
+    people = [search.turn_back(points, -turns % 4, (left, 420)) for points in people]
+    faces = search.find(load(backend), stored)
     assert len(faces) == len(people)
     assert all(min(error(face, points) for face in faces) < 0.15 for points in people)
 
