@@ -162,6 +162,16 @@ def draw_rows(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, Image.Im
     return sheet
 
 
+def stack(sheets: Sequence[Image.Image]) -> Image.Image:
+    """Return sheets one below the other, each at the left."""
+    page = Image.new("RGB", (max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)), PAPER)
+    top = 0
+    for sheet in sheets:
+        page.paste(sheet, (0, top))
+        top += sheet.height
+    return page
+
+
 def _open_sheet(title: str, width: int, height: int, note: str) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     """Return a sheet, and a pen for it, with `height` pixels left between its title and its note."""
     lines = wrap(note, NOTE_SIZE, width - 2 * MARGIN)

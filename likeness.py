@@ -18,7 +18,8 @@ CLONE_ONLY = {
 BENCHMARKS = {
     "sfags": "sfags.py", "encoder": "encoder.py", "startup": "startup.py", "image": "image.py", "mixed": "mixed.py",
     "f2d": "f2d.py", "facea": "facea.py", "miniature": "miniature.py", "code": "code_figures.py", "cuda": "on_cuda.py",
-    "intensity": "intensity.py", "faces": "faces.py",
+    "intensity": "intensity.py", "recogniser": "recogniser.py", "scores": "scores.py", "fuzz": "fuzz.py",
+    "faces": "faces.py",
 }  # fmt: skip
 
 
@@ -103,9 +104,11 @@ def run_again(command: list) -> int:
 
 
 def demo(options: argparse.Namespace, comfy: Path) -> int:
-    from likeness.launcher import demo
+    from likeness.launcher import demo, environment, real_files
 
-    return demo.main(comfy, options.port)
+    if not_fetched := real_files.fetch(environment.BASE / "models", environment.PHOTOS):
+        print(f"{not_fetched}\nThe demo leaves the photographs out.", flush=True)
+    return demo.main(comfy, options.port, environment.PHOTOS)
 
 
 def test(options: argparse.Namespace, comfy: Path) -> int:

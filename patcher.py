@@ -1,10 +1,26 @@
 """Networks under the host's memory management."""
 
+import math
+
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import torch
 from torch.nn.functional import layer_norm, linear
+
+
+def is_finite(values: torch.Tensor) -> bool:
+    """Return whether all numbers of a tensor are finite; reads them once and makes nothing as large as they are."""
+    if not values.is_floating_point() or values.numel() == 0:
+        return True
+    return all(math.isfinite(end.item()) for end in torch.aminmax(values if values.itemsize > 1 else values.float()))
+
+
+def check_finite(values: torch.Tensor, source: str, remedy: str) -> torch.Tensor:
+    """Return what was computed; raise ValueError, with whose it is and what to do, where it is not finite."""
+    if is_finite(values):
+        return values
+    raise ValueError(f"What {source} computed holds NaN or infinite numbers, which would spoil the picture: {remedy}.")
 
 
 def manage(
@@ -13,8 +29,10 @@ def manage(
     """Load `weights` into `network`, in evaluation mode, and return the host's model patcher that owns it.
 
     load_device: where it computes; None: where the host has text encoders compute.
-    Raises RuntimeError where the weights do not fit the network.
+    Raises RuntimeError where the weights do not fit the network, ValueError where one of them is not finite.
     """
+    if faulty := next((name for name, weight in weights.items() if not is_finite(weight)), None):
+        raise ValueError(f"its tensor '{faulty}' holds NaN or infinite numbers; download the file again")
     patcher = comfy.model_patcher.CoreModelPatcher(
         network.eval().requires_grad_(False),
         load_device=load_device or comfy.model_management.text_encoder_device(),

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import leaky_relu
 
 from ..encoders.identity import FaceId
-from ..patcher import manage
+from ..patcher import check_finite, manage
 from ..weights.reading import count_modules
 
 MAPPING_KEY = "i2t_first.fc_out.weight"  # no other adapter has it
@@ -112,6 +112,7 @@ class Face2DiffusionAdapter:
         identity = face_id.features.flatten(1).mean(dim=0, keepdim=True).to(device, torch.float32)
         expression = None if expression is None else expression.to(device, torch.float32)
         words = self.mapping.model(identity, expression, strength)[0]
+        check_finite(words, f"{self.name} (Load Face Adapter)", "download the file again")
         return words.to(comfy.model_management.intermediate_device())
 
     def _check(self, face_id: FaceId) -> None:

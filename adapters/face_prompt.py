@@ -12,9 +12,14 @@ import comfy.ops
 import node_helpers
 import torch
 
+from . import prompt_text
+
 FIRST, LAST = 325, 331  # CLIP's tokens of the words "f" and "l", which stand where a face's two words will
-# "{face}", "{face2}", or the authors' own words "f l"; a token of CLIP's ends where letters end.
-PLACEHOLDER = re.compile(r"\{face(\d*)\}|(?<![^\W\d_])f\s+l(?![^\W\d_])", re.IGNORECASE)
+# "{face}", "{ face 2 }", "\{face\}" as those write it who know the editor's choices, or the authors' own words "f l"; a
+# token of CLIP's ends where letters end.
+PLACEHOLDER = re.compile(
+    r"\\?\{\s*face\s*([0-9]{0,3})\s*\\?\}|(?<![^\W\d_])f\s+l(?![^\W\d_])", re.IGNORECASE | re.ASCII
+)
 FITTING = "SD 1.4, SD 1.5 or another SD1.x checkpoint"
 
 
@@ -50,8 +55,10 @@ def put_class_words(text: str, class_words: str) -> str:
 def make_face_prompt(clip, text: str, words: list[torch.Tensor]) -> FacePrompt:
     """Tokenise `text` with `clip`, the host's CLIP, and put the words [2, width] of the people at their placeholders.
 
-    Raises ValueError where the words do not fit the text encoder, or text and people do not fit each other.
+    Raises ValueError where the words do not fit the text encoder, text and people do not fit each other, or the text
+    holds a choice.
     """
+    prompt_text.refuse_choices(PLACEHOLDER.sub("face", text))
     for width in {word.shape[1] for word in words}:
         check_clip(clip, width)
     named = list_people(text)
@@ -68,7 +75,7 @@ def make_face_prompt(clip, text: str, words: list[torch.Tensor]) -> FacePrompt:
 
 def encode(clip, prompt: FacePrompt) -> list:
     """Return the host's conditioning of a prompt, as its own CLIPTextEncode makes it."""
-    return clip.encode_from_tokens_scheduled(prompt.tokens)
+    return prompt_text.encode_tokens(clip, prompt.tokens)
 
 
 def encode_delayed(clip, text: str, class_words: str, prompt: FacePrompt, switch: float) -> list:
@@ -79,7 +86,7 @@ def encode_delayed(clip, text: str, class_words: str, prompt: FacePrompt, switch
     """
     if switch == 0:
         return encode(clip, prompt)
-    class_prompt = clip.encode_from_tokens_scheduled(clip.tokenize(put_class_words(text, class_words)))
+    class_prompt = prompt_text.encode(clip, put_class_words(text, class_words))
     return [
         *node_helpers.conditioning_set_values(class_prompt, {"start_percent": 0.0, "end_percent": switch}),
         *node_helpers.conditioning_set_values(encode(clip, prompt), {"start_percent": switch, "end_percent": 1.0}),
@@ -117,7 +124,7 @@ def _tokenise(clip, text: str, phrases: list[str]) -> tuple[list[list[tuple]], l
     Raises ValueError where the text encoder cuts a placeholder off.
     """
     written = iter(phrases)
-    chunks = clip.tokenize(PLACEHOLDER.sub(lambda _: next(written), text), return_word_ids=True)["l"]
+    chunks = prompt_text.tokenise(clip, PLACEHOLDER.sub(lambda _: next(written), text))["l"]
     pairs = find_pairs(chunks)
     if len(pairs) != len(phrases):
         raise ValueError(

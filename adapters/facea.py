@@ -12,6 +12,8 @@ from pathlib import Path
 import comfy.sd
 import torch
 
+from . import prompt_text
+
 REGIONS = ("face", "left eye", "right eye", "nose", "mouth")  # the subject's left is left
 ATTRIBUTES = REGIONS[1:]
 LEVELS = ("output", "input")
@@ -114,7 +116,7 @@ def check_width(width: int, features: torch.Tensor) -> None:
 
 def _tokenise(clip, text: str) -> tuple[dict, int]:
     """Return what the host's tokeniser makes of `text`, and how many tokens the text itself has."""
-    chunks = clip.tokenize(text, return_word_ids=True)
+    chunks = prompt_text.tokenise(clip, text)
     if len(chunks) != 1 or not hasattr(clip.cond_stage_model, "clip") or len(next(iter(chunks.values()))[0]) != 77:
         raise ValueError(
             f"FaceA works with a CLIP of one text encoder, as SD 1.x and 2.x inpainting models have; the connected one "

@@ -74,7 +74,10 @@ def _read_fields(metadata: dict[str, str]) -> dict:
     fields = {key: metadata.get(key, "") for key in ("word", "level", "base", "base_name", "settings")}
     if fields["level"] not in LEVELS or not _WORD.fullmatch(fields["word"]):
         raise ValueError("'word' or 'level' of its metadata is missing or damaged")
-    settings = json.loads(fields["settings"]) if len(fields["settings"]) <= _LONGEST else None
+    try:
+        settings = json.loads(fields["settings"]) if len(fields["settings"]) <= _LONGEST else None
+    except (ValueError, RecursionError):
+        settings = None
     if not isinstance(settings, dict) or not all(isinstance(value, str) for value in settings.values()):
         raise ValueError("'settings' of its metadata is damaged")
     return fields | {"settings": settings}

@@ -10,6 +10,7 @@ import math
 
 import torch
 
+from . import prompt_text
 from .facea import REGIONS, FaceaIdentity, apply_lora, encode_region, warn_of_base
 
 CHUNK = 77  # rows that a text encoder gives at once
@@ -30,39 +31,43 @@ def encode_prompt(clip, identity: FaceaIdentity, text: str, negative: str, compa
     """Return the host's conditionings of T'_id with the words `text`, and of `negative`, with equally many rows.
 
     compact: leave the padding of every part out, then fill up to a multiple of 77 rows: a sixth of the whole for short
-    words. Raises ValueError where the identity does not fit `clip`, see `facea.encode_region`.
+    words. Raises ValueError where the identity does not fit `clip`, see `facea.encode_region`, and for texts that
+    `prompt_text` refuses.
     """
+    for written in (text, negative):
+        prompt_text.refuse_choices(written)
     learned = [encode_region(clip, identity, region) for region in REGIONS]
     rows = torch.cat([part[:, :count] if compact else part for part, count in learned], dim=1)
     face, count = learned[0]
     text_rows = _list_rows(clip, text) if compact else slice(None)
     positive = [
         [_fill(torch.cat([words[:, text_rows], rows.to(words)], dim=1), face[:, count:].to(words)), extra]
-        for words, extra in _encode(clip, text)
+        for words, extra in prompt_text.encode(clip, text)
     ]
-    return repeat_rows(positive, _encode(clip, negative))
+    ((padding, _), *_) = prompt_text.encode(clip, "")
+    return match_rows(padding, positive, prompt_text.encode(clip, negative))
 
 
-def repeat_rows(*conditionings: list) -> tuple[list, ...]:
-    """Return conditionings with their rows repeated to the least number that all have in common.
+def match_rows(padding: torch.Tensor, *conditionings: list) -> tuple[list, ...]:
+    """Return conditionings with as many rows each as the longest has, of rows that come in chunks of 77.
 
-    Attention gives the same with repeated rows. The host repeats them too, to put both conditionings into one batch,
-    but four times at most, and T'_id is six times as long as a negative prompt.
+    Attention gives the same with repeated rows. So rows are repeated, behind as few chunks of `padding`, what an empty
+    prompt gives [1, 77, width], as make their number a divisor of the longest. The host repeats rows too, to put
+    conditionings into one batch, but four times at most, and T'_id is six times as long as a negative prompt.
     """
-    length = math.lcm(*(rows.shape[1] for conditioning in conditionings for rows, _ in conditioning))
-    return tuple(
-        [[rows.repeat(1, length // rows.shape[1], 1), extra] for rows, extra in conditioning]
-        for conditioning in conditionings
-    )
+    chunks = max(rows.shape[1] for conditioning in conditionings for rows, _ in conditioning) // CHUNK
+    return tuple([[_repeat(rows, padding, chunks), extra] for rows, extra in each] for each in conditionings)
 
 
-def _encode(clip, text: str) -> list:
-    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+def _repeat(rows: torch.Tensor, padding: torch.Tensor, chunks: int) -> torch.Tensor:
+    own = rows.shape[1] // CHUNK
+    period = next(count for count in range(own, chunks + 1) if chunks % count == 0)
+    return torch.cat([rows, *[padding.to(rows)] * (period - own)], dim=1).repeat(1, chunks // period, 1)
 
 
 def _list_rows(clip, text: str) -> list[int]:
     """Return which rows of the host's CLIP for `text` are not padding: start, words and end of each chunk."""
-    (chunks,) = clip.tokenize(text, return_word_ids=True).values()
+    (chunks,) = prompt_text.tokenise(clip, text).values()
     words = [sum(token[2] != 0 for token in chunk) for chunk in chunks]
     return [chunk * CHUNK + row for chunk, count in enumerate(words) for row in range(count + 2)]
 

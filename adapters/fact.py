@@ -12,7 +12,7 @@ import comfy.utils
 import torch
 from torch import nn
 
-from ..patcher import LightCast, manage
+from ..patcher import LightCast, check_finite, manage
 from .resampler import Resampler, ResamplerSizes
 from .unet_blocks import FACE_BLOCKS
 
@@ -165,4 +165,5 @@ class FactAdapter:
         """
         comfy.model_management.load_models_gpu([self.projector])
         tokens = self.projector.model(features.to(self.projector.load_device, torch.float32))
+        check_finite(tokens, f"{self.name} (Load Face Adapter)", "download the file again, or choose another adapter")
         return tokens.flatten(0, 1).unsqueeze(0)

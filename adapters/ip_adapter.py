@@ -2,13 +2,15 @@
 
 All but the last share one layout: `image_proj.*`, a projector, and `ip_adapter.<number>.to_k_ip.weight` and
 `.to_v_ip.weight` for every cross-attention of an SD1.5 or SDXL UNet; FaceID files also hold
-`ip_adapter.<number>.to_q_lora.down.weight` and so on. `adapters.unet_blocks` has the numbers.
+`ip_adapter.<number>.to_q_lora.down.weight` and so on. `adapters.unet_blocks` has the numbers. PuLID's own files have
+the same as `id_adapter.*` and `id_adapter_attn_layers.<number>.id_to_k.weight`.
 
 Infinite-ID's layout (safetensors, metadata `INFINITE_ID_METADATA`): `clip_mapper.*` a resampler, `face_mapper.*` a
 FaceID projector, and `image_attention.<block>.<number>.<index>.to_k.weight` and `.to_v.weight` [width, D] for every
 block by the host's name of it, e.g. `image_attention.middle.0.9.to_k.weight`.
 """
 
+import re
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,9 +21,10 @@ import comfy.utils
 import torch
 from torch import nn
 
+from ..encoders import pulid
 from ..encoders.clip_vision import ClipFeatures, clip_features
 from ..encoders.identity import FaceId
-from ..patcher import manage
+from ..patcher import check_finite, is_finite, manage
 from . import ip_projectors
 from .unet_blocks import BLOCKS, Block, list_lora_targets, number_attentions
 
@@ -29,6 +32,7 @@ INFINITE_ID_METADATA = {"format": "likeness-infinite-id", "version": "1"}
 FACE_WIDTH = 512  # of every ArcFace embedding; tells InstantID's resampler from IP-Adapter plus's
 BY_NAME = "by file name"
 _PERCEIVER = "perceiver_resampler.proj_in.weight"
+_REMEDY = "download the file again, or choose another adapter"
 _SHORTCUT = partial(ip_projectors.FacePlusTokens, shortcut=True)
 
 
@@ -36,10 +40,12 @@ _SHORTCUT = partial(ip_projectors.FacePlusTokens, shortcut=True)
 class AdapterFormat:
     """One published format.
 
-    face:       "unit" or "raw": the length of the ArcFace embedding it reads; None: reads no face
-    clip:       "embeds", "penultimate", "last" or "eva": what it reads of a CLIP vision model; None: nothing
+    face:       "unit" or "raw": the length of the ArcFace embedding it reads; "pulid": what `PulidEncoder` makes;
+                None: reads no face
+    clip:       "embeds", "penultimate" or "last": what it reads of a CLIP vision model; None: nothing
     projector:  builds its network from the projector's weights
     reads_clip: the projector's weight that CLIP's features go into, so that their widths agree
+    further:    tokens that each photo but the first gives; None: all
     """
 
     name: str
@@ -47,6 +53,7 @@ class AdapterFormat:
     clip: str | None
     projector: type | partial
     reads_clip: str | None = None
+    further: int | None = None
 
 
 FORMATS = {
@@ -61,7 +68,8 @@ FORMATS = {
         AdapterFormat("faceid-portrait", "unit", None, ip_projectors.FaceTokens),
         AdapterFormat("faceid-portrait-unnorm", "raw", None, ip_projectors.make_resampler),
         AdapterFormat("instantid", "raw", None, ip_projectors.make_resampler),
-        AdapterFormat("pulid", "raw", "eva", ip_projectors.PulidTokens),
+        AdapterFormat("pulid", pulid.KIND, None, ip_projectors.PulidTokens, further=5),
+        AdapterFormat("pulid-v1.1", pulid.KIND, None, ip_projectors.IdFormerTokens),
         AdapterFormat("infinite-id", "unit", "last", ip_projectors.InfiniteIdTokens, "clip_mapper.proj_in.weight"),
     )
 }
@@ -73,7 +81,8 @@ VARIANTS = (BY_NAME, *(name for first, (second, _) in TWINS.items() for name in 
 
 def is_ip_adapter(state_dict: dict[str, torch.Tensor]) -> bool:
     """Return whether a file holds image cross-attentions, in whatever format."""
-    return any(key.startswith("image_attention.") or key.endswith(".to_k_ip.weight") for key in state_dict)
+    ends = (".to_k_ip.weight", ".id_to_k.weight")
+    return any(key.startswith("image_attention.") or key.endswith(ends) for key in state_dict)
 
 
 def recognise(state_dict: dict[str, torch.Tensor], name: str = "", variant: str = BY_NAME) -> AdapterFormat | None:
@@ -100,6 +109,8 @@ def _name_by_projector(weights: dict) -> str:
     """Return the first of the formats whose projector has these tensors; raise ValueError for none."""
     if "perceiver_resampler.proj_in.weight" in weights:
         return "faceid-plus"
+    if "latents" in weights and "id_embedding_mapping.0.weight" in weights:
+        return "pulid-v1.1"
     if "latents" in weights and "proj_in.weight" in weights:
         return "instantid" if weights["proj_in.weight"].shape[1] == FACE_WIDTH else "plus"
     if "body.0.weight" in weights and "mapping_0.0.weight" in weights:
@@ -113,6 +124,19 @@ def _name_by_projector(weights: dict) -> str:
         return "ip-adapter"
     reason = f"the first is 'image_proj.{next(iter(weights))}'" if weights else "there are none"
     raise ValueError(f"its tensors under 'image_proj.' are of no known format ({reason})")
+
+
+_PULID_NAMES = (
+    (re.compile(r"^id_adapter_attn_layers\.(\d+)\.id_to_([kv])\."), r"ip_adapter.\1.to_\2_ip."),
+    (re.compile(r"^id_adapter\."), "image_proj."),
+)
+
+
+def rename_pulid(state_dict: dict) -> dict:
+    """Return the tensors of PuLID's own files by the names of converted ones; others as they are."""
+    for own, converted in _PULID_NAMES:
+        state_dict = {own.sub(converted, key): value for key, value in state_dict.items()}
+    return state_dict
 
 
 def _part(state_dict: dict, prefix: str) -> dict:
@@ -143,6 +167,7 @@ class IpAdapter:
     def __init__(self, state_dict: dict, name: str, variant: str = BY_NAME, metadata: dict | None = None):
         """Raise ValueError (the reason, as "it has ...") or KeyError (the tensor) where the file is incomplete."""
         _check_version(metadata or {})
+        state_dict = rename_pulid(state_dict)
         self.name = name
         self.format = recognise(state_dict, name, variant)
         if self.format.name == "infinite-id":
@@ -167,7 +192,7 @@ class IpAdapter:
 
         FaceID-Plus and PlusV2 want the aligned face crop, about 224 px, the others the whole image.
         """
-        if self.format.clip in (None, "eva") or clip_vision is None or images is None:
+        if self.format.clip is None or clip_vision is None or images is None:
             return None
         return clip_features(clip_vision, images, self.format.clip)
 
@@ -194,7 +219,9 @@ class IpAdapter:
             self.projector.model(*(part.to(device, torch.float32) for part in branch), **scale)
             for branch in zip(*inputs)
         )
-        return torch.stack((cond, uncond.expand_as(cond))).flatten(1, 2)
+        pair = torch.stack((cond, uncond.expand_as(cond)))
+        tokens = torch.cat((pair[:, 0], pair[:, 1:, : self.format.further].flatten(1, 2)), dim=1)
+        return check_finite(tokens, f"{self.name} (Load Face Adapter)", _REMEDY)
 
     def keys_values(self, tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Return keys and values of the tokens at every block, as `split` reads them.
@@ -206,7 +233,8 @@ class IpAdapter:
         comfy.model_management.load_models_gpu([self.attentions])
         tokens = tokens.to(self.attentions.load_device)
         parts = [projection(tokens).to(dtype) for at in self.attentions.model for projection in (at.to_k, at.to_v)]
-        return torch.cat(parts, dim=-1).to(comfy.model_management.intermediate_device())
+        keys_values = check_finite(torch.cat(parts, dim=-1), f"{self.name} (Load Face Adapter) in {dtype}", _REMEDY)
+        return keys_values.to(comfy.model_management.intermediate_device())
 
     def split(self, keys_values: torch.Tensor) -> dict[Block, tuple[torch.Tensor, torch.Tensor]]:
         """Return the keys and values [2, m, width] of every block, views of what `keys_values` returned."""
@@ -216,6 +244,9 @@ class IpAdapter:
     def _pair_face(self, face: FaceId | None):
         """Yield the face's features and their negative where the format reads one; raise ValueError for a wrong one."""
         if self.format.face is None:
+            return
+        if self.format.face == pulid.KIND:
+            yield from ((part, torch.zeros_like(part[:1])) for part in pulid.unpack(self._check_pulid(face)))
             return
         if face is None:
             raise ValueError(
@@ -231,15 +262,26 @@ class IpAdapter:
         features = face.embedding if self.format.face == "unit" else face.features
         yield features, torch.zeros_like(features[:1])
 
+    def _check_pulid(self, face: FaceId | None) -> torch.Tensor:
+        """Return the features of an identity that `PulidEncoder` made; raise ValueError for any other."""
+        width = self.projector.model.get_parameter("mapping_0.0.weight").shape[1]
+        if face is None or face.encoder != pulid.KIND:
+            given = f"the identity was encoded by {face.file} ({face.encoder})" if face else "no identity is connected"
+            raise ValueError(
+                f"{self.name} ({self.format.name}) reads a face as Load PuLID Encoder sees it, but {given}. Connect "
+                "that encoder to Encode Identity."
+            )
+        if face.features.shape[-1] != width:
+            raise ValueError(
+                f"{self.name} ({self.format.name}) reads hidden states {width} wide, but {face.file} gives them "
+                f"{face.features.shape[-1]} wide. Choose EVA02_CLIP_L_336_psz14_s6B.pt in Load PuLID Encoder."
+            )
+        return face.features
+
     def _pair_clip(self, clip: ClipFeatures | None):
         """Yield CLIP's features and their negative where the format reads them; raise ValueError for wrong ones."""
         if self.format.clip is None:
             return
-        if self.format.clip == "eva":
-            raise ValueError(
-                f"{self.name} is a PuLID adapter: it reads hidden states of EVA02-CLIP-L-336, which ComfyUI has no "
-                "loader for. Use FaceID-PlusV2 or InstantID instead."
-            )
         if clip is None:
             raise ValueError(f"{self.name} ({self.format.name}) needs a picture and a CLIP vision model: connect both.")
         if clip.kind != self.format.clip or clip.features.shape[-1] != self.clip_width:
@@ -248,7 +290,8 @@ class IpAdapter:
                 f"wide, but the connected model gives '{clip.kind}' {clip.features.shape[-1]} wide. Load "
                 f"{self._name_clip_model()} in Load CLIP Vision."
             )
-        yield clip.features, clip.negative
+        model = "the model of Load CLIP Vision"
+        yield check_finite(clip.features, model, "look at the connected image, or load the model again"), clip.negative
 
     @property
     def clip_width(self) -> int:
@@ -293,6 +336,8 @@ def _read_lora(layers: dict, base: str) -> dict:
     weights = {key: value for key, value in layers.items() if "_lora." in key}
     if not weights:
         return {}
+    if faulty := next((name for name, weight in weights.items() if not is_finite(weight)), None):
+        raise ValueError(f"'{faulty}' of its LoRA holds NaN or infinite numbers; download the file again")
     patches = comfy.lora.load_lora(weights, list_lora_targets(base), log_missing=False)
     if 2 * len(patches) != len(weights):
         raise ValueError(f"its LoRA has {len(weights)} tensors, of which {2 * len(patches)} belong to the UNet")
@@ -311,7 +356,7 @@ def check_ip_adapter(adapter) -> None:
     if adapter.kind != IpAdapter.kind:
         raise ValueError(
             f"{adapter.name} is no image adapter but of the kind {adapter.kind}. Choose an IP-Adapter, FaceID, "
-            "InstantID or Infinite-ID file in Load Face Adapter."
+            "InstantID, PuLID or Infinite-ID file in Load Face Adapter."
         )
 
 

@@ -7,7 +7,8 @@ from the tensors.
 import torch
 from torch import nn
 
-from .resampler import Resampler, ResamplerSizes
+from ..weights.reading import count_modules
+from .resampler import PerceiverAttention, Resampler, ResamplerSizes, make_feed_forward
 
 
 class ImageTokens(nn.Module):
@@ -113,6 +114,47 @@ class PulidTokens(nn.Module):
             for i, states in enumerate(eva.unbind(1))
         ]
         return torch.cat((tokens, *layers), dim=1)
+
+
+class IdFormerTokens(nn.Module):
+    """PuLID v1.1: 32 latents and five tokens of a photo read each hidden layer of EVA-CLIP in turn (IDFormer)."""
+
+    def __init__(self, weights: dict, operations=nn, **factory):
+        super().__init__()
+        _, queries, dim = weights["latents"].shape
+        self.dim = dim
+        self.latents = nn.Parameter(torch.empty(1, queries, dim, **factory))
+        self.proj_out = nn.Parameter(torch.empty(weights["proj_out"].shape, **factory))
+        self.id_embedding_mapping = _build_three_layers(_part(weights, "id_embedding_mapping."), operations, **factory)
+        self.taps = len({key.split(".")[0] for key in weights if key.startswith("mapping_")})
+        for tap in range(self.taps):
+            self.add_module(
+                f"mapping_{tap}", _build_three_layers(_part(weights, f"mapping_{tap}."), operations, **factory)
+            )
+        inner, hidden = weights["layers.0.0.to_q.weight"].shape[0], weights["layers.0.1.1.weight"].shape[0]
+        self.layers = nn.ModuleList(
+            nn.ModuleList(
+                (
+                    PerceiverAttention(dim, inner, operations, **factory),
+                    make_feed_forward(dim, hidden, operations, **factory),
+                )
+            )
+            for _ in range(count_modules(weights, "layers."))
+        )
+
+    def forward(self, face: torch.Tensor, eva: torch.Tensor) -> torch.Tensor:
+        """Return a person's tokens [1, 32, D] of n photos read together: face [n, 1280], eva [n, 5, 577, 1024]."""
+        photos = self.id_embedding_mapping(face).unflatten(1, (-1, self.dim)).flatten(0, 1)[None]
+        rows = torch.cat((self.latents.to(photos), photos), dim=1)
+        layers_a_tap = len(self.layers) // self.taps
+        for number, (attention, feed_forward) in enumerate(self.layers):
+            if number % layers_a_tap == 0:
+                tap = number // layers_a_tap
+                states = self.get_submodule(f"mapping_{tap}")(eva[:, tap].flatten(0, 1)[None])
+                context = torch.cat((photos, states), dim=1)
+            rows = rows + attention(context, rows)
+            rows = rows + feed_forward(rows)
+        return rows[:, : self.latents.shape[1]] @ self.proj_out.to(rows)
 
 
 class InfiniteIdTokens(nn.Module):

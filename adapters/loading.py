@@ -24,10 +24,15 @@ def load_adapter(path: str, variant: str = BY_NAME) -> FactAdapter | Face2Diffus
         family, adapter = "a FACT adapter", FactAdapter
     elif is_ip_adapter(state_dict):
         family, adapter = "an image adapter", partial(IpAdapter, variant=variant, metadata=read_metadata(path))
+    elif any(key.startswith(("pulid_encoder.", "pulid_ca.")) for key in state_dict):
+        raise ValueError(
+            f"{name} is PuLID for Flux, which this pack has no place for: choose a PuLID file for SDXL "
+            "(pulid_v1.1.safetensors, ip-adapter_pulid_sdxl_fp16.safetensors) in Load Face Adapter."
+        )
     else:
         raise ValueError(
             f"{name} is not a face adapter: it has no 'local_fac_prj.*' tensors (FACT), no '{MAPPING_KEY}' "
-            "(Face2Diffusion) and no '*.to_k_ip.weight' (IP-Adapter, FaceID, InstantID), its first tensor is "
+            "(Face2Diffusion) and no '*.to_k_ip.weight' (IP-Adapter, FaceID, InstantID, PuLID), its first tensor is "
             f"'{next(iter(state_dict))}'. Choose another file in Load Face Adapter."
         )
     return build_network(f"{name} is not {family} this pack can load", adapter, state_dict, name)

@@ -58,6 +58,16 @@ class PerceiverAttention(nn.Module):
         return self.to_out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
+def make_feed_forward(dim: int, hidden: int, operations, **factory) -> nn.Sequential:
+    """Build what follows each attention: a norm and two layers, `hidden` wide between, without biases."""
+    return nn.Sequential(
+        operations.LayerNorm(dim, **factory),
+        operations.Linear(dim, hidden, bias=False, **factory),
+        nn.GELU(),
+        operations.Linear(hidden, dim, bias=False, **factory),
+    )
+
+
 class Resampler(nn.Module):
     """Learned latents that read identity features: [n, tokens, embedding] -> [n, queries, output]."""
 
@@ -72,12 +82,7 @@ class Resampler(nn.Module):
             nn.ModuleList(
                 (
                     PerceiverAttention(sizes.dim, sizes.inner, operations, **factory),
-                    nn.Sequential(
-                        operations.LayerNorm(sizes.dim, **factory),
-                        operations.Linear(sizes.dim, sizes.ff, bias=False, **factory),
-                        nn.GELU(),
-                        operations.Linear(sizes.ff, sizes.dim, bias=False, **factory),
-                    ),
+                    make_feed_forward(sizes.dim, sizes.ff, operations, **factory),
                 )
             )
             for _ in range(sizes.depth)

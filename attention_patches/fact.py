@@ -4,13 +4,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from comfy.patcher_extension import WrappersMP
 
-from .adapter_patch import AdapterPatch, Run, check_base
-from .calls import attend, find_sigma_range
+from ..adapters.unet_blocks import transformer_blocks
+from .adapter_patch import AdapterPatch, Run, check_base, watch
+from .calls import ALWAYS, Rows, Schedule, attend, read_call, read_rows
 from .sfags import gated_self_attention, project_face
-
-WRAPPER_KEY = "likeness_fact"
 
 
 @dataclass
@@ -21,48 +19,62 @@ class FactRun(Run):
 
 
 class FactPatch(AdapterPatch):
-    """SFAGS at every face block of an SD1.5 UNet.
+    """SFAGS of one identity at every face block of an SD1.5 UNet.
 
     weights:   model patcher of the face blocks' weights, in the order of `blocks`
-    tokens:    [2, m, 768]: face tokens of the conditional and of the unconditional branch
+    tokens:    [2, m, 768]: face tokens of the positive and of the other rows
     strength:  s of both gates
     """
 
-    def __init__(self, weights, blocks, tokens, strength, sigma_range, mask=None):
-        super().__init__(blocks, sigma_range, mask)
+    name = node = "Apply FACT"
+
+    def __init__(self, weights, blocks, tokens, strength, schedule=ALWAYS, mask=None):
+        super().__init__(blocks, schedule, mask)
         self.weights = weights
         self.tokens = tokens
         self.strength = strength
 
     def apply(self, model):
-        """Return a clone of `model` that runs this patch."""
+        """Return a clone of `model` that runs this patch, on the same input as the FACT that is there already."""
         model = model.clone()
-        model.set_model_patch(self, "middle_patch")
-        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, WRAPPER_KEY, self.around_unet)
+        blocks = transformer_blocks(model.get_model_object("diffusion_model"))
+        heads = {block[:2]: module.n_heads for block, module in blocks.items()}
+        patches = model.model_options["transformer_options"].get("patches", {}).get("middle_patch", [])
+        before = [n for n, patch in enumerate(patches) if isinstance(patch, FactPatches)]
+        if before:
+            patches[before[0]] = FactPatches((*patches[before[0]].faces, self), heads)
+        else:
+            model.set_model_patch(FactPatches((self,), heads), "middle_patch")
+        self.attach(model)
         return model
 
-    def models(self):
-        """Return the weights that the host loads beside the UNet."""
-        return [self.weights]
-
-    def to(self, device_or_dtype):
-        """Do nothing: the weights move with their patcher, and the rest is made where the UNet runs."""
-        return self
-
-    @torch.compiler.disable
-    def __call__(self, x: torch.Tensor, extra_options: dict) -> torch.Tensor:
-        """Run the face block of the block at hand on its tokens [chunks * batch, n, d]."""
-        run = self.run_on(x.device, x.dtype)
-        block = extra_options["block"]
-        run.reached.add(block)
-        if not run.active or block not in run.faces:
+    def add_face(self, x: torch.Tensor, rows: Rows, extra_options: dict) -> torch.Tensor:
+        """Return the tokens [rows, n, d] of one stream after the face block of the block at hand."""
+        block = extra_options.get("block")
+        if block not in self.blocks:
             return x
-        keys, values = self.keys_values(run, block, x, extra_options)
-        gates, mask = run.gates[block], self.find_region(run, x, extra_options)
+        read_call(extra_options).reached.add((self, block))
+        if not self.schedule.is_on(extra_options):
+            return x
+        run = self.run_on(x.device, x.dtype)
+        keys, values = self.keys_values(run, block, x, rows)
+        gates, mask = run.gates[block], self.find_region(run, x, rows, extra_options)
         if mask is not None:
             gates = tuple(gate * mask for gate in gates)
         weights = self.weights.model[self.blocks.index(block)]
         return gated_self_attention(x, keys, values, weights, *gates, partial(attend, extra_options=extra_options))
+
+    def guard(self, transformer_options: dict) -> None:
+        """See that the host will call this patch; where another node holds it instead, watch that it is called."""
+        patches = transformer_options.get("patches", {}).get("middle_patch", [])
+        if any(isinstance(patch, FactPatches) and self in patch.faces for patch in patches):
+            return
+        if not patches:
+            raise RuntimeError(
+                "Apply FACT: another node has removed its patch from the model, so that the face is not in the image. "
+                "Connect that node before Apply FACT, or remove it."
+            )
+        patches[-1] = watch(patches[-1], self)
 
     def start(self, device: torch.device, dtype: torch.dtype) -> FactRun:
         """Project the face for every block, and open its gates."""
@@ -73,16 +85,42 @@ class FactPatch(AdapterPatch):
             gates={block: self._open_gates(face_block, device, dtype) for block, face_block in weights.items()},
         )
 
-    def explain_missed(self, missed: list[tuple]) -> str:
-        """Return the sentence for face blocks that did not run."""
-        return (
-            f"Apply FACT: the model ran without {len(missed)} of its {len(self.blocks)} face blocks (the first is "
-            f"{missed[0]}). Another node skips or replaces these blocks; remove it or put it on another model."
-        )
-
     def _open_gates(self, face_block, device, dtype) -> tuple[torch.Tensor, ...]:
         alphas = torch.stack((face_block.alpha_attn, face_block.alpha_dense)).to(device, torch.float32)
         return (self.strength * torch.tanh(alphas)).to(dtype).unbind()
+
+
+class FactPatches:
+    """What the host calls in every block: the faces of a model, which all read the same input and add up.
+
+    heads: of the attention in each block, for a pack that runs the host's blocks and does not tell
+    """
+
+    def __init__(self, faces: tuple[FactPatch, ...], heads: dict[tuple, int]):
+        self.faces = faces
+        self.heads = heads
+
+    @torch.compiler.disable
+    def __call__(self, x: torch.Tensor, extra_options: dict) -> torch.Tensor:
+        """Run the face blocks of the block at hand on its tokens; Infinite-ID's text stream stays as it is."""
+        extra_options.setdefault("n_heads", self.heads.get(extra_options.get("block")))
+        rows = read_rows(extra_options, len(x))
+        x, text = rows.split(x)
+        first, *others = (face.add_face(x, rows, extra_options) for face in self.faces)
+        return rows.join(sum((other - x for other in others), start=first), text)
+
+    def models(self):
+        """Return the weights that the host loads beside the UNet."""
+        return [face.weights for face in self.faces]
+
+    def to(self, device_or_dtype):
+        """Do nothing: the weights move with their patcher, and the rest is made where the UNet runs."""
+        return self
+
+    def cleanup(self):
+        """Forget the run; the host calls this when sampling ends."""
+        for face in self.faces:
+            face.cleanup()
 
 
 def apply_fact(model, adapter, face_id, strength=0.5, start_percent=0.0, end_percent=1.0, cfg_face=True, mask=None):
@@ -101,7 +139,8 @@ def apply_fact(model, adapter, face_id, strength=0.5, start_percent=0.0, end_per
     check_base(model, adapter.widths, adapter.token_dim, name, "an SD1.5 UNet", "blocks", remedy)
     if mask is not None:
         mask = mask.reshape(-1, *mask.shape[-2:])
-    if strength == 0 or start_percent >= end_percent or (mask is not None and not mask.any()):
+    schedule = Schedule(start_percent, end_percent)
+    if strength == 0 or schedule.is_empty or (mask is not None and not mask.any()):
         return model.clone()
     face = adapter.face_tokens(face_id.features)
     no_face = adapter.face_tokens(torch.zeros_like(face_id.features)) if cfg_face else face
@@ -110,7 +149,7 @@ def apply_fact(model, adapter, face_id, strength=0.5, start_percent=0.0, end_per
         adapter.widths,
         torch.cat((face, no_face)),
         strength,
-        find_sigma_range(model, start_percent, end_percent),
+        schedule,
         mask,
     ).apply(model)
 

@@ -1,21 +1,25 @@
 """Infinite-ID inside the host's UNet: an identity stream and a text stream in one batch, mixed at self-attention.
 
-Every chunk of the batch holds the identity stream's rows and then as many of the text stream's; both take the same
-path through the UNet, so the host's splitting of cond and uncond never parts them. `Streams` in the transformer options
-tells patches of this call about it: image cross-attention leaves the text rows alone.
+Wherever the host knows a batch of B images, the UNet is given 2 B: the identity stream's and then the text stream's.
+Both take the same path through the UNet, so nothing that cuts, tiles or repeats batches parts them. Between the sampler
+and the UNet, where other nodes deal the images out in windows, the text stream lies in further channels of its image.
+Patches of adapters see the identity's rows alone, as a call of its own: the text stream stays the stock picture.
 """
 
-import inspect
+import logging
 from dataclasses import dataclass, field, replace
 
 import torch
-from comfy.patcher_extension import WrappersMP
+from comfy.conds import CONDConstant
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from comfy.utils import repeat_to_batch_size
 
 from ..adapters.unet_blocks import transformer_blocks
-from .calls import attend, find_sigma_range, is_scheduled
+from .calls import STREAMS, Schedule, attend, describe_calls, list_packs
 from .mixed_attention import adain, adain_mean, mixed_keys_values
+from .same_noise import SameNoise
 
-STREAMS = "likeness_streams"
+STYLE = "likeness_style"
 WRAPPER_KEY = "likeness_infinite_id"
 MIXINGS = ("mixed", "mutual", "off")
 STYLES = ("none", "AdaIN-mean", "AdaIN")
@@ -25,37 +29,62 @@ PARTS = {"down": "input", "middle": "middle", "up": "output"}
 
 @dataclass(frozen=True)
 class Streams:
-    """How the two streams of a UNet call act on each other.
+    """How the two streams of a UNet call act on each other, and where they lie in its batch.
 
     mixing:          one of MIXINGS: the identity stream attends to both streams, to the text stream only (the paper's
                      "mutual" ablation), or to itself
     style:           one of STYLES: what its keys and values take over from the text stream's
     style_strength:  0..1, how much of that
     parts:           where they act, the host's names of parts of the UNet
-    reached:         the blocks whose self-attention has run in this step
+    trajectory:      one of TRAJECTORIES: the text stream is sampled as the identity's is, or starts from its latent at
+                     every step
+    images:          B: every run of 2 B rows holds B images' identity stream and then their text stream, whether the
+                     runs are the host's chunks, tiles or regions
+    options:         the `model_options` of the call, to name other nodes
     """
 
     mixing: str
     style: str
     style_strength: float
     parts: tuple[str, ...] = tuple(PARTS.values())
-    reached: set[tuple] = field(default_factory=set, compare=False)
+    trajectory: str = "own"
+    images: int = 1
+    options: dict = field(default_factory=dict, compare=False)
 
-    @staticmethod
-    def split(x: torch.Tensor, chunks: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the identity rows and the text rows of [chunks * 2 B, ...], each [chunks * B, ...]."""
-        identity, text = x.unflatten(0, (chunks, 2, -1)).unbind(1)
+    def split(self, x: torch.Tensor, pieces: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the identity rows and the text rows of x [runs * 2 B * pieces, ...], each [runs * B * pieces, ...].
+
+        pieces: rows of each image. Raises RuntimeError for rows that are no such runs.
+        """
+        if len(x) % (2 * self.images * pieces):
+            others = ", ".join(list_packs(self.options)) or "another node"
+            raise RuntimeError(
+                f"Infinite-ID: a block of the UNet has {len(x)} rows, which cannot be told apart into the two streams "
+                f"of {self.images} images. Beside Likeness there are patches of {others}: use one of them at a time, "
+                "or bypass Infinite-ID Mixing."
+            )
+        identity, text = x.unflatten(0, (-1, 2, self.images * pieces)).unbind(1)
         return identity.flatten(0, 1), text.flatten(0, 1)
 
-    @staticmethod
-    def side_by_side(x: torch.Tensor, chunks: int) -> torch.Tensor:
-        """Return both streams' tokens in one row, [chunks * 2 B, n, d] -> [chunks * B, 2 n, d]; a view where B is 1."""
-        return x.unflatten(0, (chunks, 2, -1)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+    def side_by_side(self, x: torch.Tensor, pieces: int = 1) -> torch.Tensor:
+        """Return both streams' tokens in one row, [runs * 2 B, n, d] -> [runs * B, 2 n, d]; a view where B is 1."""
+        rows = x.unflatten(0, (-1, 2, self.images * pieces))
+        return rows.transpose(1, 2).flatten(2, 3).flatten(0, 1)
 
-    @staticmethod
-    def join(identity: torch.Tensor, text: torch.Tensor, chunks: int) -> torch.Tensor:
-        """Return [chunks * 2 B, ...] of the two parts that `split` gives."""
-        return torch.stack((identity.unflatten(0, (chunks, -1)), text.unflatten(0, (chunks, -1))), dim=1).flatten(0, 2)
+    def join(self, identity: torch.Tensor, text: torch.Tensor, pieces: int = 1) -> torch.Tensor:
+        """Return [runs * 2 B, ...] of the two parts that `split` gives."""
+        run = (-1, self.images * pieces)
+        return torch.stack((identity.unflatten(0, run), text.unflatten(0, run)), dim=1).flatten(0, 2)
+
+    def describe_half(self, extra_options: dict) -> dict:
+        """Return the options of a call with one stream's rows alone, as patches would know it without the other."""
+        half = {name: value for name, value in extra_options.items() if name != STREAMS} | {STYLE: self}
+        for name in ("original_shape", "activations_shape"):
+            if name in half:
+                half[name] = [half[name][0] // 2, *half[name][1:]]
+        if "sigmas" in half:
+            half["sigmas"] = half["sigmas"][: self.images]
+        return half
 
     def restyles(self, block: tuple) -> bool:
         """Return whether the identity stream takes over a style in a block."""
@@ -73,141 +102,230 @@ class MixedSelfAttention:
 
     previous: what stood there before, by block; where there is nothing, the host's own attention runs. One object
     serves all blocks, because a compiled model may call that of one block for another's.
+    heads:    as in `TwoStreams`
     """
 
-    def __init__(self, previous: dict):
+    def __init__(self, previous: dict, heads: dict):
         self.previous = previous
+        self.heads = heads
 
     @torch.compiler.disable
     def __call__(self, q, k, v, extra_options):
-        block = (*extra_options["block"], extra_options["block_index"])
-        attention = self.previous.get(block, attend)
-        streams = extra_options.get(STREAMS)
-        if streams is None:
+        block = (*extra_options["block"], extra_options.get("block_index", 0))
+        extra_options.setdefault("n_heads", self.heads[block])
+        previous, streams = self.previous.get(block), extra_options.get(STREAMS)
+        attention = previous or attend
+        if streams is None or streams.mixing == "off":
             return attention(q, k, v, extra_options)
-        streams.reached.add(block)
-        if streams.mixing == "off":
-            return attention(q, k, v, extra_options)
-        chunks = len(extra_options["cond_or_uncond"])
-        (q_id, q_t), (k_id, k_t), (v_id, v_t) = (streams.split(part, chunks) for part in (q, k, v))
+        pieces = max(1, len(q) // len(k))  # of an image, as HyperTile cuts the queries: keys and values follow
+        k, v = (part.reshape(len(q), -1, part.shape[-1]) for part in (k, v))
+        (q_id, q_t), (k_id, k_t), (v_id, v_t) = (streams.split(part, pieces) for part in (q, k, v))
+        half = streams.describe_half(extra_options)
         keys, values = k_t, v_t
         if streams.mixing == "mixed" and streams.restyles(block):
             keys, values = streams.restyle(k_id, k_t, block), streams.restyle(v_id, v_t, block)
             keys, values = mixed_keys_values(keys, values, k_t, v_t)
         elif streams.mixing == "mixed":
-            keys, values = (streams.side_by_side(part, chunks) for part in (k, v))
-        identity = attention(q_id, keys, values, extra_options)
-        return streams.join(identity, attention(q_t, k_t, v_t, extra_options), chunks)
+            keys, values = (streams.side_by_side(part, pieces) for part in (k, v))
+        identity = attention(q_id, keys, values, half)
+        if previous and streams.trajectory == "own":
+            # What it sees last is the sampler's whole batch: Self-Attention Guidance goes by it after the call.
+            text = streams.split(previous(q, k, v, extra_options), pieces)[1]
+        else:
+            text = attention(q_t, k_t, v_t, half)
+        return streams.join(identity, text, pieces)
 
-    def models(self):
-        """Return the models of the callables before."""
-        return [model for previous in self._list_previous("models") for model in previous.models()]
 
-    def to(self, device_or_dtype):
-        """Move the callables before, where they can be moved; there is nothing else to move."""
-        moved = {previous: previous.to(device_or_dtype) for previous in self._list_previous("to")}
-        self.previous = {block: moved.get(previous, previous) for block, previous in self.previous.items()}
-        return self
+class IdentityRows:
+    """What the host calls in place of patches that bring an identity in: it keeps the text stream from them.
 
-    def cleanup(self):
-        """Pass on to the callables before that sampling ends."""
-        for previous in self._list_previous("cleanup"):
-            previous.cleanup()
+    patches: by the host's keys, or one for all
+    heads:   as in `TwoStreams`
+    """
 
-    def _list_previous(self, method: str) -> set:
-        return {previous for previous in self.previous.values() if hasattr(previous, method)}
+    def __init__(self, patches, heads: dict):
+        self.patches = patches
+        self.heads = heads
+
+    @torch.compiler.disable
+    def attend(self, q, k, v, extra_options):
+        """Run a cross-attention: the patch's for the identity's rows, the host's for the text stream's.
+
+        k and v may have rows behind those of q, which are another pack's (NAG); the first belong to q.
+        """
+        block = (*extra_options["block"], extra_options.get("block_index", 0))
+        extra_options.setdefault("n_heads", self.heads[block])
+        patch, streams = self.patches.get(block) or self.patches[block[:2]], extra_options.get(STREAMS)
+        if streams is None:
+            return patch(q, k, v, extra_options)
+        (q_id, q_t), (k_id, k_t), (v_id, v_t) = (streams.split(part[: len(q)]) for part in (q, k, v))
+        half = streams.describe_half(extra_options)
+        return streams.join(patch(q_id, k_id, v_id, half), attend(q_t, k_t, v_t, half))
+
+    @torch.compiler.disable
+    def __call__(self, x, extra_options):
+        """Run a patch between the attentions on the identity's rows."""
+        streams = extra_options.get(STREAMS)
+        if streams is None:
+            return self.patches(x, extra_options)
+        identity, text = streams.split(x)
+        return streams.join(self.patches(identity, streams.describe_half(extra_options)), text)
+
+
+@dataclass(frozen=True)
+class TextStreamInChannels:
+    """The host's context handler of a run with two trajectories: it packs [2 B, c, h, w] as [B, 2 c, h, w].
+
+    So the windows of other nodes, cut out of the batch inside, hold whole images. previous: the context windows of the
+    host, None without; noise: what must be off while the model runs.
+    """
+
+    previous: object
+    noise: SameNoise
+
+    def should_use_context(self, *call):
+        """Return True: every call is packed."""
+        return True
+
+    def execute(self, calc_cond_batch, model, conds, x, timestep, model_options):
+        """Return the predictions for x, [2 B, c, h, w] for each of `conds`."""
+        call = (model, conds, pack(x), timestep[: len(timestep) // 2], model_options)
+        with self.noise.paused():
+            if self.previous and self.previous.should_use_context(*call):
+                results = self.previous.execute(calc_cond_batch, *call)
+            else:
+                results = calc_cond_batch(*call)
+        return [unpack(result) for result in results]
+
+
+def pack(x: torch.Tensor) -> torch.Tensor:
+    """Put the second half of a batch into channels behind the first, [2 B, c, ...] -> [B, 2 c, ...]."""
+    return torch.cat(x.chunk(2), dim=1)
+
+
+def unpack(x: torch.Tensor) -> torch.Tensor:
+    """Undo `pack`, [B, 2 c, ...] -> [2 B, c, ...]."""
+    return torch.cat(x.chunk(2, dim=1))
 
 
 @dataclass(frozen=True)
 class TwoStreams:
     """Carries the text stream along: through the whole sampling, or beside every step's identity latent.
 
-    streams:      while the noise level lies in `sigma_range` (from, to)
-    trajectory:   one of TRAJECTORIES
-    blocks:       where the self-attention mixes
+    streams:   how they act on each other while the schedule is on
+    blocks:    where the self-attention mixes
+    heads:     of the attention in each block, for a pack that runs the host's blocks and does not tell
     """
 
     streams: Streams
-    sigma_range: tuple[float, float]
-    trajectory: str
+    schedule: Schedule
     blocks: tuple[tuple, ...]
+    heads: dict[tuple, int]
 
-    def around_sampling(self, executor, noise, latent_image, sampler, sigmas, denoise_mask, callback, *args, **kwargs):
-        """Sample both streams from the same noise and return the first: OUTER_SAMPLE wrapper of the own trajectory."""
-        check_deterministic(sampler)
-        batch = noise.shape[0]
-        noise, latent_image = torch.cat((noise, noise)), torch.cat((latent_image, latent_image))
-        if denoise_mask is not None:
-            denoise_mask = torch.cat((denoise_mask, denoise_mask))
-        if kwargs.get("latent_shapes"):
-            kwargs["latent_shapes"] = [(2 * batch, *shape[1:]) for shape in kwargs["latent_shapes"]]
+    def around_run(self, executor, *args, **kwargs):
+        """Come nearest to the sampler, inside what other nodes do to its noise: OUTER_SAMPLE wrapper."""
+        options = executor.class_obj.model_options["transformer_options"]
+        add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, WRAPPER_KEY, prepare_both, options)
+        add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, WRAPPER_KEY, self.around_sampler, options)
+        return executor(*args, **kwargs)
+
+    def around_sampler(
+        self,
+        executor,
+        guider,
+        sigmas,
+        extra_args,
+        callback,
+        noise,
+        latent_image=None,
+        denoise_mask=None,
+        *args,
+        **kwargs,
+    ):
+        """Sample both streams from the same noise and return the first: SAMPLER_SAMPLE wrapper.
+
+        With the same latent for both the sampler knows nothing of them.
+        """
+        images, options = len(noise), extra_args["model_options"]
+        self.install(options["transformer_options"])
+        if self.streams.trajectory == "same latent":
+            return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args, **kwargs)
+        same_noise = SameNoise(2 * images)
+        options["context_handler"] = TextStreamInChannels(options.get("context_handler"), same_noise)
+        batch = (part if part is None else torch.cat((part, part)) for part in (noise, latent_image, denoise_mask))
 
         def report_identity(step, x0, x, steps):
-            return callback(step, x0[:batch], x[:batch], steps)
+            return callback(step, x0[:images], x[:images], steps)
 
-        report = callback and report_identity
-        return executor(noise, latent_image, sampler, sigmas, denoise_mask, report, *args, **kwargs)[:batch]
+        with same_noise:
+            return executor(guider, sigmas, extra_args, callback and report_identity, *batch, *args, **kwargs)[:images]
+
+    def install(self, options: dict):
+        """Put the mixing into a run's transformer options, around whatever other nodes have put there."""
+        slots = options.setdefault("patches_replace", {})
+        for_identity = slots.get("attn2", {})
+        between = options.get("patches", {}).get("middle_patch", [])
+        if not for_identity and not between:
+            logging.warning(
+                "Infinite-ID Mixing: the model has no face in it, so both streams are the same picture, and yours is "
+                "the one you would get without this node. Connect Apply Image Adapter before or after it."
+            )
+        if for_identity:
+            slots["attn2"] = dict.fromkeys(for_identity, IdentityRows(for_identity, self.heads).attend)
+        between[:] = [IdentityRows(patch, self.heads) for patch in between]
+        replaced = slots.setdefault("attn1", {})
+        previous = {block: replaced.get(block, replaced.get(block[:2])) for block in self.blocks}
+        # As other packs write them, without index in the block; where one has it, the host looks there first.
+        keys = {block[:2] for block in self.blocks} | (set(self.blocks) & replaced.keys())
+        replaced.update(dict.fromkeys(keys, MixedSelfAttention(previous, self.heads)))
+        add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, WRAPPER_KEY, self.around_step, options)
 
     def around_step(self, executor, model, conds, x, timestep, model_options):
-        """Tell this step's patches of the streams, adding the text stream where it lacks: CALC_COND_BATCH wrapper."""
-        active = is_scheduled(self.sigma_range, timestep)
-        # Guidance nodes such as PAG ask for one condition more, in which they replace blocks on purpose.
-        reached = set() if len(conds) > 1 else set(self.blocks)
-        if self.trajectory == "own":
-            streams = replace(self.streams if active else Streams("off", "none", 0.0), reached=reached)
-            return executor(model, conds, x, timestep, _add_streams(model_options, streams))
-        if not active:
-            return executor(model, conds, x, timestep, model_options)
-        double = torch.cat((x, x)), torch.cat((timestep, timestep))
-        streams = replace(self.streams, reached=reached)
-        results = executor(model, conds, *double, _add_streams(model_options, streams))
-        return [result[: x.shape[0]] for result in results]
-
-    def around_unet(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs):
-        """See that the streams were mixed in every block: APPLY_MODEL wrapper; raise RuntimeError otherwise."""
-        output = executor(x, t, c_concat, c_crossattn, control, transformer_options, *args, **kwargs)
-        streams = transformer_options.get(STREAMS)
-        missed = [block for block in self.blocks if streams and block not in streams.reached]
-        if missed:
-            raise RuntimeError(
-                f"Infinite-ID: the model ran without mixing in {len(missed)} of its {len(self.blocks)} self-attentions "
-                f"(the first is {missed[0]}). Another node, connected later, skips or replaces these blocks: remove it "
-                "or put it before Infinite-ID Mixing."
-            )
-        return output
+        """Give the UNet both streams and tell its patches of them: the innermost CALC_COND_BATCH wrapper."""
+        images, own = len(x), self.streams.trajectory == "own"
+        streams = replace(self.streams, images=images, options=model_options)
+        if not self.schedule.is_on(model_options["transformer_options"] | {"sigmas": timestep}):
+            if not own:
+                return executor(model, conds, x, timestep, model_options)
+            streams = replace(streams, mixing="off", style="none")
+        options = model_options | {"transformer_options": model_options["transformer_options"] | {STREAMS: streams}}
+        conds = [entries and [fit_entry(entry, images) for entry in entries] for entries in conds]
+        both = unpack(x) if own else torch.cat((x, x))
+        results = executor(model, conds, both, torch.cat((timestep, timestep)), options)
+        return [pack(result) if own else result[:images] for result in results]
 
     def apply(self, model):
         """Return a clone of `model` with both streams."""
         model = model.clone()
-        replaced = model.model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
-        previous = {block: replaced.get(block, replaced.get(block[:2])) for block in self.blocks}
-        attention = MixedSelfAttention({block: attention for block, attention in previous.items() if attention})
-        # As other packs write them, without index in the block; where one has it, the host looks there first.
-        for key in {block[:2] for block in self.blocks} | (set(self.blocks) & replaced.keys()):
-            model.set_model_attn1_replace(attention, *key)
-        if self.trajectory == "own":
-            model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, self.around_sampling)
-        model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, WRAPPER_KEY, self.around_step)
-        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, WRAPPER_KEY, self.around_unet)
+        describe_calls(model)
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, self.around_run)
         return model
 
 
-def _add_streams(model_options: dict, streams: Streams) -> dict:
-    return model_options | {"transformer_options": model_options.get("transformer_options", {}) | {STREAMS: streams}}
+def prepare_both(executor, model, noise_shape, *args, **kwargs):
+    """Have the host make room for both streams: PREPARE_SAMPLING wrapper."""
+    return executor(model, [2 * noise_shape[0], *noise_shape[1:]], *args, **kwargs)
 
 
-def check_deterministic(sampler) -> None:
-    """Raise ValueError for a sampler that adds noise at every step: the two streams would drift apart by it."""
-    function = getattr(sampler, "sampler_function", None)
-    parameters = inspect.signature(function).parameters if function else {}
-    eta = parameters["eta"].default if "eta" in parameters else 1.0
-    churn = getattr(sampler, "extra_options", {}).get("s_churn", 0.0)
-    if churn > 0 or ("noise_sampler" in parameters and eta != 0):
-        name = getattr(function, "__name__", "this sampler").removeprefix("sample_")
-        raise ValueError(
-            f"Infinite-ID: {name} adds new noise at every step, which would part the two streams. Choose ddim, euler, "
-            'dpmpp_2m, ipndm or another sampler without noise, or set trajectory to "same latent".'
-        )
+def fit_entry(entry: dict, images: int) -> dict:
+    """Return a condition's entry whose prompts and masks have one row or one for each image.
+
+    The host repeats and cuts them to the rows of its batch; for twice the rows it would not do the same.
+    """
+    fitted = {
+        name: cond._copy_with(repeat_to_batch_size(cond.cond, images)) if _has_rows(cond, images) else cond
+        for name, cond in entry["model_conds"].items()
+    }
+    masks = {"mask": entry["mask"][:images]} if "mask" in entry else {}
+    return entry | {"model_conds": fitted} | masks
+
+
+def _has_rows(cond, images: int) -> bool:
+    return (
+        isinstance(getattr(cond, "cond", None), torch.Tensor)
+        and not isinstance(cond, CONDConstant)
+        and cond.cond.shape[0] not in (1, images)
+    )
 
 
 def apply_infinite_id(
@@ -217,7 +335,7 @@ def apply_infinite_id(
     """Return a clone of `model` whose identity stream is mixed with a text stream (docs/papers.md 5).
 
     model:           the host's ModelPatcher, with image cross-attention applied before or after
-    mixing, style, style_strength, trajectory: as in `Streams` and `TwoStreams`
+    mixing, style, style_strength, trajectory: as in `Streams`
     start_percent, end_percent: part of the sampling in which the streams are mixed, 0..1
     parts:           which parts of the UNet mix, keys of PARTS
 
@@ -228,12 +346,13 @@ def apply_infinite_id(
     if not blocks:
         what = type(model.model.model_config).__name__
         raise ValueError(f"Infinite-ID mixes the self-attention of SD and SDXL UNets; {what} has none of that kind.")
-    if model.get_wrappers(WrappersMP.CALC_COND_BATCH, WRAPPER_KEY):
+    if model.get_wrappers(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY):
         raise ValueError("This model has been through an Infinite-ID Mixing already: keep one of the two.")
     unstyled = style == "none" or style_strength == 0
     if (mixing == "off" and unstyled) or not parts or start_percent >= end_percent:
         return model.clone()
     names = tuple(PARTS[part] for part in parts)
-    blocks = tuple(block for block in blocks if block[0] in names)
-    span = find_sigma_range(model, start_percent, end_percent)
-    return TwoStreams(Streams(mixing, style, style_strength, names), span, trajectory, blocks).apply(model)
+    streams = Streams(mixing, style, style_strength, names, trajectory)
+    heads = {block: module.n_heads for block, module in blocks.items()}
+    mixed = tuple(block for block in blocks if block[0] in names)
+    return TwoStreams(streams, Schedule(start_percent, end_percent), mixed, heads).apply(model)

@@ -1,16 +1,18 @@
 """Image cross-attention in the host's UNet, in every transformer block on top of the cross-attention that is there."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
-from comfy.patcher_extension import CallbacksMP, WrappersMP
+from comfy.patcher_extension import CallbacksMP
 
 from ..adapters.unet_blocks import Block, sort_blocks, transformer_blocks
-from .adapter_patch import AdapterPatch, Run, check_base
-from .calls import attend, find_sigma_range
+from .adapter_patch import AdapterPatch, Run, check_base, watch
+from .calls import ALWAYS, Rows, Schedule, attend, list_packs, read_call, read_rows
 from .image_cross_attention import image_cross_attention
-from .infinite_id import PARTS, STREAMS
+from .infinite_id import PARTS, STYLE
+from .orthogonal_attention import make_orthogonal
 
 KEY = "likeness_ip_adapter"
 
@@ -19,15 +21,20 @@ class ImageAttentionPatch(AdapterPatch):
     """Image cross-attention at every cross-attention of a UNet.
 
     adapter:      `IpAdapter`, of which only the names and sizes of its blocks are used any more
-    keys_values:  [2, m, ...] of `IpAdapter.keys_values`, for the conditional and the unconditional branch
+    keys_values:  [2, m, ...] of `IpAdapter.keys_values`, for the positive and the other rows
     strengths:    s at each block
+    method:       one of `orthogonal_attention.METHODS`: what of the image is added where the prompt speaks too
     """
 
-    def __init__(self, adapter, keys_values, strengths, sigma_range, mask=None):
-        super().__init__(strengths, sigma_range, mask)
+    node = "Apply Image Adapter"
+
+    def __init__(self, adapter, keys_values, strengths, schedule=ALWAYS, mask=None, method="none"):
+        super().__init__(strengths, schedule, mask)
+        self.name = adapter.name
         self.adapter = adapter
         self.projected = keys_values
         self.strengths = strengths
+        self.method = method
 
     def apply(self, model):
         """Return a clone of `model` that runs this patch, on top of whatever replaces its cross-attentions."""
@@ -38,49 +45,49 @@ class ImageAttentionPatch(AdapterPatch):
             replaced = model.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
             key = choose_key(block, blocks, replaced)
             previous = replaced.get(key, replaced.get(block[:2]))
-            model.set_model_attn2_replace(AttentionReplacement(self, block, family, previous), *key)
-        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, self.around_unet)
+            heads = blocks[block].n_heads
+            model.set_model_attn2_replace(AttentionReplacement(self, block, family, heads, previous), *key)
+        self.attach(model)
         if not model.get_callbacks(CallbacksMP.ON_CLONE, KEY):
             model.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, copy_replacements)
         return model
 
-    def add_image(self, text, q, k, v, block, extra_options):
-        """Return `text` [chunks * batch, n, d], the output of the attention of q, k and v, with the image's added.
+    def add_image(self, text, q, k, v, block, rows: Rows, extra_options):
+        """Return `text` [rows, n, d], the output of the attention of q, k and v, with the image's added.
 
-        Where Infinite-ID has a text stream in the batch, that stays as it is, and gives the image its style.
+        Where Infinite-ID has a text stream beside these rows, it may give the image its style.
         """
-        run = self.run_on(q.device, q.dtype)
-        run.reached.add(block)
-        if not run.active or self.strengths[block] == 0:
+        read_call(extra_options).reached.add((self, block))
+        if self.strengths[block] == 0 or not self.schedule.is_on(extra_options):
             return text
-        streams = extra_options.get(STREAMS)
-        if streams is None:
-            keys, values = self.keys_values(run, block, q, extra_options)
-            return self._add_attention(run, text, q, block, extra_options, keys, values)
-        chunks = len(extra_options["cond_or_uncond"])
-        (text, other), (q, _), (k, _), (v, _) = (streams.split(part, chunks) for part in (text, q, k, v))
-        keys, values = self.keys_values(run, block, q, extra_options)
-        keys, values = streams.restyle(keys, k, block), streams.restyle(values, v, block)
-        return streams.join(self._add_attention(run, text, q, block, extra_options, keys, values), other, chunks)
+        run = self.run_on(q.device, q.dtype)
+        keys, values = self.keys_values(run, block, q, rows)
+        if style := extra_options.get(STYLE):
+            keys, values = style.restyle(keys, k, block), style.restyle(values, v, block)
+
+        def attention(q, k, v):  # few keys: quantised attention would lose more here than it saves
+            image = attend(q, k, v, extra_options, low_precision_attention=False)
+            return make_orthogonal(self.method, image, text, q, k, extra_options["n_heads"])
+
+        mask = self.find_region(run, q, rows, extra_options)
+        return image_cross_attention(text, q, keys, values, self.strengths[block], mask, attention)
+
+    def guard(self, transformer_options: dict) -> None:
+        """See that the host will call this patch; where another node has replaced it, watch that it is called."""
+        replaced = transformer_options.get("patches_replace", {}).get("attn2", {})
+        for block in self.blocks:
+            key = block if block in replaced else block[:2]
+            if key not in replaced:
+                raise RuntimeError(
+                    f"{self.name}: another node has removed its patch at {block} from the model, so that the face is "
+                    "lost there. Connect that node before Apply Image Adapter, or remove it."
+                )
+            if not holds_patch(replaced[key], self):
+                replaced[key] = watch(replaced[key], self, block)
 
     def start(self, device: torch.device, dtype: torch.dtype) -> Run:
         """Move the identity's keys and values to where the UNet runs."""
         return Run(self.adapter.split(self.projected.to(device, dtype)))
-
-    def explain_missed(self, missed: list[tuple]) -> str:
-        """Return the sentence for cross-attentions that did not run."""
-        return (
-            f"{self.adapter.name}: the model ran without {len(missed)} of its {len(self.strengths)} image "
-            f"cross-attentions (the first is {missed[0]}). Another node, connected later, skips or replaces these "
-            "blocks: remove it or put it before the adapter."
-        )
-
-    def _add_attention(self, run: Run, text, q, block, extra_options, keys, values):
-        def attention(q, k, v):  # few keys: quantised attention would lose more here than it saves
-            return attend(q, k, v, extra_options, low_precision_attention=False)
-
-        mask = self.find_region(run, q, extra_options)
-        return image_cross_attention(text, q, keys, values, self.strengths[block], mask, attention)
 
 
 class AttentionReplacement:
@@ -88,6 +95,7 @@ class AttentionReplacement:
 
     family:    the replacements of the same patch and model by their blocks. A compiled model may call one for another,
                because the host has it compare numbers and not objects; so the one called looks for the one meant
+    heads:     of the block's attention, for a pack that runs the host's blocks and does not tell
     previous:  the callable that stood there before, None for the host's own attention
 
     Other packs of the IPAdapter family find it where they would put their own and call `add`, which changes it in
@@ -95,11 +103,12 @@ class AttentionReplacement:
     earlier model.
     """
 
-    def __init__(self, patch: ImageAttentionPatch, block: Block, family: dict, previous=None, guests=()):
+    def __init__(self, patch: ImageAttentionPatch, block: Block, family: dict, heads: int, previous=None, guests=()):
         self.patch = patch
         self.block = block
         self.family = family
         family[block] = self
+        self.heads = heads
         self.previous = previous
         self.guests = tuple(guests)
 
@@ -112,16 +121,42 @@ class AttentionReplacement:
 
     def copy(self, family: dict) -> "AttentionReplacement":
         """Return the same for another model, whose replacements are `family`."""
-        return AttentionReplacement(self.patch, self.block, family, self.previous, self.guests)
+        return AttentionReplacement(self.patch, self.block, family, self.heads, self.previous, self.guests)
+
+    def holds(self, patch: ImageAttentionPatch) -> bool:
+        """Return whether a patch is run here or by the replacement before."""
+        return self.patch is patch or holds_patch(self.previous, patch)
 
     @torch.compiler.disable
     def __call__(self, q, k, v, extra_options):
-        block = (*extra_options["block"], extra_options["block_index"])
-        return self.family.get(block, self)._call(q, k, v, extra_options)
+        """Run the attention that was there, then our own and the guests', on the rows that are not Infinite-ID's text.
 
-    def _call(self, q, k, v, extra_options):
-        out = (self.previous or attend)(q, k, v, extra_options)
-        out = self.patch.add_image(out, q, k, v, self.block, extra_options)
+        k and v may have rows behind those of q, which are another pack's (NAG); the first belong to q.
+        """
+        block = (*extra_options.get("block", self.block[:2]), extra_options.get("block_index", self.block[2]))
+        meant = self.family.get(block, self)
+        extra_options.setdefault("n_heads", meant.heads)
+        if len(k) > len(q):
+            k, v = k[: len(q)], v[: len(q)]
+        elif len(k) < len(q):
+            raise RuntimeError(
+                f"{self.patch.name}: another node hands {len(k)} rows of keys to {len(q)} rows of queries. Beside "
+                f"Likeness there are patches of {', '.join(list_packs(read_call(extra_options).options))}."
+            )
+        rows = read_rows(extra_options, len(q))
+        if rows.streams == 1:
+            return meant.attend_stream(q, k, v, rows, extra_options)
+        (q, q_text), (k, k_text), (v, v_text) = (rows.split(part) for part in (q, k, v))
+        out = meant.attend_stream(q, k, v, rows, extra_options)
+        return rows.join(out, attend(q_text, k_text, v_text, extra_options))
+
+    def attend_stream(self, q, k, v, rows: Rows, extra_options):
+        """Return the output for the rows of one stream, [rows, n, d]."""
+        if isinstance(self.previous, AttentionReplacement):
+            out = self.previous.attend_stream(q, k, v, rows, extra_options)
+        else:
+            out = (self.previous or attend)(q, k, v, extra_options)
+        out = self.patch.add_image(out, q, k, v, self.block, rows, extra_options)
         for callback, settings in self.guests:
             if _is_due(settings, extra_options):
                 out = out + callback(out, q, k, v, extra_options, **settings)
@@ -150,6 +185,11 @@ def _is_due(settings: dict, extra_options: dict) -> bool:
     if first is None or last is None or "sigmas" not in extra_options:
         return True
     return last <= float(extra_options["sigmas"][0]) <= first
+
+
+def holds_patch(found, patch: ImageAttentionPatch) -> bool:
+    """Return whether what stands in place of a cross-attention is known to run a patch."""
+    return isinstance(found, AttentionReplacement) and found.holds(patch)
 
 
 def copy_replacements(model, clone) -> None:
@@ -199,19 +239,27 @@ def parse_layer_weights(text: str) -> float | dict[str, float] | list[float]:
     try:
         if any("=" in entry for entry in entries):
             pairs = (entry.split("=") for entry in entries)
-            return {name.strip(): float(weight) for name, weight in pairs}
-        numbers = [float(entry) for entry in entries]
+            return {name.strip(): _read_number(weight) for name, weight in pairs}
+        numbers = [_read_number(entry) for entry in entries]
     except ValueError as error:
         raise ValueError(
-            f"'{text}' is no list of layer weights: write one number, \"down=1, middle=0.5, up=0.7\", or a number for "
+            f"'{' '.join(text.split())[:60]}' is no list of layer weights: write one number, \"down=1, middle=0.5, up=0.7\", or a number for "
             "every layer, separated by commas."
         ) from error
     return numbers if len(numbers) > 1 else (numbers or [1.0])[0]
 
 
+def _read_number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
 def apply_ip_adapter(
-    model, adapter, tokens, strength=1.0, start_percent=0.0, end_percent=1.0, weights=1.0, mask=None, lora_strength=1.0
-):
+    model, adapter, tokens, strength=1.0, start_percent=0.0, end_percent=1.0, weights=1.0, mask=None,
+    lora_strength=1.0, method="none",
+):  # fmt: skip
     """Return a clone of `model` whose cross-attentions also look at the image tokens of an identity.
 
     model:          the host's ModelPatcher of an SD1.5 or SDXL UNet; adapter: `IpAdapter`
@@ -220,6 +268,7 @@ def apply_ip_adapter(
     start_percent, end_percent: part of the sampling, 0..1
     mask:           [H, W] or [1 or batch, H, W] in 0..1, or None
     lora_strength:  of the LoRA in FaceID files, which acts everywhere and at all steps
+    method:         one of `orthogonal_attention.METHODS`
 
     Strength 0, an empty mask and an empty part of the sampling leave the model as it was, bit for bit.
     Raises ValueError where adapter and model do not belong together.
@@ -229,11 +278,11 @@ def apply_ip_adapter(
     strengths = {block: strength * weight for block, weight in spread_strengths(adapter.widths, weights).items()}
     if mask is not None:
         mask = mask.reshape(-1, *mask.shape[-2:])
-    if not any(strengths.values()) or start_percent >= end_percent or (mask is not None and not mask.any()):
+    schedule = Schedule(start_percent, end_percent)
+    if not any(strengths.values()) or schedule.is_empty or (mask is not None and not mask.any()):
         return model.clone()
     keys_values = adapter.keys_values(tokens, model.model.get_dtype_inference())
-    span = find_sigma_range(model, start_percent, end_percent)
-    model = ImageAttentionPatch(adapter, keys_values, strengths, span, mask).apply(model)
+    model = ImageAttentionPatch(adapter, keys_values, strengths, schedule, mask, method).apply(model)
     if adapter.lora and lora_strength != 0:
         model.add_patches(adapter.lora, lora_strength)
     return model

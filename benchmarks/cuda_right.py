@@ -5,7 +5,6 @@ import contextlib
 import gc
 import importlib.util
 import io
-import math
 import os
 import subprocess
 import sys
@@ -119,11 +118,11 @@ def golden_errors(device):
     unet = make_unet(case, device)
     yield "fact_unet, base", _error(_eps(case, unet), case.output["eps_base"])
     patcher = make_face_blocks(case, device)
-    patch = FactPatch(patcher, [face_block.block for face_block in FACE_BLOCKS], None, 1.0, (math.inf, 0.0))
+    patch = FactPatch(patcher, [face_block.block for face_block in FACE_BLOCKS], None, 1.0)
     for tokens, strength, expected in (("face_tokens", 1.0, "eps_scale1"), ("face_tokens", 0.5, "eps_scale05")):
         rows = []
         for face in case.input[tokens]:  # the golden batch holds two identities, a patch (cond, uncond) of one
-            patch = FactPatch(patcher, patch.blocks, face.expand(2, -1, -1), strength, patch.sigma_range)
+            patch = FactPatch(patcher, patch.blocks, face.expand(2, -1, -1), strength)
             rows.append(_eps(case, patch.apply(unet))[len(rows)])
         yield f"fact_unet, {expected}", _error(torch.stack(rows), case.output[expected])
     for base in ("sd15", "sdxl"):
@@ -131,7 +130,7 @@ def golden_errors(device):
         unet, adapter = make_unet(case, device), make_image_adapter(case)
         keys_values = adapter.keys_values(case.input["image_tokens"], torch.float32)
         strengths = spread_strengths(adapter.widths, float(case.metadata["scale"]))
-        patched = ImageAttentionPatch(adapter, keys_values, strengths, (math.inf, 0.0)).apply(unet)
+        patched = ImageAttentionPatch(adapter, keys_values, strengths).apply(unet)
         yield f"ip_unet_{base}", _error(_eps(case, patched, [0, 1]), case.output["eps"])
 
 
@@ -207,7 +206,7 @@ def _sdxl_outputs(dtype, scale) -> dict[str, torch.Tensor]:
     return {
         "SDXL": call(image.TimedAttention(None, device)),
         "SDXL with image cross-attention": call(image.TimedAttention(ours, device)),
-        "SDXL with mixed attention": streams(4, dict.fromkeys(widths, MixedSelfAttention({}))),
+        "SDXL with mixed attention": streams(4, dict.fromkeys(widths, MixedSelfAttention({}, {}))),
     }
 
 

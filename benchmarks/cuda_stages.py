@@ -145,7 +145,7 @@ def measure_mixed(scale: Scale, figures: dict) -> None:
     model = networks.unet("SDXL", dtype, scale.sdxl)
     figures |= mixed.run(model, dtype, scale.pixels[1], scale.pixels[1], *scale.rounds)
     network = model.model.diffusion_model
-    call, ours = mixed.calls(network, dtype, scale.pixels[1]), MixedSelfAttention({})
+    call, ours = mixed.calls(network, dtype, scale.pixels[1]), MixedSelfAttention({}, {})
     blocks = dict.fromkeys(mixed.transformer_blocks(network), ours)
     figures |= count(lambda: call(4, blocks), lambda: call(4, {}), model.load_device)
 

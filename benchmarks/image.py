@@ -13,7 +13,6 @@ from bench import StopWatch, machine, megabytes_at_most, open_host, spread, tabl
 
 open_host()
 
-import math  # noqa: E402
 import statistics  # noqa: E402
 from types import SimpleNamespace  # noqa: E402
 
@@ -21,13 +20,14 @@ import comfy.model_management  # noqa: E402
 import torch  # noqa: E402
 from comfy.ldm.modules.attention import optimized_attention  # noqa: E402
 from likeness.adapters.unet_blocks import BLOCKS, transformer_blocks  # noqa: E402
-from likeness.attention_patches.calls import attend  # noqa: E402
+from likeness.attention_patches.calls import CALL, Guidance, UNetCall, attend, read_rows  # noqa: E402
 from likeness.attention_patches.ip_adapter import ImageAttentionPatch  # noqa: E402
 from networks import unet  # noqa: E402
 
 TOKENS, TOKEN_DIM, STRENGTH = 16, 2048, 0.8
 CASES = {"cuda": (torch.bfloat16, 1024, 20), "cpu": (torch.float32, 512, 4)}  # dtype, pixels, rounds of whole calls
 LAYER_PIXELS, LAYER_ROUNDS = (512, 1024), 20
+IN_A_CALL = {"original_shape": [2, 4, 64, 64], CALL: UNetCall(Guidance({}))}  # what the host and we tell a block
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1}
 
 
@@ -46,7 +46,7 @@ class Layers:
 
     def patch(self) -> ImageAttentionPatch:
         adapter = SimpleNamespace(name="test", split=lambda keys_values: self.keys_values)
-        return ImageAttentionPatch(adapter, self.tokens, dict.fromkeys(self.weights, STRENGTH), (math.inf, 0.0))
+        return ImageAttentionPatch(adapter, self.tokens, dict.fromkeys(self.weights, STRENGTH))
 
 
 class Ours:
@@ -56,7 +56,7 @@ class Ours:
         self.patch = layers.patch()
 
     def __call__(self, text, q, k, v, block, extra_options):
-        return self.patch.add_image(text, q, k, v, block, extra_options)
+        return self.patch.add_image(text, q, k, v, block, read_rows(extra_options, len(q)), extra_options)
 
 
 class StraightforwardImage:
@@ -135,7 +135,7 @@ def check(forms: dict, inputs: dict, dtype) -> None:
 
 def options(width: int) -> dict:
     """Return the host's extra options of a block `width` wide for one image, conditional and unconditional."""
-    return {"cond_or_uncond": [0, 1], "n_heads": width // 64, "attn_precision": None}
+    return {"cond_or_uncond": [0, 1], "n_heads": width // 64, "attn_precision": None} | IN_A_CALL
 
 
 def list_ratios(samples: dict[str, list[float]]) -> list[list]:

@@ -15,7 +15,6 @@ from bench import open_host, table
 
 open_host()
 
-import math  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 
 import image  # noqa: E402
@@ -23,7 +22,7 @@ import mixed  # noqa: E402
 import sfags  # noqa: E402
 import torch  # noqa: E402
 from likeness.adapters.fact import GatedSelfAttention  # noqa: E402
-from likeness.attention_patches.fact import FactPatch  # noqa: E402
+from likeness.attention_patches.fact import FactPatch, FactPatches  # noqa: E402
 from likeness.patcher import LightCast, manage  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
@@ -73,10 +72,11 @@ def fact_kernels() -> int:
     network = torch.nn.ModuleList([GatedSelfAttention(32, 48, LightCast)])
     weights = {name: torch.rand_like(part) for name, part in network.state_dict().items()}
     cpu = torch.device("cpu")
-    patch = FactPatch(manage(network, weights, cpu, cpu), [("input", 1)], torch.rand(2, 4, 48), 1.0, (math.inf, 0.0))
+    patch = FactPatch(manage(network, weights, cpu, cpu), [("input", 1)], torch.rand(2, 4, 48), 1.0)
+    patches = FactPatches((patch,), {})
     options = {"block": ("input", 1), "cond_or_uncond": [0, 1], "n_heads": 4, "attn_precision": None}
     x = torch.rand(2, 16, 32)
-    return count_kernels(lambda: patch(x, options))
+    return count_kernels(lambda: patches(x, options))
 
 
 def image_kernels() -> int:

@@ -25,6 +25,7 @@ from networks import WIDTH, unet  # noqa: E402
 
 CASES = {"cuda": (torch.bfloat16, 1024, 20), "cpu": (torch.float32, 384, 3)}  # dtype, pixels, rounds of whole calls
 LAYER_PIXELS, LAYER_ROUNDS = 1024, 6
+STREAMS_OF_ONE = Streams("mixed", "none", 0.0, images=1)
 SIZES = {640: 10, 1280: 60}  # widths of SDXL's self-attentions, and how many there are
 
 
@@ -35,7 +36,7 @@ class AttentionRecorder:
         self.block, self.visits = block, visits
 
     def __call__(self, q, k, v, extra_options):
-        result = MixedSelfAttention({})(q, k, v, extra_options)
+        result = MixedSelfAttention({}, {})(q, k, v, extra_options)
         self.visits[self.block] = (q, k, v, result)
         return result
 
@@ -45,7 +46,7 @@ class MixedFloor:
 
     def __init__(self, q, k, v, result):
         (self.q_id, self.q_t), (k_id, self.k_t), (v_id, self.v_t) = (
-            [part.contiguous() for part in Streams.split(tensor, 2)] for tensor in (q, k, v)
+            [part.contiguous() for part in STREAMS_OF_ONE.split(tensor)] for tensor in (q, k, v)
         )
         self.keys, self.values = torch.cat((k_id, self.k_t), dim=1), torch.cat((v_id, self.v_t), dim=1)
         self.result = result
@@ -67,7 +68,7 @@ def calls(network, dtype, pixels: int):
     def call(rows: int, replacements: dict):
         options = {
             "cond_or_uncond": [0, 1], "patches_replace": {"attn1": replacements},
-            STREAMS: Streams("mixed", "none", 0.0),
+            STREAMS: STREAMS_OF_ONE,
         }  # fmt: skip
         return network(latent[:rows], times[:rows], text[:rows], labels[:rows], transformer_options=options)
 
@@ -81,13 +82,15 @@ def time_layers(sizes: dict[int, int], dtype, device, pixels: int, rounds: int) 
     """
     draw = torch.Generator().manual_seed(3)
     samples = {"two": [], "mixed": [], "floor": []}
-    mixed, streams = MixedSelfAttention({}), Streams("mixed", "none", 0.0)
+    mixed = MixedSelfAttention({}, {})
     layers = []
     for width, count in sizes.items():
         tokens = (pixels * min(sizes) // (16 * width)) ** 2  # the narrowest blocks work at half the latent's size
         q, k, v = (torch.randn(4, tokens, width, generator=draw).to(device, dtype) for _ in "qkv")
         options = {"cond_or_uncond": [0, 1], "n_heads": width // 64, "attn_precision": None, "block": ("input", 4)}
-        layers.append((count, (q, k, v), options | {"block_index": 0, STREAMS: streams}, MixedFloor(q, k, v, None)))
+        layers.append(
+            (count, (q, k, v), options | {"block_index": 0, STREAMS: STREAMS_OF_ONE}, MixedFloor(q, k, v, None))
+        )
     for turn in range(rounds + 1):
         took = dict.fromkeys(samples, 0.0)
         for count, tensors, options, floor in layers:
@@ -127,7 +130,7 @@ def run(model, dtype, pixels: int, layer_pixels: int, rounds: int, layer_rounds:
     forms = {
         "one": (2, {}),
         "two": (4, {}),
-        "mixed": (4, dict.fromkeys(blocks, MixedSelfAttention({}))),
+        "mixed": (4, dict.fromkeys(blocks, MixedSelfAttention({}, {}))),
         "floor": (4, {block: MixedFloor(*visits.pop(block)) for block in blocks}),
     }
     samples = {name: [] for name in forms}

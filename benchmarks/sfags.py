@@ -93,7 +93,7 @@ def calls(model, batch: int, pixels: int):
     sigma = torch.full((2 * batch,), 5.0, device=device)
 
     def call(patches=(), wrappers=None):
-        options = {"cond_or_uncond": [0, 1], "sigmas": sigma, "patches": {"middle_patch": [*patches]}}
+        options = {"cond_or_uncond": [0, 1], "sigmas": sigma[:batch], "patches": {"middle_patch": [*patches]}}
         return model.model.apply_model(
             latent, sigma, c_crossattn=text, transformer_options=options | {"wrappers": wrappers or {}}
         )
@@ -204,12 +204,13 @@ def run(dtype: torch.dtype, batch: int, width: int = WIDTH, pixels: int = 512, r
     visits = recorder.visits
     call_rounds, block_rounds = rounds or ROUNDS[device.type]
     print(f"\n### {str(dtype).removeprefix('torch.')}, batch {batch} (cond + uncond: {2 * batch} rows), {pixels} px\n")
-    print(describe_work(visits, ours.tokens.shape[1]))
+    (face,) = ours.faces
+    print(describe_work(visits, face.tokens.shape[1]))
 
-    forms = {"ours": ours, "floor": FactFloor(visits, ours)}
+    forms = {"ours": ours, "floor": FactFloor(visits, face)}
     whole = time_calls(call, {"base": None, **forms}, model.wrappers, device, call_rounds)
     blocks = time_blocks(visits, forms, device, block_rounds)
-    straightforward = StraightforwardFact(ours)
+    straightforward = StraightforwardFact(face)
     difference = find_largest_difference(visits, ours, straightforward)
     if difference > TOLERANCE[dtype]:
         raise SystemExit(f"ours differs from (a) by {difference:.1e} of what is added: the times would say nothing")

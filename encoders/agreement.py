@@ -7,6 +7,10 @@ from torch.nn.functional import normalize
 
 from .identity import FaceId, check_same_encoder
 
+# The cosine with the mean of a person's other photos below which a photo shows somebody else. Measured with SFace and
+# YuNet's points (`python3 likeness.py bench recogniser`): photos of one person have 0.78 and more, 0.76 also where they
+# are dark, blurred, grey, small or mirrored; strangers 0.20 at most, and any two of them 0.35.
+MIN_AGREEMENT = 0.5
 MOST_SHOWN = 40  # photos a side of a table; of more, those that agree least
 
 

@@ -7,6 +7,7 @@ import comfy.model_patcher
 import torch
 
 from ..faces.types import Faces
+from ..patcher import check_finite
 from .deep3d import EXPRESSION, cut_aligned
 
 
@@ -44,5 +45,6 @@ class ExpressionEncoder:
         crops = torch.stack([cut_aligned(image, face.points) for image, face in faces.pairs])
         comfy.model_management.load_models_gpu([self.patcher])
         coefficients = self.patcher.model(crops.movedim(-1, 1).to(self.patcher.load_device))
+        check_finite(coefficients, f"{self.name} (Load Expression Encoder)", "download the file again")
         device = comfy.model_management.intermediate_device()
         return Expression(coefficients[:, EXPRESSION].to(device), crops.to(device))

@@ -16,7 +16,8 @@ from .identity import FaceId
 from .identity_format import Header
 
 KIND = "face_id"  # of model folder, and the name of the folder in the output folder
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but line feeds and tabs
+# All but line feeds and tabs, and halves of characters.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _GREY, _LIGHTER = 96, 150
 
 
@@ -100,13 +101,13 @@ def _find_fault(features: torch.Tensor, embedding: torch.Tensor) -> str | None:
 
 
 def _draw_figures(photos: int, size: int) -> torch.Tensor:
-    """Draw a grey head and shoulders per photo, [photos, S, S, 3]."""
+    """Draw a grey head and shoulders per photo, [photos, S, S, 3]; all lie in the memory of one."""
     canvas = Image.new("L", (size, size), _GREY)
     pen = ImageDraw.Draw(canvas)
     for box in ((0.32, 0.18, 0.68, 0.6), (0.14, 0.68, 0.86, 1.5)):
         pen.ellipse([side * size for side in box], fill=_LIGHTER)
     figure = torch.from_numpy(np.array(canvas, dtype=np.float32) / 255)
-    return figure[None, :, :, None].repeat(photos, 1, 1, 3)
+    return figure[None, :, :, None].expand(photos, size, size, 3)
 
 
 def description(name: str, header: Header) -> str:

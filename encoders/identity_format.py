@@ -14,7 +14,8 @@ and in `__metadata__`, where every value is a string:
     encoder_file     its weight file
     encoder_sha256   of that file, 64 hexadecimal digits
     photos           their number, 1 to 1000
-    crop_size        S: pixels a side of what the encoder saw, also where no thumbnails were kept
+    crop_size        S: pixels a side of what the encoder saw, also where no thumbnails were kept; up to 1024, and all
+                     crops together hold 67 million pixels at most
     masked           "true" where the crops' background was blackened, else "false"
     agreement        per photo the cosine with the mean of the others, separated by spaces; empty for one photo
     note             free text, such as who agreed to what; may be empty
@@ -39,6 +40,7 @@ LARGEST_FILE = 1 << 30  # bytes
 LONGEST_NOTE = 4000  # characters
 _LARGEST = {"photos": 1000, "crop_size": 1024}
 _LARGEST_AXIS = 1 << 20
+_MOST_PIXELS = 1 << 26  # of all crops together, 0.8 GB as an image: figures stand in for thumbnails that are not kept
 _DTYPES = {"features": ("F32", 3), "embedding": ("F32", 2), "crops": ("U8", 4)}
 _BYTES = {"F32": 4, "U8": 1}
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,255}")  # anything but control characters
@@ -143,6 +145,8 @@ def _read_fields(values: object) -> dict:
         fields[key] = int(values[key])
         if fields[key] > largest:
             raise ValueError(f"'{key}' of its metadata is {fields[key]}, above the limit of {largest}")
+    if fields["photos"] * fields["crop_size"] ** 2 > _MOST_PIXELS:
+        raise ValueError(f"'photos' and 'crop_size' of its metadata ask for more than {_MOST_PIXELS} pixels of crops")
     fields["masked"] = values["masked"] == "true"
     fields["agreement"] = tuple(map(float, values["agreement"].split()))
     if len(fields["agreement"]) != (fields["photos"] if fields["photos"] > 1 else 0):

@@ -5,8 +5,10 @@ from pathlib import Path
 from ..patcher import manage_small
 from ..weights.files import file_sha256
 from ..weights.reading import build_network, read_state_dict
-from .arcface_onnx import load_arcface
+from .arcface_onnx import load_recogniser
 from .deep3d import COEFFICIENTS, Regressor, RegressorSizes
+from .eva02 import SIGNATURE as EVA_KEYS
+from .eva02 import Eva02, Eva02Sizes, read_weights
 from .expression import ExpressionEncoder
 from .face_encoder import FaceEncoder
 from .msid import USED_KEYS, Msid, MsidSizes
@@ -25,11 +27,11 @@ REGRESSOR_KEYS = ("backbone.conv1.weight", "backbone.layer1.0.conv1.weight", "fi
 def load_encoder(path: str) -> FaceEncoder:
     """Load the face encoder at `path`, whatever the file is called.
 
-    Raises ValueError naming the file when it cannot be read, is neither TransFace nor MSID nor, as .onnx, an ArcFace
+    Raises ValueError naming the file when it cannot be read, is neither TransFace nor MSID nor, as .onnx, a
     recogniser, or has another layout.
     """
     if Path(path).suffix == ".onnx":
-        return load_arcface(path)
+        return load_recogniser(path)
     state_dict = read_state_dict(path)
     name = Path(path).name
     if "cls_token" in state_dict and any(key.startswith("norms.layer_") for key in state_dict):
@@ -64,6 +66,22 @@ def load_expression_encoder(path: str) -> ExpressionEncoder:
     return ExpressionEncoder(name, patcher)
 
 
+def load_eva(path: str) -> tuple:
+    """Load EVA02-CLIP's vision tower; returns its patcher, the file's name and its sha256.
+
+    Raises ValueError naming the file when it is something else.
+    """
+    name, weights = Path(path).name, read_weights(read_state_dict(path))
+    missing = [key for key in EVA_KEYS if key not in weights]
+    if missing:
+        raise ValueError(
+            f"{name} is not EVA02-CLIP, whose hidden states PuLID reads: the tensor '{missing[0]}' is missing. Choose "
+            "EVA02_CLIP_L_336_psz14_s6B.pt in Load PuLID Encoder."
+        )
+    patcher = _build(name, "EVA02-CLIP", lambda weights: manage_small(Eva02, Eva02Sizes.of(weights), weights), weights)
+    return patcher, name, file_sha256(path)
+
+
 def transface(state_dict: dict):
     """Return the patcher of a TransFace."""
     weights = {key: value for key, value in state_dict.items() if key not in UNUSED_KEYS}
@@ -82,4 +100,4 @@ def regressor(state_dict: dict):
 
 
 def _build(name: str, family: str, build, state_dict: dict):
-    return build_network(f"{name} looks like {family} but its tensors do not fit together", build, state_dict)
+    return build_network(f"{name} looks like {family} but cannot be loaded", build, state_dict)

@@ -6,16 +6,19 @@ import folder_paths
 import numpy as np
 import torch
 
+from ..patcher import is_finite
+from ..weights import folders
 from . import insightface, mediapipe, opencv
 from .choose import left_to_right
 from .search import FaceDetector, find, in_words
 from .types import Faces
 
+_ROWS = 1024  # of pixels that are converted at once
 _HAAR = "haar cascade"
 MEASURED = -1.0  # as min_score: what was found to be right for the detector
 # The lowest scores at which photographs showed their faces and pictures without people none (benchmarks/FACES.md);
 # InsightFace's is its authors' own.
-MEASURED_SCORES = {"mediapipe": 0.6, "opencv": 0.85, f"opencv: {_HAAR}": 0.3, "insightface": 0.5}
+MEASURED_SCORES = {"mediapipe": 0.6, "opencv": 0.85, _HAAR: 0.3, "insightface": 0.5}
 _REGISTERED: dict[str, Callable[[float], FaceDetector]] = {}  # by label, of other rooms; called with min_score
 
 
@@ -25,18 +28,24 @@ def register(label: str, make: Callable[[float], FaceDetector]) -> None:
 
 
 def available() -> list[str]:
-    """Return labels for a combo; one whose files are missing is among them, and `load` says how to get them."""
+    """Return labels for a combo: what is there, and `folders.NO_FILE` first while MediaPipe's file is not.
+
+    A network in one file is named by that file, which is how the editor lists what a graph lacks. Labels with the
+    family before the file, as graphs of earlier versions hold them, come last.
+    """
     files = [name for name in folder_paths.get_filename_list("detection") if name.endswith(".safetensors")]
     landmarkers = [name for name in files if name != mediapipe.FULL_RANGE_FILE]
     # The published file goes first.
     landmarkers.sort(key=lambda name: (name != mediapipe.PUBLISHED_FILE, name))
-    packs = dict.fromkeys([*insightface.PUBLISHED_PACKS, *sorted(insightface.packs())])
+    yunets = list(opencv.yunet_files())
     return [
-        *(f"mediapipe: {name}" for name in landmarkers or mediapipe.FILES),
-        *(f"insightface: {pack}" for pack in packs),
+        *(landmarkers or [folders.NO_FILE]),
+        *(f"insightface: {pack}" for pack in sorted(insightface.packs())),
         f"opencv: {_HAAR}",
-        *(f"opencv: {name}" for name in opencv.yunet_files() or [opencv.PUBLISHED_YUNET]),
+        *yunets,
         *_REGISTERED,
+        *(f"mediapipe: {name}" for name in landmarkers),
+        *(f"opencv: {name}" for name in yunets),
     ]
 
 
@@ -50,19 +59,42 @@ def load(label: str, min_score: float = MEASURED, det_size: int = 640) -> FaceDe
     """
     if det_size < 32 or det_size % 32:
         raise ValueError(f"det_size must be a multiple of 32 (640 is usual, more finds smaller faces), not {det_size}.")
-    family, _, name = label.partition(": ")
-    if min_score < 0:
-        min_score = MEASURED_SCORES.get(label, MEASURED_SCORES.get(family, 0.5))
+    if label in _REGISTERED:
+        return _REGISTERED[label](0.5 if min_score < 0 else min_score)
+    family, name = _split(label)
+    min_score = MEASURED_SCORES[_HAAR if name == _HAAR else family] if min_score < 0 else min_score
     if family == "mediapipe":
         return mediapipe.MediaPipe(name, min_score)
     if family == "insightface":
         return insightface.InsightFace(name, min_score, det_size)
-    if label == f"opencv: {_HAAR}":
-        return opencv.HaarCascade(min_score, det_size)
-    if family == "opencv":
-        return opencv.YuNet(name, min_score, det_size)
-    if label in _REGISTERED:
-        return _REGISTERED[label](min_score)
+    return opencv.HaarCascade(min_score, det_size) if name == _HAAR else opencv.YuNet(name, min_score, det_size)
+
+
+def find_files(label: str) -> None:
+    """Look for the files of a label without opening them; raise as `load` does where one is missing."""
+    family, name = ("", "") if label in _REGISTERED else _split(label)
+    if family == "mediapipe":
+        folders.path("detection", name)
+    if family == "insightface":
+        insightface.find_pack(name)
+    if family == "opencv" and name != _HAAR:
+        opencv.find_yunet(name)
+
+
+def _split(label: str) -> tuple[str, str]:
+    """Return family and name of a label; raise ValueError where it is neither of `available` nor of an old graph."""
+    if label == folders.NO_FILE:
+        raise FileNotFoundError(
+            f"Choose a face detector. {folders.explain('detection', mediapipe.PUBLISHED_FILE)} Then press R in the "
+            "editor and choose the file."
+        )
+    family, parted, name = label.partition(": ")
+    if not parted and label.endswith(".safetensors"):
+        return "mediapipe", label
+    if not parted and label.endswith(".onnx"):
+        return "opencv", label
+    if family in ("mediapipe", "insightface", "opencv"):
+        return family, name
     raise ValueError(f"'{label}' is no face detector; choose one of: {', '.join(available())}.")
 
 
@@ -97,12 +129,21 @@ def get_mesh(detector: FaceDetector) -> tuple[dict | None, dict | None]:
 
 
 def as_bytes(images: torch.Tensor) -> np.ndarray:
-    """Return images [B, H, W, 3] of 0..1 as the detectors read them: [B, H, W, 3] uint8."""
-    return (images * 255).round_().to(torch.uint8).cpu().numpy()
+    """Return images [B, H, W, 3] of 0..1 as the detectors read them: [B, H, W, 3] uint8.
+
+    Some rows at a time, as a large picture several times over would not fit into memory.
+    """
+    pixels = torch.empty(images.shape, dtype=torch.uint8)
+    for rows, part in zip(images.flatten(0, -3).split(_ROWS), pixels.flatten(0, -3).split(_ROWS)):
+        part.copy_((rows * 255).round_())
+    return pixels.numpy()
 
 
 def as_rgb(images: torch.Tensor) -> torch.Tensor:
-    """Check images [B, H, W, C] as `detect_faces` says, and return them as [B, H, W, 3] float 0..1."""
+    """Check images [B, H, W, C] as `detect_faces` says, and return them as [B, H, W, 3] float 0..1.
+
+    Images that are so already come back without a copy: nobody writes into them.
+    """
     if images.ndim != 4 or images.shape[0] == 0:
         raise ValueError(f"Expected at least one picture, [batch, height, width, channels], not {list(images.shape)}.")
     batch, height, width, channels = images.shape
@@ -111,9 +152,11 @@ def as_rgb(images: torch.Tensor) -> torch.Tensor:
     if channels not in (1, 3, 4):
         raise ValueError(f"Expected pictures with 1, 3 or 4 channels (grey, RGB, RGBA), not {channels}.")
     for i, image in enumerate(images):
-        if not torch.isfinite(image).all():
+        if not is_finite(image):
             raise ValueError(
                 f"Picture {i + 1} of {batch} holds NaN or infinite pixels; look at what made it (a VAE in half "
                 "precision is the usual cause)."
             )
-    return images[..., :3].expand(batch, height, width, 3).float().clamp(0, 1)
+    images = images[..., :3].expand(batch, height, width, 3).float()
+    low, high = torch.aminmax(images)
+    return images if low >= 0 and high <= 1 else images.clamp(0, 1)

@@ -11,6 +11,7 @@ from comfy_extras.mediapipe.face_geometry import transformation_matrix_from_dete
 from scipy import ndimage
 
 from .align import template
+from .box_forms import to_bounding_boxes
 from .choose import left_to_right
 from .detector import as_bytes, as_rgb, get_mesh
 from .mediapipe import from_host_landmarks
@@ -135,14 +136,15 @@ def faces_from_boxes(
 
 
 def boxes_of(bboxes: dict | list, images: torch.Tensor) -> list[list[Face]]:
-    """Read BOUNDING_BOX in any of the forms the host's nodes take: per image of `images` [B, H, W, C] its faces.
+    """Read BOUNDING_BOX, or what `box_forms` makes one of, in any form: per image of `images` [B, H, W, C] its faces.
 
     One box, or one list of boxes, counts for every image. Boxes are clipped to the image, points are estimated (see
     `_estimate`), the score is the box's own, or 1. Raises ValueError where there is no box at all, the lists are not as
     many as the images, or a box is malformed or outside its image.
     """
     batch, height, width = images.shape[:3]
-    lists = [bboxes] if isinstance(bboxes, dict) else list(bboxes)
+    bboxes = to_bounding_boxes(bboxes, batch, (width, height))
+    lists = [bboxes] if isinstance(bboxes, dict) else list(bboxes) if isinstance(bboxes, (list, tuple)) else [bboxes]
     if lists and all(isinstance(box, dict) for box in lists):
         lists = [lists] * batch
     if not all(isinstance(boxes, (list, tuple)) for boxes in lists):

@@ -8,10 +8,8 @@ from pathlib import Path
 import folder_paths
 import numpy as np
 
-from ..weights import manifest
+from ..weights import manifest, trial
 from .types import Face
-
-PUBLISHED_PACKS = ("buffalo_l", "antelopev2")
 
 
 class InsightFace:
@@ -33,7 +31,9 @@ class InsightFace:
             size = (self.det_size, self.det_size)
             self._analysis.det_model.input_size, self._analysis.det_model.input_sizes = size, [size]
         bgr = np.ascontiguousarray(image[..., ::-1])  # insightface swaps the channels itself, as for OpenCV pictures
-        return [self._to_face(values) for values in self._analysis.get(bgr)]
+        with trial.name_faults(f"{self.name} cannot look for faces"):
+            answers = self._analysis.get(bgr)
+        return [self._to_face(values) for values in answers]
 
     def _to_face(self, values: dict) -> Face:
         if values["kps"] is None:
@@ -61,13 +61,18 @@ def _model_folders() -> list[Path]:
     return [Path(root, "models") for root in folder_paths.get_folder_paths("insightface")]
 
 
-def _load(pack: str):
-    # insightface downloads a pack it does not find, so it is never asked for one that is not there.
+def find_pack(pack: str) -> Path:
+    """Return the folder of a pack; raise FileNotFoundError that says where to get it."""
     present = packs()
     if pack not in present:
         folders = [str(folder) for folder in _model_folders()]
         message = manifest.explain_missing("insightface/models", f"{pack}.zip", folders, sorted(present))
         raise FileNotFoundError(f"{message} Unpack it so that its .onnx files lie in {Path(folders[0], pack)}.")
+    return present[pack]
+
+
+def _load(pack: str):
+    folder = find_pack(pack)  # insightface downloads a pack it does not find, so it is not asked for one
     try:
         from insightface.app import FaceAnalysis
     except ImportError as error:
@@ -76,10 +81,14 @@ def _load(pack: str):
             "'pip install insightface onnxruntime-gpu' in ComfyUI's Python (onnxruntime without a GPU), or choose "
             "another detector."
         ) from error
+    for file in sorted(folder.glob("*.onnx")):
+        with trial.name_faults(f"{file.name} of the insightface pack '{pack}' cannot be used"):
+            trial.try_out(file, "onnxruntime")
     try:
-        return FaceAnalysis(name=str(present[pack]), allowed_modules=["detection", "landmark_2d_106"])
+        with trial.name_faults(f"The insightface pack '{pack}' cannot be used", but=(AssertionError, KeyError)):
+            return FaceAnalysis(name=str(folder), allowed_modules=["detection", "landmark_2d_106"])
     except (AssertionError, KeyError) as error:
         raise ValueError(
-            f"The insightface pack '{pack}' in {present[pack]} holds no face detector (det_10g.onnx or "
+            f"The insightface pack '{pack}' in {folder} holds no face detector (det_10g.onnx or "
             "scrfd_10g_bnkps.onnx); unpack the whole pack there or choose another."
         ) from error

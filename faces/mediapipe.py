@@ -5,15 +5,14 @@ import os
 from dataclasses import dataclass, replace
 
 import comfy.model_management
-import comfy.model_patcher
-import comfy.utils
 import numpy as np
 import torch
 from comfy_extras.mediapipe import face_landmarker
 from comfy_extras.nodes_mediapipe import FaceLandmarkerModel
 
-from ..weights import folders
-from ..weights.reading import build_network
+from ..patcher import is_finite
+from ..weights import folders, trial
+from ..weights.reading import build_network, read_state_dict
 from .align import in_template_order, measure_roll
 from .close_up import Window
 from .mediapipe_mesh import FaceMesh256
@@ -45,15 +44,11 @@ class LargeMeshModel(FaceLandmarkerModel):
         prefix = "mesh."
         weights = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
         super().__init__({key: value for key, value in state_dict.items() if not key.startswith(prefix)})
-        for variant, network in self.models.items():
-            network.mesh = FaceMesh256(weights).eval()
-            network.mesh.load_state_dict(weights, strict=False)  # `_load` looks whether all are there
-            self.patchers[variant] = comfy.model_patcher.CoreModelPatcher(
-                network,
-                load_device=self.load_device,
-                offload_device=self.patchers[variant].offload_device,
-                size=comfy.model_management.module_size(network),
-            )
+        for variant, patcher in self.patchers.items():
+            network = self.models[variant]
+            network.mesh = FaceMesh256(weights).eval().to(patcher.offload_device)
+            network.mesh.load_state_dict(weights, strict=False)  # `_build` looks whether all are there
+            patcher.size = comfy.model_management.module_size(network)
 
 
 @dataclass(frozen=True)
@@ -92,11 +87,9 @@ class MediaPipe:
         A profile's score is half the detector's, for a close-up to decide.
         """
         finds = self._look(image, min(self.min_score, _CANDIDATE))
-        meshes: list[Face] = []
+        meshes: list[Face] = []  # what both ranges see is the short one's, which is first
         for face in (from_host_landmarks(find.host) for find in finds if has_mesh(find)):
-            if all(
-                share(face, other) <= SAME_FACE for other in meshes
-            ):  # of both ranges the short one's, which is first
+            if all(share(face, other) <= SAME_FACE for other in meshes):
                 meshes.append(face)
         return meshes + [_read_profile(find) for find in finds if not has_mesh(find)]
 
@@ -124,7 +117,8 @@ class MediaPipe:
         return [replace(_read_profile(find), score=find.host["score"]) for find in self._look(pixels, _LOWEST)]
 
     def _look(self, image: np.ndarray, min_score: float) -> list[Find]:
-        return [find for variant in self._model.models for find in look(self._model, variant, image, min_score)]
+        with trial.name_faults(f"{self.name} cannot look for faces"):
+            return [find for variant in self._model.models for find in look(self._model, variant, image, min_score)]
 
 
 def ready_files() -> list[str]:
@@ -210,7 +204,7 @@ def _to_image(mesh: torch.Tensor, area: tuple[float, ...], size: int) -> np.ndar
 def _load(file_name: str) -> FaceLandmarkerModel:
     """Return the networks of a file in models/detection, and of the full-range detector's file beside it, if any.
 
-    Raises FileNotFoundError where the file is not there, ValueError where it is not a whole face landmarker.
+    Raises FileNotFoundError where the file is not there, ValueError where it is no whole face landmarker.
     """
     weights = _read(file_name)
     if lacking := [name for name in _SIGNATURE if name not in weights]:
@@ -220,19 +214,29 @@ def _load(file_name: str) -> FaceLandmarkerModel:
         )
     if "detector_full.stem.weight" not in weights and folders.find("detection", FULL_RANGE_FILE):
         weights |= _read(FULL_RANGE_FILE)
+    message = f"{file_name} in models/detection cannot be used as a MediaPipe face landmarker"
+    return build_network(message, _build, weights)
+
+
+def _build(weights: dict[str, torch.Tensor]) -> FaceLandmarkerModel:
+    """Return the networks with those detectors that are there.
+
+    Raises KeyError for a missing weight, which the host would make up at random, ValueError for one that is not finite.
+    """
     build = LargeMeshModel if "mesh.blocks.0.reduce.weight" in weights else FaceLandmarkerModel
-    message = f"{file_name} in models/detection is not a whole MediaPipe face landmarker"
-    model = build_network(message, build, dict(weights))
+    model = build(dict(weights))  # it takes out what it has read
     for variant in [variant for variant in model.models if f"detector_{variant}.stem.weight" not in weights]:
         del model.models[variant], model.patchers[variant]
     for variant, network in model.models.items():
-        # The host passes over tensors that are not there, and would compute with what was in memory.
-        needed = (name.replace("detector.", f"detector_{variant}.", 1) for name in network.state_dict())
-        if lacking := [name for name in needed if name not in weights]:
-            raise ValueError(f"{message}: it lacks {lacking[0]}; fetch it again.")
+        for name, weight in network.named_parameters():
+            in_file = name.replace("detector.", f"detector_{variant}.", 1)
+            if in_file not in weights:
+                raise KeyError(in_file)
+            if not is_finite(weight):
+                raise ValueError(f"its tensor '{in_file}' holds NaN or infinite numbers; download the file again")
     return model
 
 
 def _read(file_name: str) -> dict[str, torch.Tensor]:
-    weights = comfy.utils.load_torch_file(folders.path("detection", file_name), safe_load=True)
+    weights = read_state_dict(folders.path("detection", file_name))
     return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}

@@ -6,11 +6,9 @@ from pathlib import Path
 import folder_paths
 import numpy as np
 
-from ..weights import manifest
+from ..weights import manifest, trial
 from .close_up import read_close_up
 from .types import Face
-
-PUBLISHED_YUNET = "face_detection_yunet_2023mar.onnx"
 
 _NMS_OVERLAP = 0.3  # YuNet's published setting
 _CANDIDATE = 0.5  # score at which YuNet's finds are worth a close-up
@@ -106,14 +104,13 @@ class YuNet:
     def __init__(self, file_name: str, min_score: float, det_size: int):
         self.name = f"opencv: {file_name} (det_size {det_size}, min_score {min_score:g})"
         self.min_score, self.det_size = min_score, det_size
-        present = yunet_files()
-        if file_name not in present:
-            searched = folder_paths.get_folder_paths("detection")
-            raise FileNotFoundError(manifest.explain_missing("detection", file_name, searched, list(present)))
+        path = find_yunet(file_name)
         self._cv2 = _cv2()
-        self._net = self._cv2.FaceDetectorYN.create(
-            present[file_name], "", (det_size, det_size), min(min_score, _CANDIDATE), _NMS_OVERLAP
-        )
+        with trial.name_faults(f"{file_name} in models/detection cannot be used as a YuNet detector"):
+            trial.try_out(path, "opencv")
+            least = min(min_score, _CANDIDATE)
+            create = self._cv2.FaceDetectorYN.create
+            self._net = create(path, "", (det_size, det_size), least, _NMS_OVERLAP)
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Return every face in `image` [H, W, 3] uint8 RGB, and what may be one, for `look_closer` to decide."""
@@ -127,7 +124,8 @@ class YuNet:
     def _read(self, image: np.ndarray, longest: int) -> list[Face]:
         smaller, scale = _to_working_size(self._cv2, image, longest)
         self._net.setInputSize(smaller.shape[1::-1])
-        rows = self._net.detect(np.ascontiguousarray(smaller[..., ::-1]))[1]  # OpenCV's order is BGR
+        with trial.name_faults(f"{self.name} cannot look for faces"):
+            rows = self._net.detect(np.ascontiguousarray(smaller[..., ::-1]))[1]  # OpenCV's order is BGR
         faces = []
         for row in rows if rows is not None else []:  # x, y, width, height, five points in template order, score
             corner, size = row[:2] / scale, row[2:4] / scale
@@ -155,6 +153,15 @@ def yunet_files() -> dict[str, str]:
         for path in sorted(Path(folder).glob("*.onnx"))
         if "yunet" in path.name.lower()
     }
+
+
+def find_yunet(file_name: str) -> str:
+    """Return where a YuNet file lies; raise FileNotFoundError that says where to get it."""
+    present = yunet_files()
+    if file_name not in present:
+        searched = folder_paths.get_folder_paths("detection")
+        raise FileNotFoundError(manifest.explain_missing("detection", file_name, searched, list(present)))
+    return present[file_name]
 
 
 def _cv2():

@@ -56,12 +56,18 @@ class FaceParser:
     def parse(self, image: torch.Tensor, face: Face) -> "Parsing":
         """Return what `face` consists of in its image [H, W, 3] in 0..1."""
         to_crop = find_parsing_crop(face)
-        comfy.model_management.load_models_gpu([self.patcher])
-        crop = (_cut(image, to_crop) - torch.tensor(_MEAN)) / torch.tensor(_STD)
-        pixels = crop.movedim(-1, 0)[None].to(self.patcher.load_device, torch.float32)
-        probabilities = self.patcher.model(pixels)[0].softmax(dim=0).cpu().numpy()
+        probabilities = self._run(_cut(image, to_crop)[None])[0].softmax(dim=0).cpu().numpy()
         points = move(in_template_order(np.float64(face.points)), to_crop)
         return Parsing(probabilities * _find_person(probabilities, points), to_crop, points)
+
+    def label(self, crops: torch.Tensor) -> torch.Tensor:
+        """Return the number of the likeliest of `LABELS`, [n, H, W], in upright crops [n, H, W, 3] in 0..1."""
+        return torch.cat([self._run(crop[None]).argmax(dim=1) for crop in crops]).to(crops.device)
+
+    def _run(self, crops: torch.Tensor) -> torch.Tensor:
+        comfy.model_management.load_models_gpu([self.patcher])
+        pixels = ((crops - torch.tensor(_MEAN).to(crops)) / torch.tensor(_STD).to(crops)).movedim(-1, 1)
+        return self.patcher.model(pixels.to(self.patcher.load_device, torch.float32))
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ Where a window reaches beyond the image, the image's outermost pixels are repeat
 to an edge detector and a thing to paint to a model.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from scipy import ndimage
 
 from ..faces.geometry import clip_box
-from ..faces.types import Face
+from ..faces.types import Face, Faces
 
 
 class Window(NamedTuple):
@@ -108,6 +108,21 @@ class FaceCrop:
     def size(self) -> int:
         """Pixels a side of the crops."""
         return self.images.shape[1]
+
+    @property
+    def found(self) -> Faces:
+        """The faces in their images."""
+        owned = list(zip(self.owners, self.faces))
+        per_image = (tuple(face for owner, face in owned if owner == i) for i in range(len(self.originals)))
+        return Faces(self.originals, tuple(per_image))
+
+    def select(self, indices: list[int]) -> "FaceCrop":
+        """Return the crops of some of the faces, by their place among these."""
+        parts = {
+            name: tuple(getattr(self, name)[i] for i in indices) for name in ("owners", "faces", "windows", "limits")
+        }
+        arrays = {name: getattr(self, name)[indices] for name in ("images", "others", "areas", "masks")}
+        return replace(self, **parts, **arrays)
 
 
 def dilate(area: np.ndarray, part: float) -> np.ndarray:

@@ -3,6 +3,7 @@
 The sampling is the host's: what follows is InpaintModelConditioning and KSampler, crop by crop.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,18 +14,26 @@ import latent_preview
 import node_helpers
 import torch
 
+from ..faces.types import Faces
 from .crop import FaceCrop
 from .refine import EVERY_FACE, grey_out
 
 
 @dataclass(frozen=True, eq=False)
 class FacePerson:
-    """What a face is to become: model and conditionings of the host, and the face's number or EVERY_FACE."""
+    """What a face is to become: model and conditionings of the host, and which face.
+
+    number:         of the face, or EVERY_FACE
+    score:          gives every one of `Faces` its likeness to the person, who then becomes the likest face of each
+                    image, if that has `min_likeness`; None: the number decides
+    """
 
     model: comfy.model_patcher.ModelPatcher
     positive: list
     negative: list
     number: int
+    score: Callable[[Faces], torch.Tensor] | None = None
+    min_likeness: float = 0.0
 
 
 class SamplerSettings(NamedTuple):
@@ -38,21 +47,36 @@ class SamplerSettings(NamedTuple):
     denoise: float
 
 
-def assign(numbers: tuple[int, ...], people: tuple[FacePerson, ...]) -> list[FacePerson]:
-    """Return for each face number the person who names it, or else the one who takes every face."""
-    by_number = {person.number: person for person in people}
-    return [by_number[number if number in by_number else EVERY_FACE] for number in numbers]
+def assign(crop: FaceCrop, numbers: tuple[int, ...], people: tuple[FacePerson, ...]) -> list[FacePerson | None]:
+    """Return for each of the crop's faces, of these numbers, who it becomes.
+
+    That is the person who names its number; else one whom it is like, each person once in an image and the likest pairs
+    first; else the one who takes every face; else nobody.
+    """
+    by_number = {person.number: person for person in people if person.score is None}
+    owners = [by_number.get(number) if number != EVERY_FACE else None for number in numbers]
+    pairs = [
+        (float(likeness), i, person)
+        for person in people
+        if person.score
+        for i, likeness in enumerate(person.score(crop.found))
+        if likeness >= person.min_likeness
+    ]
+    taken = set()
+    for _, i, person in sorted(pairs, key=lambda pair: -pair[0]):
+        if owners[i] is None and (crop.owners[i], person) not in taken:
+            owners[i] = person
+            taken.add((crop.owners[i], person))
+    return [owner or by_number.get(EVERY_FACE) for owner in owners]
 
 
 def check_people(people: tuple[FacePerson, ...]) -> None:
     """Raise ValueError where two people claim the same face."""
-    numbers = [person.number for person in people]
+    numbers = [person.number for person in people if person.score is None]
     for number in set(numbers):
         if numbers.count(number) > 1:
             claimed = "every face" if number == EVERY_FACE else f"face {number}"
-            raise ValueError(
-                f"{numbers.count(number)} people are to become {claimed}: give each FaceA Person its own index."
-            )
+            raise ValueError(f"{numbers.count(number)} people are to become {claimed}: give each person its own index.")
 
 
 def paint(crop: FaceCrop, people: list[FacePerson], vae, sampling: SamplerSettings) -> torch.Tensor:

@@ -48,6 +48,7 @@ def refine_crops(
     mask: torch.Tensor | None,
     wanted: tuple[int, ...],
     style: CropStyle,
+    none_is_well: bool = False,
 ) -> tuple[FaceCrop, tuple[int, ...]]:
     """Cut out the wanted faces of images [B, H, W, C], image by image; return also each one's number in its image.
 
@@ -55,10 +56,11 @@ def refine_crops(
     may change, instead of the faces' estimated outlines; without faces everything it holds is one face, number 0.
     wanted: numbers of faces: the index from the left, or the person's number in a followed video; EVERY_FACE among them
     stands for all. An image without any of them is in the result, but nothing of it is cut out.
+    none_is_well: wanted faces that are not there are left out, and there may be nothing to paint at all.
     Raises ValueError where there is nothing to paint, or what is given does not fit the images.
     """
     images = as_rgb(images)
-    mask = None if mask is None else _check_mask(mask, images)
+    mask = None if mask is None else _check_mask(mask, images, none_is_well)
     if faces is None and mask is None:
         raise ValueError("Nothing says what to paint: connect faces (from Detect Faces), mask, or both.")
     if faces is not None and faces.images.shape[:3] != images.shape[:3]:
@@ -77,7 +79,8 @@ def refine_crops(
             present = faces.per_image[i]
             numbered = [(number, face) for number, face in zip(list_numbers(present), present) if face.score > 0]
         targets += _find_targets(i, image, numbered, area, style)
-    _check_wanted({target.number for target in targets}, wanted, mask is not None)
+    if not none_is_well:
+        _check_wanted({target.number for target in targets}, wanted, mask is not None)
     targets = [target for target in targets if EVERY_FACE in wanted or target.number in wanted]
     return _make_crop(images, targets, style.size), tuple(target.number for target in targets)
 
@@ -142,14 +145,16 @@ def _find_targets(
 def _make_crop(images: torch.Tensor, targets: list[Target], size: int) -> FaceCrop:
     windows = [target.window for target in targets]
     limits = (cut(target.area[..., None], target.window)[..., 0] for target in targets)
-    masks = torch.stack([area_in_crop(target.area, target.window, size) for target in targets])
+    crops = [resize(cut(images[target.image], target.window), size) for target in targets]
+    masks = [area_in_crop(target.area, target.window, size) for target in targets]
+    masks = torch.stack(masks) if masks else torch.zeros(0, size, size, dtype=torch.bool)
     return FaceCrop(
         originals=images,
         owners=tuple(target.image for target in targets),
         faces=tuple(target.face for target in targets),
         windows=tuple(windows),
         limits=tuple(limits),
-        images=torch.stack([resize(cut(images[target.image], target.window), size) for target in targets]),
+        images=torch.stack(crops) if crops else images.new_zeros(0, size, size, 3),
         others=np.zeros(masks.shape, dtype=bool),
         areas=masks.numpy(),
         masks=masks.to(images),
@@ -165,7 +170,7 @@ def _read_mask(mask: torch.Tensor) -> list[tuple[int, Face]]:
     return [(0, Face(np.zeros((5, 2), np.float32), box, 0.0))]
 
 
-def _check_mask(mask: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+def _check_mask(mask: torch.Tensor, images: torch.Tensor, may_be_empty: bool) -> torch.Tensor:
     """Return the mask as bool [1 or B, H, W]; raise ValueError where it does not fit the images or is empty."""
     batch, height, width = images.shape[:3]
     mask = mask.reshape(-1, *mask.shape[-2:])
@@ -176,7 +181,7 @@ def _check_mask(mask: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         )
     if len(mask) not in (1, batch):
         raise ValueError(f"mask holds {len(mask)} masks for {batch} pictures: give one, or one for each.")
-    if not (mask > 0.5).any():
+    if not (may_be_empty or (mask > 0.5).any()):
         raise ValueError("There is nothing to paint: mask is empty. Paint what may change white, or disconnect it.")
     return mask.cpu() > 0.5
 

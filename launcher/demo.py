@@ -14,14 +14,14 @@ from .. import graphics
 from ..host_process import BASE, ROOT, SetupError
 from ..miniature import demo as miniature_demo
 from ..weights import paths
-from . import hosting
+from . import hosting, photographs
 from .client import Client, GraphError, GraphResult, Progress, Prompt
 
 WORKFLOW = ROOT / "workflows" / "api" / "fact_text_to_image.json"
 REFERENCE = ROOT / "workflows" / "assets" / "astronaut.png"
 OUTPUT = ROOT / "output" / "demo"
 
-FREE_DETECTOR = "opencv: haar cascade"  # needs no file
+STAND_INS = (f"mediapipe: {photographs.DETECTOR}", "opencv: haar cascade")  # the last needs no file
 WEIGHTS = {"CheckpointLoaderSimple", "LikenessLoadFaceEncoder", "LikenessLoadFaceAdapter"}  # what loads the published
 MODEL_FOLDERS = ("checkpoints", "facechain_fact", "detection")
 LINE_WIDTH = 70  # characters; the progress line is padded, so that a shorter text overwrites a longer one
@@ -31,8 +31,8 @@ IN_MINIATURE = (
 )
 
 
-def main(comfy: Path, port: int | None) -> int:
-    """Make the images and the sheet under output/demo and print where they are.
+def main(comfy: Path, port: int | None, photos: Path) -> int:
+    """Make the images and the sheet under output/demo and print where they are; photos: the folder of photographs.
 
     Raises:
         SetupError: the host did not start, or a graph failed.
@@ -42,7 +42,7 @@ def main(comfy: Path, port: int | None) -> int:
     print("starting ComfyUI ...", flush=True)
     try:
         with hosting.start(BASE, comfy, port=port) as host:
-            files = asyncio.run(_make(host.url))
+            files = asyncio.run(_make(host.url, photos))
     except GraphError as error:
         raise SetupError(f"The demo graph did not run.\n{error}", f"The host's log is {host.log}.") from error
     print(*files, sep="\n")
@@ -50,21 +50,33 @@ def main(comfy: Path, port: int | None) -> int:
     return 0
 
 
-async def _make(url: str) -> list[Path]:
-    """Have the server make everything, with the published weights where all are there, and return the files."""
-    prompt = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+async def _make(url: str, photos: Path) -> list[Path]:
+    """Have the server make everything and return the files: first the photographs, where the networks for them are."""
     async with Client(url) as client:
-        present = {name for folder in MODEL_FOLDERS for name in await client.models(folder)}
-        if missing := find_missing(prompt, present):
-            print(f"missing: {', '.join(missing)}\n{IN_MINIATURE}")
-            return await miniature_demo.make(client, OUTPUT)
-        use_free_detector(prompt, present)
-        set_inputs(prompt, "LoadImage", image=await client.upload_image(REFERENCE))
-        results = {}
-        for label, graph in {"adapter off": without_adapter(prompt), "adapter on": prompt}.items():
-            begin = time.monotonic()
-            results[label] = graph, await client.run(graph, progress_line(label, graph))
-            _print_line(f"{label}: {time.monotonic() - begin:.1f} s")
+        if not await photographs.is_ready(client):
+            return await _make_people(client)
+        begin = time.monotonic()
+        first = await photographs.make(client, photos)
+        _print_line(f"photographs: {time.monotonic() - begin:.1f} s")
+        *files, page = await _make_people(client)
+    graphics.stack([first, Image.open(page)]).save(page)
+    return [*files, page]
+
+
+async def _make_people(client: Client) -> list[Path]:
+    """Have the methods show people, with the published weights where all are there; the last file is the sheet."""
+    prompt = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+    present = {name for folder in MODEL_FOLDERS for name in await client.models(folder)}
+    if missing := find_missing(prompt, present):
+        print(f"missing: {', '.join(missing)}\n{IN_MINIATURE}")
+        return await miniature_demo.make(client, OUTPUT)
+    use_ready_detector(prompt, present)
+    set_inputs(prompt, "LoadImage", image=await client.upload_image(REFERENCE))
+    results = {}
+    for label, graph in {"adapter off": without_adapter(prompt), "adapter on": prompt}.items():
+        begin = time.monotonic()
+        results[label] = graph, await client.run(graph, progress_line(label, graph))
+        _print_line(f"{label}: {time.monotonic() - begin:.1f} s")
     return save(results)
 
 
@@ -76,13 +88,14 @@ def find_missing(prompt: Prompt, present: set[str]) -> list[str]:
     return [name for name in named if not {name, paths.safetensors_name(name)} & present]
 
 
-def use_free_detector(prompt: Prompt, present: set[str]) -> None:
-    """Let a detector that needs no file stand in where the file of the graph's own is not `present`."""
+def use_ready_detector(prompt: Prompt, present: set[str]) -> None:
+    """Let the first of `STAND_INS` that is ready stand in where the file of the graph's detector is not `present`."""
     for node in prompt.values():
         # A detector is named "family: file".
         if "detector" in node["inputs"] and node["inputs"]["detector"].split(": ")[-1] not in present:
-            print(f"{FREE_DETECTOR} stands in for {node['inputs']['detector']}")
-            node["inputs"]["detector"] = FREE_DETECTOR
+            ready = next((label for label in STAND_INS if label.split(": ")[-1] in present), STAND_INS[-1])
+            print(f"{ready} stands in for {node['inputs']['detector']}")
+            node["inputs"]["detector"] = ready
 
 
 def set_inputs(prompt: Prompt, node_class: str, **inputs) -> None:

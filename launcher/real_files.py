@@ -3,11 +3,14 @@
 from pathlib import Path
 
 from ..weights import manifest, paths, registry
-from ..weights.errors import FetchError
+from ..weights.errors import FetchError, NotReachedError
 
 NETWORKS = ("mediapipe-landmarker", "yunet-face-int8", "sface-int8")  # by their names in the manifest
 _PHOTOS_PACKAGE = registry.Package(
-    "face-recognition", "1.3.0", "5e5efdd1686aa566af0d3cc1313b131e4b197657a8ffd03669e6d3fad92705ec"
+    "face-recognition",
+    "1.3.0",
+    "5e5efdd1686aa566af0d3cc1313b131e4b197657a8ffd03669e6d3fad92705ec",
+    is_source=True,
 )
 # Two people, of one of them five pictures, two with half of the face hidden.
 PHOTOS = (
@@ -30,13 +33,14 @@ def fetch(models: Path, photos: Path) -> str | None:
 
     print("fetching face networks and photographs (17 MB) ...", flush=True)
     said = []
-    command.main(["fetch", *NETWORKS, "--models", str(models)], said.append)
     try:
         registry.take(_PHOTOS_PACKAGE, {f"tests/test_images/{name}": photos / name for name in PHOTOS})
+    except NotReachedError as error:  # then the networks are not tried: pip would wait for each of them
+        return f"Face networks and photographs could not be fetched: {error}"
     except FetchError as error:
-        said.append(f"photographs: {error}")
-    missing = find_missing(models, photos)
-    if not missing:
+        said = [f"{PHOTOS[0]}: {error}"]
+    command.main(["fetch", *NETWORKS, "--models", str(models)], said.append)
+    if not (missing := find_missing(models, photos)):
         return None
-    reasons = [line.split(": ", 1)[1] for line in said if line.split(": ")[0] in (*missing, "photographs")]
-    return f"These could not be fetched: {', '.join(missing)}. {reasons[-1]}"
+    reasons = [line.split(": ", 1)[1] for line in said if line.split(": ")[0] in missing]
+    return f"{', '.join(missing)} could not be fetched: {reasons[-1]}"

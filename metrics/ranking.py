@@ -17,12 +17,14 @@ class Ranking(NamedTuple):
 def rank(identity: torch.Tensor, text: torch.Tensor | None = None) -> Ranking:
     """Rank images by their scores [n]: by identity x text where there are text scores, else by identity.
 
-    Of equals, such as images without a face, the one with the better text, then the earlier one, is better.
+    Images without a face, whose identity is NaN, come last. Of equals the one with the better text, then the earlier
+    one, is better.
     """
     scores = {"identity": identity}
     if text is not None:
-        scores = {"identity x text": harmonic_mean(identity, text), "identity": identity, "text": text}
-    values = list(scores.values())
-    leading, last = values[0], values[-1]
-    order = sorted(range(len(identity)), key=lambda i: (-float(leading[i]), -float(last[i])))
+        both = harmonic_mean(identity.nan_to_num(), text)
+        scores = {"identity x text": both, "identity": identity, "text": text}
+    values = [value.nan_to_num().tolist() for value in scores.values()]
+    faceless = identity.isnan().tolist()
+    order = sorted(range(len(identity)), key=lambda i: (faceless[i], -values[0][i], -values[-1][i]))
     return Ranking(order, scores)

@@ -7,9 +7,11 @@ from torch.nn.functional import cosine_similarity
 
 from ..encoders.face_encoder import FaceEncoder
 from ..encoders.identity import FaceId
-from ..faces.align import align_faces
 from ..faces.headmask import head_masks
 from ..faces.types import Faces
+from .crops import fit_shorter_side, from_bytes, to_bytes
+
+_BATCH = 16  # images at once
 
 
 def harmonic_mean(*scores: torch.Tensor) -> torch.Tensor:
@@ -27,24 +29,26 @@ def geometric_mean(*scores: torch.Tensor) -> torch.Tensor:
     return torch.stack(scores).clamp(min=0).log().mean(dim=0).exp()
 
 
-def identity_scores(encoder: FaceEncoder, faces: Faces, face_id: FaceId) -> torch.Tensor:
-    """Return for every image the cosine [n] of its face to the person: the mean over the person's photos.
+def face_scores(encoder: FaceEncoder, faces: Faces, face_id: FaceId) -> torch.Tensor:
+    """Return for every face, image by image, its cosine [n] to the person: the mean over the person's photos.
 
-    Of several faces in an image the one most like the person counts; an image without a face has 0. The crops are
-    made as the person's were. Raises ValueError where `encoder` is not the one that read the person.
+    The crops are made as the person's were. Raises ValueError where `encoder` is not the one that read the person.
     """
     if (encoder.kind, encoder.sha256) != (face_id.encoder, face_id.sha256):
         raise ValueError(
             f"The identity was encoded by {face_id.file} ({face_id.encoder}), but {encoder.name} ({encoder.kind}) is "
             "connected: only vectors of one encoder can be compared. Connect the Load Face Encoder that read it."
         )
-    counts = list(map(len, faces.per_image))
-    crops = align_faces(faces, encoder.crop_size, head_masks(faces) if face_id.masked else None)
-    if not sum(counts):
-        return torch.zeros(len(counts))
-    vectors = encoder.encode(crops, face_id.masked).embedding
-    cosines = (vectors.cpu() @ face_id.embedding.cpu().T).mean(dim=1)
-    return torch.stack([part.max() if len(part) else torch.tensor(0.0) for part in cosines.split(counts)])
+    if not any(faces.per_image):
+        return torch.zeros(0)
+    vectors = encoder.encode_faces(faces, head_masks(faces) if face_id.masked else None).embedding
+    return (vectors.cpu() @ face_id.embedding.cpu().T).mean(dim=1)
+
+
+def identity_scores(encoder: FaceEncoder, faces: Faces, face_id: FaceId) -> torch.Tensor:
+    """Return for every image the score [n] of the face most like the person, as `face_scores`; NaN without a face."""
+    cosines = face_scores(encoder, faces, face_id).split(list(map(len, faces.per_image)))
+    return torch.stack([part.max() if len(part) else torch.tensor(torch.nan) for part in cosines])
 
 
 def text_scores(clip, clip_vision, images: torch.Tensor, text: str) -> torch.Tensor:
@@ -52,7 +56,7 @@ def text_scores(clip, clip_vision, images: torch.Tensor, text: str) -> torch.Ten
 
     Raises ValueError where text encoder and vision network are not two halves of one CLIP.
     """
-    vectors = clip_vision.encode_image(images).image_embeds.float().cpu()
+    vectors = image_embeddings(clip_vision, images)
     words = text_embedding(clip, text)
     if vectors.shape[1] != words.shape[1]:
         raise ValueError(
@@ -60,6 +64,18 @@ def text_scores(clip, clip_vision, images: torch.Tensor, text: str) -> torch.Ten
             "they are not two halves of one CLIP. Load both of the same model, for instance clip-vit-large-patch14."
         )
     return cosine_similarity(vectors, words)
+
+
+def image_embeddings(clip_vision, images: torch.Tensor) -> torch.Tensor:
+    """Return the host's CLIP's projected embeddings [n, d] of images [n, H, W, 3], in float32.
+
+    The square is cut as CLIP's authors do, in 8 bits: the host's own cut of an oblong image is off by half a pixel,
+    which is 5 of 255 on average.
+    """
+    side = clip_vision.image_size
+    squares = torch.stack([from_bytes(fit_shorter_side(to_bytes(image), side, side)) for image in images])
+    parts = [clip_vision.encode_image(part).image_embeds for part in squares.split(_BATCH)]
+    return torch.cat(parts).float().cpu()
 
 
 def text_embedding(clip, text: str) -> torch.Tensor:

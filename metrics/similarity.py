@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import cosine_similarity, normalize
 
+_NO_STEP = 1e-6  # a difference of two embeddings of length 1 that is rounding
+
 
 def identity_similarity(embeddings: torch.Tensor, references: torch.Tensor, detected: torch.Tensor) -> torch.Tensor:
     """Return for every image the mean cosine [n], -1..1, to its person's; NaN without a face (docs/papers.md 7.1).
@@ -17,6 +19,14 @@ def identity_similarity(embeddings: torch.Tensor, references: torch.Tensor, dete
     """
     cosines = cosine_similarity(embeddings[:, None], references, dim=-1).mean(dim=-1)
     return cosines.where(detected, torch.nan)
+
+
+def reference_similarity(images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+    """Return for every image the mean cosine [n] with the reference photos: CLIP-I or DINO (docs/papers.md 7.2).
+
+    images: [n, d], references: [k, d], embeddings of whole images by one network, of any length.
+    """
+    return cosine_similarity(images[:, None], references[None], dim=-1).mean(dim=-1)
 
 
 class IdentitySummary(NamedTuple):
@@ -59,7 +69,12 @@ def directional_similarity(
 
         cos(E_img(x) - E_img(x_ref), E_txt(p) - E_txt(p_ref))
 
-    All are CLIP's embeddings, [n, d] or [1, d]; the references those of "a photo of a person" and of an image made
-    with it. 0 where image or prompt do not differ.
+    All are CLIP's embeddings, [n, d] or [1, d] of any length, which are brought to length 1 before they are subtracted;
+    the references those of "a photo of a person" and of an image made with it. 0 where image or prompt do not differ.
     """
-    return cosine_similarity(images - reference_images, prompts - reference_prompts, dim=-1)
+    steps = [
+        normalize(a, dim=-1) - normalize(b, dim=-1)
+        for a, b in ((images, reference_images), (prompts, reference_prompts))
+    ]
+    steps = [step * (step.norm(dim=-1, keepdim=True) > _NO_STEP) for step in steps]
+    return cosine_similarity(*steps, dim=-1)

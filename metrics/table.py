@@ -15,7 +15,7 @@ def draw_scores(images: torch.Tensor, order: list[int], scores: dict[str, torch.
     """Return an image [1, h, w, 3] with a line for each image, the best on top: it, its number from 1, scores, bars.
 
     images: [n, H, W, 3] in 0..1; order: their indices from best to worst; scores: by name, [n] each, the first being
-    what the order was made by; foot: what the scores come from.
+    what the order was made by, NaN where an image has no face; foot: what the scores come from.
     """
     left = _SIDE + _RANK + 2 * _GAP
     width = max(left + _COLUMN * len(scores) + _GAP, measure(foot, _SMALL) + 2 * _GAP)
@@ -31,6 +31,9 @@ def draw_scores(images: torch.Tensor, order: list[int], scores: dict[str, torch.
         write(pen, (_SIDE + 2 * _GAP, top + _SIDE / 2 - 10), f"picture {index + 1}", _MEDIUM)
         for column, values in enumerate(scores.values()):
             x, y, value = left + column * _COLUMN, top + _SIDE / 2, float(values[index])
+            if value != value:
+                write(pen, (x, y - 16), "no face", _MEDIUM, FAINT)
+                continue
             write(pen, (x, y - 16), f"{value:.3f}", _MEDIUM)
             pen.rectangle((x, y + 8, x + _BAR, y + 13), outline=BLUE)
             pen.rectangle((x, y + 8, x + _BAR * min(max(value, 0.0), 1.0), y + 13), fill=BLUE)

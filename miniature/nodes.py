@@ -1,8 +1,10 @@
-"""The miniature: the drawn world's own small base model and CLIP, which come with the pack."""
+"""The miniature: the drawn world's own small base model and CLIP, which come with the pack, and its people."""
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from .models import base_model
+from .world.people import SPLITS
+from .world.photos import render_photos
 
 _TASKS = {"text to image": False, "inpainting": True}
 
@@ -48,4 +50,59 @@ class LoadMiniature(io.ComfyNode):
         return io.NodeOutput(*base_model.load_miniature(base_model.WEIGHTS, _TASKS[task]), clip_vision, score_clip)
 
 
-NODES = [LoadMiniature]
+class RenderPerson(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessRenderPerson",
+            display_name="Draw Person",
+            category="likeness/loaders",
+            description="Draws photos of a person of the drawn world, each number another one, as references for the "
+            "graphs of Load Miniature: with nothing to upload. No network was trained on these people.",
+            search_aliases=["example photo", "reference photo", "sample image", "demo", "miniature", "load image"],
+            inputs=[
+                io.Int.Input(
+                    "person",
+                    default=3,
+                    min=0,
+                    max=len(SPLITS["test"]) - 1,
+                    tooltip="Who. Every number is another woman or man.",
+                ),
+                io.Int.Input(
+                    "photos",
+                    default=1,
+                    min=1,
+                    max=16,
+                    tooltip="How many photos of this person, as one batch. The first is from the front; the others "
+                    "differ in pose, light, expression, clothes and place.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    tooltip="Of the photos after the first: another seed, other photos of the same person.",
+                ),
+                io.Int.Input(
+                    "size",
+                    default=384,
+                    min=96,
+                    max=1024,
+                    step=12,
+                    advanced=True,
+                    tooltip="Side of the square photos in pixels. What the miniature draws has 96.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("image", tooltip="The photos, to Detect Faces."),
+                io.String.Output("words", tooltip="What a prompt calls this person: a woman, or a man."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, person, photos, seed, size) -> io.NodeOutput:
+        images, words = render_photos(SPLITS["test"].start + person, photos, seed, size)
+        return io.NodeOutput(images, words, ui=ui.PreviewImage(images, cls=cls))
+
+
+NODES = [LoadMiniature, RenderPerson]

@@ -54,7 +54,7 @@ class BestOf(io.ComfyNode):
                 class_words(optional=True),
             ],
             outputs=[
-                io.Image.Output("best"),
+                io.Image.Output("best", tooltip="The picture that is best, the first row of the table."),
                 io.Image.Output("table", tooltip="Every picture with its scores, the best on top."),
             ],
         )

@@ -33,7 +33,7 @@ class LoadExpressionEncoder(io.ComfyNode):
             inputs=[
                 weight_file("encoder_name", EXPRESSION_FILES, "Deep3DFaceRecon weights from models/face2diffusion."),
             ],
-            outputs=[ExpressionEncoderType.Output("expression_encoder")],
+            outputs=[ExpressionEncoderType.Output("expression_encoder", tooltip="To Encode Expression.")],
         )
 
     @classmethod
@@ -59,7 +59,7 @@ class EncodeExpression(io.ComfyNode):
                 FacesType.Input("faces", tooltip="From Detect Faces: one face, with the expression to copy."),
             ],
             outputs=[
-                ExpressionType.Output("expression"),
+                ExpressionType.Output("expression", tooltip="To Face to Words."),
                 io.Image.Output("crop", tooltip="What the encoder saw."),
             ],
         )
@@ -99,7 +99,8 @@ class FaceToWords(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     optional=True,
-                    tooltip="From 0, as if there were no expression, to 1, the expression as it was read.",
+                    advanced=True,
+                    tooltip="Counts only with an expression: from 0, as if there were none, to 1, as it was read.",
                 ),
                 FaceWordsType.Input(
                     "face_words",
@@ -108,7 +109,13 @@ class FaceToWords(io.ComfyNode):
                     "prompt, this node's person comes after them.",
                 ),
             ],
-            outputs=[FaceWordsType.Output("face_words_out", display_name="face_words")],
+            outputs=[
+                FaceWordsType.Output(
+                    "face_words_out",
+                    display_name="face_words",
+                    tooltip="To Encode Prompt with Faces, or to the next person's Face to Words.",
+                )
+            ],
         )
 
     @classmethod
@@ -146,7 +153,10 @@ class EncodeFacePrompt(io.ComfyNode):
             inputs=[
                 *_prompt_inputs(),
             ],
-            outputs=[io.Conditioning.Output("conditioning"), io.Image.Output("tokens", tooltip=TOKENS)],
+            outputs=[
+                io.Conditioning.Output("conditioning", tooltip="The prompt with the faces in it, to a sampler."),
+                io.Image.Output("tokens", tooltip=TOKENS),
+            ],
         )
 
     @classmethod
@@ -178,7 +188,10 @@ class EncodeDelayedFacePrompt(io.ComfyNode):
                     tooltip="The part of the sampling with ordinary words. The paper's comparison uses 0.3.",
                 ),
             ],
-            outputs=[io.Conditioning.Output("conditioning"), io.Image.Output("tokens", tooltip=TOKENS)],
+            outputs=[
+                io.Conditioning.Output("conditioning", tooltip="The prompt with the faces in it, to a sampler."),
+                io.Image.Output("tokens", tooltip=TOKENS),
+            ],
         )
 
     @classmethod

@@ -1,15 +1,13 @@
 """FaceA-Net: what was learned of a person: saved, loaded, in the model and in the prompt."""
 
-import logging
-
-from comfy_api.latest import io, ui
-from server import PromptServer
+from comfy_api.latest import io
 
 from ..adapters.facea_file import KIND, description, find_facea, load_facea, new_path, save_facea
 from ..adapters.facea_prompt import apply, encode_prompt
 from ..inpaint.paint import FacePerson
 from ..inpaint.refine import EVERY_FACE
 from .inputs import explain_missing, filename_prefix, identity_file, read_version
+from .remarks import show, show_saved
 from .sockets import FaceaIdentityType, FacePeopleType
 
 
@@ -33,7 +31,7 @@ def _prompt_inputs() -> list[io.Input]:
         io.String.Input(
             "face_prompt",
             multiline=True,
-            dynamic_prompts=False,
+            dynamic_prompts=True,
             default="a woman face, front face",
             tooltip="What the face looks like and does: expression, glasses, style, light. Clothes, place and pose "
             "belong to the prompt of the whole picture. What was learned of the person is added by itself.",
@@ -41,25 +39,18 @@ def _prompt_inputs() -> list[io.Input]:
         io.String.Input(
             "negative",
             multiline=True,
-            dynamic_prompts=False,
+            dynamic_prompts=True,
             default="",
             tooltip="What the face should not be. The paper leaves it empty.",
         ),
         io.Boolean.Input(
             "compact",
             default=False,
+            advanced=True,
             tooltip="Leave the padding between the six learned prompts out: 77 rows instead of 462, which is a little "
             "faster. Off is how the paper has it.",
         ),
     ]
-
-
-def _show(cls, remark: str | None) -> dict:
-    """Show a remark in the node and the log, where there is one; return what else its output takes."""
-    if remark:
-        logging.warning(remark)
-    PromptServer.instance.send_progress_text(remark or "", cls.hidden.unique_id)
-    return {"ui": ui.PreviewText(remark)} if remark else {}
 
 
 class SaveFaceAIdentity(io.ComfyNode):
@@ -77,17 +68,20 @@ class SaveFaceAIdentity(io.ComfyNode):
                 filename_prefix(KIND),
             ],
             outputs=[
-                FaceaIdentityType.Output("facea_identity_out", display_name="facea_identity"),
+                FaceaIdentityType.Output(
+                    "facea_identity_out", display_name="facea_identity", tooltip="The same person, to go on with."
+                ),
                 io.String.Output("path", tooltip="Where the file was written."),
             ],
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, facea_identity, filename_prefix) -> io.NodeOutput:
         path = new_path(filename_prefix)
         save_facea(path, facea_identity)
-        return io.NodeOutput(facea_identity, path)
+        return io.NodeOutput(facea_identity, path, ui=show_saved(cls, path))
 
 
 class LoadFaceAIdentity(io.ComfyNode):
@@ -101,7 +95,9 @@ class LoadFaceAIdentity(io.ComfyNode):
             search_aliases=["facea", "facea-net", "load lora", "import identity"],
             inputs=[identity_file(KIND)],
             outputs=[
-                FaceaIdentityType.Output("facea_identity"),
+                FaceaIdentityType.Output(
+                    "facea_identity", tooltip="The learned person, to FaceA Person or Apply FaceA."
+                ),
                 io.String.Output("info", tooltip="The word, the base model, and how the identity was trained."),
             ],
         )
@@ -135,14 +131,20 @@ class ApplyFaceA(io.ComfyNode):
                 _identity(),
                 _strength(),
             ],
-            outputs=[io.Model.Output("model_out", display_name="model")],
+            outputs=[
+                io.Model.Output(
+                    "model_out",
+                    display_name="model",
+                    tooltip="The inpainting model with the person's LoRA, to a sampler.",
+                )
+            ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, model, facea_identity, strength) -> io.NodeOutput:
         patched, remark = apply(model, facea_identity, strength)
-        return io.NodeOutput(patched, **_show(cls, remark))
+        return io.NodeOutput(patched, **show(cls, remark))
 
 
 class EncodeFaceAPrompt(io.ComfyNode):
@@ -161,8 +163,10 @@ class EncodeFaceAPrompt(io.ComfyNode):
                 *_prompt_inputs(),
             ],
             outputs=[
-                io.Conditioning.Output("positive"),
-                io.Conditioning.Output("negative_out", display_name="negative"),
+                io.Conditioning.Output("positive", tooltip="The prompt with all that was learned, to a sampler."),
+                io.Conditioning.Output(
+                    "negative_out", display_name="negative", tooltip="The negative prompt, to the same sampler."
+                ),
             ],
         )
 
@@ -199,7 +203,11 @@ class FaceAPerson(io.ComfyNode):
                     "people", optional=True, tooltip="The people before this one, from another FaceA Person."
                 ),
             ],
-            outputs=[FacePeopleType.Output("people_out", display_name="people")],
+            outputs=[
+                FacePeopleType.Output(
+                    "people_out", display_name="people", tooltip="To Refine Faces, or to the next FaceA Person."
+                )
+            ],
             hidden=[io.Hidden.unique_id],
         )
 
@@ -209,7 +217,7 @@ class FaceAPerson(io.ComfyNode):
     ) -> io.NodeOutput:
         patched, remark = apply(model, facea_identity, strength)
         conditionings = encode_prompt(clip, facea_identity, face_prompt, negative, compact)
-        return io.NodeOutput((*people, FacePerson(patched, *conditionings, index)), **_show(cls, remark))
+        return io.NodeOutput((*people, FacePerson(patched, *conditionings, index)), **show(cls, remark))
 
 
 NODES = [SaveFaceAIdentity, LoadFaceAIdentity, ApplyFaceA, EncodeFaceAPrompt, FaceAPerson]

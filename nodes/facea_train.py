@@ -9,13 +9,13 @@ from comfy_api.latest import io, ui
 from server import PromptServer
 
 from ..adapters.facea import ATTRIBUTES, LEVELS, REGIONS, warn_of_base
-from ..encoders.agreement import agreement
+from ..encoders.agreement import MIN_AGREEMENT, agreement
 from ..graphics import to_tensor
 from ..inpaint.refine import CropStyle
 from ..training import curve, facea_run, loop
 from ..training.inpainting import cut_photos
 from ..training.settings import PRECISIONS
-from .inputs import crop_shape, crop_size, face_share
+from .inputs import check_mask, crop_shape, crop_size, face_share
 from .sockets import FaceaIdentityType, FaceIdType, FacesType
 
 LoraModelType = io.Custom("LORA_MODEL")  # the host's own
@@ -32,7 +32,6 @@ _SETTINGS = {
     "gradient_checkpointing": "checkpointing",
 }  # fmt: skip
 _STYLE = ("face_share", "size", "mask_shape", "mask_expand")
-_LOW_AGREEMENT = 0.3
 _PAUSE = 0.5  # seconds between two looks at the loss in the graph
 
 
@@ -54,14 +53,14 @@ def _photo_input(person: str) -> io.Autogrow.Input:
     )
 
 
-def _step_inputs(steps: int) -> list[io.Input]:
-    """Return the inputs that say how a step learns, and how many there are: `steps` at first."""
-    rate = {"min": 1e-7, "max": 1.0, "step": 1e-7, "round": False}
+def _step_inputs(steps: int, meaning: str) -> list[io.Input]:
+    """Return the inputs that say how a step learns, and how many there are: `steps` at first; meaning: its tooltip."""
+    rate = {"min": 1e-7, "max": 1.0, "step": 1e-7, "round": False, "advanced": True}
     return [
-        io.Int.Input("steps", default=steps, min=1, max=100_000, tooltip="How often what is learned is corrected."),
+        io.Int.Input("steps", default=steps, min=1, max=100_000, tooltip=meaning),
         io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF,
                      tooltip="The same seed, photos and settings give the same identity."),
-        io.Int.Input("batch_size", default=4, min=1, max=64,
+        io.Int.Input("batch_size", default=4, min=1, max=64, advanced=True,
                      tooltip="Photos a step, drawn at random. Less needs less memory and learns less steadily."),
         io.Float.Input("learning_rate", default=1.2e-4, tooltip="Of the LoRA.", **rate),
         io.Float.Input("features_learning_rate", default=2e-3,
@@ -76,15 +75,15 @@ def _run_inputs() -> list[io.Input]:
         crop_size("Side of the crops in pixels: 512 for SD1.5. Smaller is quicker and needs less memory."),
         crop_shape("mask_shape", "The upright box around a part, as the paper has it, or its outline. Connected masks "
                    "are taken as they are."),
-        io.Int.Input("mask_expand", default=0, min=-64, max=128,
+        io.Int.Input("mask_expand", default=0, min=-64, max=128, advanced=True,
                      tooltip="How far these masks are grown, in pixels of the crop; 0 to 4 is usual in training."),
-        io.Combo.Input("precision", options=list(PRECISIONS),
+        io.Combo.Input("precision", options=list(PRECISIONS), advanced=True,
                        tooltip="What the UNet computes in. auto is bfloat16 where the device is quick at it, float32 "
                        "elsewhere. What is learned is float32 always."),
-        io.Boolean.Input("gradient_checkpointing", default=True,
+        io.Boolean.Input("gradient_checkpointing", default=True, advanced=True,
                          tooltip="Compute the blocks of the UNet twice instead of remembering them: far less memory, "
                          "more time, up to twice as much on a fast GPU. The result is the same."),
-        io.Int.Input("preview_every", default=250, min=0, max=100_000,
+        io.Int.Input("preview_every", default=250, min=0, max=100_000, advanced=True,
                      tooltip="Every so many steps the first photo's face is painted anew, to see what was learned. 0 "
                      "for never."),
     ]  # fmt: skip
@@ -100,7 +99,11 @@ def _mask_input(region: str) -> io.Mask.Input:
 
 def _outputs() -> list[io.Output]:
     return [
-        FaceaIdentityType.Output("facea_identity_out", display_name="facea_identity"),
+        FaceaIdentityType.Output(
+            "facea_identity_out",
+            display_name="facea_identity",
+            tooltip="The learned person, to FaceA Person or Save FaceA Identity.",
+        ),
         io.Image.Output("loss_curve", tooltip="The loss of every step, pale, and its running mean."),
         io.Image.Output("previews", tooltip="What was painted every preview_every steps; without, the crops."),
         LoraModelType.Output("lora", tooltip="The LoRA alone, for the host's own LoRA nodes."),
@@ -113,10 +116,11 @@ def _learn(cls, base, photos, task, masks, doubts, options) -> io.NodeOutput:
 
     photos: what Autogrow collected. masks: region -> mask of the photos, or None. options: the other inputs by name.
     """
-    masks = {region: mask for region, mask in masks.items() if mask is not None}
+    masks = {region: check_mask(mask, f"the mask of {region}") for region, mask in masks.items() if mask is not None}
     cut = cut_photos(list(photos.values()), task.regions, CropStyle(*(options[name] for name in _STYLE)), masks)
     for doubt in doubts:
         logging.warning("FaceA training: %s", doubt)
+    remarks = "".join(f"\n{doubt}" for doubt in doubts)
     settings = facea_run.Settings(**{_SETTINGS[name]: options[name] for name in _SETTINGS.keys() & options.keys()})
     bar = comfy.utils.ProgressBar(settings.steps)
     last = 0.0
@@ -128,15 +132,15 @@ def _learn(cls, base, photos, task, masks, doubts, options) -> io.NodeOutput:
             return
         last = time.monotonic()
         words = f"step {progress.step} of {settings.steps}, {curve.summarise(progress.losses)}"
-        PromptServer.instance.send_progress_text(words, cls.hidden.unique_id)
+        PromptServer.instance.send_progress_text(words + remarks, cls.hidden.unique_id)
         bar.update_absolute(progress.step, preview=("JPEG", curve.draw(progress.losses, settings.steps), None))
 
     result = facea_run.learn(base, cut, task, settings, options["preview_every"], show)
     losses = to_tensor(curve.draw(result.progress.losses, max(settings.steps, result.progress.step)))
     report = "\n".join([facea_run.report(result), *doubts])
     images = result.previews if len(result.previews) else cut.crops
-    preview = ui.PreviewImage(losses, cls=cls)
-    return io.NodeOutput(result.identity, losses, images, result.identity.lora, report, ui=preview)
+    shown = {**ui.PreviewImage(losses, cls=cls).as_dict(), "text": (report,)}
+    return io.NodeOutput(result.identity, losses, images, result.identity.lora, report, ui=shown)
 
 
 class TrainFaceA(io.ComfyNode):
@@ -149,11 +153,14 @@ class TrainFaceA(io.ComfyNode):
             io.Combo.Input("preset", options=list(_PRESETS),
                            tooltip="The paper's 1000 steps for likeness; its 600 leave the face more free for "
                            "expressions, glasses and painting styles."),
-            *_step_inputs(facea_run.STEPS),
-            io.Int.Input("rank", default=48, min=1, max=256, tooltip="Of the LoRA."),
-            io.Int.Input("features", default=0, min=0, max=32,
+            *_step_inputs(
+                facea_run.STEPS,
+                "Counts only where preset is own: how often what is learned is corrected.",
+            ),
+            io.Int.Input("rank", default=48, min=1, max=256, advanced=True, tooltip="Of the LoRA."),
+            io.Int.Input("features", default=0, min=0, max=32, advanced=True,
                          tooltip="Learned rows of each prompt; 0: 3 for a man, 4 for a woman."),
-            io.Combo.Input("level", options=list(LEVELS),
+            io.Combo.Input("level", options=list(LEVELS), advanced=True,
                            tooltip="Where the learned features stand: output, among the rows that the text encoder "
                            "gives; input, as words that it reads."),
         ]  # fmt: skip
@@ -182,11 +189,20 @@ class TrainFaceA(io.ComfyNode):
     def execute(
         cls, model, clip, vae, photos: io.Autogrow.Type, word, preset, face_id=None, **options
     ) -> io.NodeOutput:
-        options["steps"] = _PRESETS[preset] or options["steps"]
+        chosen, options["steps"] = options["steps"], _PRESETS[preset] or options["steps"]
         masks = {region: options.pop(f"{region.replace(' ', '_')}_mask", None) for region in REGIONS}
         count = sum(len(faces.images) for faces in photos.values())
         base, task = facea_run.Base(model, clip, vae), facea_run.Task(word)
-        return _learn(cls, base, photos, task, masks, list_doubts(count, face_id), options)
+        doubts = [*list_doubts(count, face_id), *doubt_steps(chosen, preset)]
+        return _learn(cls, base, photos, task, masks, doubts, options)
+
+
+def doubt_steps(steps: int, preset: str) -> list[str]:
+    """Return a sentence where `steps`, as they are set, are neither what the preset trains nor the node's own."""
+    trained = _PRESETS[preset]
+    if trained is None or steps in (trained, facea_run.STEPS):
+        return []
+    return [f"The preset trains {trained} steps; steps, which is set to {steps}, counts only with the preset own."]
 
 
 def list_doubts(photos: int, face_id) -> list[str]:
@@ -194,10 +210,10 @@ def list_doubts(photos: int, face_id) -> list[str]:
     doubts = []
     if photos == 1:
         doubts.append("Only one photo: light and pose of it will be learned too. Three photos are better.")
-    low = [] if face_id is None else [value for value in agreement(face_id.embedding) if value < _LOW_AGREEMENT]
+    low = [] if face_id is None else [value for value in agreement(face_id.embedding) if value < MIN_AGREEMENT]
     if low:
         doubts.append(
-            f"{len(low)} of {len(face_id.embedding)} photos agree with the others by less than {_LOW_AGREEMENT}: "
+            f"{len(low)} of {len(face_id.embedding)} photos agree with the others by less than {MIN_AGREEMENT}: "
             "they may show somebody else. Look at Identity Agreement."
         )
     return doubts
@@ -223,7 +239,7 @@ class TransferFaceAAttribute(io.ComfyNode):
                 FaceaIdentityType.Input("facea_identity", tooltip="The person who is to get the attribute."),
                 _photo_input("the person whose attribute it is"),
                 io.Combo.Input("attribute", options=list(ATTRIBUTES), tooltip=attribute),
-                *_step_inputs(facea_run.TRANSFER_STEPS),
+                *_step_inputs(facea_run.TRANSFER_STEPS, "How often what is learned is corrected."),
                 *_run_inputs(),
                 io.Mask.Input("attribute_mask", optional=True, tooltip=mask),
             ],

@@ -8,11 +8,11 @@ from comfy_api.latest import io, ui
 from ..faces import draw
 from ..faces.align import align_faces
 from ..faces.choose import IF_NO_FACE, RULES, apply_policy, report_faceless
-from ..faces.detector import MEASURED, available, detect_faces, load
+from ..faces.detector import MEASURED, available, detect_faces, find_files, load
 from ..faces.host_types import export_boxes
 from ..faces.search import SEARCHES
 from ..faces.types import Faces
-from .inputs import background, head_mask, mask_background
+from .inputs import background, explain_missing, head_mask, mask_background
 from .sockets import FaceDetectorType, FacesType
 
 
@@ -50,16 +50,17 @@ class LoadFaceDetector(io.ComfyNode):
                     min=64,
                     max=2048,
                     step=32,
+                    advanced=True,
                     tooltip="Longest side in pixels at which InsightFace and OpenCV look for faces, a multiple of 32. "
                     "Smaller finds tight portraits more readily, larger finds small faces. MediaPipe ignores it.",
                 ),
             ],
-            outputs=[FaceDetectorType.Output("face_detector")],
+            outputs=[FaceDetectorType.Output("face_detector", tooltip="To Detect Faces.")],
         )
 
     @classmethod
     def validate_inputs(cls, detector):
-        return True  # the combo's own check would say "not in list", where `load` says what is missing
+        return explain_missing(find_files, detector)
 
     @classmethod
     def execute(cls, detector, min_score, det_size) -> io.NodeOutput:
@@ -80,7 +81,7 @@ def choice_inputs(rule: str) -> list[io.Input]:
             default=0,
             min=0,
             max=99,
-            tooltip="With 'left to right': 0 is the leftmost face in the picture, of a group its first row's.",
+            tooltip="Counts only with 'left to right': 0 is the leftmost face, of a group in its first row.",
         ),
         io.Combo.Input(
             "if_no_face",
@@ -98,6 +99,7 @@ def video() -> io.Boolean.Input:
         "video",
         default=False,
         optional=True,
+        advanced=True,
         tooltip="The batch is the frames of one video: number the faces in the first frame that has some and follow "
         "each person. index is then the person's number, 'largest' and 'most central' are decided once.",
     )
@@ -132,6 +134,7 @@ class DetectFaces(io.ComfyNode):
                     options=list(SEARCHES),
                     default="thorough",
                     optional=True,
+                    advanced=True,
                     tooltip="Where nothing is found, both look again with a black border around the picture; thorough "
                     "looks at the picture turned all four ways, takes the best look of each face, and also tries other "
                     "detection sizes. quick saves time in long videos.",
@@ -142,12 +145,15 @@ class DetectFaces(io.ComfyNode):
                     min=0,
                     max=4096,
                     optional=True,
+                    advanced=True,
                     tooltip="Faces whose box is narrower or lower than this many pixels do not count.",
                 ),
                 video(),
             ],
             outputs=[
-                FacesType.Output("faces"),
+                FacesType.Output(
+                    "faces", tooltip="The kept faces with their pictures, to Encode Identity, Align Face or Face Masks."
+                ),
                 io.Image.Output("overlay", tooltip="The pictures with boxes, points, scores and numbers drawn in."),
                 io.BoundingBox.Output("bboxes", tooltip="The kept faces' boxes for other nodes, a list per picture."),
             ],

@@ -6,7 +6,8 @@ from ..adapters.ip_adapter import BY_NAME, VARIANTS
 from ..adapters.loading import load_adapter
 from ..attention_patches.fact import apply_fact
 from ..weights import manifest
-from .inputs import explain_missing, schedule, weight_file, weight_path
+from .inputs import check_numbers, explain_missing, explain_placeholder, schedule, weight_file, weight_path
+from .remarks import show
 from .sockets import FaceAdapterType, FaceIdType
 
 ADAPTER_FILES = {
@@ -17,7 +18,7 @@ ADAPTER_FILES = {
     "face2diffusion": ("mapping.pt",),
     "ipadapter": tuple(entry.file for entry in manifest.entries() if entry.folder == "ipadapter"),
     "instantid": ("ip-adapter.bin",),
-    "pulid": (),  # recognised and refused by name: none is offered that would be fetched for nothing
+    "pulid": ("ip-adapter_pulid_sdxl_fp16.safetensors", "pulid_v1.1.safetensors"),
 }
 
 
@@ -29,7 +30,8 @@ class LoadFaceAdapter(io.ComfyNode):
             display_name="Load Face Adapter",
             category="likeness/loaders",
             description="Loads the weights that carry an identity into the model (FACT; IP-Adapter, FaceID, InstantID, "
-            "Infinite-ID) or the prompt (Face2Diffusion). Recognised by their tensors, whatever the file is called.",
+            "PuLID, Infinite-ID) or the prompt (Face2Diffusion). Recognised by their tensors, whatever the file is "
+            "called.",
             search_aliases=[
                 "facechain",
                 "fact",
@@ -40,6 +42,7 @@ class LoadFaceAdapter(io.ComfyNode):
                 "ip-adapter",
                 "faceid",
                 "instantid",
+                "pulid",
                 "infinite-id",
             ],
             inputs=[
@@ -47,18 +50,24 @@ class LoadFaceAdapter(io.ComfyNode):
                     "adapter_name",
                     ADAPTER_FILES,
                     "FACT adapter from models/facechain_fact, mapping network from models/face2diffusion, or image "
-                    "adapter (IP-Adapter, FaceID, InstantID, Infinite-ID) from models/ipadapter or models/instantid.",
+                    "adapter (IP-Adapter, FaceID, InstantID, PuLID, Infinite-ID) from models/ipadapter, "
+                    "models/instantid or models/pulid.",
                 ),
                 io.Combo.Input(
                     "variant",
                     options=list(VARIANTS),
                     default=BY_NAME,
                     optional=True,
+                    advanced=True,
                     tooltip="Only for a renamed image adapter: FaceID-Plus and PlusV2 have the same tensors, and so "
                     "have InstantID and FaceID-Portrait unnorm. Otherwise the file's name says which it is.",
                 ),
             ],
-            outputs=[FaceAdapterType.Output("face_adapter")],
+            outputs=[
+                FaceAdapterType.Output(
+                    "face_adapter", tooltip="To Apply FACT, Apply Image Adapter or Face to Words, as its kind is."
+                )
+            ],
         )
 
     @classmethod
@@ -78,7 +87,7 @@ class ApplyFACT(io.ComfyNode):
             display_name="Apply FACT",
             category="likeness/fact",
             description="Gives an SD1.5 model the face of an identity. Connect the MODEL output to any sampler; LoRAs, "
-            "ControlNets and other adapters keep working beside it.",
+            "ControlNets and other adapters keep working beside it. Chain several: what they add is summed.",
             search_aliases=["facechain", "fact", "sfags", "identity", "face", "likeness"],
             inputs=[
                 io.Model.Input("model", tooltip="Any SD1.5 model, after its LoRAs."),
@@ -101,6 +110,7 @@ class ApplyFACT(io.ComfyNode):
                 io.Boolean.Input(
                     "cfg_face",
                     default=True,
+                    advanced=True,
                     tooltip="On: the negative prompt's branch sees an empty face, so that the CFG scale amplifies the "
                     "likeness as well (the authors' default). Off: both branches see the face.",
                 ),
@@ -110,16 +120,19 @@ class ApplyFACT(io.ComfyNode):
                     tooltip="Where in the picture the face acts: white on, black off; one mask, or one per picture.",
                 ),
             ],
-            outputs=[io.Model.Output("model_out", display_name="model")],
+            outputs=[
+                io.Model.Output("model_out", display_name="model", tooltip="The model with the face, to a sampler.")
+            ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(
         cls, model, face_adapter, face_id, strength, start_percent, end_percent, cfg_face, mask=None
     ) -> io.NodeOutput:
-        return io.NodeOutput(
-            apply_fact(model, face_adapter, face_id, strength, start_percent, end_percent, cfg_face, mask)
-        )
+        mask = check_numbers(mask)
+        patched = apply_fact(model, face_adapter, face_id, strength, start_percent, end_percent, cfg_face, mask)
+        return io.NodeOutput(patched, **show(cls, explain_placeholder(mask)))
 
 
 NODES = [LoadFaceAdapter, ApplyFACT]

@@ -6,19 +6,21 @@ from ..encoders import agreement, agreement_picture
 from ..encoders.combine import METHODS, combine
 from ..encoders.identity import join
 from ..encoders.identity_file import KIND, description, find_identity, load_identity, new_path, save_identity
-from ..encoders.loading import load_encoder
-from ..faces.align import align_faces
+from ..metrics.loading import load_recogniser
 from .inputs import (
+    MASK_BACKGROUND,
     background,
     explain_missing,
     filename_prefix,
     head_mask,
     identity_file,
-    mask_background,
+    is_masked,
+    mask_background_by_encoder,
     read_version,
     weight_file,
     weight_path,
 )
+from .remarks import show_faces, show_saved
 from .sockets import FaceEncoderType, FaceIdType, FacesType
 
 ENCODER_FILES = {
@@ -28,7 +30,9 @@ ENCODER_FILES = {
         "models/buffalo_l/w600k_r50.onnx",
         "models/antelopev2/glintr100.onnx",
         "models/auraface/glintr100.onnx",
+        "face_recognition_sface_2021dec_int8bq.onnx",
     ),
+    "metrics": ("20180402-114759-vggface2.pt",),
 }
 _IDENTITIES = [f"face_id_{number}" for number in range(1, 21)]
 
@@ -36,12 +40,12 @@ _IDENTITIES = [f"face_id_{number}" for number in range(1, 21)]
 def _min_agreement(beginning: str) -> io.Float.Input:
     return io.Float.Input(
         "min_agreement",
-        default=0.3,
+        default=agreement.MIN_AGREEMENT,
         min=-1.0,
         max=1.0,
         step=0.01,
-        tooltip=f"{beginning}The cosine of a photo with the mean of the others. Face recognisers give photos of one "
-        "person well above 0.3 and those of two people about 0.",
+        tooltip=f"{beginning}The cosine of a photo with the mean of the others. Measured with the recogniser SFace, "
+        "a person's photos have 0.76 and more, strangers 0.35 at most; the help page of Identity Agreement says how.",
     )
 
 
@@ -52,15 +56,19 @@ class LoadFaceEncoder(io.ComfyNode):
             node_id="LikenessLoadFaceEncoder",
             display_name="Load Face Encoder",
             category="likeness/loaders",
-            description="Loads the network that reads an identity from an aligned face: TransFace for FACT, MSID for "
-            "Face2Diffusion, an ArcFace recogniser for FaceID, InstantID and Infinite-ID. Recognised by what is in it, "
-            "whatever the file is called.",
+            description="Loads the network that reads an identity from a face: TransFace for FACT, MSID for "
+            "Face2Diffusion, an ArcFace recogniser for FaceID, InstantID and Infinite-ID; SFace, FaceNet, SphereFace "
+            "or AdaFace to compare and to score. Recognised by what is in it, whatever the file is called.",
             search_aliases=[
                 "transface",
                 "msid",
                 "arcface",
                 "insightface",
                 "auraface",
+                "sface",
+                "facenet",
+                "sphereface",
+                "adaface",
                 "facechain",
                 "fact",
                 "face2diffusion",
@@ -71,11 +79,12 @@ class LoadFaceEncoder(io.ComfyNode):
                 weight_file(
                     "encoder_name",
                     ENCODER_FILES,
-                    "TransFace weights from models/facechain_fact, MSID weights from models/face2diffusion, or an "
-                    "ArcFace recogniser (.onnx) from models/insightface.",
+                    "TransFace weights from models/facechain_fact, MSID weights from models/face2diffusion, an "
+                    "ArcFace recogniser or SFace (.onnx) from models/insightface, or from models/metrics a recogniser "
+                    "that only scores.",
                 ),
             ],
-            outputs=[FaceEncoderType.Output("face_encoder")],
+            outputs=[FaceEncoderType.Output("face_encoder", tooltip="To Encode Identity.")],
         )
 
     @classmethod
@@ -84,7 +93,7 @@ class LoadFaceEncoder(io.ComfyNode):
 
     @classmethod
     def execute(cls, encoder_name) -> io.NodeOutput:
-        return io.NodeOutput(load_encoder(weight_path(ENCODER_FILES, encoder_name)))
+        return io.NodeOutput(load_recogniser(weight_path(ENCODER_FILES, encoder_name)))
 
 
 class EncodeIdentity(io.ComfyNode):
@@ -100,7 +109,7 @@ class EncodeIdentity(io.ComfyNode):
             inputs=[
                 FaceEncoderType.Input("face_encoder", tooltip="From Load Face Encoder."),
                 FacesType.Input("faces", tooltip="From Detect Faces: one face per photo, all of the same person."),
-                mask_background(),
+                mask_background_by_encoder(),
                 head_mask(),
                 FaceIdType.Input(
                     "face_id",
@@ -110,16 +119,26 @@ class EncodeIdentity(io.ComfyNode):
                 ),
             ],
             outputs=[
-                FaceIdType.Output("face_id_out", display_name="face_id"),
+                FaceIdType.Output(
+                    "face_id_out",
+                    display_name="face_id",
+                    tooltip="The person, to Apply FACT, Apply Image Adapter, Face to Words or Save Identity.",
+                ),
                 io.Image.Output("crops", tooltip="What the encoder saw, one crop per face."),
             ],
         )
 
     @classmethod
+    def validate_inputs(cls, mask_background="auto"):
+        if isinstance(mask_background, bool) or mask_background in (None, *MASK_BACKGROUND):
+            return True
+        return f"Choose one of {', '.join(MASK_BACKGROUND)}, not {mask_background}."
+
+    @classmethod
     def execute(cls, face_encoder, faces, mask_background, head_mask=None, face_id=None) -> io.NodeOutput:
-        crops = align_faces(faces, face_encoder.crop_size, background(faces, mask_background, head_mask))
-        encoded = face_encoder.encode(crops, mask_background)
-        return io.NodeOutput(join(face_id, encoded) if face_id else encoded, crops)
+        masked = is_masked(mask_background, face_encoder.kind)
+        encoded = face_encoder.encode_faces(faces, background(faces, masked, head_mask))
+        return io.NodeOutput(join(face_id, encoded) if face_id else encoded, encoded.crops)
 
 
 class SaveIdentity(io.ComfyNode):
@@ -138,6 +157,7 @@ class SaveIdentity(io.ComfyNode):
                 io.Boolean.Input(
                     "thumbnails",
                     default=True,
+                    advanced=True,
                     tooltip="Keep the crops as small pictures in the file, so that you see later who it is. Turn it "
                     "off for a file without pictures; the likeness is the same.",
                 ),
@@ -149,17 +169,22 @@ class SaveIdentity(io.ComfyNode):
                 ),
             ],
             outputs=[
-                FaceIdType.Output("face_id_out", display_name="face_id"),
+                FaceIdType.Output(
+                    "face_id_out",
+                    display_name="face_id",
+                    tooltip="The person, to Apply FACT, Apply Image Adapter, Face to Words or Save Identity.",
+                ),
                 io.String.Output("path", tooltip="Where the file was written."),
             ],
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, face_id, filename_prefix, thumbnails, note) -> io.NodeOutput:
         path = new_path(filename_prefix)
         save_identity(path, face_id, thumbnails, note)
-        return io.NodeOutput(face_id, path)
+        return io.NodeOutput(face_id, path, ui=show_saved(cls, path, face_id.crops))
 
 
 class LoadIdentity(io.ComfyNode):
@@ -174,10 +199,13 @@ class LoadIdentity(io.ComfyNode):
             search_aliases=["load face", "load embeds", "face model", "import identity"],
             inputs=[identity_file(KIND)],
             outputs=[
-                FaceIdType.Output("face_id"),
+                FaceIdType.Output(
+                    "face_id", tooltip="The person, to Apply FACT, Apply Image Adapter or Face to Words."
+                ),
                 io.Image.Output("crops", tooltip="The thumbnails, one per photo; grey figures where none were kept."),
                 io.String.Output("info", tooltip="Photos, encoder, agreement between the photos, and the note."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -191,7 +219,8 @@ class LoadIdentity(io.ComfyNode):
     @classmethod
     def execute(cls, identity_name) -> io.NodeOutput:
         face_id, header = load_identity(find_identity(identity_name))
-        return io.NodeOutput(face_id, face_id.crops, description(identity_name, header))
+        info = description(identity_name, header)
+        return io.NodeOutput(face_id, face_id.crops, info, ui=show_faces(cls, face_id.crops, info))
 
 
 class CombineIdentities(io.ComfyNode):
@@ -225,13 +254,15 @@ class CombineIdentities(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Only for interpolate: 0 is the first identity, 1 the second.",
+                    tooltip="Counts only with interpolate: 0 is the first identity, 1 the second.",
                     display_mode=io.NumberDisplay.slider,
                 ),
-                _min_agreement("Only for drop outliers: "),
+                _min_agreement("Counts only with drop outliers: "),
             ],
             outputs=[
-                FaceIdType.Output("face_id"),
+                FaceIdType.Output(
+                    "face_id", tooltip="The person, to Apply FACT, Apply Image Adapter or Face to Words."
+                ),
                 io.String.Output("report", tooltip="What was done, and which photos were dropped."),
             ],
         )

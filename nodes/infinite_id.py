@@ -55,9 +55,8 @@ class InfiniteID(io.ComfyNode):
                     "trajectory",
                     options=list(TRAJECTORIES),
                     default="own",
-                    tooltip="own: the text stream is a picture of its own from the same noise (the paper); needs a "
-                    "sampler without noise, such as ddim, euler or dpmpp_2m. same latent: at every step it starts from "
-                    "your picture; any sampler.",
+                    tooltip="own: the text stream is a picture of its own from the same noise (the paper). same "
+                    "latent: at every step it starts from your picture. Either goes with any sampler.",
                 ),
                 io.Combo.Input(
                     "parts",
@@ -66,7 +65,9 @@ class InfiniteID(io.ComfyNode):
                     tooltip="In which parts of the UNet the streams mix. all is the paper.",
                 ),
             ],
-            outputs=[io.Model.Output("model_out", display_name="model")],
+            outputs=[
+                io.Model.Output("model_out", display_name="model", tooltip="The model with both streams, to a sampler.")
+            ],
         )
 
     @classmethod

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..inpaint import fact_crop, paste
-from .inputs import colour_match, crop_size, face_share, feather
+from .inputs import check_mask, colour_match, crop_size, face_share, feather
 from .sockets import FaceCropType, FacesType
 
 
@@ -60,6 +60,7 @@ class PrepareFaceCrop(io.ComfyNode):
 
     @classmethod
     def execute(cls, faces, index, face_share, size, face_mask=None, control_image=None, donor=None) -> io.NodeOutput:
+        face_mask = check_mask(face_mask, "face_mask")
         crop, composite = fact_crop.prepare(faces, index, face_share, size, face_mask, donor)
         control = fact_crop.cut_control(crop, control_image)
         return io.NodeOutput(
@@ -112,13 +113,16 @@ class PasteFaceBack(io.ComfyNode):
                     "mask", optional=True, tooltip="Of the crop's size: counts instead of the mask it was cut out with."
                 ),
             ],
-            outputs=[io.Image.Output("picture_out", display_name="picture")],
+            outputs=[
+                io.Image.Output("picture_out", display_name="picture", tooltip="The whole picture with the new face.")
+            ],
         )
 
     @classmethod
     def execute(
         cls, face_crop, image, blend, feather, colour_match, round_trip=None, picture=None, mask=None
     ) -> io.NodeOutput:
+        mask = check_mask(mask)
         return io.NodeOutput(paste.paste(face_crop, image, round_trip, picture, mask, blend, feather, colour_match))
 
 

@@ -9,13 +9,16 @@ from comfy_api.latest import io
 from ..faces.headmask import head_masks, masks_per_face
 from ..faces.masks import SHAPES
 from ..faces.types import Faces
+from ..patcher import is_finite
 from ..weights import folders
+
+MASK_BACKGROUND = ("auto", "on", "off")
+_MASKED_KINDS = ("transface",)  # encoders that were trained on blacked out crops
 
 
 def weight_file(input_id: str, published: dict[str, tuple[str, ...]], tooltip: str) -> io.Combo.Input:
-    """Return a combo of the files in several folders: kind -> published names, offered while the folder has no file."""
-    names = [name for kind, files in published.items() for name in folders.list_choices(kind, files)]
-    return io.Combo.Input(input_id, options=list(dict.fromkeys(names)), tooltip=tooltip)
+    """Return a combo of the files in several folders; published: kind -> the names under which files are published."""
+    return io.Combo.Input(input_id, options=folders.list_choices(published), tooltip=tooltip)
 
 
 def weight_path(published: dict[str, tuple[str, ...]], name: str) -> str:
@@ -23,6 +26,13 @@ def weight_path(published: dict[str, tuple[str, ...]], name: str) -> str:
 
     Raises FileNotFoundError that says where to get it, and names the folder in which it is published.
     """
+    if name == folders.NO_FILE:
+        names = [f"{file} (models/{kind})" for kind, files in published.items() for file in files]
+        raise FileNotFoundError(
+            f"Choose a file. None is here yet; published are {', '.join(names)}. 'python3 likeness.py weights list' in "
+            "the folder of ComfyUI-Likeness says where each is published and what its licence allows. Press R in the "
+            "editor once one is there."
+        )
     kinds = [kind for kind in published if name in folders.names(kind)]
     kinds += [kind for kind, files in published.items() if name in files]
     return folders.path(next(iter([*kinds, *published])), name)
@@ -38,11 +48,11 @@ def identity_file(kind: str) -> io.Combo.Input:
     )
 
 
-def explain_missing(find: Callable[..., str], *arguments) -> str | bool:
+def explain_missing(find: Callable, *arguments) -> str | bool:
     """Return True where `find` finds its file, else its words; for `validate_inputs`, before anything runs."""
     try:
         find(*arguments)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         return str(error)
     return True
 
@@ -65,7 +75,7 @@ def filename_prefix(kind: str) -> io.String.Input:
 
 def schedule(begins: str, stops: str) -> list[io.Float.Input]:
     """Return from where to where in the sampling, 0 to 1, something acts; begins, stops: the tooltips."""
-    bounds = {"min": 0.0, "max": 1.0, "step": 0.001}
+    bounds = {"min": 0.0, "max": 1.0, "step": 0.001, "advanced": True}
     return [
         io.Float.Input("start_percent", default=0.0, tooltip=begins, **bounds),
         io.Float.Input("end_percent", default=1.0, tooltip=stops, **bounds),
@@ -83,17 +93,17 @@ def crop_size(tooltip: str) -> io.Int.Input:
 
 
 def crop_shape(input_id: str, tooltip: str) -> io.Combo.Input:
-    return io.Combo.Input(input_id, options=list(SHAPES), default="box", tooltip=tooltip)
+    return io.Combo.Input(input_id, options=list(SHAPES), default="box", advanced=True, tooltip=tooltip)
 
 
 def feather(beginning: str) -> io.Int.Input:
     """Return how softly a painted face goes back; beginning: the tooltip's, before "of the crop's pixels"."""
     end = "of the crop's pixels the new face takes to fade in, counted inwards from the mask's edge."
-    return io.Int.Input("feather", default=8, min=0, max=128, tooltip=f"{beginning} {end}")
+    return io.Int.Input("feather", default=8, min=0, max=128, advanced=True, tooltip=f"{beginning} {end}")
 
 
 def colour_match(tooltip: str) -> io.Boolean.Input:
-    return io.Boolean.Input("colour_match", default=True, tooltip=tooltip)
+    return io.Boolean.Input("colour_match", default=True, advanced=True, tooltip=tooltip)
 
 
 def class_words(optional: bool = False) -> io.String.Input:
@@ -104,6 +114,25 @@ def class_words(optional: bool = False) -> io.String.Input:
         tooltip="Ordinary words for the person, such as 'a woman'; for several people one phrase each, separated by "
         "commas.",
     )
+
+
+def mask_background_by_encoder() -> io.Combo.Input:
+    """Return whether crops are blacked out around the head; saved graphs hold True or False, see `is_masked`."""
+    return io.Combo.Input(
+        "mask_background",
+        options=list(MASK_BACKGROUND),
+        default=MASK_BACKGROUND[0],
+        tooltip="Black out everything but the head. auto: as the encoder was trained, which is on for TransFace (FACT) "
+        "and off for MSID (Face2Diffusion) and ArcFace recognisers (FaceID, InstantID, Infinite-ID). Without a head "
+        "mask the region is estimated from the face's landmarks.",
+    )
+
+
+def is_masked(mask_background: str | bool, kind: str) -> bool:
+    """Return whether to black out crops for an encoder of a kind; a saved graph may hold True or False."""
+    if isinstance(mask_background, bool):
+        return mask_background
+    return kind in _MASKED_KINDS if mask_background == "auto" else mask_background == "on"
 
 
 def mask_background() -> io.Boolean.Input:
@@ -129,4 +158,28 @@ def background(faces: Faces, mask_background: bool, head_mask: torch.Tensor | No
     """Return what these two inputs together ask of `align_faces`: a mask for each face, or None."""
     if not mask_background:
         return None
-    return head_masks(faces) if head_mask is None else masks_per_face(faces, head_mask)
+    return head_masks(faces) if head_mask is None else masks_per_face(faces, check_mask(head_mask, "head_mask"))
+
+
+def check_mask(mask: torch.Tensor | None, name: str = "mask") -> torch.Tensor | None:
+    """Return what is connected to the input `name`; raise ValueError where it is no mask of anything."""
+    if explanation := explain_placeholder(check_numbers(mask, name), name):
+        raise ValueError(explanation)
+    return mask
+
+
+def check_numbers(mask: torch.Tensor | None, name: str = "mask") -> torch.Tensor | None:
+    """Return what is connected to the input `name`; raise ValueError where it holds NaN or infinite numbers."""
+    if mask is None or is_finite(mask):
+        return mask
+    raise ValueError(f"{name} holds NaN or infinite numbers: look at the node it comes from.")
+
+
+def explain_placeholder(mask: torch.Tensor | None, name: str = "mask") -> str | None:
+    """Return a sentence where a mask is the black one of 64 x 64 that the host's Load Image gives for no mask."""
+    if mask is None or tuple(mask.shape[-2:]) != (64, 64) or mask.any():
+        return None
+    return (
+        f"{name} is black and 64 x 64 pixels, which is what Load Image gives for a picture without transparency: "
+        f"disconnect {name}, or draw one (right-click Load Image, Open in MaskEditor)."
+    )

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..faces import draw, host_types
 from ..faces.choose import apply_policy
 from .faces import choice_inputs, show, video
+from .inputs import check_mask
 from .sockets import FaceDetectorType, FaceLandmarksType, FacesType
 
 
@@ -15,8 +16,8 @@ class ImportFaces(io.ComfyNode):
             node_id="LikenessImportFaces",
             display_name="Faces from Other Nodes",
             category="likeness/faces",
-            description="Makes faces of what other nodes found: MediaPipe landmarks, bounding boxes or a mask, as "
-            "SAM, Grounding DINO, RT-DETR and Impact nodes give them.",
+            description="Makes faces of what other nodes found: MediaPipe landmarks, bounding boxes, SEGS or a "
+            "mask, as SAM, Grounding DINO, RT-DETR and Impact nodes give them.",
             search_aliases=["import faces", "bbox to faces", "mask to faces", "sam", "grounding dino", "impact"],
             inputs=[
                 io.Image.Input("image", tooltip="The pictures in which the other node found the faces."),
@@ -27,11 +28,11 @@ class ImportFaces(io.ComfyNode):
                     tooltip="From Detect Face Landmarks (MediaPipe); taken exactly as they are. Connect one of "
                     "face_landmarks, bboxes and mask.",
                 ),
-                io.BoundingBox.Input(
-                    "bboxes",
-                    optional=True,
-                    force_input=True,
-                    tooltip="Boxes around faces or persons: one, a list, or a list per picture.",
+                io.MultiType.Input(
+                    io.BoundingBox.Input("bboxes", optional=True, force_input=True),
+                    [io.BBOX, io.SEGS],
+                    tooltip="Boxes around faces or persons: one, a list, or a list per picture; BBOX of other packs "
+                    "and SEGS of the Impact Pack too.",
                 ),
                 io.Mask.Input(
                     "mask",
@@ -47,7 +48,9 @@ class ImportFaces(io.ComfyNode):
                 video(),
             ],
             outputs=[
-                FacesType.Output("faces"),
+                FacesType.Output(
+                    "faces", tooltip="The kept faces with their pictures, to Encode Identity or Align Face."
+                ),
                 io.Image.Output("overlay", tooltip="The pictures with boxes, points, scores and numbers drawn in."),
             ],
         )
@@ -65,7 +68,7 @@ class ImportFaces(io.ComfyNode):
         face_detector=None,
         video=False,
     ) -> io.NodeOutput:
-        faces = host_types.import_faces(image, face_landmarks, bboxes, mask, face_detector)
+        faces = host_types.import_faces(image, face_landmarks, bboxes, check_mask(mask), face_detector)
         faces = apply_policy(faces, choose, index, if_no_face, video, host_types.LOOK_THERE)
         overlay = draw.overlay(faces)
         return io.NodeOutput(faces, overlay, ui=show(faces, overlay, cls))
@@ -82,7 +85,11 @@ class FacesToLandmarks(io.ComfyNode):
             "masks.",
             search_aliases=["face mesh", "face landmarks", "export faces"],
             inputs=[FacesType.Input("faces", tooltip="From Detect Faces with a mediapipe detector.")],
-            outputs=[FaceLandmarksType.Output("face_landmarks")],
+            outputs=[
+                FaceLandmarksType.Output(
+                    "face_landmarks", tooltip="To the host's nodes that draw face meshes and masks."
+                )
+            ],
         )
 
     @classmethod

@@ -4,7 +4,8 @@ from comfy_api.latest import io
 
 from ..adapters.ip_adapter import check_ip_adapter
 from ..attention_patches.ip_adapter import apply_ip_adapter, parse_layer_weights
-from .inputs import schedule
+from .inputs import check_numbers, explain_placeholder, is_masked, schedule
+from .remarks import show
 from .sockets import FaceAdapterType, FaceIdType
 
 
@@ -44,6 +45,7 @@ def _reach_inputs() -> list[io.Input]:
             "layer_weights",
             default="",
             optional=True,
+            advanced=True,
             tooltip='Strength by place in the UNet: one number, "down=1, middle=0.5, up=0.7", or a number for '
             "each of the 16 (SD1.5) or 70 (SDXL) layers. Empty: all 1.",
         ),
@@ -54,6 +56,7 @@ def _reach_inputs() -> list[io.Input]:
             max=2.0,
             step=0.01,
             optional=True,
+            advanced=True,
             tooltip="Of the LoRA inside FaceID files, which acts on the whole model; others have none. Set 0 "
             "for Infinite-ID Mixing, whose text stream stays the stock picture then, and where the LoRA is "
             "loaded as a file of its own.",
@@ -65,6 +68,7 @@ def _reach_inputs() -> list[io.Input]:
             max=5.0,
             step=0.01,
             optional=True,
+            advanced=True,
             tooltip="Only for FaceID-PlusV2: how much of the picture is added to the face embedding; 0 is the "
             "embedding alone.",
         ),
@@ -101,7 +105,12 @@ class ApplyImageAdapter(io.ComfyNode):
                 *_photo_inputs(),
                 *_reach_inputs(),
             ],
-            outputs=[io.Model.Output("model_out", display_name="model")],
+            outputs=[
+                io.Model.Output(
+                    "model_out", display_name="model", tooltip="The model with the face or picture, to a sampler."
+                )
+            ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -122,12 +131,22 @@ class ApplyImageAdapter(io.ComfyNode):
     ) -> io.NodeOutput:
         check_ip_adapter(face_adapter)
         tokens = face_adapter.tokens(face_id, face_adapter.clip_input(clip_vision, image), shortcut_scale)
-        weights = parse_layer_weights(layer_weights)
-        return io.NodeOutput(
-            apply_ip_adapter(
-                model, face_adapter, tokens, strength, start_percent, end_percent, weights, mask, lora_strength
-            )
+        weights, mask = parse_layer_weights(layer_weights), check_numbers(mask)
+        patched = apply_ip_adapter(
+            model, face_adapter, tokens, strength, start_percent, end_percent, weights, mask, lora_strength
         )
+        remarks = filter(None, (explain_placeholder(mask), doubt_crops(face_id)))
+        return io.NodeOutput(patched, **show(cls, " ".join(remarks)))
+
+
+def doubt_crops(face_id) -> str | None:
+    """Return a sentence where an identity was read from crops that its encoder was not trained on."""
+    if face_id is None or is_masked("auto", face_id.encoder) == face_id.masked:
+        return None
+    return (
+        f"The identity was read from crops with a {'blacked out' if face_id.masked else 'visible'} background, which "
+        f"{face_id.file} was not trained on: the likeness suffers. Set mask_background to auto in Encode Identity."
+    )
 
 
 NODES = [ApplyImageAdapter]

@@ -28,7 +28,7 @@ class LoadFaceParser(io.ComfyNode):
                     "parsing_bisenet.pth.",
                 ),
             ],
-            outputs=[FaceParserType.Output("face_parser")],
+            outputs=[FaceParserType.Output("face_parser", tooltip="To Face Masks.")],
         )
 
     @classmethod

@@ -26,6 +26,7 @@ from ..adapters.facea import (
     write_prompt,
 )
 from ..adapters.facea_file import KIND, save_facea
+from ..weights import saving
 from . import inpainting, loop
 from .curve import summarise
 from .facea import Learned, step_loss
@@ -36,6 +37,7 @@ from .settings import Count, CountOrNone, Positive, TrainingSettings
 
 ROWS = {"man": 3, "woman": 4}  # learned features of a prompt, as published
 STEPS, FEWER_STEPS, TRANSFER_STEPS = 1000, 600, 100
+_KEPT = 5  # checkpoints of other trainings that were stopped
 _PREVIEW_STEPS, _PREVIEW_SCALE = 20, 3.0
 _NOT_LEARNED = ("steps", "checkpoint_seconds")  # settings that change nothing of what a step learns
 # Younger settings: left alone they must not change the keys of older checkpoints.
@@ -109,7 +111,8 @@ def learn(
     """Tune a copy of the UNet on the photos of one person and return the identity; the connected models stay.
 
     preview_every: steps between pictures in which the first photo's face is painted anew; 0 for none.
-    A run of the same photos, settings and base that was stopped goes on from its checkpoint in output/facea_training.
+    A run of the same photos, settings and base that was stopped goes on from its checkpoint in output/facea_training,
+    where beside it only the newest of other trainings stay.
     What stops the training, raised by `after_step` or not, comes out of here after the identity of that moment was
     written to output/facea; running out of memory, and a loss that is no number, as RuntimeError with a sentence.
     """
@@ -131,6 +134,7 @@ def learn(
 
         folder = Path(folder_paths.get_output_directory()) / "facea_training"
         checkpoint = folder / f"{_digest(base, photos, task, settings)[:16]}.pt"
+        _sweep(checkpoint)
         try:
             with in_training(run.patchers, run.learned.lora, settings.checkpointing):
                 loop.train(run.groups(), run.loss, settings, run.device, checkpoint, look, progress)
@@ -271,8 +275,17 @@ def _digest(base: Base, photos: Photos, task: Task, settings: Settings) -> str:
     return digest.hexdigest()
 
 
+def _sweep(checkpoint: Path) -> None:
+    """Remove what stopped trainings left beside `checkpoint`: all but the newest, and what is half written."""
+    saving.sweep_parts(checkpoint.parent)
+    others = [path for kind in ("*.pt", "*.damaged") for path in checkpoint.parent.glob(kind) if path != checkpoint]
+    for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[_KEPT:]:
+        logging.info("FaceA training: %s, which a training that was stopped long ago left, is removed.", path)
+        path.unlink(missing_ok=True)
+
+
 def _save_stopped(identity: FaceaIdentity, progress: loop.Progress, checkpoint: Path) -> str:
-    """Write what was learned so far, and return a sentence that says where, or why not."""
+    """Write what was learned so far, in the place of what was before, and return a sentence: where, or why not."""
     if progress.step == 0:
         return "Nothing was learned yet."
     path = (
@@ -284,6 +297,8 @@ def _save_stopped(identity: FaceaIdentity, progress: loop.Progress, checkpoint: 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_facea(path, identity, "Train FaceA")
+        for older in set(path.parent.glob(f"{checkpoint.stem}_step_*.safetensors")) - {path}:
+            older.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
         return f"What was learned in {progress.step} steps could not be kept: {error}"
     return f"What was learned in {progress.step} steps is kept in {path}. The same training goes on when it runs again."

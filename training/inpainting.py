@@ -23,6 +23,7 @@ def input_channels(latents: type[comfy.latent_formats.LatentFormat]) -> int:
 
 CHANNELS = input_channels(comfy.latent_formats.SD15)
 _LATENTS = [comfy.latent_formats.SD15]
+_LEAVE = "Leave this photo out, or connect a mask of your own."
 
 
 def register_latents(latents: type[comfy.latent_formats.LatentFormat]) -> None:
@@ -100,9 +101,14 @@ def encode(model, vae, photos: Photos) -> Inpainting:
     check_size(photos.crops.shape[1], vae)
     latents = model.model.process_latent_in(vae.encode(photos.crops))
     conditions = {}
+    cell = vae.spacial_compression_encode()
     for region, mask in photos.masks.items():
         conditions[region] = condition(model, vae, photos.crops, mask, latents)
-        _check_masks(conditions[region][:, 0], region, " at the size of the latents; use photos with larger faces")
+        where = f" at the size of the latents, each of which stands for {cell} x {cell} pixels of the crop"
+        remedy = (
+            f"Set size or face_share higher, or mask_expand to {cell // 2}, so that the {region} fills one. {_LEAVE}"
+        )
+        _check_masks(conditions[region][:, 0], region, where, remedy)
     return Inpainting(latents.cpu(), {region: tensor.cpu() for region, tensor in conditions.items()})
 
 
@@ -157,10 +163,7 @@ def _fitting(mask: torch.Tensor, photos: list[tuple[Faces, int]], region: str) -
     return mask
 
 
-def _check_masks(masks: torch.Tensor, region: str, where: str = "") -> None:
+def _check_masks(masks: torch.Tensor, region: str, where: str = "", remedy: str = _LEAVE) -> None:
     for number, mask in enumerate(masks, 1):
         if not (mask > 0).any():
-            raise ValueError(
-                f"The mask for the {region} in photo {number} of {len(masks)} is empty{where}. Leave this photo out, "
-                "or connect a mask of your own."
-            )
+            raise ValueError(f"The mask for the {region} in photo {number} of {len(masks)} is empty{where}. {remedy}")

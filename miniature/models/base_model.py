@@ -44,10 +44,21 @@ VISION = {
 
 
 class MiniatureLatents(comfy.latent_formats.LatentFormat):
-    """Of unit variance already."""
+    """Of unit variance already.
+
+    latent_rgb_factors, latent_rgb_factors_bias: what the host's previews show, colours in -1..1 of a latent's pixel,
+    by least squares over rendered portraits.
+    """
 
     latent_channels = CHANNELS
     spacial_downscale_ratio = SHRINK
+    latent_rgb_factors = [
+        [-0.0218, -0.0415, -0.0764], [-0.0010, 0.0023, -0.0100], [0.0042, -0.0055, 0.0004], [-0.0254, 0.0065, 0.0254],
+        [-0.0009, 0.0128, -0.0214], [0.0540, 0.0232, -0.0672], [0.0280, -0.0506, -0.0378], [0.0072, 0.0085, 0.0180],
+        [-0.0148, 0.0100, 0.0003], [-0.0638, -0.0566, 0.0098], [-0.0107, -0.0058, 0.0133], [0.0034, -0.0116, -0.0081],
+        [-0.0959, 0.1401, 0.0886], [0.2833, 0.2740, 0.2880], [-0.0274, -0.0276, -0.1230], [-0.0336, -0.0479, 0.0529],
+    ]  # fmt: skip
+    latent_rgb_factors_bias = [0.1983, 0.0374, -0.0482]
 
 
 class Miniature(comfy.supported_models.SD15):
@@ -163,12 +174,14 @@ def model(weights: dict[str, torch.Tensor], disable_dynamic: bool = False) -> co
     disable_dynamic: of the host's plain kind, whose weights autograd can work with.
     """
     config = Miniature(comfy.model_detection.detect_unet_config(weights, ""))
-    config.set_inference_dtype(comfy.model_management.unet_dtype(), None)
+    dtype, device = comfy.model_management.unet_dtype(), comfy.model_management.get_torch_device()
+    cast = comfy.model_management.unet_manual_cast(dtype, device, config.supported_inference_dtypes)
+    config.set_inference_dtype(dtype, cast)  # --fp8_e4m3fn-unet stores what cannot compute
     offload_device = comfy.model_management.unet_offload_device()
     base = config.get_model(weights, device=offload_device)
     base.load_model_weights(dict(weights), "")
     patcher = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
-    return patcher(base, load_device=comfy.model_management.get_torch_device(), offload_device=offload_device)
+    return patcher(base, load_device=device, offload_device=offload_device)
 
 
 def clip(weights: dict[str, torch.Tensor], tokens: torch.Tensor, disable_dynamic: bool = False) -> comfy.sd.CLIP:

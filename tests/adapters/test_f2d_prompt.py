@@ -229,7 +229,8 @@ def test_words_of_another_width(clip):
 def test_class_words():
     assert put_class_words("photo of {face}, {face2} and f l", "a man, a woman") == "photo of a man, a woman and a man"
     assert put_class_words("{face1} {face2} {face3}", "a man, a woman") == "a man a woman a woman"
-    assert list_people("{FACE} {face3} f  l of l f-l {face 2}") == [1, 3, 1]
+    assert list_people("{FACE} {face3} f  l of l f-l {face 2} {face-4} face") == [1, 3, 1, 2]
+    assert list_people(r"{ face } \{face2\} \{ face 3 \} {face٣} {face9999}") == [1, 2, 3]
 
 
 @torch.inference_mode()
@@ -258,3 +259,34 @@ def test_pairs_lie_in_one_phrase():
 def test_nothing_is_put_where_nothing_is_asked():
     chunks = [[(1, 1.0, 0), (2, 1.3, 1)]]
     assert put_words(None, chunks, {}) == [[(1, 1.0), (2, 1.3)]]
+
+
+def test_placeholders_as_people_write_them_are_the_same_prompt(clip):
+    expected = look(clip, "photo of {face} in a garden", person())[3]
+    for written in (r"\{face\}", "{ face }", "{Face1}", r"\{ face 1 \}"):
+        conditioning = look_at(clip, f"photo of {written} in a garden", person())
+        assert torch.equal(conditioning[0][0], expected[0][0]), written
+
+
+def look_at(clip, text, *words):
+    return encode(clip, make_face_prompt(clip, text, list(words)))
+
+
+@pytest.mark.parametrize("text", ["{face} in {red|green}", "{{face} at sea|{face} on land}", "{face|a cat}"])
+def test_choices_are_named(clip, text):
+    with pytest.raises(ValueError, match=r"holds the choice \{.*\|.*\}, of which this node takes neither"):
+        look_at(clip, text, person())
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("(" * 3000 + "{face}" + ")" * 3000, "too many parentheses"),
+        ("{face} \udfff", "half a character"),
+        ("({face}:1e39)", "look at weights"),
+        ("{face" + "9" * 5000 + "}", "no placeholder for the face"),
+    ],
+)
+def test_hostile_prompts_are_one_sentence(clip, text, message):
+    with pytest.raises(ValueError, match=message):
+        look_at(clip, text, person())

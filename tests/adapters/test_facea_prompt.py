@@ -3,7 +3,7 @@
 import pytest
 import torch
 from likeness.adapters.facea import REGIONS, encode_region
-from likeness.adapters.facea_prompt import encode_prompt, repeat_rows
+from likeness.adapters.facea_prompt import encode_prompt, match_rows
 from likeness.tests.support import tiny_clip
 from likeness.tests.support.facea_identity import drawn_identity
 
@@ -80,23 +80,65 @@ def test_an_empty_prompt_and_many_features(clip):
     assert torch.equal(rows[:, :77], negative[:, :77]) and torch.equal(rows[:, 82:86], who.features["face"][None])
 
 
+def noise(rows, seed=3):
+    return torch.randn(1, rows, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def matched(*lengths):
+    """What becomes of rows of these lengths, each beside what it was."""
+    rows = [noise(length, seed) for seed, length in enumerate(lengths)]
+    return [
+        (more, given) for ((more, _),), given in zip(match_rows(noise(77, 9), *([[each, {}]] for each in rows)), rows)
+    ]
+
+
 def test_repeated_rows_are_the_same_to_attention():
-    chance = torch.Generator().manual_seed(3)
-    rows, query = torch.randn(1, 77, 8, generator=chance), torch.randn(1, 5, 8, generator=chance)
-    ((more, _),), ((other, _),) = repeat_rows([[rows, {}]], [[torch.randn(1, 462, 8, generator=chance), {}]])
-    assert more.shape == other.shape == (1, 462, 8)
+    (more, rows), (other, given) = matched(77, 462)
+    assert more.shape == (1, 462, 8) and torch.equal(other, given)
     attention = torch.nn.functional.scaled_dot_product_attention
-    assert torch.allclose(attention(query, more, more), attention(query, rows, rows), atol=1e-6)
+    assert torch.allclose(attention(noise(5), more, more), attention(noise(5), rows, rows), atol=1e-6)
 
 
-def test_lengths_of_which_none_divides_the_other_are_both_repeated(clip):
-    chance = torch.Generator().manual_seed(3)
-    rows, other = torch.randn(1, 154, 8, generator=chance), torch.randn(1, 231, 8, generator=chance)
-    ((longer, _),), ((negative, _),) = repeat_rows([[rows, {}]], [[other, {}]])
-    assert torch.equal(longer, rows.repeat(1, 3, 1)) and torch.equal(negative, other.repeat(1, 2, 1))
-    _, (rows, _), (negative, _) = prompt(clip, text=LONG, negative=LONG)
-    assert rows.shape[1] == negative.shape[1] == 2 * 7 * 77 and torch.equal(rows[:, :539], rows[:, 539:])
-    assert torch.equal(negative, rows_of(clip, LONG).repeat(1, 7, 1))
+def test_rows_of_which_none_divides_the_other_are_padded_not_multiplied(clip):
+    padding = noise(77, 9)
+    (longer, given), (shorter, rows) = matched(10 * 77, 3 * 77)
+    assert torch.equal(longer, given), "the longest stays as it is"
+    period = torch.cat([rows, padding, padding], dim=1)
+    assert torch.equal(shorter, period.repeat(1, 2, 1)), "3 chunks become 5, twice"
+    (longer, given), (shorter, rows) = matched(7 * 77, 2 * 77)
+    assert torch.equal(longer, given) and torch.equal(shorter, torch.cat([rows, *[padding] * 5], dim=1))
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_300_words_take_no_more_rows_than_they_need(clip, compact):
+    text = ", ".join(f"word{i}" for i in range(100))
+    chunks = rows_of(clip, text).shape[1] // 77
+    assert chunks >= 5
+    _, (rows, _), (negative, _) = prompt(clip, text=text, negative=LONG, compact=compact)
+    assert rows.shape == negative.shape and rows.shape[1] <= (chunks + 5) * 77
+    assert torch.equal(negative[:, :154], rows_of(clip, LONG))
+    _, (rows, _), (negative, _) = prompt(clip, text=LONG, negative=text)
+    assert rows.shape == negative.shape == (1, 7 * 77, 64)
+
+
+def test_choices_that_nobody_made_are_named(clip):
+    for text, negative in (("a {young|old} woman", ""), ("a woman", "{red|green} eyes")):
+        with pytest.raises(ValueError, match=r"The prompt holds the choice \{(young|red)\|.*write what is meant"):
+            prompt(clip, text=text, negative=negative)
+    prompt(clip, text=r"a \{young|old\} {woman}")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("(" * 3000 + "face" + ")" * 3000, "too many parentheses inside each other"),
+        ("a face \ud800", "half a character at position 8"),
+        ("a (face:1e39)", "What the text encoder computed holds NaN or infinite numbers.*look at weights"),
+    ],
+)
+def test_hostile_prompts_are_one_sentence(clip, text, message):
+    with pytest.raises(ValueError, match=message):
+        prompt(clip, text=text)
 
 
 def test_features_of_another_width_are_one_sentence(clip):

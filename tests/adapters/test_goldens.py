@@ -79,7 +79,7 @@ def test_sfags_in_the_host_unet(fact_unet, tokens, strength, expected):
     blocks = [site.block for site in FACE_BLOCKS]
     pictures = []
     for face in case.input[tokens]:  # the golden batch holds two identities; a patch holds (cond, uncond) of one
-        patch = FactPatch(sites, blocks, face.expand(2, -1, -1), strength, (float("inf"), 0.0))
+        patch = FactPatch(sites, blocks, face.expand(2, -1, -1), strength)
         pictures.append(eps(case, patch.apply(model))[len(pictures)])
     assert error(torch.stack(pictures), case.output[expected]) < TOLERANCE
     assert error(case.output["eps_base"], case.output[expected]) > 1e-2

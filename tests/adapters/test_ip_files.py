@@ -14,6 +14,7 @@ from likeness.nodes.identity import ENCODER_FILES, LoadFaceEncoder
 from likeness.tests.encoders.test_arcface import write_recogniser
 from likeness.tests.support import tiny_ip
 from likeness.tests.support.golden_recipe import state_dict
+from likeness.tests.support.strange_files import Family
 from likeness.tests.weights import test_fuzzed_files
 from likeness.weights import folders, manifest
 from likeness.weights.reading import read_metadata
@@ -95,7 +96,7 @@ FUZZED = {
 
 @pytest.mark.parametrize("kind", FUZZED)
 def test_strange_files_are_used_or_refused_by_name(monkeypatch, tmp_path, kind):
-    monkeypatch.setitem(test_fuzzed_files.SMALL, kind, (load_adapter, FUZZED[kind]))
+    monkeypatch.setitem(test_fuzzed_files.SMALL, kind, Family(load_adapter, FUZZED[kind]))
     assert test_fuzzed_files.fuzz(tmp_path, kind, seed=1, count=100) >= 50
 
 
@@ -132,7 +133,8 @@ def test_published_names_are_offered_and_known(models):
         for kind, names in files.items():
             for name in names:
                 assert manifest.find(f"{kind}/{name}"), name
-                assert "Download it from https://" in node.validate_inputs(name)
+                message = node.validate_inputs(name)
+                assert "Download it from https://" in message or "run 'python3 likeness.py weights fetch" in message
     assert len(ADAPTER_FILES["ipadapter"]) == 15
     assert "ip-adapter-faceid-plusv2_sdxl.bin" in ADAPTER_FILES["ipadapter"]
     message = LoadFaceEncoder.validate_inputs("models/antelopev2/glintr100.onnx")

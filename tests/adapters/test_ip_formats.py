@@ -1,5 +1,7 @@
 """Image adapter files: recognised by their tensors, what each reads, and what is refused."""
 
+import re
+
 import pytest
 import safetensors.torch
 import torch
@@ -14,6 +16,7 @@ from likeness.adapters.ip_adapter import (
 )
 from likeness.adapters.ip_projectors import PulidTokens
 from likeness.adapters.unet_blocks import BLOCKS, list_lora_targets
+from likeness.encoders.pulid import pack
 from likeness.tests.support import tiny, tiny_ip
 from likeness.tests.support.golden_recipe import state_dict
 from likeness.weights.reading import read_state_dict
@@ -28,9 +31,11 @@ READS = {
     "faceid-portrait": ("unit", None),
     "faceid-portrait-unnorm": ("raw", None),
     "instantid": ("raw", None),
-    "pulid": ("raw", "eva"),
+    "pulid": ("pulid", None),
+    "pulid-v1.1": ("pulid", None),
 }
 TOKENS = {"full-face": 9, "faceid-portrait": 16}  # else 4
+PULID = ("pulid", "pulid-v1.1")
 
 
 def weights(kind, base="SD1.5", **options):
@@ -40,7 +45,7 @@ def weights(kind, base="SD1.5", **options):
 def inputs(adapter, photos=1):
     found = adapter.format
     return {
-        "face": tiny_ip.face(photos) if found.face else None,
+        "face": (tiny_ip.pulid_face if found.face == "pulid" else tiny_ip.face)(photos) if found.face else None,
         "clip": tiny_ip.clip(found.clip, photos) if found.clip else None,
     }
 
@@ -66,7 +71,7 @@ def test_recognised_by_its_tensors(kind, base):
     assert adapter.lora == {}
 
 
-@pytest.mark.parametrize("kind", [kind for kind in READS if kind != "pulid"])
+@pytest.mark.parametrize("kind", [kind for kind in READS if kind not in PULID])
 def test_tokens_of_both_branches(kind):
     """Two photos are concatenated; the unconditional branch sees zeros, or CLIP's view of an empty picture."""
     adapter = tiny_ip.adapter(kind)
@@ -191,6 +196,40 @@ def test_pulids_identity_encoder():
     torch.testing.assert_close(result[:, 5 + 3], expected)
 
 
+def test_pulids_tokens_of_several_photos():
+    """Version 1: all ten of the first photo and five of each other; 1.1 reads all photos together."""
+    one, two = (tokens(tiny_ip.adapter("pulid"), face=tiny_ip.pulid_face(photos)) for photos in (1, 2))
+    assert one.shape == (2, 10, tiny_ip.DIM) and two.shape == (2, 15, tiny_ip.DIM)
+    torch.testing.assert_close(two[:, 10:][1], one[1, :5])
+    one, two = (tokens(tiny_ip.adapter("pulid-v1.1"), face=tiny_ip.pulid_face(photos)) for photos in (1, 2))
+    assert one.shape == two.shape == (2, 6, tiny_ip.DIM)
+    torch.testing.assert_close(two[1], one[1])
+    assert not torch.allclose(two[0], one[0])
+
+
+@pytest.mark.parametrize("kind", PULID)
+def test_pulids_own_files(kind):
+    """As their authors publish them and as others converted them."""
+    converted = weights(kind, "SDXL")
+    raw = {
+        re.sub(r"^ip_adapter\.(\d+)\.to_([kv])_ip", r"id_adapter_attn_layers.\1.id_to_\2", key).replace(
+            "image_proj.", "id_adapter."
+        ): tensor
+        for key, tensor in converted.items()
+    }
+    first, second = (IpAdapter(tensors, "pulid.safetensors") for tensors in (converted, raw))
+    assert second.format.name == kind and second.widths == first.widths
+    face = tiny_ip.pulid_face()
+    assert torch.equal(tokens(first, face=face), tokens(second, face=face))
+
+
+def test_pulid_with_another_eva():
+    wide = tiny_ip.pulid_face()
+    object.__setattr__(wide, "features", pack(torch.zeros(1, 1280), torch.zeros(1, 5, 7, 32)))
+    with pytest.raises(ValueError, match=r"reads hidden states 24 wide, but glintr100.onnx \+ eva.pt gives them 32"):
+        tokens(tiny_ip.adapter("pulid"), face=wide)
+
+
 @pytest.mark.parametrize("kind, given, message", [
     ("faceid-plusv2", {"clip": tiny_ip.clip()}, r"tiny_faceid_plusv2.bin .* needs a face embedding: connect an ident"),
     ("faceid-plusv2", {"face": tiny_ip.face()}, r"needs a picture and a CLIP vision model"),
@@ -198,7 +237,8 @@ def test_pulids_identity_encoder():
     ("plus", {"clip": tiny_ip.clip("embeds")}, r"'penultimate' 24 wide, but .* gives 'embeds' 24 wide"),
     ("plus", {"clip": tiny_ip.clip(width=8)}, r"Load the model it was trained with in Load CLIP Vision"),
     ("faceid-plus", {"face": tiny_ip.face(2), "clip": tiny_ip.clip()}, r"identity has 2 photos and the CLIP .* 1"),
-    ("pulid", {"face": tiny_ip.face()}, r"PuLID adapter: it reads hidden states of EVA02-CLIP-L-336"),
+    ("pulid", {"face": tiny_ip.face()}, r"reads a face as Load PuLID Encoder sees it, but the identity was encoded by"),
+    ("pulid-v1.1", {}, r"Load PuLID Encoder sees it, but no identity is connected. Connect that encoder to Encode Id"),
 ])  # fmt: skip
 def test_missing_and_wrong_inputs(kind, given, message):
     with pytest.raises(ValueError, match=message):

@@ -71,7 +71,7 @@ def test_image_cross_attention_in_the_host_unet(name):
     with torch.inference_mode():
         keys_values = adapter.keys_values(case.input["image_tokens"], torch.float32)  # of each picture of the batch
     strengths = spread_strengths(adapter.widths, float(case.metadata["scale"]))
-    patched = ImageAttentionPatch(adapter, keys_values, strengths, (float("inf"), 0.0)).apply(model)
+    patched = ImageAttentionPatch(adapter, keys_values, strengths).apply(model)
     if "lora" in name:
         assert patched.add_patches(adapter.lora, float(case.metadata["lora_scale"]))
     assert error(eps(case, patched), case.output["eps"]) < TOLERANCE

@@ -48,6 +48,11 @@ def patched(model, adapter, face, **settings):
         return apply_fact(model, adapter, face, **settings)
 
 
+def patches_of(model):
+    """What the host calls for all FACT of a model."""
+    return model.model_options["transformer_options"]["patches"]["middle_patch"][0]
+
+
 def test_the_face_changes_the_picture(base, with_face):
     assert difference(with_face, base) > 0.05
 
@@ -90,7 +95,7 @@ def test_half_mask_acts_on_its_half(model, adapter, face):
     """Read at the first site, before convolutions spread it: the left half of the tokens moves, the right stays."""
     mask = torch.zeros(1, 128, 128)
     mask[..., :64] = 1
-    patch = patched(model, adapter, face, mask=mask).model_options["transformer_options"]["patches"]["middle_patch"][0]
+    patch = patches_of(patched(model, adapter, face, mask=mask))
     x = torch.randn(2, 256, 32, generator=torch.Generator().manual_seed(0))
     options = {
         "block": ("input", 1),
@@ -163,6 +168,15 @@ def test_later_applies_leave_earlier_models_alone(model, adapter, face, base, wi
     assert torch.equal(tiny.sample(model), base)
 
 
+def test_several_read_the_same_input_and_add_up(model, adapter, face, with_face):
+    """In any order; a face that is off in this part of the sampling leaves the other alone, bit for bit."""
+    other = tiny.face_id(seed=9)
+    one, two = (tiny.sample(patched(patched(model, adapter, a), adapter, b)) for a, b in ((face, other), (other, face)))
+    assert difference(one, two) < ROUNDING and difference(one, with_face) > 1e-2
+    never = patched(patched(model, adapter, face), adapter, other, start_percent=0.1, end_percent=0.2)
+    assert difference(tiny.sample(never), with_face) < ROUNDING
+
+
 @pytest.mark.parametrize("ours_first", [True, False])
 def test_other_packs_patches_keep_working(model, adapter, face, with_face, ours_first):
     """Another middle_patch, an attn2 patch and an attn2 replace, put on before or after ours."""
@@ -194,17 +208,41 @@ def test_other_packs_patches_keep_working(model, adapter, face, with_face, ours_
     assert ("attn2", ("middle", 0)) in seen
 
 
-def test_a_site_that_is_not_reached_is_an_error(model, adapter, face):
-    """Another pack drops our patch from the deeper blocks."""
+def only_input_blocks(x, extra_options):
+    """Another pack's patch, which throws away what it finds and acts in some blocks."""
+    return x
+
+
+def test_a_node_that_takes_the_patch_out_is_named(model, adapter, face, with_face):
+    lost = patched(model, adapter, face)
+    patches = lost.model_options["transformer_options"]["patches"]["middle_patch"]
+    patches[:] = [only_input_blocks]
+    expected = r"Apply FACT: .*test_fact_in_host has replaced it at the block \('input', 1\).* before Apply FACT"
+    with pytest.raises(RuntimeError, match=expected):
+        tiny.sample(lost)
+    patches.clear()
+    with pytest.raises(RuntimeError, match="Apply FACT: another node has removed its patch"):
+        tiny.sample(lost)
+    before = model.clone()
+    before.set_model_patch(only_input_blocks, "middle_patch")
+    assert torch.equal(tiny.sample(patched(before, adapter, face)), with_face)
+
+
+def test_a_node_that_drops_some_blocks_is_named(model, adapter, face):
     face_model = patched(model, adapter, face)
-    patch = face_model.model_options["transformer_options"]["patches"]["middle_patch"][0]
-
-    def only_input_blocks(x, extra_options):
-        return patch(x, extra_options) if extra_options["block"][0] == "input" else x
-
-    face_model.model_options["transformer_options"]["patches"]["middle_patch"][0] = only_input_blocks
-    with pytest.raises(RuntimeError, match=r"Apply FACT: .* without 10 of its 16 .*\('middle', 0\)"):
+    patches = face_model.model_options["transformer_options"]["patches"]["middle_patch"]
+    ours = patches[0]
+    patches[0] = lambda x, extra: ours(x, extra) if extra["block"][0] == "input" else x
+    with pytest.raises(RuntimeError, match=r"test_fact_in_host has replaced it at the block \('middle', 0\)"):
         tiny.sample(face_model)
+
+
+def test_a_node_that_calls_what_it_found_may_stand_in_our_place(model, adapter, face, with_face):
+    face_model = patched(model, adapter, face)
+    patches = face_model.model_options["transformer_options"]["patches"]["middle_patch"]
+    ours = patches[0]
+    patches[0] = lambda x, extra: ours(x, extra)
+    assert torch.equal(tiny.sample(face_model), with_face)
 
 
 @pytest.mark.parametrize("height, width", [pytest.param(576, 832, marks=pytest.mark.slow), (72, 104)])
@@ -285,8 +323,7 @@ def test_weights_that_stream_in_give_the_same_picture(model, face, with_face):
 def test_nothing_stays_after_sampling(model, adapter, face):
     face_model = patched(model, adapter, face)
     tiny.sample(face_model)
-    patch = face_model.model_options["transformer_options"]["patches"]["middle_patch"][0]
-    assert patch._runs == {}
+    assert all(patch._runs == {} for patch in patches_of(face_model).faces)
     comfy.model_management.unload_all_models()
     assert comfy.model_management.loaded_models() == []
 
@@ -301,7 +338,7 @@ def test_an_interrupted_run_leaves_nothing_behind(model, adapter, face, with_fac
     stopped.set_model_patch(stop, "middle_patch")
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         tiny.sample(stopped)
-    assert face_model.model_options["transformer_options"]["patches"]["middle_patch"][0]._runs == {}
+    assert all(patch._runs == {} for patch in patches_of(face_model).faces)
     assert torch.equal(tiny.sample(face_model), with_face)
 
 

@@ -15,30 +15,33 @@ def assert_same_picture(actual, expected):
     assert (actual - expected).abs().max() < 5e-5 * expected.std()
 
 
-def test_streams_part_every_chunk_and_join_again():
-    x = torch.arange(12.0).reshape(12, 1)
-    identity, text = Streams.split(x, chunks=2)
-    assert identity.flatten().tolist() == [0, 1, 2, 6, 7, 8] and text.flatten().tolist() == [3, 4, 5, 9, 10, 11]
-    assert torch.equal(Streams.join(identity, text, chunks=2), x)
+def test_streams_part_every_run_and_join_again():
+    x = torch.arange(24.0).reshape(24, 1)
+    streams = Streams("mixed", "none", 1.0, images=3)
+    for rows in (x[:12], x):  # two chunks; two tiles of two chunks
+        identity, text = streams.split(rows)
+        assert identity.flatten()[:6].tolist() == [0, 1, 2, 6, 7, 8]
+        assert text.flatten()[:6].tolist() == [3, 4, 5, 9, 10, 11]
+        assert torch.equal(streams.join(identity, text), rows)
+    identity, text = streams.split(x, pieces=2)
+    assert identity.flatten().tolist() == [*range(6), *range(12, 18)]
+    with pytest.raises(RuntimeError, match="9 rows, which cannot be told apart into the two streams of 3 images"):
+        streams.split(x[:9])
 
 
 class MarkIdentity:
-    """Stands in for image cross-attention in the same slot of every block: adds to the identity rows alone."""
+    """Stands in for an identity in every block: shifts what stands between the attentions."""
 
     def __init__(self, shift):
         self.shift = shift
 
-    def __call__(self, n, extra_options):
-        streams = extra_options.get("likeness_streams")
-        if streams is None:
-            return n + self.shift
-        identity, text = streams.split(n, len(extra_options["cond_or_uncond"]))
-        return streams.join(identity + self.shift, text, len(extra_options["cond_or_uncond"]))
+    def __call__(self, x, extra_options):
+        return x + self.shift
 
 
 def marked(model, shift=0.3):
     model = model.clone()
-    model.set_model_patch(MarkIdentity(shift), "attn2_output_patch")
+    model.set_model_patch(MarkIdentity(shift), "middle_patch")
     return model
 
 
@@ -48,33 +51,28 @@ def base():
 
 
 @pytest.mark.parametrize("trajectory", ["own", "same latent"])
-def test_without_an_identity_both_streams_are_the_stock_picture(base, trajectory):
+def test_without_an_identity_both_streams_are_the_stock_picture_and_it_is_said(base, trajectory, caplog):
     """Equal streams: keys and values twice, which attention does not notice."""
     mixed = tiny.sample(apply_infinite_id(base, trajectory=trajectory))
     assert_same_picture(mixed, tiny.sample(base))
+    assert [r.message for r in caplog.records if "has no face in it" in r.message]
+    caplog.clear()
+    tiny.sample(marked(apply_infinite_id(base, trajectory=trajectory)))
+    assert not [r.message for r in caplog.records if "has no face in it" in r.message]
 
 
+@pytest.mark.parametrize("order", ["before", "after"])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_the_text_stream_is_stock_sampling_of_the_doubled_batch_bit_for_bit(base, batch):
-    finals = []
-
-    def keep(executor, *args, **kwargs):
-        finals.append(executor(*args, **kwargs))
-        return finals[-1]
-
-    def run(model):
-        model = model.clone()
-        model.add_wrapper(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE, keep)
-        return tiny.sample(model, batch=batch)
-
-    result = run(apply_infinite_id(marked(base)))
-    identity, text = finals.pop().split(batch)
+def test_the_text_stream_is_stock_sampling_of_the_doubled_batch_bit_for_bit(base, batch, order):
+    model = apply_infinite_id(marked(base)) if order == "before" else marked(apply_infinite_id(base))
+    model, predictions = tiny.record(model)
+    result = tiny.sample(model, batch=batch)
     noise = torch.randn(batch, 4, 16, 16, generator=torch.manual_seed(5))
-    stock = base.clone()
-    stock.add_wrapper(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE, keep)
+    stock, doubled = tiny.record(base)
     comfy_sample(stock, torch.cat((noise, noise)))
-    doubled = finals.pop()
-    assert torch.equal(text, doubled[batch:]) and not torch.allclose(identity, text, atol=1e-3)
+    for both, plain in zip(predictions, doubled, strict=True):
+        identity, text = both.split(batch)
+        assert torch.equal(text, plain[batch:]) and not torch.allclose(identity, text, atol=1e-3)
     assert result.shape[0] == batch
 
 
@@ -120,20 +118,6 @@ def test_split_cond_and_uncond_give_the_same_picture(base, trajectory, monkeypat
     assert_same_picture(tiny.sample(model), together)
 
 
-@pytest.mark.parametrize("name", ["euler_ancestral", "dpmpp_sde", "lcm", "ddpm"])
-def test_samplers_with_noise_are_refused_or_take_the_same_latent(base, name):
-    with pytest.raises(ValueError, match='Choose ddim, euler.*"same latent"'):
-        tiny.sample(apply_infinite_id(base), sampler=name)
-    result = tiny.sample(apply_infinite_id(base, trajectory="same latent"), sampler=name)
-    assert_same_picture(result, tiny.sample(base, sampler=name))
-
-
-@pytest.mark.parametrize("name", ["ddim", "ipndm", "dpmpp_2m", "uni_pc", "dpm_fast", "heun"])
-def test_samplers_without_noise_are_taken(base, name):
-    result = tiny.sample(apply_infinite_id(base), sampler=name, steps=3)
-    assert_same_picture(result, tiny.sample(base, sampler=name, steps=3))
-
-
 def test_what_sits_in_the_slot_stays_in_effect(base):
     """A patch that another pack put there scales what it attends to."""
 
@@ -152,3 +136,20 @@ def test_every_block_is_named_and_the_model_stays_as_it_was(base):
     before = tiny.sample(base)
     tiny.sample(apply_infinite_id(marked(base)))
     assert torch.equal(tiny.sample(base), before)
+
+
+@pytest.mark.parametrize("trajectory", ["own", "same latent"])
+@pytest.mark.parametrize("rows", [2, 5])
+def test_prompts_and_masks_of_other_batches_count_alike_for_both_streams(base, trajectory, rows):
+    """Of three images the host gives the third the first of two prompts, and leaves out what are too many."""
+    noise = torch.randn(3, 4, 8, 8, generator=torch.manual_seed(5))
+    prompts = torch.randn(rows, 77, tiny.TOKEN_DIM, generator=torch.manual_seed(6))
+    masks = torch.rand(rows if rows > 3 else 1, 8, 8, generator=torch.manual_seed(7)) + 0.1
+    positive = [[prompts, {}], [prompts.flip(0), {"mask": masks}]]
+
+    @torch.inference_mode()
+    def sample(model):
+        sampler = comfy.samplers.KSampler(model, 2, "cpu", "euler", "sgm_uniform")
+        return sampler.sample(noise, positive, tiny.conditioning(4), cfg=3.0, latent_image=torch.zeros_like(noise))
+
+    assert_same_picture(sample(apply_infinite_id(base, trajectory=trajectory)), sample(base))

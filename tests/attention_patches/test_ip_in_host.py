@@ -264,10 +264,11 @@ def test_written_layer_weights(text, expected):
     assert parse_layer_weights(text) == expected
 
 
-@pytest.mark.parametrize("text", ["a lot", "down=", "down", "up=0.5, 1"])
+@pytest.mark.parametrize("text", ["a lot", "down=", "down", "up=0.5, 1", "nan", "inf, 1", "up=1e999", "1\nx" * 99])
 def test_unreadable_layer_weights(text):
-    with pytest.raises(ValueError, match="is no list of layer weights: write one number"):
+    with pytest.raises(ValueError, match="is no list of layer weights: write one number") as caught:
         parse_layer_weights(text)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
 
 
 class Family:
@@ -366,7 +367,11 @@ def test_a_layer_that_is_not_reached_is_an_error(model, adapter, tokens):
     """Another node, later, throws ours away."""
     lost = patched(model, adapter, tokens)
     lost.set_model_attn2_replace(attend, "middle", 0)
-    with pytest.raises(RuntimeError, match=r"tiny_faceid.bin: .* without 1 of its 16 .*\('middle', 0, 0\).*put it bef"):
+    expected = r"tiny_faceid.bin: .*test_ip_in_host has replaced it at the block \('middle', 0, 0\).*that node before"
+    with pytest.raises(RuntimeError, match=expected):
+        tiny.sample(lost)
+    del slots(lost)["middle", 0]
+    with pytest.raises(RuntimeError, match=r"tiny_faceid.bin: another node has removed its patch at \('middle', 0, 0"):
         tiny.sample(lost)
 
 
@@ -404,10 +409,10 @@ def test_every_layer_of_sdxl(monkeypatch):
     reached = collections.Counter()
     add_image = ImageAttentionPatch.add_image
 
-    def spy(self, text, q, k, v, place, extra_options):
+    def spy(self, text, q, k, v, place, rows, extra_options):
         reached[place] += 1
         assert (*extra_options["block"], extra_options["block_index"]) == place
-        return add_image(self, text, q, k, v, place, extra_options)
+        return add_image(self, text, q, k, v, place, rows, extra_options)
 
     monkeypatch.setattr(ImageAttentionPatch, "add_image", spy)
     plain, picture = tiny_ip.sample_sdxl(model), tiny_ip.sample_sdxl(face_model)
@@ -418,6 +423,18 @@ def test_every_layer_of_sdxl(monkeypatch):
     with_lora = tiny_ip.sample_sdxl(patched(model, faceid, given))
     assert difference(with_lora, picture) > 1e-3
     assert torch.equal(tiny_ip.sample_sdxl(model), plain)  # the host takes the LoRA off again
+
+
+def test_lora_strength_is_the_loras(model):
+    """At 0.3 as the host itself adds a LoRA at 0.3, which is neither all of it nor none."""
+    faceid = tiny_ip.adapter("faceid", lora_rank=2)
+    with torch.inference_mode():
+        given = faceid.tokens(face=tiny_ip.face())
+    images = {share: tiny.sample(patched(model, faceid, given, lora_strength=share)) for share in (0.0, 0.3, 1.0)}
+    by_host = patched(model, faceid, given, lora_strength=0.0)
+    by_host.add_patches(faceid.lora, 0.3)
+    assert torch.equal(images[0.3], tiny.sample(by_host))
+    assert min(difference(images[0.3], images[share]) for share in (0.0, 1.0)) > 1e-3
 
 
 class Operations(TorchDispatchMode):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from likeness.attention_patches.infinite_id import Streams
+from likeness.attention_patches.infinite_id import STREAMS, MixedSelfAttention, Streams
 from likeness.attention_patches.mixed_attention import adain, adain_mean, mixed_keys_values
 
 
@@ -36,8 +36,34 @@ def test_doubled_keys_and_values_leave_attention_as_it_is():
 def test_both_streams_side_by_side_are_the_papers_keys(images):
     """What batch 1 has for free must be K^ = [K_id; K_t] for every batch and number of chunks."""
     x = torch.randn(2 * 2 * images, 5, 4, generator=torch.Generator().manual_seed(0))
-    k_id, k_t = Streams.split(x, chunks=2)
+    streams = Streams("mixed", "none", 1.0, images=images)
+    k_id, k_t = streams.split(x)
     expected, _ = mixed_keys_values(k_id, k_id, k_t, k_t)
-    found = Streams.side_by_side(x, chunks=2)
+    found = streams.side_by_side(x)
     assert torch.equal(found, expected)
     assert (found.data_ptr() == x.data_ptr()) == (images == 1), "no copy for one image"
+
+
+@pytest.mark.parametrize("style", ["none", "AdaIN-mean"])
+@pytest.mark.parametrize("mixing", ["mixed", "mutual"])
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_every_row_attends_to_what_the_paper_says(mixing, style, pieces):
+    """Two chunks of two images in both streams; pieces: the queries of an image in two runs of tokens."""
+    attend = torch.nn.functional.scaled_dot_product_attention
+    q, k, v = (torch.randn(8, 6, 4, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
+    queries = q.reshape(8 * pieces, 6 // pieces, 4)
+    streams = Streams(mixing, style, 1.0, images=2)
+    options = {"block": ("middle", 0), "block_index": 0, "n_heads": 1, STREAMS: streams}
+    found = MixedSelfAttention({}, {("middle", 0, 0): 1})(queries, k, v, options).reshape(8, 6, 4)
+    for row in range(8):
+        for piece in range(pieces):
+            run = slice(piece * 6 // pieces, (piece + 1) * 6 // pieces)
+            text = row + 2 if row % 4 < 2 else row
+            keys, values, k_t, v_t = (x[n : n + 1, run] for n in (row, text) for x in (k, v))
+            if row != text and mixing == "mutual":
+                keys, values = k_t, v_t
+            elif row != text:
+                if style != "none":
+                    keys, values = adain_mean(keys, k_t), adain_mean(values, v_t)
+                keys, values = mixed_keys_values(keys, values, k_t, v_t)
+            torch.testing.assert_close(found[row : row + 1, run], attend(q[row : row + 1, run], keys, values))

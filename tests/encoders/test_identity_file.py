@@ -419,3 +419,33 @@ def test_the_command_lists_identities_with_the_standard_library(root, tmp_path):
     assert "it is empty" in empty
     nowhere = list_lines(root, tmp_path / "nowhere")
     assert nowhere.returncode == 1 and "There is no folder" in nowhere.stderr
+
+
+def test_a_small_file_cannot_ask_for_gigabytes_of_figures(tmp_path):
+    """Without thumbnails a grey figure stands in for each crop, of the size that the metadata say."""
+    photos = 1000
+    embedding = torch.nn.functional.normalize(torch.ones(photos, 1), dim=1)
+    small = {"features": torch.ones(photos, 1, 1), "embedding": embedding}
+    safetensors.torch.save_file(small, tmp_path / "a.safetensors", fields(photos, crop_size="1024"))
+    with pytest.raises(ValueError, match="'photos' and 'crop_size' of its metadata ask for more than 67108864 pixels"):
+        load_identity(str(tmp_path / "a.safetensors"))
+    safetensors.torch.save_file(small, tmp_path / "a.safetensors", fields(photos, crop_size="256"))
+    crops = load_identity(str(tmp_path / "a.safetensors"))[0].crops
+    assert crops.shape == (photos, 256, 256, 3) and crops.untyped_storage().nbytes() < 1_000_000
+
+
+def test_half_a_character_in_note_or_name(tmp_path):
+    save_identity(str(tmp_path / "a.safetensors"), tiny.face_id(), note="who \udfff agreed")
+    assert load_identity(str(tmp_path / "a.safetensors"))[1].note == "who   agreed"
+    with pytest.raises(ValueError, match="is no name for a file"):
+        new_path("ada\ud800")
+
+
+def test_half_written_files_are_swept_when_they_are_old(folders):
+    saved = folders[1]
+    saved.mkdir(parents=True)
+    for name, age in (("a_00001_.safetensors.part", 7200), ("b_00001_.safetensors.part", 60), ("other.part", 7200)):
+        (saved / name).touch()
+        os.utime(saved / name, (time.time() - age,) * 2)
+    new_path("ada")
+    assert sorted(path.name for path in saved.iterdir()) == ["b_00001_.safetensors.part", "other.part"]

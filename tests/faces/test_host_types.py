@@ -1,5 +1,7 @@
 """FACE_LANDMARKS, BOUNDING_BOX and MASK: what is read from them, what is refused, what is given."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
@@ -99,6 +101,57 @@ def test_a_stand_in_has_no_mesh_and_leaves_its_frame_empty():
 def test_every_form_of_boxes_the_hosts_nodes_take(given, counts):
     faces = host_types.import_faces(IMAGES, bboxes=given)
     assert tuple(map(len, faces.per_image)) == counts
+
+
+class Segment(NamedTuple):
+    """What the Impact Pack's SEGS hold of a face, as far as it is read."""
+
+    bbox: object
+    confidence: object
+    label: str = "face"
+
+
+CORNERS, SIZED = [60, 40, 100, 90], [60, 40, 40, 50]  # of the same box: 60 + 40 = 100 would be no right edge of 40
+
+
+@pytest.mark.parametrize(
+    "given, counts",
+    [
+        (CORNERS, (1, 1)),
+        ([CORNERS], (1, 1)),
+        ([SIZED], (1, 1)),
+        (np.array([CORNERS]), (1, 1)),
+        (torch.tensor([SIZED]).float(), (1, 1)),
+        ([CORNERS, CORNERS], (1, 1)),
+        ([[CORNERS], [CORNERS]], (1, 1)),
+        ([[], [tuple(CORNERS)]], (0, 1)),
+        ([np.array([SIZED]), []], (1, 0)),
+        ((SIZE, [Segment(np.array(CORNERS), np.array([0.7]))]), (1, 1)),
+        ((SIZE, (Segment(CORNERS, 0.7),)), (1, 1)),
+    ],
+)
+def test_boxes_and_segments_of_other_packs(given, counts):
+    faces = host_types.import_faces(IMAGES, bboxes=given)
+    assert tuple(map(len, faces.per_image)) == counts
+    assert {one.box for _, one in faces.pairs} == {(60, 40, 100, 90)}
+    assert {one.score for _, one in faces.pairs} == {0.7 if isinstance(given, tuple) else 1.0}
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (((99, 200), [Segment(CORNERS, 0.7)]), "SEGS of a picture of 200 x 99, the image is 200 x 120"),
+        ((SIZE, []), "holds no box|must be a box"),
+        (7, "must be a box, a list of boxes"),
+        ("boxes", "must be a box, a list of boxes"),
+        (None, "exactly one of"),
+        ([[1, 2, 3]], "not a box"),
+        ([[float("nan")] * 4], "no box"),
+    ],
+)
+def test_what_is_no_box_of_another_pack_is_refused_in_a_sentence(given, message):
+    with pytest.raises(ValueError, match=message):
+        host_types.import_faces(IMAGES, bboxes=given)
 
 
 def test_boxes_keep_position_and_score_come_left_to_right_and_are_clipped():

@@ -8,7 +8,7 @@ import folder_paths
 import numpy as np
 import pytest
 import torch
-from likeness.faces import detector, insightface
+from likeness.faces import detector
 from likeness.tests.support import onnx_packs
 
 needs_insightface = pytest.mark.skipif(
@@ -108,9 +108,13 @@ def test_missing_pack_is_never_downloaded(models, pack):
     assert list((models / "buffalo_l").iterdir()) == []
 
 
-def test_published_packs_are_always_offered(models):
-    assert insightface.packs() == {}
-    assert {"insightface: buffalo_l", "insightface: antelopev2"} <= set(detector.available())
+def test_packs_are_offered_once_they_are_there(models):
+    assert not any("insightface" in label for label in detector.available())
+    with pytest.raises(FileNotFoundError, match="buffalo_l.zip' is missing"):
+        detector.find_files("insightface: buffalo_l")
+    onnx_packs.write_insightface_pack(models / "buffalo_l")
+    assert "insightface: buffalo_l" in detector.available()
+    detector.find_files("insightface: buffalo_l")
 
 
 def test_missing_package_says_what_to_install(models, monkeypatch):

@@ -54,7 +54,7 @@ def _host_answer(folder, image, variant):
 @pytest.mark.parametrize("silent, variant", [(("full",), "short"), (("short",), "full")])
 def test_same_landmarks_as_the_hosts_node_of_either_range(folder, states, image, silent, variant):
     _write(folder, states, silent)
-    assert f"mediapipe: {FILE}" in detector.available()
+    assert detector.available()[0] == FILE and f"mediapipe: {FILE}" in detector.available()
     loaded = detector.load(f"mediapipe: {FILE}", 0.5, 640)
     (face,) = loaded.detect((image[0] * 255).round().byte().numpy())
     (expected,) = _host_answer(folder, image, variant)
@@ -111,9 +111,11 @@ def test_other_file_in_the_folder_is_refused(folder):
 
 
 def test_missing_file_says_where_to_get_it(folder):
-    assert f"mediapipe: {FILE}" in detector.available()
-    with pytest.raises(FileNotFoundError, match="Comfy-Org/mediapipe"):
-        detector.load(f"mediapipe: {FILE}", 0.5, 640)
+    assert detector.available()[0] == "no file yet" and not any("mediapipe" in label for label in detector.available())
+    for label in (FILE, f"mediapipe: {FILE}", "no file yet"):
+        for find in (detector.find_files, lambda label: detector.load(label, 0.5, 640)):
+            with pytest.raises(FileNotFoundError, match="Comfy-Org/mediapipe"):
+                find(label)
 
 
 def _face_dict(points):

@@ -107,11 +107,12 @@ def test_the_published_file_goes_first_and_the_full_range_is_no_detector(folder)
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"mesh.blocks.3.expand.bias": None}, "not a whole .* it lacks mesh.blocks.3.expand.bias; fetch it again"),
-        ({"mesh.blocks.3.expand.weight": None}, "not a whole .* 'blocks.3.expand.weight' is missing, .*incomplete"),
-        ({"blendshapes.head.bias": None}, "not a whole .* it lacks blendshapes.head.bias; fetch it again"),
-        ({"detector_short.cls_8.weight": None}, "not a whole .* it lacks detector_short.cls_8.weight; fetch it again"),
-        ({"detector_short.cls_8.weight": torch.zeros(3)}, "not a whole .*size mismatch"),
+        ({"mesh.blocks.3.expand.bias": None}, "the tensor 'mesh.blocks.3.expand.bias' is missing, so .* incomplete"),
+        ({"mesh.blocks.3.expand.weight": None}, "cannot be used .* 'blocks.3.expand.weight' is missing, .*incomplete"),
+        ({"blendshapes.head.bias": None}, "the tensor 'blendshapes.head.bias' is missing"),
+        ({"detector_short.cls_8.weight": None}, "the tensor 'detector_short.cls_8.weight' is missing"),
+        ({"detector_short.cls_8.weight": torch.zeros(3)}, "cannot be used as a MediaPipe face landmarker: .*mismatch"),
+        ({"mesh.head_presence.bias": torch.tensor([torch.nan])}, "'mesh.head_presence.bias' holds NaN or infinite"),
         ({"mesh.stem.weight": None}, "is not a MediaPipe face landmarker .it lacks mesh.stem.weight.; choose"),
     ],
 )

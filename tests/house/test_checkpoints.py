@@ -22,6 +22,7 @@ NAMES = {
     "checkpoints/likeness_builtin_sd15_inpaint.ckpt",
     "checkpoints/likeness_builtin_sdxl.ckpt",
     "controlnet/likeness_builtin_controlnet_sd15.pth",
+    "controlnet/likeness_builtin_controlnet_sdxl.pth",
     "clip_vision/likeness_builtin_clip_vision_h.pt",
     "loras/likeness_builtin_lora_sd15.safetensors",
     "facechain_fact/likeness_builtin_transface.pt",
@@ -36,6 +37,8 @@ NAMES = {
     "ipadapter/likeness_builtin_faceid_plusv2_sdxl.bin",
     "ipadapter/likeness_builtin_plus_face_sdxl.bin",
     "instantid/likeness_builtin_instantid.bin",
+    "pulid/likeness_builtin_pulid.bin",
+    "text_encoders/likeness_builtin_eva02.pt",
 }
 
 

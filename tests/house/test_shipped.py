@@ -19,8 +19,8 @@ LOAD = """
 import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-pack = sys.argv[2]
-sys.argv = ["main.py", "--cpu", "--disable-api-nodes", "--base-directory", str(Path(pack).parents[1])]
+packs = sys.argv[2:]
+sys.argv = ["main.py", "--cpu", "--disable-api-nodes", "--base-directory", str(Path(packs[0]).parents[1])]
 import comfy.options
 comfy.options.enable_args_parsing()
 import server, nodes
@@ -28,7 +28,8 @@ loop = asyncio.new_event_loop()
 asyncio.set_event_loop(loop)
 server.PromptServer(loop)
 loop.run_until_complete(nodes.init_builtin_extra_nodes())
-assert loop.run_until_complete(nodes.load_custom_node(pack))
+for pack in packs:
+    assert loop.run_until_complete(nodes.load_custom_node(pack))
 ours = sorted(name for name in nodes.NODE_CLASS_MAPPINGS if name.startswith("Likeness"))
 load = nodes.NODE_CLASS_MAPPINGS["LikenessLoadMiniature"]
 for task in ("text to image", "inpainting"):
@@ -87,12 +88,21 @@ def test_no_shipped_module_imports_one_that_is_not(pack):
 def test_the_host_loads_the_shipped_files(pack):
     command = [sys.executable, "-c", LOAD, str(Path(folder_paths.__file__).parent), str(pack)]
     run = subprocess.run(command, capture_output=True, text=True, cwd=pack.parent)
-    assert run.returncode == 0, run.stderr
+    assert run.returncode == 0 and "is here twice" not in run.stderr, run.stderr
     answers = {line.split()[0]: line.split()[1:] for line in run.stdout.splitlines()}
     pages = sorted(path.stem for path in (ROOT / "web" / "docs").glob("*.md"))
     assert answers["nodes"] == pages, "every node has its help page, and none is missing"
     assert "miniature_fact.safetensors" in answers["Adapter"]
     assert "miniature_transface.safetensors" in answers["Encoder"]
+
+
+@pytest.mark.slow
+def test_two_copies_in_one_host_are_warned_of_with_both_paths(pack):
+    command = [sys.executable, "-c", LOAD, str(Path(folder_paths.__file__).parent), str(pack), str(ROOT)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=pack.parent)
+    assert run.returncode == 0, run.stderr
+    (warning,) = [line for line in run.stderr.splitlines() if "is here twice" in line]
+    assert f"in {pack} and in {ROOT}. The nodes are now those of {ROOT}" in warning
 
 
 def test_commands_that_need_a_clone_say_so(pack):

@@ -6,6 +6,7 @@ import latent_preview
 import pytest
 import torch
 from likeness.adapters.facea_prompt import apply, encode_prompt
+from likeness.faces.types import Faces
 from likeness.inpaint.crop import resize
 from likeness.inpaint.paint import FacePerson, SamplerSettings, assign, paint
 from likeness.inpaint.paste import paste
@@ -57,7 +58,7 @@ def paint_faces(photo, people, vae, wanted=None, mask=None, layout=LAYOUT, **sam
     faces = layout and faces_in(photo[0], *layout)
     wanted = tuple(person.number for person in people) if wanted is None else wanted
     crop, numbers = refine_crops(photo, faces, mask, wanted, STYLE)
-    return crop, paint(crop, assign(numbers, people), vae, SAMPLING._replace(**sampling))
+    return crop, paint(crop, assign(crop, numbers, people), vae, SAMPLING._replace(**sampling))
 
 
 def refine(photo, people, vae, feather=0, colour_match=False, **options):
@@ -144,6 +145,29 @@ def test_each_face_is_painted_with_its_own_model_and_prompt(checkpoint, people, 
         assert torch.equal(concat[0, 0], small)
     others = people[1].positive[0][0]
     assert not any(torch.equal(row, others[0]) for row in calls[0][2])
+
+
+def by_likeness(model, cosines, min_likeness=0.4):
+    """A person whose likeness to the faces, image by image from the left, is given."""
+    return FacePerson(model, None, None, EVERY_FACE, lambda faces: torch.tensor(cosines), min_likeness)
+
+
+def test_people_are_found_by_likeness(photo):
+    """The likest pairs first, each person once in an image, nobody below the threshold; numbers go before likeness."""
+    pictures = torch.cat((photo, photo))
+    faces = faces_in(photo[0], *LAYOUT)
+    faces = Faces(pictures, faces.per_image * 2)
+    crop, numbers = refine_crops(pictures, faces, None, (EVERY_FACE,), STYLE)
+    assert numbers == (0, 1, 0, 1)
+    anna, berta = by_likeness("a", [0.6, 0.7, 0.5, 0.3]), by_likeness("b", [0.5, 0.9, 0.2, 0.39])
+    assert assign(crop, numbers, (anna, berta)) == [anna, berta, anna, None]
+    rest = FacePerson("rest", None, None, EVERY_FACE)
+    assert assign(crop, numbers, (anna, berta, rest)) == [anna, berta, anna, rest]
+    named = FacePerson("second", None, None, 1)
+    assert assign(crop, numbers, (anna, berta, named)) == [anna, named, anna, named]
+    some = crop.select([1, 2])
+    assert some.owners == (0, 1) and torch.equal(some.images, crop.images[1:3])
+    assert list(map(len, some.found.per_image)) == [1, 1] and crop.select([]).images.shape == (0, 64, 64, 3)
 
 
 def test_the_order_of_people_and_who_else_is_painted_change_nothing(checkpoint, people, photo):

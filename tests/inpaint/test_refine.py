@@ -141,6 +141,16 @@ def test_images_without_a_face_stay_as_they_are():
         refine_crops(images, Faces(images, (layout[0], (), ())), None, ALL, SMALL)
 
 
+def test_pictures_without_a_face_can_pass_through():
+    images, empty = noise(2, 90, 100, 3), torch.zeros(1, 90, 100)
+    nobody, one = Faces(images, ((), ())), Faces(images, ((), (face_at(50, 50, 0.4),)))
+    for faces, mask in ((nobody, None), (None, empty), (one, empty)):
+        crop, numbers = refine_crops(images, faces, mask, (0,), SMALL, none_is_well=True)
+        assert numbers == () and torch.equal(crop.originals, images)
+        assert crop.images.shape == (0, 64, 64, 3) and crop.masks.shape == (0, 64, 64)
+    assert refine_crops(images, one, None, (0, 3), SMALL, none_is_well=True)[1] == (0,), "who is not there is left out"
+
+
 def test_the_index_is_the_position_or_the_person_s_number_in_a_video():
     images = noise(2, 90, 200, 3)
     followed = tuple(replace(face_at(x, 45, 0.3), number=n) for x, n in ((40, 4), (150, 2)))
@@ -204,10 +214,10 @@ def person(number):
 
 def test_who_a_face_becomes():
     second, rest, first = people = person(1), person(EVERY_FACE), person(0)
-    assert assign((0, 1, 2, 1), people) == [first, second, rest, second]
-    assert assign((1,), (second,)) == [second]
+    assert assign(None, (0, 1, 2, 1), people) == [first, second, rest, second]
+    assert assign(None, (1, 2), (second,)) == [second, None]
     check_people(people)
-    with pytest.raises(ValueError, match="2 people are to become face 1: give each FaceA Person its own index"):
+    with pytest.raises(ValueError, match="2 people are to become face 1: give each person its own index"):
         check_people((second, rest, person(1)))
     with pytest.raises(ValueError, match="2 people are to become every face"):
         check_people((rest, person(EVERY_FACE)))

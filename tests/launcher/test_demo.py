@@ -23,11 +23,14 @@ def test_what_is_missing_of_the_published_files():
 
 def test_a_missing_detector_is_replaced_alone():
     prompt = graph()
-    demo.use_free_detector(prompt, {"face.safetensors"})
+    demo.use_ready_detector(prompt, {"face.safetensors"})
     assert prompt == graph()
-    demo.use_free_detector(prompt, {"sd15.safetensors", "encoder.pt", "fact.pt"})
+    demo.use_ready_detector(prompt, {"sd15.safetensors", "encoder.pt", "fact.pt"})
     assert prompt.pop("5")["inputs"] == {"detector": "opencv: haar cascade"}
     assert prompt == {key: graph()[key] for key in "1234"}
+    prompt = graph()
+    demo.use_ready_detector(prompt, {"face_landmarker.safetensors"})
+    assert prompt["5"]["inputs"] == {"detector": "mediapipe: face_landmarker.safetensors"}
 
 
 def test_adapter_off_changes_nothing_but_the_strength():

@@ -13,6 +13,7 @@ from likeness.encoders.loading import load_encoder
 from likeness.faces.align import align_faces
 from likeness.faces.headmask import head_masks
 from likeness.faces.types import Face, Faces
+from likeness.metrics.crops import fit_shorter_side, from_bytes, to_bytes
 from likeness.metrics.ranking import rank
 from likeness.metrics.scores import harmonic_mean, identity_scores, text_embedding, text_scores
 from likeness.metrics.table import draw_scores
@@ -20,6 +21,7 @@ from likeness.tests.support import tiny_clip
 from likeness.tests.support.checkpoints import drawn, msid_shapes
 from likeness.tests.support.golden_recipe import draw
 
+NAN = float("nan")
 POINTS = np.array([[60.0, 70.0], [100.0, 68.0], [81.0, 95.0], [64.0, 115.0], [98.0, 113.0]])
 IMAGES = torch.rand(3, 180, 160, 3, generator=torch.Generator().manual_seed(6))
 
@@ -45,13 +47,13 @@ def test_identity_score_is_the_cosine_of_crops_made_alike(encoder, masked):
     scores = identity_scores(encoder, Faces(IMAGES, ((face(),), (), (face(), face(5.0)))), person)
     vectors = identity(encoder, Faces(IMAGES[[0, 2, 2]], ((face(),), (face(),), (face(5.0),))), masked).embedding
     cosines = (vectors @ person.embedding.T).mean(dim=1)
-    assert scores[1] == 0, "no face"
+    assert scores[1].isnan(), "no face"
     torch.testing.assert_close(scores[[0, 2]], torch.stack((cosines[0], cosines[1:].max())), atol=1e-6, rtol=0)
     alone = identity_scores(
         encoder, Faces(IMAGES[:1], ((face(),),)), identity(encoder, Faces(IMAGES[:1], ((face(),),)))
     )
     torch.testing.assert_close(alone, torch.ones(1), atol=1e-5, rtol=0)
-    assert torch.equal(identity_scores(encoder, Faces(IMAGES, ((), (), ())), person), torch.zeros(3))
+    assert identity_scores(encoder, Faces(IMAGES, ((), (), ())), person).isnan().all()
 
 
 def test_identities_of_another_encoder_are_not_compared(encoder):
@@ -90,13 +92,17 @@ def vision(projection):
     return network
 
 
+def cut_squares(images):
+    return torch.stack([from_bytes(fit_shorter_side(to_bytes(image), 28, 28)) for image in images])
+
+
 @torch.inference_mode()
 def test_text_score_is_the_cosine_of_the_embeddings():
     clip, clip_vision = tiny_clip.tiny(), vision(64)
     scores = text_scores(clip, clip_vision, IMAGES, "a cat")
     words, expected_vectors = (
         text_embedding(clip, "a cat")[0].double(),
-        clip_vision.encode_image(IMAGES).image_embeds.double(),
+        clip_vision.encode_image(cut_squares(IMAGES)).image_embeds.double(),
     )
     expected = (expected_vectors @ words) / (expected_vectors.norm(dim=1) * words.norm())
     torch.testing.assert_close(scores.double(), expected, atol=1e-6, rtol=0)
@@ -133,6 +139,9 @@ def test_order_by_both_scores_or_by_identity_alone():
     both = rank(identity, text)
     assert both.order == [1, 2, 0, 3] and list(both.scores) == ["identity x text", "identity", "text"]
     assert rank(torch.tensor([0.0, 0.0, -0.1]), torch.tensor([0.1, 0.3, 0.2])).order == [1, 2, 0], "no face: by text"
+    assert rank(torch.tensor([NAN, -0.055, NAN])).order == [1, 0, 2], "a brick wall is worse than any face"
+    without = rank(torch.tensor([NAN, -0.2, NAN, 0.1]), torch.tensor([0.3, 0.1, 0.4, 0.2]))
+    assert without.order == [3, 1, 2, 0] and without.scores["identity x text"][[0, 1, 2]].tolist() == [0, 0, 0]
     alone = rank(identity)
     assert alone.order == [0, 1, 2, 3] and list(alone.scores) == ["identity"]
 
@@ -147,6 +156,12 @@ def test_the_table_shows_images_best_first_on_gold():
     assert gold[34 : 34 + 88].float().mean() > 0.3 and gold[34 + 96 :].sum() == 0
     blue = (table[0] - torch.tensor([111, 168, 220]) / 255).abs().amax(dim=2) < 0.01
     assert blue[34 : 34 + 92].sum() > 2 * blue[34 + 96 : 34 + 188].sum() > 0, "longer bar, better score"
+
+
+def test_the_table_says_where_there_is_no_face():
+    images = torch.rand(2, 20, 20, 3)
+    with_face, without = (draw_scores(images, [0, 1], {"identity": torch.tensor([0.4, v])}, "") for v in (0.0, NAN))
+    assert torch.equal(with_face[:, :130], without[:, :130]) and not torch.equal(with_face, without)
 
 
 @torch.inference_mode()

@@ -19,6 +19,7 @@ from likeness.metrics.similarity import (
     identity_similarity,
     identity_summary,
     pair_cosines,
+    reference_similarity,
     text_similarity,
 )
 from likeness.metrics.statistics import best_of_curve, chance_of_best, frechet_distance, separation, spread
@@ -83,17 +84,32 @@ def test_text_similarity_is_a_cosine_to_each_or_to_one_prompt():
     assert_close(text_similarity(images, prompts[1:]), torch.tensor([0.0, 1.0]), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("along, expected", [(2.0, 1.0), (-0.5, -1.0), (0.0, 0.0)])
-def test_directional_similarity_of_collinear_differences(along, expected):
-    step, plain_image, plain_prompt = sample(3, 8), sample(3, 8, seed=1), sample(1, 8, seed=2)
-    scores = directional_similarity(plain_image + along * step, plain_image, plain_prompt + step, plain_prompt)
-    assert_close(scores, torch.full((3,), expected, dtype=torch.float64))
+def test_directional_similarity_by_hand():
+    """Embeddings of length 1 in a plane: from 0 to 60 degrees is a step towards 120, from 10 to 110 one towards 150."""
+    images, prompts = torch.tensor([at(60), at(60)]) * 3, torch.tensor([at(60), at(110)]) * 0.2
+    scores = directional_similarity(images, torch.tensor([at(0)]) * 7, prompts, torch.tensor([at(0), at(10)]))
+    assert_close(scores, torch.tensor([1.0, cos(pi / 6)]))
 
 
-def test_directional_similarity_sees_differences_alone():
-    images, prompts = torch.tensor([[9.0, 5.0, 1.0]]), torch.tensor([[2.0, 1.0, 1.0]])
-    scores = directional_similarity(images, torch.tensor([[9.0, 4.0, 1.0]]), prompts, torch.tensor([[1.0, 0.0, 1.0]]))
-    assert_close(scores, torch.tensor([sqrt(0.5)]))
+def test_directional_similarity_does_not_know_lengths():
+    sets = [sample(3, 8), sample(3, 8, seed=1), sample(3, 8, seed=2), sample(1, 8, seed=3)]
+    scores = directional_similarity(*sets)
+    for i in range(4):
+        longer = [part * 5 if i == j else part for j, part in enumerate(sets)]
+        assert_close(directional_similarity(*longer), scores)
+    assert scores.abs().min() > 0.01
+
+
+def test_similarity_to_references_is_the_mean_over_all_of_them():
+    scores = reference_similarity(torch.tensor([at(0), at(60)]) * 5, torch.tensor([at(60), at(90)]) * 0.3)
+    assert_close(scores, torch.tensor([(0.5 + 0) / 2, (1 + sqrt(0.75)) / 2]))
+
+
+@pytest.mark.parametrize("length", [1, 3.7])
+def test_directional_similarity_of_no_step_is_0(length):
+    images, prompts = sample(4, 8).float(), sample(4, 8, seed=1).float()
+    assert directional_similarity(images * length, images, prompts, sample(4, 8, seed=2).float()).tolist() == [0] * 4
+    assert directional_similarity(prompts, sample(4, 8, seed=2).float(), images * length, images).tolist() == [0] * 4
 
 
 # Means of scores

@@ -1,5 +1,6 @@
 """The miniature's base as the host's own objects, with drawn weights."""
 
+import comfy.cli_args
 import pytest
 import torch
 from likeness.adapters.unet_blocks import transformer_blocks
@@ -37,6 +38,22 @@ def test_the_stock_nodes_make_a_picture(checkpoint):
     assert result["samples"].shape == (1, base_model.CHANNELS, 8, 8) and result["samples"].isfinite().all()
     picture = vae.decode(result["samples"])
     assert picture.shape == (1, 96, 96, 3) and 0 <= picture.min() and picture.max() <= 1
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("option", ["fp8_e4m3fn_unet", "fp8_e5m2_unet", "bf16_unet"])
+def test_weights_in_a_precision_that_cannot_compute_are_cast(monkeypatch, checkpoint, option):
+    """As the host's own loader does where it is started with --fp8_e4m3fn-unet."""
+    exact, latent = base_model.load_unet(str(checkpoint[0])), {"samples": torch.zeros(1, base_model.CHANNELS, 8, 8)}
+    monkeypatch.setattr(comfy.cli_args.args, option, True)
+    stored = base_model.load_unet(str(checkpoint[0]))
+    assert stored.model.diffusion_model.dtype != torch.float32
+    prompt = [[torch.randn(1, 77, base_model.TEXT["hidden_size"], generator=torch.Generator().manual_seed(3)), {}]]
+    expected, result = (
+        nodes.common_ksampler(given, 1, 2, 3.0, "euler", "normal", prompt, prompt, latent)[0]["samples"]
+        for given in (exact, stored)
+    )
+    assert result.isfinite().all() and (result - expected).norm() < 0.5 * expected.norm()
 
 
 def test_only_the_words_of_the_file_have_an_embedding(checkpoint):

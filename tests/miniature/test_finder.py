@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from likeness.faces import detector
+from likeness.faces.choose import apply_policy
 from likeness.miniature import detector as drawn
 from likeness.miniature import registration
 from likeness.miniature.models.finder import SIZE, Finder, FinderSizes, centres
@@ -11,6 +12,7 @@ from likeness.miniature.training import finder as training
 from likeness.miniature.world.dataset import SetRecipe, read, write
 from likeness.miniature.world.draw import draw
 from likeness.weights import folders
+from PIL import Image
 
 folders.register()
 registration.register()
@@ -183,6 +185,26 @@ def test_pictures_of_every_size_are_found_at_their_own_places(finder, portraits)
         assert np.linalg.norm(face.points - there, axis=1).mean() < 25  # of 384; eyes are 96 apart
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(1, 2), (2, 1), (1, 3), (2, 2)])
+def test_several_people_in_a_picture_are_each_found(finder, portraits, rows, columns):
+    """Also where the middle of all their eyes, which one look would take for a face, lies between them."""
+    numbers = torch.arange(rows * columns).reshape(rows, columns)
+    image = torch.cat([torch.cat([portraits.images[n] for n in line.tolist()], dim=1) for line in numbers])
+    corners = torch.stack([numbers % columns, numbers // columns], dim=-1).reshape(-1, 1, 2) * SIZE
+    there = (portraits.points[: rows * columns] + corners).numpy()
+    faces = detector.detect_faces(finder, image[None]).per_image[0]
+    assert len(faces) == len(there)
+    for points in there:
+        assert min(np.linalg.norm(face.points - points, axis=1).mean() for face in faces) < 3
+
+
+@pytest.mark.parametrize("name", ["astronaut", "portrait", "three_faces"])
+def test_photographs_are_answered_with_what_the_detector_sees(finder, root, name):
+    photo = torch.from_numpy(np.array(Image.open(root / "workflows" / "assets" / f"{name}.png").convert("RGB"))) / 255
+    with pytest.raises(ValueError, match="drawn: miniature .*this detector sees drawn faces only"):
+        apply_policy(detector.detect_faces(finder, photo[None]), "largest", 0, "error")
+
+
 def test_min_score_is_kept(pixels):
     """By a face so blurred that the finder is in doubt: a detector finds it or not, as its score is."""
     softer = torch.linspace(2, 6, 65)
@@ -197,7 +219,7 @@ def test_min_score_is_kept(pixels):
 
 
 def test_it_is_the_last_of_the_detectors():
-    assert detector.available()[-1] == "drawn: miniature"
+    assert "drawn: miniature" in detector.available()
 
 
 def test_missing_weights_are_named(monkeypatch, tmp_path):

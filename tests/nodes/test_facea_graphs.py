@@ -227,3 +227,19 @@ def test_a_image_without_a_face_passes_through_a_batch(executor):
     outputs = executor.run(graph)
     changed = (outputs["12"][0] != outputs["both"][0]).flatten(1).any(dim=1)
     assert changed.tolist() == [False, True]
+
+
+def test_a_picture_without_any_face_passes_through_and_its_crops_run_nothing(executor):
+    graph = one_face()
+    graph["empty"] = {"class_type": "EmptyImage", "inputs": {"width": 448, "height": 512, "batch_size": 1, "color": 9}}
+    graph["8"]["inputs"].update(image=["empty", 0], if_no_face="whole picture")
+    graph["12"]["inputs"]["image"] = ["empty", 0]
+    for output in range(4):
+        graph[f"show {output}"] = {"class_type": "PreviewAny", "inputs": {"source": ["12", output]}}
+    with pytest.raises(GraphError, match="There is nothing to paint: no face was found in any picture"):
+        executor.run(graph)
+    graph["12"]["inputs"]["if_no_face"] = "pass through"
+    outputs = executor.run(graph)
+    assert torch.equal(outputs["12"][0], outputs["empty"][0])
+    shown = {data["node"] for event, data in executor.events if event == "executed"}
+    assert {node for node in shown if node.startswith("show")} == {"show 0"}

@@ -12,6 +12,7 @@ from PIL import Image
 import nodes
 
 NODE_IDS = {
+    "LikenessExamplePicture": ["image"],
     "LikenessLoadFaceDetector": ["detector", "min_score", "det_size"],
     "LikenessDetectFaces": [
         "face_detector",
@@ -39,6 +40,7 @@ NODE_IDS = {
     "LikenessLoadFaceParser": ["parser_name"],
     "LikenessFaceMasks": ["faces", "region", "shape", "expand", "feather", "unit", "per_face", "face_parser"],
     "LikenessLoadMiniature": ["task"],
+    "LikenessRenderPerson": ["person", "photos", "seed", "size"],
     "LikenessLoadFaceEncoder": ["encoder_name"],
     "LikenessEncodeIdentity": ["face_encoder", "faces", "mask_background", "head_mask", "face_id"],
     "LikenessSaveIdentity": ["face_id", "filename_prefix", "thumbnails", "note"],
@@ -110,7 +112,7 @@ NODE_IDS = {
     "LikenessCropFacesToRefine": ["image", "index", "face_share", "size", "shape", "expand", "faces", "mask"],
     "LikenessRefineFaces": [
         *("image", "people", "vae", "face_share", "size", "shape", "expand", "feather", "colour_match", "seed"),
-        *("steps", "cfg", "sampler_name", "scheduler", "denoise", "faces", "mask"),
+        *("steps", "cfg", "sampler_name", "scheduler", "denoise", "faces", "mask", "if_no_face"),
     ],
     "LikenessTrainFaceA": [
         "model",
@@ -171,6 +173,7 @@ NODE_IDS = {
     ],
 }  # promises: saved workflows hold them
 OUTPUTS = {
+    "LikenessExamplePicture": ["IMAGE"],
     "LikenessLoadFaceDetector": ["FACE_DETECTOR"],
     "LikenessDetectFaces": ["FACES", "IMAGE", "BOUNDING_BOX"],
     "LikenessImportFaces": ["FACES", "IMAGE"],
@@ -206,6 +209,7 @@ OUTPUTS = {
     "LikenessPrepareFaceCrop": ["FACE_CROP", "IMAGE", "MASK", "IMAGE", "IMAGE", "IMAGE", "IMAGE"],
     "LikenessPasteFaceBack": ["IMAGE"],
     "LikenessLoadMiniature": ["MODEL", "CLIP", "VAE", "CLIP_VISION", "CLIP"],
+    "LikenessRenderPerson": ["IMAGE", "STRING"],
     "LikenessWeights": ["STRING"],
 }
 
@@ -232,6 +236,7 @@ def test_every_node_explains_itself(executor, root):
             assert socket.tooltip, f"{key}.{socket.id}"
             assert f"`{socket.id}`" in page, f"{key}.{socket.id} is not on its help page"
         for socket in schema.outputs:
+            assert socket.tooltip, f"{key}: output {socket.id}"
             assert f"`{socket.display_name or socket.id}`" in page
 
 

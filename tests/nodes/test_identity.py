@@ -198,7 +198,18 @@ def test_agreement_shows_a_table_on_the_node(executor, folder):
     (image, words), (_, two) = outputs["alone"], outputs["two"]
     assert image.shape[0] == 1 and len(words.splitlines()) == 7 and "The two identities agree: 1.00" in two
     shown = {data["node"]: data["output"] for event, data in executor.events if event == "executed"}
-    assert {*shown} == {"alone", "two"} and all(len(output["images"]) == 1 for output in shown.values())
+    assert {*shown} == {"load", "alone", "two"} and all(len(shown[key]["images"]) == 1 for key in ("alone", "two"))
+
+
+def test_saving_and_loading_show_whose_face_it_is_and_where(executor, folder):
+    put(folder, "ada.safetensors", tiny.face_id(2))
+    outputs = executor.run({"load": load("ada.safetensors"), "save": save(["load", 0])})
+    shown = {data["node"]: data["output"] for event, data in executor.events if event == "executed"}
+    assert all(len(output["images"]) == 2 for output in shown.values())
+    assert shown["load"]["text"] == (outputs["load"][2],)
+    ((saved,),), file = (shown["save"]["files"],), Path(outputs["save"][1])
+    assert (saved["filename"], saved["type"]) == (file.name, "output") and saved["subfolder"].startswith("face_id")
+    assert file.name in shown["save"]["text"][0]
 
 
 def test_several_photos_are_saved_with_their_agreement(executor, folder):

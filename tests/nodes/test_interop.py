@@ -2,7 +2,9 @@
 
 import io
 import sys
+from typing import NamedTuple
 
+import comfy_api.latest
 import folder_paths
 import numpy as np
 import pytest
@@ -225,3 +227,36 @@ def test_photos_of_every_kind(executor, base, name):
         expected = (511 - x1, y0, 511 - x0, y1) if i == 1 else FACE_BOX  # the second frame is mirrored
         assert np.allclose(group[0].box, expected, atol=8), (i, group[0])
         assert group[0].points[0, 0] < group[0].points[1, 0] and group[0].points[0, 1] < group[0].points[3, 1]
+
+
+class Found(NamedTuple):
+    """A segment of the Impact Pack's SEGS, as far as it is read."""
+
+    bbox: tuple
+    confidence: float
+
+
+class OtherPack(comfy_api.latest.io.ComfyNode):
+    """Boxes as other packs type them and hand them on."""
+
+    @classmethod
+    def define_schema(cls):
+        io = comfy_api.latest.io
+        outputs = [io.BBOX.Output("bbox"), io.SEGS.Output("segs"), io.Custom("BBOX,MASK").Output("both")]
+        return io.Schema(node_id="LikenessTestOtherPack", display_name="Other", category="test", outputs=outputs)
+
+    @classmethod
+    def execute(cls):
+        segs = ((512, 512), [Found(FACE_BOX, 0.9)])
+        return comfy_api.latest.io.NodeOutput([list(FACE_BOX)], segs, [FACE_BOX])
+
+
+@pytest.mark.parametrize("output", [0, 1, 2])
+def test_boxes_of_other_packs_go_into_the_same_socket(executor, graph, monkeypatch, output):
+    monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, "LikenessTestOtherPack", OtherPack)
+    graph |= {"other": node("LikenessTestOtherPack"), "faces": import_faces(bboxes=["other", output])}
+    graph["shown"] = preview("faces", 1)
+    faces = executor.run(graph)["faces"][0]
+    assert [face.box for _, face in faces.pairs] == [FACE_BOX]
+    types = nodes.NODE_CLASS_MAPPINGS["LikenessImportFaces"].INPUT_TYPES()["optional"]["bboxes"]
+    assert types[0] == "BOUNDING_BOX,BBOX,SEGS" and types[1]["forceInput"]

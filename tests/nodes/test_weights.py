@@ -8,6 +8,7 @@ import folder_paths
 import pytest
 from likeness.tests.support.graphs import only, workflow
 from likeness.weights import folders, needs
+from server import PromptServer
 
 ADAPTER = "adapter_maj_mask_large_new_reg001_faceshuffle_00290001.ckpt"
 
@@ -122,6 +123,58 @@ def test_in_the_host_it_is_never_answered_from_the_cache(executor):
         assert report.startswith("1 of 1 published weight files") and f"MISSING: {ADAPTER}" in report
     shown = [data for _, data in executor.events if isinstance(data, bytes)]
     assert any(report.encode() in data for data in shown), "the editor shows this in the node"
+
+
+@pytest.fixture
+def shown(executor, monkeypatch):
+    """The texts sent to nodes: node id, text, client."""
+    texts = []
+    server = PromptServer.instance
+    monkeypatch.setattr(server, "send_progress_text", lambda text, node, client: texts.append((node, text, client)))
+    return texts
+
+
+def test_a_queued_graph_that_lacks_files_has_it_written_onto_its_nodes(models, shown):
+    """Every loader of ours, and the host's: what is missing, where it goes, where it is to be had."""
+    prompt = {
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "v1-5-pruned-emaonly.safetensors"}},
+        "2": {"class_type": "LikenessLoadFaceDetector",
+              "inputs": {"detector": "mediapipe_face_fp32.safetensors", "min_score": 0.5, "det_size": 640}},
+        "3": {"class_type": "LikenessLoadFaceEncoder", "inputs": {"encoder_name": "ms1mv2_model_TransFace_S.pt"}},
+        "4": {"class_type": "LikenessLoadFaceAdapter", "inputs": {"adapter_name": ADAPTER}},
+        "5": {"class_type": "LikenessLoadFaceAIdentity", "inputs": {"identity_name": "her_00001_.safetensors"}},
+        "6": {"class_type": "LikenessLoadFaceParser", "inputs": {"parser_name": "no file yet"}},
+        "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "a portrait", "clip": ["1", 1]}},
+        "8": {"class_type": "LikenessLoadFaceEncoder", "inputs": {"encoder_name": ["7", 0]}},
+        "9": {"class_type": "NoSuchNode", "inputs": {}},
+    }  # fmt: skip
+    request = {"client_id": "me", "prompt": prompt}
+    assert PromptServer.instance.trigger_on_prompt(request) is request
+    assert [node for node, _, _ in shown] == ["1", "2", "3", "4", "5", "6"] and {who for *_, who in shown} == {"me"}
+    texts = {node: text for node, text, _ in shown}
+    for node, folder, address in [
+        ("1", "models/checkpoints", "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/"),
+        ("2", str(models / "detection"), "https://huggingface.co/Comfy-Org/mediapipe/"),
+        ("3", str(models / "facechain_fact"), "FaceChain-FACT"),
+        ("4", str(models / "facechain_fact"), "FaceChain-FACT"),
+    ]:
+        assert folder in texts[node] and address in texts[node] and "likeness.py weights fetch" in texts[node]
+    assert "Save FaceA Identity" in texts["5"] and "79999_iter.pth (models/face_parsing)" in texts["6"]
+
+
+def test_a_node_that_got_its_file_says_so_once(models, shown):
+    prompt = {"3": {"class_type": "LikenessLoadFaceAdapter", "inputs": {"adapter_name": ADAPTER}}}
+    for _ in range(2):
+        PromptServer.instance.trigger_on_prompt({"client_id": "me", "prompt": prompt})
+        put(models / "facechain_fact" / ADAPTER)
+    PromptServer.instance.trigger_on_prompt({"client_id": "me", "prompt": prompt})
+    assert ["missing" in text or text for _, text, _ in shown] == [True, "The file is here now."]
+
+
+def test_requests_without_a_client_or_a_graph_are_let_through(models, shown):
+    for request in ({}, {"client_id": "me"}, {"client_id": "me", "prompt": []}, {"prompt": loads(ADAPTER)}):
+        assert PromptServer.instance.trigger_on_prompt(request) is request
+    assert shown == []
 
 
 def ask(url, body=None):

@@ -262,6 +262,36 @@ def deep3d_shapes(
     return shapes
 
 
+def eva02_shapes(dim: int = 64, depth: int = 24, grid: int = 6, mlp: int = 96, output: int = 768) -> Shapes:
+    """Names and shapes of EVA02-CLIP's vision tower; published are 1024, 24, 24, 2730 and 768."""
+    shapes = {"cls_token": (1, 1, dim), "pos_embed": (1, 1 + grid * grid, dim)}
+    shapes |= {"patch_embed.proj.weight": (dim, 3, 14, 14), "patch_embed.proj.bias": (dim,)}
+    for block in (f"blocks.{i}" for i in range(depth)):
+        shapes |= (
+            _norm(f"{block}.norm1", dim) | _norm(f"{block}.norm2", dim) | _norm(f"{block}.attn.inner_attn_ln", dim)
+        )
+        shapes |= {f"{block}.attn.{part}_proj.weight": (dim, dim) for part in "qkv"}
+        shapes |= {f"{block}.attn.{part}_bias": (dim,) for part in "qv"} | _linear(f"{block}.attn.proj", dim, dim)
+        shapes |= _linear(f"{block}.mlp.w1", dim, mlp) | _linear(f"{block}.mlp.w2", dim, mlp)
+        shapes |= _norm(f"{block}.mlp.ffn_ln", mlp) | _linear(f"{block}.mlp.w3", mlp, dim)
+    shapes |= _norm("norm", dim) | _linear("head", dim, output)
+    return {f"visual.{name}": shape for name, shape in shapes.items()}
+
+
+def _three_layers(prefix: str, inputs: int, hidden: int, outputs: int) -> Shapes:
+    shapes = _linear(f"{prefix}.0", inputs, hidden) | _norm(f"{prefix}.1", hidden)
+    shapes |= _linear(f"{prefix}.3", hidden, hidden) | _norm(f"{prefix}.4", hidden)
+    return shapes | _linear(f"{prefix}.6", hidden, outputs)
+
+
+def pulid_shapes(token_dim: int = 2048, eva: int = 64, hidden: int = 64) -> Shapes:
+    """Names and shapes of PuLID 1's projector; published are eva and hidden 1024."""
+    shapes = _three_layers("image_proj.body", 1280, hidden, 5 * token_dim)
+    for name in (f"image_proj.mapping_{part}{i}" for i in range(5) for part in ("", "patch_")):
+        shapes |= _three_layers(name, eva, hidden, token_dim)
+    return shapes
+
+
 def _constant(name: str, shape: tuple[int, ...]) -> float | None:
     """The value of a tensor that is not random at heart (norms, biases, gates), else None."""
     if name.endswith(("alpha_attn", "alpha_dense")):
@@ -476,11 +506,11 @@ def _sdxl() -> bytes:
     return _checkpoint(_unet(SDXL_LAYOUT, in_channels=4), _clip(family, SDXLClipModel), vae)
 
 
-def _controlnet() -> bytes:
+def _controlnet(base: dict) -> bytes:
     import comfy.ops
     from comfy.cldm.cldm import ControlNet
 
-    layout = SHARED | SD15_LAYOUT | {"in_channels": 4, "hint_channels": 3}
+    layout = SHARED | base | {"in_channels": 4, "hint_channels": 3}
     return _torch_file(pooled(_shapes_of(ControlNet, **layout, operations=comfy.ops.disable_weight_init)))
 
 
@@ -583,7 +613,8 @@ FILES: dict[str, Callable[[], bytes]] = {
     "checkpoints/likeness_builtin_sd15.ckpt": partial(_sd15, in_channels=4),
     "checkpoints/likeness_builtin_sd15_inpaint.ckpt": partial(_sd15, in_channels=9),
     "checkpoints/likeness_builtin_sdxl.ckpt": _sdxl,
-    "controlnet/likeness_builtin_controlnet_sd15.pth": _controlnet,
+    "controlnet/likeness_builtin_controlnet_sd15.pth": partial(_controlnet, SD15_LAYOUT),
+    "controlnet/likeness_builtin_controlnet_sdxl.pth": partial(_controlnet, SDXL_LAYOUT),
     "clip_vision/likeness_builtin_clip_vision_h.pt": partial(
         _clip_half, "CLIPVisionModelProjection", "clip_vision_config_h.json"
     ),
@@ -601,6 +632,8 @@ FILES: dict[str, Callable[[], bytes]] = {
     "insightface/likeness_builtin_arcface.onnx": _arcface,
     "ipadapter/likeness_builtin_faceid_plusv2_sdxl.bin": _faceid_plusv2,
     "ipadapter/likeness_builtin_plus_face_sdxl.bin": partial(_image_resampler, features=1280),
+    "text_encoders/likeness_builtin_eva02.pt": partial(_of, eva02_shapes),
+    "pulid/likeness_builtin_pulid.bin": lambda: _image_adapter(pulid_shapes()),
     "instantid/likeness_builtin_instantid.bin": partial(_image_resampler, features=512),
 }
 

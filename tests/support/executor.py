@@ -50,6 +50,10 @@ class Executor:
         entry = self._loop.run_until_complete(self._executor.caches.outputs.get(node))
         return [slot[0] for slot in entry.outputs] if entry else []
 
+    def options(self, class_type: str, name: str) -> list[str]:
+        """What a combo offers, read as the editor reads it."""
+        return nodes.NODE_CLASS_MAPPINGS[class_type].INPUT_TYPES()["required"][name][1]["options"]
+
     def forget(self) -> None:
         """Let go of all graphs and what they made."""
         self._executor.reset()

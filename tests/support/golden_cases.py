@@ -18,7 +18,7 @@ class Case:
             tensors = {key: file.get_tensor(key) for key in file.keys()}
         self.input = {key.removeprefix("input."): t for key, t in tensors.items() if key.startswith("input.")}
         self.output = {key.removeprefix("output."): t for key, t in tensors.items() if key.startswith("output.")}
-        self.seed = int(self.metadata["seed"])
+        self.seed = int(self.metadata["seed"]) if self.metadata["seed"] != "none" else None  # no weights to draw
 
     def json(self, key: str):
         return json.loads(self.metadata[key])

@@ -64,3 +64,15 @@ def sample(patched, height=128, width=128, batch=1, steps=2, sampler="euler", cf
         **options,
     )
     return result["samples"]
+
+
+def record(patched):
+    """A clone of the model, and the list of what its guider predicts for the whole batch at every step of sampling."""
+    predictions, patched = [], patched.clone()
+
+    def keep(args):
+        predictions.append(args["denoised"])
+        return args["denoised"]
+
+    patched.set_model_sampler_post_cfg_function(keep)
+    return patched, predictions

@@ -8,6 +8,7 @@ from likeness.adapters.ip_adapter import INFINITE_ID_METADATA, IpAdapter
 from likeness.adapters.unet_blocks import BLOCKS
 from likeness.encoders.clip_vision import ClipFeatures
 from likeness.encoders.identity import FaceId
+from likeness.encoders.pulid import KIND, pack
 from likeness.tests.support import tiny
 from likeness.tests.support.golden_cases import Case
 from likeness.tests.support.golden_recipe import state_dict
@@ -47,14 +48,29 @@ def mlp(prefix, tokens=4):
     )
 
 
+def three_layers(name, inputs, outputs):
+    shapes = norm(f"{name}.1", 16) | norm(f"{name}.4", 16)
+    for place, sides in {"0": (inputs, 16), "3": (16, 16), "6": (16, outputs)}.items():
+        shapes |= linear(f"{name}.{place}", *sides)
+    return shapes
+
+
 def pulid(prefix):
-    shapes = {}
-    names = ["body", *(f"mapping_{i}" for i in range(5)), *(f"mapping_patch_{i}" for i in range(5))]
-    for name in names:
-        inputs, outputs = (FACE + 768, 5 * DIM) if name == "body" else (CLIP, DIM)
-        for place, (a, b) in {"0": (inputs, 16), "3": (16, 16), "6": (16, outputs)}.items():
-            shapes |= linear(f"{prefix}{name}.{place}", a, b)
-        shapes |= norm(f"{prefix}{name}.1", 16) | norm(f"{prefix}{name}.4", 16)
+    shapes = three_layers(f"{prefix}body", FACE + 768, 5 * DIM)
+    for index in range(5):
+        for name in (f"mapping_{index}", f"mapping_patch_{index}"):
+            shapes |= three_layers(prefix + name, CLIP, DIM)
+    return shapes
+
+
+def pulid_v1_1(prefix, dim=64):
+    shapes = {f"{prefix}latents": (1, 6, dim), f"{prefix}proj_out": (dim, DIM)}
+    shapes |= three_layers(f"{prefix}id_embedding_mapping", FACE + 768, 5 * dim)
+    for index in range(5):
+        shapes |= three_layers(f"{prefix}mapping_{index}", CLIP, dim)
+    one = {name: shape for name, shape in resampler(prefix, CLIP, dim).items() if ".layers.0." in f".{name}"}
+    for layer in range(10):
+        shapes |= {name.replace("layers.0.", f"layers.{layer}.", 1): shape for name, shape in one.items()}
     return shapes
 
 
@@ -69,6 +85,7 @@ PROJECTORS = {
     "faceid-portrait": mlp("image_proj.", tokens=16),
     "instantid": resampler("image_proj.", FACE),
     "pulid": pulid("image_proj."),
+    "pulid-v1.1": pulid_v1_1("image_proj."),
 }
 PROJECTORS["faceid-plusv2"] = PROJECTORS["faceid-plus"]
 PROJECTORS["faceid-portrait-unnorm"] = PROJECTORS["instantid"]
@@ -104,6 +121,15 @@ def adapter(kind="faceid", base="SD1.5", seed=1, name=None, **options) -> IpAdap
 
 def infinite_id(base="SDXL", seed=1) -> IpAdapter:
     return IpAdapter(state_dict(infinite_id_shapes(base), seed), "tiny_infinite_id", metadata=INFINITE_ID_METADATA)
+
+
+def pulid_face(photos=1, seed=2) -> FaceId:
+    """A PuLID identity whose EVA tower is as narrow as the tiny adapters."""
+    sample = torch.Generator().manual_seed(seed)
+    vector = torch.randn(photos, FACE + 768, generator=sample)
+    features = pack(vector, torch.randn(photos, 5, 7, CLIP, generator=sample))
+    crops = torch.zeros(photos, 8, 8, 3)
+    return FaceId(KIND, "glintr100.onnx + eva.pt", "0" * 64, features, vector[:, :FACE], crops, True)
 
 
 def face(photos=1, seed=2) -> FaceId:

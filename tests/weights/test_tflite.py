@@ -33,7 +33,7 @@ class Writer(flatbuffers.Builder):
 
 
 def write(operators, tensors):
-    """A network. operators: (code, inputs, outputs). tensors: (kind, shape, values or None, (ends, columns) or None)."""
+    """A network: operators (code, inputs, outputs), tensors (kind, shape, values or None, (ends, columns) or None)."""
     out = Writer(1024)
     codes = sorted({code for code, _, _ in operators})
     steps = [
@@ -50,7 +50,9 @@ def write(operators, tensors):
         if sparse:
             ends, columns = (out.table(_0=out.numbers(numbers, np.uint8)) for numbers in sparse)
             rows = out.table(_0=("Int8", 0), _1=("Int32", shape[0]))
-            last = out.table(_0=("Int8", 1), _2=("Uint8", UINT8_VECTOR), _3=ends, _4=("Uint8", UINT8_VECTOR), _5=columns)
+            last = out.table(
+                _0=("Int8", 1), _2=("Uint8", UINT8_VECTOR), _3=ends, _4=("Uint8", UINT8_VECTOR), _5=columns
+            )
             fields["_6"] = out.table(_2=out.tables([rows, last]))
         described.append(out.table(**fields))
     graph = out.table(_0=out.tables(described), _3=out.tables(steps))

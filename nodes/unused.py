@@ -1,0 +1,37 @@
+"""Numbers that count only beside a certain choice: elsewhere they must not make anything run again."""
+
+from typing import NamedTuple
+
+
+class Unused(NamedTuple):
+    """An input that counts only where `choice` is one of `counts_for`; elsewhere `value` stands for all values."""
+
+    name: str
+    choice: str
+    counts_for: tuple[str, ...]
+    value: float
+
+
+UNUSED = {
+    "LikenessDetectFaces": (Unused("index", "choose", ("left to right",), 0),),
+    "LikenessImportFaces": (Unused("index", "choose", ("left to right",), 0),),
+    "LikenessCombineIdentities": (
+        Unused("slider", "method", ("interpolate",), 0.5),
+        Unused("min_agreement", "method", ("drop outliers",), 0.3),
+    ),
+}
+
+
+def settle(request: dict) -> dict:
+    """Give every unused number of a queued graph the same value, and return the request.
+
+    The host compares all values of a node with those of its last run; it asks this before.
+    """
+    prompt = request.get("prompt")
+    for node in prompt.values() if isinstance(prompt, dict) else ():
+        inputs = node.get("inputs", {}) if isinstance(node, dict) else {}
+        for unused in UNUSED.get(node.get("class_type"), ()) if inputs else ():
+            choice = inputs.get(unused.choice)
+            if isinstance(choice, str) and choice not in unused.counts_for and unused.name in inputs:
+                inputs[unused.name] = unused.value
+    return request

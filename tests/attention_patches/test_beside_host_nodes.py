@@ -1,0 +1,176 @@
+"""Beside every node of the host's menu that takes and gives a MODEL, every guider, every conditioning.
+
+What is tested comes from the host's registry, so that a new node of the host is in it. No expected image is needed: a
+node that leaves the bare model's image alone must leave it with a face, and the order of connection must not matter.
+"""
+
+import logging
+
+import comfy.samplers
+import pytest
+import torch
+from likeness.attention_patches.fact import apply_fact
+from likeness.attention_patches.infinite_id import apply_infinite_id
+from likeness.attention_patches.ip_adapter import apply_ip_adapter
+from likeness.tests.support import guests, menu, tiny, tiny_ip
+
+import nodes
+
+NEUTRAL, ROUNDING, ACTS = 1e-5, 1e-4, 1e-3
+FAST = ("SelfAttentionGuidance", "PerpNeg", "TomePatchModel", "HyperTile", "EasyCache", "ContextWindowsManual")
+RANDOM = ("HyperTile",)  # draws its pieces anew in every call
+SILENT = ("ModelMergeSubtract",)  # of a model with itself is a model of zeros, in which nothing acts
+
+
+class Bench:
+    """A base model, the faces that it may get, and prompts."""
+
+    def __init__(self, base):
+        self.model = tiny.model() if base == "SD1.5" else tiny_ip.sdxl()
+        self.adapter = tiny_ip.adapter("faceid", base)
+        pooled = {"pooled_output": torch.ones(1, tiny_ip.POOLED)} if base == "SDXL" else {}
+        self.prompts = [[[tiny.conditioning(seed)[0][0], pooled]] for seed in (3, 4)]
+        self.fact, self.face = tiny.adapter(), tiny.face_id()
+        with torch.inference_mode():
+            self.tokens = self.adapter.tokens(face=tiny_ip.face())
+
+    @torch.inference_mode()
+    def apply(self, patch, model, **settings):
+        """A model with FACT, an image adapter, or that and Infinite-ID."""
+        if patch == "FACT":
+            return apply_fact(model, self.fact, self.face, **{"strength": 1.0} | settings)
+        model = apply_ip_adapter(model, self.adapter, self.tokens, **settings)
+        return apply_infinite_id(model) if patch == "Infinite-ID" else model
+
+    @torch.inference_mode()
+    def sample(self, model, steps=2, batch=1, prompts=None, size=128):
+        latent = {"samples": torch.zeros(batch, 4, size // 8, size // 8)}
+        return nodes.common_ksampler(model, 5, steps, 3.0, "euler", "normal", *(prompts or self.prompts), latent)[0][
+            "samples"
+        ]
+
+    @torch.inference_mode()
+    def guide(self, guider, steps=2):
+        sigmas = comfy.samplers.calculate_sigmas(self.model.get_model_object("model_sampling"), "normal", steps)
+        noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(5))
+        return guider.sample(noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"), sigmas, seed=5)
+
+
+@pytest.fixture(scope="module")
+def benches():
+    return {base: Bench(base) for base in ("SD1.5", "SDXL")}
+
+
+def count_steps(name: str) -> int:
+    """As many as show what a node does: a cache begins after some steps."""
+    return 20 if "Cache" in name else 6 if menu.has_schedule(menu.load()[name]) else 2
+
+
+def compare(bench, name, patches, size=128) -> dict[str, str] | None:
+    """What is wrong with a face before and after a node, by patch; None where the node is not for this model."""
+    options = {"steps": count_steps(name), "batch": 4 if "Windows" in name else 1, "size": size}
+
+    def connect(model):
+        with torch.inference_mode():
+            return menu.call(name, model, *bench.prompts, other=bench.model)[0]
+
+    try:
+        bare = bench.sample(connect(bench.model), **options)
+    except Exception as error:  # whatever it says: it says so without a face as well
+        logging.info(f"{name} is not for this model: {error}")
+        return None
+    if not bare.isfinite().all():
+        return None
+    neutral = guests.rel(bare, bench.sample(bench.model, **options)) < NEUTRAL
+    return {
+        patch: wrong for patch in patches if (wrong := _find_fault(bench, name, patch, connect, options, bare, neutral))
+    }
+
+
+def _find_fault(bench, name, patch, connect, options, bare, neutral) -> str:
+    try:
+        after = bench.sample(connect(bench.apply(patch, bench.model)), **options)
+        before = bench.sample(bench.apply(patch, connect(bench.model)), **options)
+    except Exception as error:
+        refused = patch == "Infinite-ID" and str(error).startswith("Infinite-ID")
+        return "" if refused else f"{type(error).__name__}: {error}"
+    if not (after.isfinite().all() and before.isfinite().all()):
+        return "not finite"
+    if guests.rel(after, bare) < ACTS and name not in SILENT:
+        return "the face does not act"
+    if guests.rel(after, before) > ROUNDING and name not in RANDOM:
+        return f"the order of connection changes the image by {guests.rel(after, before):.1e}"
+    if neutral and (change := guests.rel(after, bench.sample(bench.apply(patch, bench.model), **options))) > ROUNDING:
+        return f"the node changes the image by {change:.1e}, and without a face not at all"
+    return ""
+
+
+@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("patch", ["FACT", "image adapter"])
+def test_beside_a_model_node(benches, patch, name):
+    assert compare(benches["SD1.5"], name, [patch]) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base, patches, size", [
+    ("SD1.5", ["FACT", "image adapter", "Infinite-ID"], 128), ("SDXL", ["image adapter", "Infinite-ID"], 64),
+])  # fmt: skip
+def test_beside_every_model_node(benches, base, patches, size):
+    results = {name: compare(benches[base], name, patches, size) for name in menu.find("MODEL", "MODEL")}
+    ran = {name: wrong for name, wrong in results.items() if wrong is not None}
+    assert {name: wrong for name, wrong in ran.items() if wrong} == {}
+    assert len(ran) >= 30, ran.keys()
+
+
+@pytest.mark.parametrize("patch", ["FACT", "image adapter"])
+def test_under_every_guider(benches, patch):
+    """With one prompt for all that are positive, and one for the others, they come to the host's CFG, or to cfg 1."""
+    bench = benches["SD1.5"]
+    positive, negative = bench.prompts
+    guiders, faults = menu.find("GUIDER", "MODEL"), {}
+    assert {"CFGGuider", "DualCFGGuider", "DualModelGuider", "BasicGuider", "PerpNegGuider"} <= guiders.keys()
+    for name in guiders:
+        bare, ours = bench.model, bench.apply(patch, bench.model)
+        with torch.inference_mode():
+            asked = {model: menu.call(name, model, positive, negative, other=bare)[0] for model in (bare, ours)}
+        images = {model: bench.guide(guider) for model, guider in asked.items()}
+        plain = {model: bench.guide(_guide_plainly(model, asked[model], positive, negative)) for model in (bare, ours)}
+        if not images[ours].isfinite().all() or guests.rel(images[ours], images[bare]) < ACTS:
+            faults[name] = "not finite, or without a face"
+        if guests.rel(images[bare], plain[bare]) < NEUTRAL and guests.rel(images[ours], plain[ours]) > ROUNDING:
+            faults[name] = f"{guests.rel(images[ours], plain[ours]):.1e} from CFG, without a face not at all"
+    assert faults == {}
+
+
+def _guide_plainly(model, asked, positive, negative):
+    """The host's CFG at the scale of another guider between what is positive and what is not."""
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(getattr(asked, "cfg2", asked.cfg))
+    return guider
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patch", ["FACT", "image adapter"])
+def test_with_every_conditioning(benches, patch):
+    """A mask that is white everywhere is no mask, wherever the conditioning acts."""
+    bench, faults, ran = benches["SD1.5"], {}, 0
+    white = torch.ones(1, 128, 128)
+    for name, node in menu.find("CONDITIONING", "CONDITIONING").items():
+        try:
+            with torch.inference_mode():
+                given = menu.call(name, None, *bench.prompts)
+                prompts = [part for part, kind in zip(given, node.RETURN_TYPES) if kind == "CONDITIONING"]
+                prompts = [prompts[0], prompts[1] if len(prompts) > 1 else bench.prompts[1]]
+            bare = bench.sample(bench.model, prompts=prompts)
+        except Exception as error:
+            logging.info(f"{name} is not for this model: {error}")
+            continue
+        if not bare.isfinite().all():
+            continue
+        ran += 1
+        image = bench.sample(bench.apply(patch, bench.model), prompts=prompts)
+        masked = bench.sample(bench.apply(patch, bench.model, mask=white), prompts=prompts)
+        if not image.isfinite().all() or guests.rel(image, bare) < ACTS or guests.rel(masked, image) > ROUNDING:
+            faults[name] = f"acts {guests.rel(image, bare):.1e}, white mask {guests.rel(masked, image):.1e}"
+    assert faults == {} and ran >= 12, ran

@@ -1,0 +1,37 @@
+"""What inputs of several nodes have in common: masks that are none are told from masks."""
+
+import pytest
+import torch
+from likeness.nodes.inputs import check_mask, check_numbers, explain_placeholder
+from likeness.tests.support.graphs import only, workflow
+
+
+def test_a_mask_with_a_number_that_is_none_stops():
+    mask = torch.ones(1, 8, 8)
+    assert check_mask(mask) is mask and check_mask(None) is None
+    mask[0, 3, 3] = float("nan")
+    for check in (check_mask, check_numbers):
+        with pytest.raises(ValueError, match="head_mask holds NaN or infinite numbers: look at the node it comes from"):
+            check(mask, "head_mask")
+
+
+def test_the_black_mask_of_load_image_is_told_from_others():
+    for shape in [(1, 64, 64), (3, 64, 64), (64, 64)]:
+        assert "what Load Image gives for a picture without transparency" in explain_placeholder(torch.zeros(shape))
+        with pytest.raises(ValueError, match="disconnect face_mask, or draw one"):
+            check_mask(torch.zeros(shape), "face_mask")
+    assert explain_placeholder(torch.zeros(1, 64, 65)) is None
+    assert explain_placeholder(torch.full((1, 64, 64), 0.1)) is None
+
+
+@pytest.mark.slow
+def test_a_picture_without_transparency_as_the_mask_is_said_at_the_node(executor):
+    graph = workflow("fact_text_to_image", steps=1)
+    apply, decode = only(graph, "LikenessApplyFACT"), only(graph, "VAEDecode")
+    graph[apply]["inputs"]["mask"] = [only(graph, "LoadImage"), 1]
+    (image,) = executor.run(graph)[decode]
+    shown = [data["output"] for event, data in executor.events if event == "executed" and data["node"] == apply]
+    assert "mask is black and 64 x 64 pixels" in shown[0]["text"][0]
+    del graph[apply]["inputs"]["mask"]
+    graph[apply]["inputs"]["strength"] = 0.0
+    assert torch.equal(executor.run(graph)[decode][0], image), "and an empty mask is the base model"
