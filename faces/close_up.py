@@ -62,7 +62,8 @@ class Window:
         self._size, side = size, max(share * max(face.sides), 2.0)
         # The part of the image that the window reaches at any roll, in whole pixels, shrunk by a whole number.
         limit, reach = np.array(image.shape[1::-1]), side * np.sqrt(0.5) + 2
-        low, high = (np.clip(self._centre + by, 0, limit).astype(int) for by in (-reach, reach + 1))
+        low = np.clip(self._centre - reach, 0, limit - 1).astype(int)
+        high = np.clip(self._centre + reach + 1, low + 1, limit).astype(int)
         part = Image.fromarray(np.ascontiguousarray(image[low[1] : high[1], low[0] : high[0]]))
         shrink = max(1, int(side / size))
         self._part, self._origin, self._shrink = part.reduce(shrink), low, shrink

@@ -11,6 +11,7 @@ import numpy as np
 from . import mediapipe
 from .align import measure_roll
 from .close_up import Window
+from .detector import as_bytes
 from .mediapipe import MediaPipe
 from .types import Face, Faces
 
@@ -30,7 +31,7 @@ def complete(faces: Faces) -> Faces:
         return faces
     per_image = []
     for image, present in zip(faces.images, faces.per_image):
-        pixels = (image * 255).round().byte().cpu().numpy() if any(map(_lacks_landmarks, present)) else None
+        pixels = as_bytes(image[None])[0] if any(map(_lacks_landmarks, present)) else None
         per_image.append(tuple(_read(reader, pixels, face) if _lacks_landmarks(face) else face for face in present))
     return replace(faces, per_image=tuple(per_image))
 

@@ -67,7 +67,8 @@ def find(detector: FaceDetector, image: np.ndarray, search: str = "thorough", mi
         nearer = search == "thorough" and group == 0
         for look in chain(looks, _nearer_looks(detector, reduced, finds) if nearer else ()):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            finds.append([move_face(face, look.move) for face in _see(look, finds)])
+            shown = (move_face(face, look.move) for face in _see(look, finds))
+            finds.append([face for face in shown if np.isfinite(face.points).all() and np.isfinite(face.box).all()])
         faces = list(chain(*finds))
         if factor > 1:
             faces = [move_face(face, lambda points: (points + 0.5) * factor - 0.5) for face in faces]

@@ -66,7 +66,7 @@ def test_the_hosts_node_draws_our_boxes(executor, graph):
     (drawing,), (photo, _), (_, _, boxes) = outputs["boxes"], outputs["photo"], outputs["faces"]
     changed = (drawing - photo).abs().amax(dim=3)[0] > 0.1
     (box,) = boxes[0]
-    assert np.allclose([box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]], FACE_BOX, atol=6)
+    assert np.allclose([box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]], FACE_BOX, atol=8)
     x, y, right = round(box["x"]), round(box["y"]), round(box["x"] + box["width"])
     assert changed[y + 40, x - 3 : x + 4].any() and changed[y + 40, right - 3 : right + 4].any()
     assert not changed[y + 10 : y + 80, x + 10 : right - 10].any() and not changed[:, : x - 5].any()
@@ -117,7 +117,7 @@ def test_a_box_made_by_hand_with_and_without_a_detector(executor, graph):
     outputs = executor.run(graph)
     (guessed,), (searched,) = (outputs[name][0].per_image[0] for name in ("guessed", "searched"))
     assert guessed.box == (160, 50, 290, 180)
-    assert np.allclose(searched.box, FACE_BOX, atol=6) and 0.5 < searched.score < 1
+    assert np.allclose(searched.box, FACE_BOX, atol=8) and 0.5 < searched.score < 1
     off = change(graph, box=node("PrimitiveBoundingBox", x=300, y=60, width=60, height=60))
     del off["guessed"], off["shown"]
     with pytest.raises(
@@ -139,7 +139,7 @@ def test_a_mask_from_another_node(executor, graph):
         "shown": preview("faces", 1),
     }
     (face,) = executor.run(graph)["faces"][0].per_image[0]
-    assert np.allclose(face.box, FACE_BOX, atol=6)
+    assert np.allclose(face.box, FACE_BOX, atol=8)
     with pytest.raises(GraphError, match="LikenessImportFaces: The mask has 1 pictures of 110 x 110"):
         executor.run(change(graph, faces=import_faces(mask=["patch", 0])))
     with pytest.raises(GraphError, match="LikenessImportFaces: The mask is empty"):
