@@ -31,7 +31,7 @@ _HOST_MESH_SIZE = 192  # pixels; the host's nodes want a mesh in these, whatever
 _CANDIDATE = 0.5  # score at which a detector's find is worth a close-up: the published setting
 _CLOSE_UP, _WINDOW = 256, 2.0  # pixels a side; in longer sides of the find's box
 _LOWEST = 0.3  # score at which a close-up counts at all
-_APART = 0.125  # of the eye distance, by how much the points of a face and of its mirror image may differ in the mean
+_APART = 0.16  # eye distances between the points and those of a close-up, in the mean, at most
 _SURE_PROFILE = 0.75  # score of a close-up without a mesh
 _MOUTH_HALF = 0.45  # half a mouth, in eye distances
 _RANGES = {"short": "short range", "full": "full range"}
@@ -103,7 +103,7 @@ class MediaPipe:
         readings = [window.read(detect, roll, mirrored) for mirrored in (False, True)]
         if not all(readings):
             return None
-        apart = np.linalg.norm(readings[0].points - readings[1].points, axis=1).mean()
+        apart = max(np.linalg.norm(reading.points - face.points, axis=1).mean() for reading in readings)
         score = float(np.mean([reading.score for reading in readings]))
         lowest = max(self.min_score, _SURE_PROFILE) if face.profile else self.min_score
         same = apart <= _APART * np.hypot(*(face.points[1] - face.points[0])) or face.profile

@@ -105,7 +105,7 @@ def test_everybody_in_a_group_lying_or_stored_sideways(load, photo, backend, lyi
         people.append(points + [left, 0])
         left += pixels.shape[1]
     stored = np.ascontiguousarray(np.rot90(np.concatenate(tiles, axis=1), -turns))
-    people = [search.turn_back(points, -turns % 4, (left, 420)) for points in people]
+    people = [search.turn_back(points, turns, stored.shape[1::-1]) for points in people]
     faces = search.find(load(backend), stored)
     assert len(faces) == len(people)
     assert all(min(error(face, points) for face in faces) < 0.15 for points in people)
