@@ -370,19 +370,3 @@ def attend(q, k, v, extra_options: dict, **options):
         transformer_options=extra_options,
         **options,
     )
-
-
-def find_sigma_range(model, start_percent: float, end_percent: float) -> tuple[float, float]:
-    """Return the noise levels (from, to) of a part of the sampling, given in 0..1; its two ends are open."""
-    sampling = model.get_model_object("model_sampling")
-    first = float(sampling.percent_to_sigma(start_percent)) if start_percent > 0 else math.inf
-    last = float(sampling.percent_to_sigma(end_percent)) if end_percent < 1 else 0.0
-    return first, last
-
-
-def is_scheduled(sigma_range: tuple[float, float], sigmas: torch.Tensor) -> bool:
-    """Return whether the call's noise level lies in (from, to), from >= to; both ends belong to it."""
-    first, last = sigma_range
-    if math.isinf(first) and last == 0:
-        return True  # reading sigma would wait for the GPU
-    return last <= float(sigmas[0]) <= first

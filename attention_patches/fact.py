@@ -49,7 +49,7 @@ class FactPatch(AdapterPatch):
         return model
 
     def add_face(self, x: torch.Tensor, rows: Rows, extra_options: dict) -> torch.Tensor:
-        """Return the tokens [rows, n, d] of one stream after the face block of the block at hand."""
+        """Return the tokens [rows, n, d] after the face block of the block at hand."""
         block = extra_options.get("block")
         if block not in self.blocks:
             return x
@@ -102,12 +102,11 @@ class FactPatches:
 
     @torch.compiler.disable
     def __call__(self, x: torch.Tensor, extra_options: dict) -> torch.Tensor:
-        """Run the face blocks of the block at hand on its tokens; Infinite-ID's text stream stays as it is."""
+        """Run the face blocks of the block at hand on its tokens."""
         extra_options.setdefault("n_heads", self.heads.get(extra_options.get("block")))
         rows = read_rows(extra_options, len(x))
-        x, text = rows.split(x)
         first, *others = (face.add_face(x, rows, extra_options) for face in self.faces)
-        return rows.join(sum((other - x for other in others), start=first), text)
+        return sum((other - x for other in others), start=first)
 
     def models(self):
         """Return the weights that the host loads beside the UNet."""

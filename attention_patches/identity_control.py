@@ -4,7 +4,7 @@ import comfy.controlnet
 import torch
 from torch.nn.functional import interpolate
 
-from .calls import read_rows
+from .calls import Rows, read_rows
 
 NEUTRAL = comfy.controlnet.ControlBase()  # merges residuals whose strength has been applied
 
@@ -38,6 +38,8 @@ class IdentityControl(comfy.controlnet.ControlNet):
             return previous
         if self.mask is not None:
             own = {part: [self._mask(residual) for residual in residuals] for part, residuals in own.items()}
+        if rows.streams == 2:  # Infinite-ID's text stream has no face
+            own = {part: [_keep_first(rows, residual) for residual in residuals] for part, residuals in own.items()}
         return NEUTRAL.control_merge(own, previous, None)
 
     def _mask(self, residual: torch.Tensor) -> torch.Tensor:
@@ -55,6 +57,11 @@ class IdentityControl(comfy.controlnet.ControlNet):
         self.control_model, self.control_model_wrapped = control.control_model, control.control_model_wrapped
         self.load_device, self.manual_cast_dtype = control.load_device, control.manual_cast_dtype
         control.copy_to(self)
+
+
+def _keep_first(rows: Rows, residual: torch.Tensor) -> torch.Tensor:
+    first, second = rows.split(residual)
+    return rows.join(first, torch.zeros_like(second))
 
 
 def make_identity_control(control, tokens: torch.Tensor, mask: torch.Tensor | None) -> IdentityControl:

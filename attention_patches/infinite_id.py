@@ -41,6 +41,7 @@ class Streams:
     images:          B: every run of 2 B rows holds B images' identity stream and then their text stream, whether the
                      runs are the host's chunks, tiles or regions
     options:         the `model_options` of the call, to name other nodes
+    halves:          what `describe_half` has made
     """
 
     mixing: str
@@ -50,6 +51,7 @@ class Streams:
     trajectory: str = "own"
     images: int = 1
     options: dict = field(default_factory=dict, compare=False)
+    halves: dict = field(default_factory=dict, compare=False)
 
     def split(self, x: torch.Tensor, pieces: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the identity rows and the text rows of x [runs * 2 B * pieces, ...], each [runs * B * pieces, ...].
@@ -57,14 +59,18 @@ class Streams:
         pieces: rows of each image. Raises RuntimeError for rows that are no such runs.
         """
         if len(x) % (2 * self.images * pieces):
-            others = ", ".join(list_packs(self.options)) or "another node"
-            raise RuntimeError(
-                f"Infinite-ID: a block of the UNet has {len(x)} rows, which cannot be told apart into the two streams "
-                f"of {self.images} images. Beside Likeness there are patches of {others}: use one of them at a time, "
-                "or bypass Infinite-ID Mixing."
-            )
+            raise self.refuse(len(x))
         identity, text = x.unflatten(0, (-1, 2, self.images * pieces)).unbind(1)
         return identity.flatten(0, 1), text.flatten(0, 1)
+
+    def refuse(self, rows: int) -> RuntimeError:
+        """Return the error for rows of a tensor in a block that are not those of two streams."""
+        others = ", ".join(list_packs(self.options)) or "another node"
+        return RuntimeError(
+            f"Infinite-ID: a block of the UNet has {rows} rows, which cannot be told apart into the two streams of "
+            f"{self.images} images. Beside Likeness there are patches of {others}: use one of them at a time, or "
+            "bypass Infinite-ID Mixing."
+        )
 
     def side_by_side(self, x: torch.Tensor, pieces: int = 1) -> torch.Tensor:
         """Return both streams' tokens in one row, [runs * 2 B, n, d] -> [runs * B, 2 n, d]; a view where B is 1."""
@@ -79,12 +85,16 @@ class Streams:
     def describe_half(self, extra_options: dict) -> dict:
         """Return the options of a call with one stream's rows alone, as patches would know it without the other."""
         half = {name: value for name, value in extra_options.items() if name != STREAMS} | {STYLE: self}
-        for name in ("original_shape", "activations_shape"):
+        for name in ("original_shape", "activations_shape", "sigmas"):
             if name in half:
-                half[name] = [half[name][0] // 2, *half[name][1:]]
-        if "sigmas" in half:
-            half["sigmas"] = half["sigmas"][: self.images]
+                half[name] = self._halve(name, half[name])
         return half
+
+    def _halve(self, name: str, whole):
+        """Return half of a shape or of the noise levels: the same object for the same, which patches know a call by."""
+        if self.halves.get(name, (None,))[0] is not whole:
+            self.halves[name] = whole, whole[: self.images] if name == "sigmas" else [whole[0] // 2, *whole[1:]]
+        return self.halves[name][1]
 
     def restyles(self, block: tuple) -> bool:
         """Return whether the identity stream takes over a style in a block."""
@@ -112,12 +122,14 @@ class MixedSelfAttention:
     @torch.compiler.disable
     def __call__(self, q, k, v, extra_options):
         block = (*extra_options["block"], extra_options.get("block_index", 0))
-        extra_options.setdefault("n_heads", self.heads[block])
+        extra_options.setdefault("n_heads", self.heads.get(block))
         previous, streams = self.previous.get(block), extra_options.get(STREAMS)
         attention = previous or attend
         if streams is None or streams.mixing == "off":
             return attention(q, k, v, extra_options)
-        pieces = max(1, len(q) // len(k))  # of an image, as HyperTile cuts the queries: keys and values follow
+        pieces, rest = divmod(len(q), len(k))  # of an image, as HyperTile cuts the queries: keys and values follow
+        if rest:
+            raise streams.refuse(len(k))
         k, v = (part.reshape(len(q), -1, part.shape[-1]) for part in (k, v))
         (q_id, q_t), (k_id, k_t), (v_id, v_t) = (streams.split(part, pieces) for part in (q, k, v))
         half = streams.describe_half(extra_options)
@@ -136,25 +148,24 @@ class MixedSelfAttention:
         return streams.join(identity, text, pieces)
 
 
-class IdentityRows:
-    """What the host calls in place of patches that bring an identity in: it keeps the text stream from them.
+class IdentityCrossAttention:
+    """What the host calls in place of cross-attentions that other patches have replaced: the text stream keeps its own.
 
-    patches: by the host's keys, or one for all
-    heads:   as in `TwoStreams`
+    patches: by the host's keys; one object serves all, as in `MixedSelfAttention`; heads: as in `TwoStreams`
     """
 
-    def __init__(self, patches, heads: dict):
+    def __init__(self, patches: dict, heads: dict):
         self.patches = patches
         self.heads = heads
 
     @torch.compiler.disable
-    def attend(self, q, k, v, extra_options):
-        """Run a cross-attention: the patch's for the identity's rows, the host's for the text stream's.
+    def __call__(self, q, k, v, extra_options):
+        """Return the patch's output for the identity's rows, and the host's for the text stream's.
 
         k and v may have rows behind those of q, which are another pack's (NAG); the first belong to q.
         """
         block = (*extra_options["block"], extra_options.get("block_index", 0))
-        extra_options.setdefault("n_heads", self.heads[block])
+        extra_options.setdefault("n_heads", self.heads.get(block))
         patch, streams = self.patches.get(block) or self.patches[block[:2]], extra_options.get(STREAMS)
         if streams is None:
             return patch(q, k, v, extra_options)
@@ -162,14 +173,21 @@ class IdentityRows:
         half = streams.describe_half(extra_options)
         return streams.join(patch(q_id, k_id, v_id, half), attend(q_t, k_t, v_t, half))
 
+
+class IdentityPatch:
+    """What the host calls in place of a patch between the attentions: the text stream is kept from it."""
+
+    def __init__(self, patch):
+        self.patch = patch
+
     @torch.compiler.disable
     def __call__(self, x, extra_options):
-        """Run a patch between the attentions on the identity's rows."""
+        """Return the patch's output for the identity's rows, and the text stream's as they are."""
         streams = extra_options.get(STREAMS)
         if streams is None:
-            return self.patches(x, extra_options)
+            return self.patch(x, extra_options)
         identity, text = streams.split(x)
-        return streams.join(self.patches(identity, streams.describe_half(extra_options)), text)
+        return streams.join(self.patch(identity, streams.describe_half(extra_options)), text)
 
 
 @dataclass(frozen=True)
@@ -271,8 +289,8 @@ class TwoStreams:
                 "the one you would get without this node. Connect Apply Image Adapter before or after it."
             )
         if for_identity:
-            slots["attn2"] = dict.fromkeys(for_identity, IdentityRows(for_identity, self.heads).attend)
-        between[:] = [IdentityRows(patch, self.heads) for patch in between]
+            slots["attn2"] = dict.fromkeys(for_identity, IdentityCrossAttention(for_identity, self.heads))
+        between[:] = [IdentityPatch(patch) for patch in between]
         replaced = slots.setdefault("attn1", {})
         previous = {block: replaced.get(block, replaced.get(block[:2])) for block in self.blocks}
         # As other packs write them, without index in the block; where one has it, the host looks there first.
@@ -283,7 +301,7 @@ class TwoStreams:
     def around_step(self, executor, model, conds, x, timestep, model_options):
         """Give the UNet both streams and tell its patches of them: the innermost CALC_COND_BATCH wrapper."""
         images, own = len(x), self.streams.trajectory == "own"
-        streams = replace(self.streams, images=images, options=model_options)
+        streams = replace(self.streams, images=images, options=model_options, halves={})
         if not self.schedule.is_on(model_options["transformer_options"] | {"sigmas": timestep}):
             if not own:
                 return executor(model, conds, x, timestep, model_options)

@@ -129,7 +129,7 @@ class AttentionReplacement:
 
     @torch.compiler.disable
     def __call__(self, q, k, v, extra_options):
-        """Run the attention that was there, then our own and the guests', on the rows that are not Infinite-ID's text.
+        """Run the attention that was there, then our own and the guests'.
 
         k and v may have rows behind those of q, which are another pack's (NAG); the first belong to q.
         """
@@ -144,16 +144,12 @@ class AttentionReplacement:
                 f"Likeness there are patches of {', '.join(list_packs(read_call(extra_options).options))}."
             )
         rows = read_rows(extra_options, len(q))
-        if rows.streams == 1:
-            return meant.attend_stream(q, k, v, rows, extra_options)
-        (q, q_text), (k, k_text), (v, v_text) = (rows.split(part) for part in (q, k, v))
-        out = meant.attend_stream(q, k, v, rows, extra_options)
-        return rows.join(out, attend(q_text, k_text, v_text, extra_options))
+        return meant.attend_rows(q, k, v, rows, extra_options)
 
-    def attend_stream(self, q, k, v, rows: Rows, extra_options):
-        """Return the output for the rows of one stream, [rows, n, d]."""
+    def attend_rows(self, q, k, v, rows: Rows, extra_options):
+        """Return the output [rows, n, d]."""
         if isinstance(self.previous, AttentionReplacement):
-            out = self.previous.attend_stream(q, k, v, rows, extra_options)
+            out = self.previous.attend_rows(q, k, v, rows, extra_options)
         else:
             out = (self.previous or attend)(q, k, v, extra_options)
         out = self.patch.add_image(out, q, k, v, self.block, rows, extra_options)
@@ -242,8 +238,9 @@ def parse_layer_weights(text: str) -> float | dict[str, float] | list[float]:
             return {name.strip(): _read_number(weight) for name, weight in pairs}
         numbers = [_read_number(entry) for entry in entries]
     except ValueError as error:
+        shown = " ".join(text.split())[:60]
         raise ValueError(
-            f"'{' '.join(text.split())[:60]}' is no list of layer weights: write one number, \"down=1, middle=0.5, up=0.7\", or a number for "
+            f"'{shown}' is no list of layer weights: write one number, \"down=1, middle=0.5, up=0.7\", or a number for "
             "every layer, separated by commas."
         ) from error
     return numbers if len(numbers) > 1 else (numbers or [1.0])[0]

@@ -92,7 +92,7 @@ def mixed_kernels() -> int:
     q, k, v = torch.rand(3, 4, 16, 64)
     options = {"cond_or_uncond": [0, 1], "n_heads": 1, "attn_precision": None, "block": ("input", 4), "block_index": 0}
     options[mixed.STREAMS] = mixed.Streams("mixed", "none", 0.0)
-    attention = mixed.MixedSelfAttention({})
+    attention = mixed.MixedSelfAttention({}, {})
     stock = count_kernels(lambda: mixed.attend(q, k, v, options))
     return count_kernels(lambda: attention(q, k, v, options)) - stock
 

@@ -15,8 +15,8 @@ from .box_forms import to_bounding_boxes
 from .choose import left_to_right
 from .detector import as_bytes, as_rgb, get_mesh
 from .mediapipe import from_host_landmarks
-from .search import FaceDetector, find, in_words, move_face, overlap, tidy
-from .types import Face, Faces
+from .search import FaceDetector, find, in_words, move_face, tidy
+from .types import Face, Faces, overlap
 
 _MESH_POINTS = 478  # the mesh with irises, which the five points need
 _MARGIN = 0.5  # of a box's sides, added on each side before a detector looks into it

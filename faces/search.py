@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from .align import in_template_order
-from .types import SAME_FACE, Face, share
+from .types import SAME_FACE, Face, overlap, share
 
 SEARCHES = ("thorough", "quick")
 
@@ -136,13 +136,6 @@ def tidy(faces: list[Face], size: tuple[int, int]) -> list[Face]:
         if np.isfinite(face.points).all() and (corners[1] > corners[0]).all():
             inside.append(replace(face, points=in_template_order(face.points), box=tuple(corners.ravel().tolist())))
     return inside
-
-
-def overlap(one: Face, other: Face) -> float:
-    """Return the intersection over union of two faces' boxes."""
-    a, b = (np.reshape(face.box, (2, 2)) for face in (one, other))
-    both = np.prod((np.minimum(a[1], b[1]) - np.maximum(a[0], b[0])).clip(0))
-    return float(both / (np.prod(a[1] - a[0]) + np.prod(b[1] - b[0]) - both))
 
 
 def _group_looks(detector: FaceDetector, image: np.ndarray, search: str) -> Iterator[Iterator[_Look]]:

@@ -73,6 +73,13 @@ def list_numbers(faces: tuple[Face, ...]) -> list[int]:
     return [index if face.number is None else face.number for index, face in enumerate(faces)]
 
 
+def overlap(one: Face, other: Face) -> float:
+    """Return the intersection over union of two faces' boxes."""
+    a, b = (np.reshape(face.box, (2, 2)) for face in (one, other))
+    both = np.prod((np.minimum(a[1], b[1]) - np.maximum(a[0], b[0])).clip(0))
+    return float(both / (np.prod(a[1] - a[0]) + np.prod(b[1] - b[0]) - both))
+
+
 def share(one: Face, other: Face) -> float:
     """Return how much of the smaller of two faces' boxes the other one covers."""
     a, b = (np.reshape(face.box, (2, 2)) for face in (one, other))

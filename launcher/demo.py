@@ -21,7 +21,7 @@ WORKFLOW = ROOT / "workflows" / "api" / "fact_text_to_image.json"
 REFERENCE = ROOT / "workflows" / "assets" / "astronaut.png"
 OUTPUT = ROOT / "output" / "demo"
 
-STAND_INS = (f"mediapipe: {photographs.DETECTOR}", "opencv: haar cascade")  # the last needs no file
+STAND_INS = (photographs.DETECTOR, "opencv: haar cascade")  # the last needs no file
 WEIGHTS = {"CheckpointLoaderSimple", "LikenessLoadFaceEncoder", "LikenessLoadFaceAdapter"}  # what loads the published
 MODEL_FOLDERS = ("checkpoints", "facechain_fact", "detection")
 LINE_WIDTH = 70  # characters; the progress line is padded, so that a shorter text overwrites a longer one

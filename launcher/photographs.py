@@ -75,7 +75,7 @@ def compare_graph(photos: list[str]) -> Prompt:
 def _detect(photo_key: str, faces_key: str, photo: str) -> Prompt:
     settings = {"choose": "largest", "index": 0, "if_no_face": "error"}
     return {
-        "detector": _node("LoadFaceDetector", detector=f"mediapipe: {DETECTOR}", min_score=0.5, det_size=640),
+        "detector": _node("LoadFaceDetector", detector=DETECTOR, min_score=0.5, det_size=640),
         photo_key: {"class_type": "LoadImage", "inputs": {"image": photo}},
         faces_key: _node("DetectFaces", face_detector=["detector", 0], image=[photo_key, 0], **settings),
     }

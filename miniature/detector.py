@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from ..faces.search import overlap
-from ..faces.types import Face
+from ..faces.types import Face, overlap
 from ..weights.reading import read_state_dict
 from .models.finder import SIZE, Finder, FinderSizes
 

@@ -54,8 +54,8 @@ class BestOf(io.ComfyNode):
                 class_words(optional=True),
             ],
             outputs=[
-                io.Image.Output("best", tooltip="The picture that is best, the first row of the table."),
-                io.Image.Output("table", tooltip="Every picture with its scores, the best on top."),
+                io.Image.Output("best", tooltip="The best picture, which is the first of the table."),
+                io.Image.Output("table", tooltip="Every picture with its scores, the best first."),
             ],
         )
 

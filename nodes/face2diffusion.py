@@ -84,8 +84,8 @@ class FaceToWords(io.ComfyNode):
                 FaceAdapterType.Input("face_adapter", tooltip="The mapping network, from Load Face Adapter."),
                 FaceIdType.Input(
                     "face_id",
-                    tooltip="From Encode Identity with an MSID encoder and mask_background off. Several photos are "
-                    "averaged.",
+                    tooltip="From Encode Identity with an MSID encoder and mask_background auto or off. "
+                    "Several photos are averaged.",
                 ),
                 ExpressionType.Input(
                     "expression",

@@ -17,7 +17,7 @@ UNUSED = {
     "LikenessImportFaces": (Unused("index", "choose", ("left to right",), 0),),
     "LikenessCombineIdentities": (
         Unused("slider", "method", ("interpolate",), 0.5),
-        Unused("min_agreement", "method", ("drop outliers",), 0.3),
+        Unused("min_agreement", "method", ("drop outliers",), 0.5),
     ),
 }
 

@@ -1,11 +1,15 @@
 """Infinite-ID beside what other nodes do to a model: nothing may change that `guests` says may not."""
 
+import comfy.controlnet
 import pytest
 import torch
+from comfy.cldm.cldm import ControlNet
 from likeness.attention_patches.fact import apply_fact
+from likeness.attention_patches.identity_control import apply_identity_control, make_identity_control
 from likeness.attention_patches.infinite_id import apply_infinite_id
 from likeness.attention_patches.ip_adapter import apply_ip_adapter
 from likeness.tests.support import guests, tiny, tiny_ip
+from likeness.tests.support.golden_cases import Case
 
 pytestmark = pytest.mark.slow
 
@@ -143,6 +147,27 @@ def test_whatever_brings_a_face_in_leaves_the_text_stream_stock(bench, faces, la
     for both, plain in zip(predictions, expected, strict=True):
         identity, text = both.split(2)
         assert guests.rel(text, plain) < ROUNDING and guests.rel(identity, plain) > 1e-2
+
+
+@torch.inference_mode()
+def test_instantids_controlnet_leaves_the_text_stream_stock(bench, monkeypatch):
+    case = Case("fact_unet")
+    unet = {k: v for k, v in case.json("unet_config").items() if k not in ("out_channels", "transformer_depth_output")}
+    network = ControlNet(**unet, hint_channels=3, dtype=torch.float32)
+    case.fill(network)
+    control = comfy.controlnet.ControlNet(network, load_device=torch.device("cpu"))
+    prompts, (stock, expected) = [tiny.conditioning(seed) for seed in (3, 4)], tiny.record(bench.model)
+    tiny.sample(stock, batch=2, **SMALL)
+    points = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    identity = make_identity_control(control, torch.cat([prompt[0][0][:, :4] for prompt in prompts]), None)
+    prompts = dict(zip((3, 4), apply_identity_control(prompts, identity, points, 0.3, (0.0, 1.0)), strict=True))
+    monkeypatch.setattr(tiny, "conditioning", prompts.get)
+    mixed, predictions = tiny.record(apply_infinite_id(bench.image(bench.model)))
+    tiny.sample(mixed, batch=2, **SMALL)
+    with_control, changed = tiny.record(bench.model)
+    tiny.sample(with_control, batch=2, **SMALL)
+    for both, plain, other in zip(predictions, expected, changed, strict=True):
+        assert guests.rel(both[2:], plain) < ROUNDING and guests.rel(other, plain) > 1e-2
 
 
 @pytest.mark.parametrize("trajectory", TRAJECTORIES)

@@ -67,3 +67,17 @@ def test_every_row_attends_to_what_the_paper_says(mixing, style, pieces):
                     keys, values = adain_mean(keys, k_t), adain_mean(values, v_t)
                 keys, values = mixed_keys_values(keys, values, k_t, v_t)
             torch.testing.assert_close(found[row : row + 1, run], attend(q[row : row + 1, run], keys, values))
+
+
+def test_half_of_a_call_is_described_as_a_call_of_its_own():
+    streams = Streams("mixed", "none", 1.0, images=2)
+    options = {
+        "original_shape": [8, 4, 16, 16], "activations_shape": [8, 32, 8, 8], "sigmas": torch.ones(4), "n_heads": 2,
+        STREAMS: streams,
+    }  # fmt: skip
+    half, again = streams.describe_half(options), streams.describe_half(options)
+    assert half["original_shape"] == [4, 4, 16, 16] and half["activations_shape"] == [4, 32, 8, 8]
+    assert len(half["sigmas"]) == 2 and half["n_heads"] == 2 and STREAMS not in half
+    assert all(half[name] is again[name] for name in ("original_shape", "sigmas")), "read once for each call"
+    later = streams.describe_half(options | {"sigmas": torch.zeros(4)})
+    assert later["sigmas"].tolist() == [0, 0]

@@ -117,7 +117,7 @@ def test_no_second_look_where_the_first_found_something():
 @pytest.mark.parametrize(
     "label, det_size, message",
     [("opencv: haar cascade", 500, "multiple of 32"), ("opencv: haar cascade", 0, "multiple of 32"),
-     ("telepathy", 640, "is no face detector; choose one of: ")],
+     ("telepathy", 640, "is no face detector; choose one of: .*haar cascade")],
 )  # fmt: skip
 def test_load_refuses_what_it_does_not_know(label, det_size, message):
     with pytest.raises(ValueError, match=message):

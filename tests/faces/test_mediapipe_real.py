@@ -11,9 +11,11 @@ import torch
 from comfy_extras.nodes_mediapipe import FaceLandmarkerModel
 from likeness.faces import detector, mediapipe, search
 from likeness.faces.host_types import export_landmarks
+from likeness.weights import folders
 from PIL import Image
 
-LABEL = f"mediapipe: {mediapipe.LANDMARKER_FILE}"
+folders.register()
+LABEL = mediapipe.LANDMARKER_FILE
 GOLDEN = ("astronaut", "obama", "obama_partial_face")
 
 
@@ -99,9 +101,9 @@ def test_without_the_full_range_it_says_so_and_finds_near_faces(folder, photo):
 def test_the_published_file_goes_first_and_the_full_range_is_no_detector(folder):
     for name in (mediapipe.PUBLISHED_FILE, mediapipe.FULL_RANGE_FILE, "another.safetensors"):
         (folder / name).touch()
-    assert [label for label in detector.available() if label.startswith("mediapipe")] == [
-        f"mediapipe: {mediapipe.PUBLISHED_FILE}", "mediapipe: another.safetensors", LABEL
-    ]  # fmt: skip
+    landmarkers = [mediapipe.PUBLISHED_FILE, "another.safetensors", mediapipe.LANDMARKER_FILE]
+    labels = [label for label in detector.available() if label.endswith(".safetensors")]
+    assert labels == [*landmarkers, *(f"mediapipe: {name}" for name in landmarkers)]
 
 
 @pytest.mark.parametrize(

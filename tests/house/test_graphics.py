@@ -127,3 +127,10 @@ def test_images_come_back_from_pillow_as_they_were():
     image = torch.randint(256, (5, 7, 3), generator=torch.Generator().manual_seed(0)).float() / 255
     assert torch.equal(graphics.to_tensor(graphics.to_pillow(image))[0], image)
     assert graphics.to_pillow(torch.full((2, 3, 4), 7.0)).getcolors() == [(6, (255, 255, 255))]
+
+
+def test_sheets_are_stacked_whole():
+    sheets = [Image.new("RGB", size, colour) for size, colour in (((30, 10), (1, 2, 3)), ((20, 15), (4, 5, 6)))]
+    page = graphics.stack(sheets)
+    assert page.size == (30, 25)
+    assert [page.getpixel(at) for at in ((29, 9), (19, 24), (29, 24))] == [(1, 2, 3), (4, 5, 6), graphics.PAPER]

@@ -1,5 +1,8 @@
 """How the demo fits its graph to the files at hand."""
 
+import subprocess
+import sys
+
 from likeness.launcher import demo
 
 
@@ -30,7 +33,7 @@ def test_a_missing_detector_is_replaced_alone():
     assert prompt == {key: graph()[key] for key in "1234"}
     prompt = graph()
     demo.use_ready_detector(prompt, {"face_landmarker.safetensors"})
-    assert prompt["5"]["inputs"] == {"detector": "mediapipe: face_landmarker.safetensors"}
+    assert prompt["5"]["inputs"] == {"detector": "face_landmarker.safetensors"}
 
 
 def test_adapter_off_changes_nothing_but_the_strength():
@@ -39,3 +42,16 @@ def test_adapter_off_changes_nothing_but_the_strength():
     assert off["4"]["inputs"] == {"strength": 0.0, "model": ["1", 0]}
     assert prompt == graph()
     assert {key: off[key] for key in "123"} == {key: prompt[key] for key in "123"}
+
+
+def test_the_demo_runs_outside_the_host(root):
+    """Its process only talks to a server: what it imports must do without the host's own modules."""
+    script = (
+        "import importlib.util, sys; file, folder = sys.argv[1:]\n"
+        "spec = importlib.util.spec_from_file_location('likeness', file, submodule_search_locations=[folder])\n"
+        "sys.modules['likeness'] = importlib.util.module_from_spec(spec)\n"
+        "from likeness.launcher import demo, real_files, train\n"
+    )
+    command = [sys.executable, "-P", "-c", script, root / "__init__.py", root]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

@@ -150,18 +150,26 @@ def test_the_table_shows_images_best_first_on_gold():
     images = torch.stack([torch.full((20, 30, 3), level) for level in (0.0, 0.5)])
     table = draw_scores(images, [1, 0], {"identity": torch.tensor([0.1, 0.9])}, "identity by msid.pt")
     assert table.shape[0] == 1 and table.shape[3] == 3 and table.min() >= 0 and table.max() <= 1
-    first, second = (table[0, 34 + row * 96 + 44, 8 + 44] for row in (0, 1))
+    cells = table[0, :, :180], table[0, :, 180:]
+    first, second = (cell[92, 84] for cell in cells)
     assert (first - 0.5).abs().max() < 0.01 and second.max() == 0
     gold = (table[0] - torch.tensor([255, 232, 160]) / 255).abs().amax(dim=2) < 0.01
-    assert gold[34 : 34 + 88].float().mean() > 0.3 and gold[34 + 96 :].sum() == 0
+    assert gold[:, :181].float().mean() > 0.2 and gold[:, 181:].sum() == 0
     blue = (table[0] - torch.tensor([111, 168, 220]) / 255).abs().amax(dim=2) < 0.01
-    assert blue[34 : 34 + 92].sum() > 2 * blue[34 + 96 : 34 + 188].sum() > 0, "longer bar, better score"
+    assert blue[:, :180].sum() > 2 * blue[:, 180:].sum() > 0, "longer bar, better score"
+
+
+@pytest.mark.parametrize(("count", "columns"), [(1, 1), (4, 2), (9, 3), (25, 5), (30, 5)])
+def test_the_table_is_a_grid_that_stays_readable_on_a_node(count, columns):
+    """A node is about 440 pixels wide; what is wider is shrunk, and letters with it."""
+    table = draw_scores(torch.rand(count, 96, 96, 3), list(range(count)), {"identity": torch.rand(count)}, "by msid.pt")
+    assert table.shape[2] <= 5 * 176 + 8 and table.shape[1] > (count / columns) * 200
 
 
 def test_the_table_says_where_there_is_no_face():
     images = torch.rand(2, 20, 20, 3)
     with_face, without = (draw_scores(images, [0, 1], {"identity": torch.tensor([0.4, v])}, "") for v in (0.0, NAN))
-    assert torch.equal(with_face[:, :130], without[:, :130]) and not torch.equal(with_face, without)
+    assert torch.equal(with_face[:, :, :181], without[:, :, :181]) and not torch.equal(with_face, without)
 
 
 @torch.inference_mode()

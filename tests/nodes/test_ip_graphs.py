@@ -260,9 +260,8 @@ def test_people_of_different_encoders_are_not_mixed(executor):
 
 def test_a_sampler_that_adds_noise(executor):
     graph = change(workflow("infinite_id_mixing", steps=2), "KSampler", sampler_name="euler_ancestral")
-    message = refusal(executor, graph)
-    assert "euler_ancestral adds new noise at every step" in message and "same latent" in message
-    assert torch.isfinite(sample(executor, change(graph, MIXING, trajectory="same latent"))).all()
+    own, same = (sample(executor, change(graph, MIXING, trajectory=name)) for name in ("own", "same latent"))
+    assert torch.isfinite(own).all() and torch.isfinite(same).all() and not torch.equal(own, same)
 
 
 def test_two_mixings_in_a_row(executor):
