@@ -5,7 +5,6 @@ from pathlib import Path
 
 import comfy.clip_model
 import comfy.ops
-import onnx
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.sd1_clip import SD1ClipModel
@@ -16,7 +15,7 @@ from likeness.miniature import detector as finder
 from likeness.miniature.models import base_model
 from likeness.miniature.models.autoencoder import Autoencoder, AutoencoderSizes
 from likeness.miniature.models.recogniser import Recogniser
-from likeness.tests.support import checkpoints, onnx_packs, tiny_ip
+from likeness.tests.support import checkpoints, tiny_ip
 from likeness.tests.support.facea_identity import drawn_identity
 from safetensors.torch import save_file
 
@@ -75,11 +74,8 @@ def write_faces(folder: Path) -> None:
         metadata = INFINITE_ID_METADATA if "infinite" in name else None
         weights = checkpoints.drawn(each, 1)
         _save(weights, folder / f"{name}.safetensors", tokens=False, metadata=metadata)
-    generator = torch.Generator().manual_seed(4)
-    onnx.save(
-        onnx_packs._constant_head("input.1", 112, torch.randn(512, generator=generator).numpy()),
-        str(folder / "insightface" / "miniature_arcface.onnx"),
-    )
+    # The real one: a recogniser that was not trained is refused.
+    shutil.copy(base_model.WEIGHTS / "insightface" / "miniature_arcface.onnx", folder / "insightface")
 
 
 def unet(in_channels: int = base_model.CHANNELS) -> dict[str, torch.Tensor]:
