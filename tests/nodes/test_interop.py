@@ -11,6 +11,7 @@ import pytest
 import torch
 from likeness.tests.support import mediapipe_file
 from likeness.tests.support.executor import GraphError
+from likeness.tests.support.graphs import ASSETS, example
 from PIL import Image, ImageOps
 
 import nodes
@@ -40,7 +41,7 @@ def preview(source, output=0):
 @pytest.fixture
 def graph(base):
     """The astronaut and the Haar cascade; the rest is the test's."""
-    return {"photo": node("LoadImage", image="astronaut.png"), "detector": HAAR}
+    return {"photo": example("astronaut.png"), "detector": HAAR}
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def mesh_detector(tmp_path, monkeypatch, base, executor):
     for module in [module for name, module in sys.modules.items() if name.endswith("faces.mediapipe")]:
         monkeypatch.setattr(module.MediaPipe, "look_closer", lambda _, image, face: face)
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "detection", ([str(tmp_path)], {".safetensors"}))
-    photo = torch.from_numpy(np.array(Image.open(base / "input" / "astronaut.png").convert("RGB"))).float()[None]
+    photo = torch.from_numpy(np.array(Image.open(ASSETS / "astronaut.png").convert("RGB"))).float()[None]
     states = mediapipe_file.drawn_states(photo / 255)
     # An oval large enough to be seen, in the mesh network's 192 pixels.
     angles = torch.linspace(0, 2 * torch.pi, 478)
@@ -63,7 +64,7 @@ def test_the_hosts_node_draws_our_boxes(executor, graph):
     graph |= {"faces": detect(), "boxes": node("DrawBBoxes", image=["photo", 0], bboxes=["faces", 2])}
     graph["shown"] = preview("boxes")
     outputs = executor.run(graph)
-    (drawing,), (photo, _), (_, _, boxes) = outputs["boxes"], outputs["photo"], outputs["faces"]
+    (drawing,), (photo,), (_, _, boxes) = outputs["boxes"], outputs["photo"], outputs["faces"]
     changed = (drawing - photo).abs().amax(dim=3)[0] > 0.1
     (box,) = boxes[0]
     assert np.allclose([box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]], FACE_BOX, atol=8)
@@ -173,7 +174,7 @@ def test_a_video_with_faceless_frames_in_the_middle(executor, graph, monkeypatch
 
 
 def _astronaut(executor):
-    return executor.run({"photo": node("LoadImage", image="astronaut.png"), "shown": preview("photo")})["photo"][0]
+    return executor.run({"photo": example("astronaut.png"), "shown": preview("photo")})["photo"][0]
 
 
 def _save(photo, kind, **options):
@@ -214,7 +215,7 @@ PHOTOS = {
 def test_photos_of_every_kind(executor, base, name):
     write, count = PHOTOS[name]
     path = base / "input" / f"likeness_{name}"
-    path.write_bytes(write(Image.open(base / "input" / "astronaut.png").convert("RGB")))
+    path.write_bytes(write(Image.open(ASSETS / "astronaut.png").convert("RGB")))
     graph = {"photo": node("LoadImage", image=path.name), "detector": HAAR, "faces": detect(search="quick")}
     graph["shown"] = preview("faces", 1)
     try:
