@@ -148,5 +148,5 @@ def test_photos_of_two_people_are_remarked_upon():
     alike = dataclasses.replace(same, embedding=one.repeat(3, 1))
     assert facea_train.list_doubts(3, alike) == []
     (remark,) = facea_train.list_doubts(3, mixed)
-    assert remark.startswith("1 of 3 photos agree with the others by less than 0.3")
+    assert remark.startswith("1 of 3 photos agree with the others by less than 0.5")
     assert "Only one photo" in facea_train.list_doubts(1, None)[0]
