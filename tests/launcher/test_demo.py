@@ -50,7 +50,7 @@ def test_the_demo_runs_outside_the_host(root):
         "import importlib.util, sys; file, folder = sys.argv[1:]\n"
         "spec = importlib.util.spec_from_file_location('likeness', file, submodule_search_locations=[folder])\n"
         "sys.modules['likeness'] = importlib.util.module_from_spec(spec)\n"
-        "from likeness.launcher import demo, real_files, train\n"
+        "from likeness.launcher import demo, real_files, run, train\n"
     )
     command = [sys.executable, "-P", "-c", script, root / "__init__.py", root]
     run = subprocess.run(command, capture_output=True, text=True)
