@@ -128,9 +128,9 @@ async def run(url: str, prompt: Prompt, changes: Sequence[tuple[str, str]], out:
         status, history = await client.follow(prompt, progress_line("run", prompt, sys.stderr))
         if status != "success":
             raise RunError("The run was stopped on the server before it was done.")
-        outputs = {node: found for node, found in history["outputs"].items() if any(found.values())}
-        for node, found in outputs.items():  # "3.0.0.1" is a node that node 3 unfolded into
-            print(json.dumps(await fetch_result(client, node, prompt[node.split(".")[0]], found, out)), flush=True)
+        outputs = {node: output for node, output in history["outputs"].items() if any(output.values())}
+        for node, output in outputs.items():  # "3.0.0.1" is a node that node 3 unfolded into
+            print(json.dumps(await fetch_result(client, node, prompt[node.split(".")[0]], output, out)), flush=True)
     # A node that another one blocked ends no run: the host calls it a success all the same.
     wanted = [node for node in prompt if shows_media(known[prompt[node]["class_type"]])]
     if missing := [f"{title_of(prompt[node])} (node {node})" for node in wanted if node not in outputs]:
@@ -236,10 +236,10 @@ READERS = {"INT": int, "FLOAT": _read_float, "BOOLEAN": _read_boolean, "STRING":
 NAMES = {"INT": "a whole number", "FLOAT": "a number", "BOOLEAN": "true or false"}
 
 
-async def fetch_result(client: Client, node: str, content: dict, found: dict, out: Path) -> dict:
+async def fetch_result(client: Client, node: str, content: dict, output: dict, out: Path) -> dict:
     """Download a node's files and return what there is to say of it: files as paths here, all else as it came."""
     result = {"node": node, "title": title_of(content), "class": content["class_type"], "files": []}
-    for key, items in found.items():
+    for key, items in output.items():
         for item in items if isinstance(items, list) else [items]:
             if isinstance(item, dict) and {"filename", "subfolder", "type"} <= item.keys():
                 file = await client.fetch(item)
