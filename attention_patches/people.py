@@ -106,7 +106,7 @@ def place_prompts(positive: list, prompts: list, masks: torch.Tensor, common_sha
     shared = {key: value for key, value in positive[0][1].items() if key not in _OF_THE_COMMON_PROMPT}
     rest = 1 - sum(share for _, share in placed)
     common = [_put(text, options, _narrow(options, rest)) for text, options in positive] if rest.any() else []
-    return common + [_put(text, shared | own, share) for prompt, share in placed for text, own in prompt]
+    return common + [_put(text, shared | options, share) for prompt, share in placed for text, options in prompt]
 
 
 def _put(text, options: dict, mask: torch.Tensor) -> list:
