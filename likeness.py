@@ -19,6 +19,7 @@ BENCHMARKS = {
     "sfags": "sfags.py", "encoder": "encoder.py", "startup": "startup.py", "image": "image.py", "mixed": "mixed.py",
     "f2d": "f2d.py", "facea": "facea.py", "miniature": "miniature.py", "code": "code_figures.py", "cuda": "on_cuda.py",
     "intensity": "intensity.py", "recogniser": "recogniser.py", "scores": "scores.py", "fuzz": "fuzz.py",
+    "faces": "faces.py",
     "places": "places.py",
 }  # fmt: skip
 
@@ -75,7 +76,7 @@ def parse(arguments: list) -> argparse.Namespace:
     bench.add_argument(
         "arguments", nargs=argparse.REMAINDER, help="handed on to the benchmark: cuda -h says which it takes"
     )
-    commands.add_parser("_workflows")
+    commands.add_parser("_workflows").add_argument("--cards", action="store_true")
     for command in (demo, host):
         command.add_argument("--port", type=int, help="port on 127.0.0.1 (default: a free one)")
     options, rest = parser.parse_known_args(arguments)
@@ -207,7 +208,7 @@ def bench(options: argparse.Namespace, comfy: Path | None = None) -> int:
 def workflows(options: argparse.Namespace, comfy: Path) -> int:
     from likeness.launcher import workflow_forms
 
-    return workflow_forms.main(comfy)
+    return workflow_forms.main(comfy, options.cards)
 
 
 COMMANDS = {

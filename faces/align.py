@@ -36,6 +36,13 @@ def in_template_order(points: np.ndarray) -> np.ndarray:
     return points if across[0] * down[1] >= across[1] * down[0] else points[[1, 0, 2, 4, 3]]
 
 
+def measure_roll(points: np.ndarray) -> float:
+    """Return by how many degrees the face of five points [5, 2] in template order is turned clockwise: -180..180."""
+    across, down = points[1] - points[0], points[3:].mean(axis=0) - points[:2].mean(axis=0)
+    # Both say it, the mouth's way turned back by a quarter; the longer one, of a face from the front, weighs more.
+    return float(np.degrees(np.arctan2(across[1] - down[0], across[0] + down[1])))
+
+
 def warp(image: torch.Tensor, matrix: np.ndarray, size: int) -> torch.Tensor:
     """Cut the crop that `matrix` [2, 3] (image -> crop) describes out of `image` [H, W, C].
 

@@ -1,8 +1,10 @@
 """Which of the found faces to keep, and what to do with an image that shows none."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -12,15 +14,27 @@ from .frames import fill_from_nearest, number_faces
 from .types import Face, Faces
 
 RULES = ("largest", "most central", "left to right", "all")
-IF_NO_FACE = ("error", "whole picture", "skip", "nearest frame")
+IF_NO_FACE = ("error", "whole picture", "skip", "nearest frame", "leave as it is")
 
 _LOOK_BETTER = "Lower min_score, raise det_size for small faces, choose another detector, use a clearer photo"
 _MOST_NAMED = 8  # images that a message lists before it counts them
+_ROW = 1.0  # a face farther below the last than this many of their heights begins the next row
 
 
 def left_to_right(faces: Sequence[Face]) -> tuple[Face, ...]:
-    """Return the faces ordered by the horizontal centre of their boxes; equal centres keep their order."""
-    return tuple(sorted(faces, key=lambda face: face.box[0] + face.box[2]))
+    """Return the faces in rows, the highest first, each row from left to right by the middles of the boxes.
+
+    People who stand beside each other are in one row; whose faces lie quite below all others' are in the next. So a
+    pixel more or less does not decide between two who are above each other.
+    """
+    rows: list[list[Face]] = []
+    for face in sorted(faces, key=lambda face: face.centre[1]):
+        last = rows[-1][-1] if rows else None
+        if last and face.centre[1] - last.centre[1] <= _ROW * (face.sides[1] + last.sides[1]) / 2:
+            rows[-1].append(face)
+        else:
+            rows.append([face])
+    return tuple(face for row in rows for face in sorted(row, key=lambda face: face.centre[0]))
 
 
 def choose(faces: tuple[Face, ...], rule: str, index: int, image_size: tuple[int, int]) -> tuple[Face, ...]:
@@ -48,7 +62,9 @@ def choose(faces: tuple[Face, ...], rule: str, index: int, image_size: tuple[int
 def follow(
     per_frame: tuple[tuple[Face, ...], ...], rule: str, index: int, image_size: tuple[int, int]
 ) -> tuple[tuple[Face, ...], ...]:
-    """Choose once for all frames of a video and keep that person: `rule` is decided in the first frame with faces.
+    """Choose once for all frames of a video and keep that person.
+
+    `rule` is decided in the first frame with faces that are seen in other frames too, of which one false find is none.
 
     index: the person's number (see `frames.number_faces`) for "left to right". "all" keeps everybody, ordered by
     number. A frame in which the person is not seen has no faces. Raises ValueError where nobody has the number.
@@ -65,7 +81,10 @@ def follow(
             )
         number = index
     else:
-        number = choose(next(filter(None, per_frame)), rule, index, image_size)[0].number
+        sights = Counter(face.number for faces in per_frame for face in faces)
+        lasting = (tuple(face for face in faces if sights[face.number] > 1) for faces in per_frame)
+        first = next(filter(None, chain(lasting, per_frame)))
+        number = choose(first, rule, index, image_size)[0].number
     return tuple(tuple(face for face in faces if face.number == number) for faces in per_frame)
 
 
@@ -74,7 +93,8 @@ def apply_policy(
 ) -> Faces:
     """Choose in every image, and treat images without a face as `if_no_face` (one of IF_NO_FACE) says.
 
-    "whole picture" stands in a face whose crop is the centred square of the image; "skip" drops the image;
+    "whole picture" stands in a face whose crop is the centred square of the image; "skip" drops the image and notes
+    it in `Faces.skipped`; "leave as it is" keeps it, without faces;
     "nearest frame" takes over the faces, score and all, of the nearest image that has them, of two equally near ones
     the earlier's. video: the images are frames in order, and faces are followed through them, see `follow`.
     remedy: what to do about missing faces, for the message. Raises ValueError where "error" meets an image without a
@@ -86,14 +106,28 @@ def apply_policy(
     else:
         choices = _choose_in_each(faces, rule, index, size)
     missing = [i for i, choice in enumerate(choices) if not choice]
-    if missing and (if_no_face == "error" or if_no_face != "whole picture" and len(missing) == len(choices)):
+    if missing and (if_no_face == "error" or if_no_face in ("skip", "nearest frame") and len(missing) == len(choices)):
         raise ValueError(_report_missing(faces, choices, missing, remedy))
     if if_no_face == "skip":
         rest = [i for i in range(len(choices)) if i not in missing]
-        return replace(faces, images=faces.images[torch.tensor(rest)], per_image=tuple(choices[i] for i in rest))
+        per_image = tuple(choices[i] for i in rest)
+        return replace(faces, images=faces.images[torch.tensor(rest)], per_image=per_image, skipped=tuple(missing))
+    if if_no_face == "leave as it is":
+        return replace(faces, per_image=choices)
     if missing and if_no_face == "nearest frame":
         return replace(faces, per_image=fill_from_nearest(choices))
     return replace(faces, per_image=tuple(choice or (whole_image(size),) for choice in choices))
+
+
+def report_faceless(faces: Faces) -> str:
+    """Return in a sentence how many images had no face, and what became of them; nothing where all had some."""
+    missing = len(faces.skipped) or sum(not present for present in faces.per_image)
+    if not missing:
+        return ""
+    total = len(faces.skipped) + len(faces.per_image)
+    verb = "was" if missing == 1 else "were"
+    fate = f"{verb} skipped" if faces.skipped else f"{verb} left as {'it is' if missing == 1 else 'they are'}"
+    return f"{missing} of {total} pictures had no face and {fate}."
 
 
 def whole_image(image_size: tuple[int, int]) -> Face:
@@ -130,5 +164,5 @@ def _report_missing(faces: Faces, choices: tuple[tuple[Face, ...], ...], missing
     return (
         f"{subject} found in picture {where} of {len(faces.per_image)} (searched with "
         f"{faces.tried or 'the chosen detector'}). "
-        f'{remedy}, or set if_no_face to "whole picture", "skip" or "nearest frame".'
+        f'{remedy}, or set if_no_face to "whole picture", "skip", "nearest frame" or "leave as it is".'
     )

@@ -15,6 +15,10 @@ from .types import Faces
 
 _ROWS = 1024  # of pixels that are converted at once
 _HAAR = "haar cascade"
+MEASURED = -1.0  # as min_score: what was found to be right for the detector
+# The lowest scores at which photographs showed their faces and pictures without people none (benchmarks/FACES.md);
+# InsightFace's is its authors' own.
+MEASURED_SCORES = {"mediapipe": 0.6, "opencv": 0.85, _HAAR: 0.3, "insightface": 0.5}
 _REGISTERED: dict[str, Callable[[float], FaceDetector]] = {}  # by label, of other rooms; called with min_score
 
 
@@ -45,19 +49,20 @@ def available() -> list[str]:
     ]
 
 
-def load(label: str, min_score: float, det_size: int) -> FaceDetector:
+def load(label: str, min_score: float = MEASURED, det_size: int = 640) -> FaceDetector:
     """Make the detector of a label from `available`.
 
-    min_score: 0..1, faces below it are dropped. det_size: pixels of the image's longest side at detection, a
-    multiple of 32; MediaPipe and registered detectors have sizes of their own and ignore it. Raises
-    FileNotFoundError where weights are missing, ValueError where a package is missing, a file is not what it should
-    be, or the label or det_size is not valid.
+    min_score: 0..1, faces below it are dropped; below 0 it is the one in `MEASURED_SCORES`. det_size: pixels of the
+    image's longest side at detection, a multiple of 32; MediaPipe and registered detectors have sizes of their own and
+    ignore it. Raises FileNotFoundError where weights are missing, ValueError where a package is missing, a
+    file is not what it should be, or the label or det_size is not valid.
     """
     if det_size < 32 or det_size % 32:
         raise ValueError(f"det_size must be a multiple of 32 (640 is usual, more finds smaller faces), not {det_size}.")
     if label in _REGISTERED:
-        return _REGISTERED[label](min_score)
+        return _REGISTERED[label](0.5 if min_score < 0 else min_score)
     family, name = _split(label)
+    min_score = MEASURED_SCORES[_HAAR if name == _HAAR else family] if min_score < 0 else min_score
     if family == "mediapipe":
         return mediapipe.MediaPipe(name, min_score)
     if family == "insightface":
@@ -97,7 +102,7 @@ def first_detector() -> str:
     """Return the label of the first face detector that is ready; raises ValueError where none is."""
     for label in available():
         try:
-            load(label, 0.5, 640)
+            load(label)
         except (ValueError, OSError):
             continue
         return label
@@ -113,7 +118,8 @@ def detect_faces(detector: FaceDetector, images: torch.Tensor, search: str = "th
     infinite pixels.
     """
     images = as_rgb(images)
-    per_image = tuple(left_to_right(find(detector, image, search, min_size)) for image in as_bytes(images))
+    pixels = (as_bytes(image[None])[0] for image in images)  # one by one: a copy of a whole video is large
+    per_image = tuple(left_to_right(find(detector, image, search, min_size)) for image in pixels)
     return Faces(images, per_image, in_words(detector, search, min_size), *get_mesh(detector))
 
 

@@ -28,7 +28,7 @@ def _draw_face(pen: ImageDraw.ImageDraw, face: Face, number: int, size: tuple[in
     pen.rectangle(face.box, outline=GOLD, width=width)
     for (x, y), colour in zip(face.points.tolist(), _POINTS):
         pen.ellipse((x - width, y - width, x + width, y + width), fill=colour, outline=INK)
-    _draw_label(pen, f"{number}  {face.score:.2f}", face.box, size)
+    _draw_label(pen, f"{number}  {face.score:.2f}{' profile' if face.profile else ''}", face.box, size)
 
 
 def _draw_label(pen: ImageDraw.ImageDraw, text: str, box: tuple[float, ...], size: tuple[int, int]) -> None:

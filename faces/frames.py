@@ -1,5 +1,6 @@
 """Faces across the frames of a video: which face is which person, and what a frame without a face borrows."""
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,16 +11,21 @@ from .types import Face
 # frame that has passed since; uncertainty grows with the root of the time, and not for ever.
 _REACH = 1.0
 _LONGEST_REACH = 3.0
+_JUMP = 0.5  # sides from where it was expected, beyond which a sight may be somebody else's, until the next one tells
 
 
 @dataclass
 class _Track:
-    """Where a person was last seen: centre [2] and mean side of the box in pixels, the frame, the way [2] a frame."""
+    """Where a person was last seen: centre [2] and mean side of the box in pixels, the frame, the way [2] a frame.
+
+    before: the track without that sight, where it was a jump.
+    """
 
     centre: np.ndarray
     side: float
     frame: int
     way: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    before: "_Track | None" = None
 
     def predict(self, frame: int) -> np.ndarray:
         """Return the centre [2] in a later frame: straight ahead, but not farther than a face's side."""
@@ -34,30 +40,67 @@ class _Track:
     def extend(self, face: Face, frame: int) -> "_Track":
         """Return the track with `face` as its last sight, in a later frame."""
         way = (face.centre - self.centre) / (frame - self.frame)
+        before = self if self.distance(face, frame) > _JUMP else None
         # Half of the way so far stays: detectors tremble by a pixel or two from frame to frame.
-        return _Track(face.centre, _mean_side(face), frame, (way + self.way) / 2)
+        return _Track(face.centre, _mean_side(face), frame, (way + self.way) / 2, before)
+
+    def is_nearer_before(self, face: Face, frame: int) -> bool:
+        """Return whether `face` is where the person was expected, had the last sight, which was a jump, not been."""
+        return (
+            self.before is not None
+            and self.before.distance(face, frame) < min(self.distance(face, frame), self.before.reach(frame))
+        )  # fmt: skip
+
+    def reach(self, frame: int) -> float:
+        """Return how far from where it was predicted a face may be to be this person's, in sides."""
+        return min(_REACH * np.sqrt(frame - self.frame), _LONGEST_REACH)
 
 
 def number_faces(per_frame: tuple[tuple[Face, ...], ...]) -> tuple[tuple[Face, ...], ...]:
     """Return every frame's faces with the numbers of the persons they belong to, ordered by these.
 
-    per_frame: for every frame its faces, left to right. The first frame with faces numbers them from 0; a face that is
-    not near to one seen before gets the next number. A person who vanishes keeps the number, and has it again when they
-    come back near to where they were last seen.
+    per_frame: for every frame its faces, left to right. Persons are numbered from 0 in the order in which they appear;
+    a face that is not near to one seen before is somebody new. A person who vanishes keeps the number, and has it again
+    when they come back near to where they were last seen. What is seen in one frame only, as a false find is, takes
+    nobody's number: it has the last ones, and a person is found again where they were before it.
     """
     tracks: list[_Track] = []
-    result = []
+    persons: list[dict[int, int]] = []  # for every frame: index of a face -> index of its track
     for frame, faces in enumerate(per_frame):
         numbers = _recognise(tracks, faces, frame)
+        persons.append(numbers)
         for index, face in enumerate(faces):
-            if index in numbers:
-                tracks[numbers[index]] = tracks[numbers[index]].extend(face, frame)
-            else:
+            if index not in numbers:
                 numbers[index] = len(tracks)
                 tracks.append(_Track(face.centre, _mean_side(face), frame))
-        numbered = [replace(face, number=numbers[index]) for index, face in enumerate(faces)]
-        result.append(tuple(sorted(numbered, key=lambda face: face.number)))
-    return tuple(result)
+                continue
+            person = numbers[index]
+            if tracks[person].is_nearer_before(face, frame):
+                _disown(tracks, persons[tracks[person].frame], person)
+            tracks[person] = tracks[person].extend(face, frame)
+    order = _order(persons)
+    numbered = (
+        [replace(face, number=order[numbers[index]]) for index, face in enumerate(faces)]
+        for faces, numbers in zip(per_frame, persons)
+    )
+    return tuple(tuple(sorted(faces, key=lambda face: face.number)) for faces in numbered)
+
+
+def _disown(tracks: list[_Track], numbers: dict[int, int], person: int) -> None:
+    """Make a track's last sight, with the `numbers` of its frame, a stray one: a track of its own."""
+    last = tracks[person]
+    index = next(index for index, number in numbers.items() if number == person)
+    numbers[index] = len(tracks)
+    tracks.append(replace(last, way=np.zeros(2), before=None))
+    tracks[person] = last.before
+
+
+def _order(persons: list[dict[int, int]]) -> dict[int, int]:
+    """Return each track's number: in the order of appearance, those that are seen in one frame only at the end."""
+    appearances = [numbers[index] for numbers in persons for index in sorted(numbers)]
+    sights = Counter(appearances)
+    tracks = sorted(sights, key=lambda track: (sights[track] == 1, appearances.index(track)))
+    return {track: number for number, track in enumerate(tracks)}
 
 
 def fill_from_nearest(per_image: tuple[tuple[Face, ...], ...]) -> tuple[tuple[Face, ...], ...]:
@@ -70,16 +113,20 @@ def fill_from_nearest(per_image: tuple[tuple[Face, ...], ...]) -> tuple[tuple[Fa
 
 
 def _recognise(tracks: list[_Track], faces: tuple[Face, ...], frame: int) -> dict[int, int]:
-    """Return the person's number for the indices in `faces` that are recognised: best fits first, each person once."""
+    """Return the track for the indices in `faces` that are recognised: best fits first, each person once."""
     fits = [
-        (track.distance(face, frame), number, index)
+        (
+            min(track.distance(face, frame), track.before.distance(face, frame) if track.before else np.inf),
+            number,
+            index,
+        )
         for number, track in enumerate(tracks)
         for index, face in enumerate(faces)
     ]
     numbers: dict[int, int] = {}
     for distance, number, index in sorted(fits):
-        reach = min(_REACH * np.sqrt(frame - tracks[number].frame), _LONGEST_REACH)
-        if distance < reach and index not in numbers and number not in numbers.values():
+        near = distance < tracks[number].reach(frame) or tracks[number].is_nearer_before(faces[index], frame)
+        if near and index not in numbers and number not in numbers.values():
             numbers[index] = number
     return numbers
 

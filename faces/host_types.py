@@ -15,8 +15,8 @@ from .box_forms import to_bounding_boxes
 from .choose import left_to_right
 from .detector import as_bytes, as_rgb, get_mesh
 from .mediapipe import from_host_landmarks
-from .search import FaceDetector, find, in_words, move_face, overlap, tidy
-from .types import Face, Faces
+from .search import FaceDetector, find, in_words, move_face, tidy
+from .types import Face, Faces, overlap
 
 _MESH_POINTS = 478  # the mesh with irises, which the five points need
 _MARGIN = 0.5  # of a box's sides, added on each side before a detector looks into it
@@ -41,11 +41,11 @@ def export_boxes(faces: Faces) -> list[list[dict]]:
 
 
 def export_landmarks(faces: Faces) -> dict:
-    """Return FACE_LANDMARKS with what the host's own node would give for these faces; stand-ins are left out.
+    """Return FACE_LANDMARKS with what the host's own node would give; stand-ins and profiles, without mesh, are out.
 
     Raises ValueError where the faces are not from MediaPipe, the only source of this mesh.
     """
-    stray = [face for _, face in faces.pairs if face.host is None and face.score > 0]
+    stray = [face for _, face in faces.pairs if face.host is None and face.score > 0 and not face.profile]
     if stray or faces.connection_sets is None:
         raise ValueError(
             f"These faces have no MediaPipe mesh (they were found with {faces.tried or 'another detector'}), and "

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from .geometry import PixelBox, box_corners, clip_box, fill_convex
 from .headmask import head_outline
+from .landmarks import complete
 from .parsing import FaceParser
 from .regions import PAIRS, dense, outline
 from .types import Face, Faces
@@ -64,14 +65,16 @@ def face_masks(
 ) -> tuple[torch.Tensor, tuple[str, ...]]:
     """Return one mask per face, image by image, [n, H, W] in 0..1, and for each, in words, what it was made from.
 
-    region: one of REGIONS. With a parser everything comes from parsing, otherwise from landmarks or, in their place,
-    the five points. Without feather the masks hold 0 and 1 only. Raises ValueError for hair without a parser.
+    region: one of REGIONS. With a parser everything comes from parsing, otherwise from landmarks (see
+    `landmarks.complete`) or, in their place, the five points. Without feather the masks hold 0 and 1 only. Raises
+    ValueError for hair without a parser.
     """
     if region == "hair" and parser is None:
         raise ValueError(
             "Hair can only be masked by a face parser: connect Load Face Parser to face_parser, or choose the region "
             '"head", which is estimated without one.'
         )
+    faces = faces if parser else complete(faces)
     height, width = faces.images.shape[1:3]
     masks, sources = [torch.zeros(0, height, width)], []
     for image, face in faces.pairs:

@@ -1,7 +1,8 @@
 """MediaPipe's face landmarker through the host's own torch port: 478 landmarks, no package beyond the host's."""
 
 import math
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 
 import comfy.model_management
 import numpy as np
@@ -12,9 +13,10 @@ from comfy_extras.nodes_mediapipe import FaceLandmarkerModel
 from ..patcher import is_finite
 from ..weights import folders, trial
 from ..weights.reading import build_network, read_state_dict
-from .align import in_template_order
+from .align import in_template_order, measure_roll
+from .close_up import Window
 from .mediapipe_mesh import FaceMesh256
-from .types import Face
+from .types import SAME_FACE, Face, share
 
 PUBLISHED_FILE = "mediapipe_face_fp32.safetensors"
 # What 'weights fetch mediapipe-landmarker' makes; the second is a part of it, and no detector by itself.
@@ -26,6 +28,12 @@ FILES = (PUBLISHED_FILE, LANDMARKER_FILE)
 _FIVE = [468, 473, 1, 61, 291]
 _SIGNATURE = ("detector_short.stem.weight", "mesh.stem.weight", "topology.face_oval", "canonical_vertices")
 _HOST_MESH_SIZE = 192  # pixels; the host's nodes want a mesh in these, whatever it was found in
+_CANDIDATE = 0.5  # score at which a detector's find is worth a close-up: the published setting
+_CLOSE_UP, _WINDOW = 256, 2.0  # pixels a side; in longer sides of the find's box
+_LOWEST = 0.3  # score at which a close-up counts at all
+_APART = 0.16  # eye distances between the points and those of a close-up, in the mean, at most
+_SURE_PROFILE = 0.75  # score of a close-up without a mesh
+_MOUTH_HALF = 0.45  # half a mouth, in eye distances
 _RANGES = {"short": "short range", "full": "full range"}
 
 
@@ -49,33 +57,93 @@ class Find:
 
     host: the face as the host's FACE_LANDMARKS hold it; its "presence" is the logit of a face being there at all.
     keypoints: the detector's own six [6, 2] in pixels of the image: subject's right eye, left eye, nose tip, mouth,
-    right ear, left ear.
+    right ear, left ear. box: the detector's x0, y0, x1, y1.
     """
 
     host: dict
     keypoints: np.ndarray
+    box: np.ndarray
 
 
 class MediaPipe:
-    """The short-range network first; where that finds no face, the full-range one for smaller, farther faces."""
+    """Both detectors, for near and for far faces, and the mesh network, whose verdict counts.
 
-    det_size = None  # its two networks have sizes of their own
+    A find in which the mesh network sees no face is dropped, unless a close-up makes the detector itself very sure, as
+    it is of full profiles, which no mesh fits: then its own keypoints are the five points, and the face is marked.
+    """
+
+    det_size = None  # its networks have sizes of their own
 
     def __init__(self, file_name: str, min_score: float):
         self._model = _load(file_name)
-        ranges = ", then ".join(_RANGES[variant] for variant in self._model.models)
+        ranges = " and ".join(_RANGES[variant] for variant in self._model.models)
         self.name = f"mediapipe: {file_name} ({ranges}, min_score {min_score:g})"
         self.min_score = min_score
         self.connection_sets, self.canonical = self._model.connection_sets, self._model.canonical_data
 
     def detect(self, image: np.ndarray) -> list[Face]:
-        """Return every face in `image` [H, W, 3] uint8 RGB, with the 478 landmarks."""
-        for variant in self._model.models:
-            with trial.name_faults(f"{self.name} cannot look for faces"):
-                finds = look(self._model, variant, image, self.min_score)
-            if finds:
-                return [from_host_landmarks(find.host) for find in finds]
-        return []
+        """Return the faces in `image` [H, W, 3] uint8 RGB with their 478 landmarks, then what may be profiles.
+
+        A profile's score is half the detector's, for a close-up to decide.
+        """
+        finds = self._look(image, min(self.min_score, _CANDIDATE))
+        meshes: list[Face] = []  # what both ranges see is the short one's, which is first
+        for face in (from_host_landmarks(find.host) for find in finds if has_mesh(find)):
+            if all(share(face, other) <= SAME_FACE for other in meshes):
+                meshes.append(face)
+        return meshes + [_read_profile(find) for find in finds if not has_mesh(find)]
+
+    def look_closer(self, image: np.ndarray, face: Face) -> Face | None:
+        """Return a find in `image` as sure as a close-up and its mirror image make it; None under min_score.
+
+        The points stay: a mesh is read upright as it is.
+        """
+        window, roll = Window(image, face, _CLOSE_UP, _WINDOW), measure_roll(face.points)
+        detect = self._detect_profiles if face.profile else self.detect_meshes
+        readings = [window.read(detect, roll, mirrored) for mirrored in (False, True)]
+        if not all(readings):
+            return None
+        apart = max(np.linalg.norm(reading.points - face.points, axis=1).mean() for reading in readings)
+        score = float(np.mean([reading.score for reading in readings]))
+        lowest = max(self.min_score, _SURE_PROFILE) if face.profile else self.min_score
+        same = apart <= _APART * np.hypot(*(face.points[1] - face.points[0])) or face.profile
+        return replace(face, score=score) if same and score >= lowest else None
+
+    def detect_meshes(self, pixels: np.ndarray) -> list[Face]:
+        """Return the faces in a close-up, [H, W, 3] uint8 RGB, in which the mesh network sees one."""
+        return [from_host_landmarks(find.host) for find in self._look(pixels, _LOWEST) if has_mesh(find)]
+
+    def _detect_profiles(self, pixels: np.ndarray) -> list[Face]:
+        return [replace(_read_profile(find), score=find.host["score"]) for find in self._look(pixels, _LOWEST)]
+
+    def _look(self, image: np.ndarray, min_score: float) -> list[Find]:
+        with trial.name_faults(f"{self.name} cannot look for faces"):
+            return [find for variant in self._model.models for find in look(self._model, variant, image, min_score)]
+
+
+def ready_files() -> list[str]:
+    """Return the names of the landmarkers that can be had and are in models/detection, the published one first."""
+    return [name for name in FILES if folders.find("detection", name)]
+
+
+def version(name: str) -> tuple[str, int]:
+    """Return the path of a file in models/detection and when it was changed."""
+    path = folders.path("detection", name)
+    return path, os.stat(path).st_mtime_ns
+
+
+def has_mesh(find: Find) -> bool:
+    """Return whether the mesh network sees a face in a detector's find: a presence of a half, or more."""
+    return find.host["presence"] >= 0
+
+
+def _read_profile(find: Find) -> Face:
+    """Return the face of a detector's own keypoints, half as sure; the mouth's corners lie beside its middle."""
+    right, left, nose, mouth, *_ = find.keypoints
+    across = (left - right) * _MOUTH_HALF
+    points = np.stack([right, left, nose, mouth - across, mouth + across]).astype(np.float32)
+    box = tuple(float(edge) for edge in find.box)
+    return Face(in_template_order(points), box, find.host["score"] / 2, profile=True)
 
 
 def from_host_landmarks(face_dict: dict) -> Face:
@@ -115,7 +183,8 @@ def look(model: FaceLandmarkerModel, variant: str, image: np.ndarray, min_score:
             "presence": float(presences[i]),
             "score": float(detection[16]),
         }
-        finds.append(Find(host, detection[4:16].reshape(6, 2) * np.float32([width, height])))
+        places = detection[:16].reshape(8, 2) * np.float32([width, height])
+        finds.append(Find(host, places[2:], places[:2].ravel()))
     return finds
 
 

@@ -7,9 +7,15 @@ import folder_paths
 import numpy as np
 
 from ..weights import manifest, trial
+from .close_up import read_close_up
 from .types import Face
 
 _NMS_OVERLAP = 0.3  # YuNet's published setting
+_CANDIDATE = 0.5  # score at which YuNet's finds are worth a close-up
+_CLOSE_UP = 160  # pixels a side
+_HAAR_CLOSE_UP = 128
+_HAAR_SWEEPS = (np.arange(-30, 31, 15),)
+_MOST_CANDIDATES = 6  # of one look of the cascade, so that texture does not take minutes
 _SMALLEST_FACE = 32  # pixels at the working size; the cascade was trained at 24, where it also sees faces in texture
 _EYE_REGION = 0.6  # the share of a Haar box, from its top, that holds the eyes
 _EYE_PATCH = 200  # pixels the box is scaled to before looking for eyes, whatever the face's size
@@ -43,23 +49,42 @@ class HaarCascade:
         self._eyes = self._cv2.CascadeClassifier(str(folder / "haarcascade_eye.xml"))
 
     def detect(self, image: np.ndarray) -> list[Face]:
-        """Return every upright frontal face in `image` [H, W, 3] uint8 RGB."""
+        """Return every upright frontal face in `image` [H, W, 3] uint8 RGB, and what may be one, for `look_closer`."""
         smaller, scale = _to_working_size(self._cv2, image, self.det_size)
         grey = self._cv2.cvtColor(smaller, self._cv2.COLOR_RGB2GRAY)
-        boxes, weights = _cascade(self._faces, self._cv2.equalizeHist(grey), 4, _SMALLEST_FACE)
-        scores = [haar_score(weight) for weight in weights]
-        return [self._to_face(grey, box, score, scale) for box, score in zip(boxes, scores) if score >= self.min_score]
+        faces = self._read(grey, scale) + self._read(self._cv2.equalizeHist(grey), scale)
+        return sorted(faces, key=lambda face: -face.score)[:_MOST_CANDIDATES]
+
+    def look_closer(self, image: np.ndarray, face: Face) -> Face | None:
+        """Return a find in `image` as a close-up shows it; None where it is none, or less sure than min_score."""
+
+        def detect(pixels: np.ndarray) -> list[Face]:
+            grey = self._cv2.cvtColor(pixels, self._cv2.COLOR_RGB2GRAY)
+            return self._read(self._cv2.equalizeHist(grey), np.ones(2))
+
+        face = read_close_up(detect, image, face, _HAAR_CLOSE_UP, _HAAR_SWEEPS)
+        return face if face and face.score >= self.min_score else None
+
+    def _read(self, grey: np.ndarray, scale: np.ndarray) -> list[Face]:
+        """Return what the cascade sees in `grey` [h, w], in pixels that are smaller by `scale` (of x and y)."""
+        boxes, weights = _cascade(self._faces, grey, 3, _SMALLEST_FACE)
+        return [self._to_face(grey, box, haar_score(weight), scale) for box, weight in zip(boxes, weights)]
 
     def _to_face(self, grey: np.ndarray, box: np.ndarray, score: float, scale: np.ndarray) -> Face:
-        """Return the face in a box (x, y, width, height) of the working size, laid on its two eyes."""
+        """Return the face in a box (x, y, width, height) of the working size, laid on its two eyes.
+
+        Of a box in which no pair of eyes is seen, the score counts half.
+        """
         corner, width = box[:2], box[2]
-        points = corner + width * lay_on_eyes(self._find_eyes(grey, box))
+        eyes = self._find_eyes(grey, box)
+        points = corner + width * lay_on_eyes(_AVERAGE_EYES if eyes is None else eyes)
         # Boxes and eye centres are measured from the image's edge, pixels from their centres: half a pixel apart.
         edges = np.concatenate([corner, corner + width]) / np.tile(scale, 2) - 0.5
+        score = score / 2 if eyes is None else score
         return Face((points / scale - 0.5).astype(np.float32), tuple(edges.tolist()), score)
 
-    def _find_eyes(self, grey: np.ndarray, box: np.ndarray) -> np.ndarray:
-        """Return the left and right eye [2, 2] in box widths, from the eye cascade where it finds a plausible pair."""
+    def _find_eyes(self, grey: np.ndarray, box: np.ndarray) -> np.ndarray | None:
+        """Return the left and right eye [2, 2] in box widths, None where the eye cascade finds no plausible pair."""
         x, y, width = box[0], box[1], box[2]
         upper = grey[y : y + math.ceil(_EYE_REGION * width), x : x + width]
         patch = self._cv2.resize(upper, (_EYE_PATCH, round(_EYE_REGION * _EYE_PATCH)))
@@ -67,10 +92,10 @@ class HaarCascade:
         centres = (boxes[:, :2] + boxes[:, 2:] / 2) / _EYE_PATCH
         sides = [np.flatnonzero(centres[:, 0] < 0.5), np.flatnonzero(centres[:, 0] >= 0.5)]
         if not all(len(side) for side in sides):
-            return _AVERAGE_EYES
+            return None
         pair = centres[[side[weights[side].argmax()] for side in sides]]
         across, down = pair[1] - pair[0]
-        return pair if 0.3 <= across <= 0.6 and abs(down) <= across / 2 else _AVERAGE_EYES
+        return pair if 0.3 <= across <= 0.6 and abs(down) <= across / 2 else None
 
 
 class YuNet:
@@ -83,12 +108,21 @@ class YuNet:
         self._cv2 = _cv2()
         with trial.name_faults(f"{file_name} in models/detection cannot be used as a YuNet detector"):
             trial.try_out(path, "opencv")
+            least = min(min_score, _CANDIDATE)
             create = self._cv2.FaceDetectorYN.create
-            self._net = create(path, "", (det_size, det_size), min_score, _NMS_OVERLAP)
+            self._net = create(path, "", (det_size, det_size), least, _NMS_OVERLAP)
 
     def detect(self, image: np.ndarray) -> list[Face]:
-        """Return every face in `image` [H, W, 3] uint8 RGB."""
-        smaller, scale = _to_working_size(self._cv2, image, self.det_size)
+        """Return every face in `image` [H, W, 3] uint8 RGB, and what may be one, for `look_closer` to decide."""
+        return self._read(image, self.det_size)
+
+    def look_closer(self, image: np.ndarray, face: Face) -> Face | None:
+        """Return a find in `image` as a close-up shows it; None where it is none, or less sure than min_score."""
+        face = read_close_up(lambda pixels: self._read(pixels, _CLOSE_UP), image, face, _CLOSE_UP)
+        return face if face and face.score >= self.min_score else None
+
+    def _read(self, image: np.ndarray, longest: int) -> list[Face]:
+        smaller, scale = _to_working_size(self._cv2, image, longest)
         self._net.setInputSize(smaller.shape[1::-1])
         with trial.name_faults(f"{self.name} cannot look for faces"):
             rows = self._net.detect(np.ascontiguousarray(smaller[..., ::-1]))[1]  # OpenCV's order is BGR
@@ -157,6 +191,6 @@ def _to_working_size(cv2, image: np.ndarray, longest: int) -> tuple[np.ndarray, 
 def _cascade(cascade, grey: np.ndarray, min_neighbours: int, min_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return boxes [n, 4] (x, y, width, height) and the stage sums [n] of what a cascade finds."""
     boxes, _, weights = cascade.detectMultiScale3(
-        grey, scaleFactor=1.05, minNeighbors=min_neighbours, minSize=(min_size, min_size), outputRejectLevels=True
+        grey, scaleFactor=1.1, minNeighbors=min_neighbours, minSize=(min_size, min_size), outputRejectLevels=True
     )
     return np.reshape(boxes, (-1, 4)).astype(int), np.reshape(weights, -1)

@@ -3,18 +3,22 @@
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Protocol
+from itertools import chain, product
+from typing import NamedTuple, Protocol
 
 import comfy.model_management
 import numpy as np
+from PIL import Image
 
 from .align import in_template_order
-from .types import Face, overlap
+from .types import SAME_FACE, Face, overlap, share
 
 SEARCHES = ("thorough", "quick")
 
 _SIZES = (1 / 2, 3 / 4, 3 / 2, 2)  # of det_size: down for large faces first, then up for small ones
 _SMALLEST, _LARGEST = 64, 2048  # what the node's det_size allows
+_PLAIN = 0.1  # of score, by which another look must be surer than the one at the image as it is
+_NEARER = 2  # times det_size that an image's longer side must have to be looked at from nearer, too
 _NARROW = 16  # parts of an image's longer side, of which one is the border in which a find is confirmed
 
 Move = Callable[[np.ndarray], np.ndarray]  # points [n, 2] to points [n, 2]
@@ -24,7 +28,9 @@ class FaceDetector(Protocol):
     """name: the detector and its settings in words, for messages.
 
     min_score: 0..1, faces below it are not reported. det_size: the size in pixels at which it looks, to be changed on
-    a copy; None for a detector with sizes of its own.
+    a copy; None for a detector with sizes of its own. One that has a method `look_closer(image, face) -> Face | None`
+    is asked about every find, in pixels of the whole image, and its answer counts; others' finds at odd sizes and
+    angles are confirmed in the mirror.
     """
 
     name: str
@@ -35,35 +41,64 @@ class FaceDetector(Protocol):
         """Return the faces in `image` [H, W, 3] uint8 RGB, in pixels of that image, in any order."""
 
 
-def find(detector: FaceDetector, image: np.ndarray, search: str = "thorough", min_size: float = 0) -> list[Face]:
-    """Return the faces of `image` [H, W, 3] uint8 RGB from the first look that shows any, or [] where no look does.
+class _Look(NamedTuple):
+    """A detector, the pixels it looks at, the way back to the image, and whether a find needs to be confirmed."""
 
-    search: one of SEARCHES; "quick" looks at the image as it is and within a black border, "thorough" then at other
-    detection sizes and at the image turned by quarters. min_size: pixels of a box's shorter side below which a face
-    is passed over. Points may lie outside the image, boxes are clipped to it, faces outside it are dropped.
+    detector: FaceDetector
+    pixels: np.ndarray
+    move: Move
+    doubtful: bool
+
+
+def find(detector: FaceDetector, image: np.ndarray, search: str = "thorough", min_size: float = 0) -> list[Face]:
+    """Return the faces of `image` [H, W, 3] uint8 RGB from the first group of looks that shows any, or [].
+
+    search: one of SEARCHES. "quick" looks at the image as it is, then within a black border; "thorough" does both in
+    all four turns by a quarter, where of several finds of one face the best counts, then looks at other detection
+    sizes. min_size: pixels of a box's shorter side below which a face is passed over. Points may lie outside the
+    image, boxes are clipped to it, faces outside it are dropped.
     """
     height, width = image.shape[:2]
-    for look, pixels, back, doubtful in _list_looks(detector, image, search):
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        faces = look.detect(pixels)
-        if doubtful and faces:
-            faces = _confirm(look, pixels, faces)
-        faces = tidy([move_face(face, back) for face in faces], (width, height))
+    factor = max(1, max(image.shape[:2]) // _LARGEST)
+    # Turned and bordered copies of a picture of 48 megapixels would take gigabytes.
+    reduced = image if factor == 1 else np.asarray(Image.fromarray(image).reduce(factor))
+    for group, looks in enumerate(_group_looks(detector, reduced, search)):
+        finds: list[list[Face]] = []
+        nearer = search == "thorough" and group == 0
+        for look in chain(looks, _nearer_looks(detector, reduced, finds) if nearer else ()):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            shown = (move_face(face, look.move) for face in _see(look, finds))
+            finds.append([face for face in shown if np.isfinite(face.points).all() and np.isfinite(face.box).all()])
+        faces = list(chain(*finds))
+        if factor > 1:
+            faces = [move_face(face, lambda points: (points + 0.5) * factor - 0.5) for face in faces]
+        if hasattr(detector, "look_closer"):
+            faces = _look_closer(detector, image, faces, len(finds[0]))
+        faces = tidy(keep_best(faces), (width, height))
         faces = [face for face in faces if min(face.sides) >= min_size]
         if faces:
             return faces
     return []
 
 
+def keep_best(faces: list[Face]) -> list[Face]:
+    """Return the faces without those that overlap a surer one; of equally sure ones the earlier stays."""
+    best: list[Face] = []
+    for face in sorted(faces, key=lambda face: -face.score):
+        if all(share(face, other) <= SAME_FACE for other in best):
+            best.append(face)
+    return best
+
+
 def in_words(detector: FaceDetector, search: str, min_size: float) -> str:
     """Describe how `find` looks at an image in which it finds nothing, for messages."""
-    ways = ["with a black border around the picture"]
+    turned, ways = "", ["with a black border around the picture"]
     if search == "thorough":
+        turned = ", turned by 90, 180 and 270 degrees too"
         sizes = other_sizes(detector.det_size)
         ways += ["at det_size " + _enumerate(sizes)] if sizes else []
-        ways.append("turned by 90, 180 and 270 degrees")
     ignored = f"; faces under {min_size:g} pixels (min_size) do not count" if min_size else ""
-    return f"{detector.name}, then again {_enumerate(ways)}{ignored}"
+    return f"{detector.name}{turned}, then again {_enumerate(ways)}{ignored}"
 
 
 def other_sizes(det_size: int | None) -> list[int]:
@@ -75,9 +110,10 @@ def other_sizes(det_size: int | None) -> list[int]:
 
 
 def turn_back(points: np.ndarray, turns: int, size: tuple[int, int]) -> np.ndarray:
-    """Return where points [n, 2] of np.rot90(image, turns) lie in the image of `size` (width, height); turns 1 to 3."""
+    """Return where points [n, 2] of np.rot90(image, turns) lie in the image of `size` (width, height); turns 0 to 3."""
     (x, y), (width, height) = points.T, size
-    return np.stack([(width - 1 - y, x), (width - 1 - x, height - 1 - y), (y, height - 1 - x)][turns - 1], axis=-1)
+    places = (x, y), (width - 1 - y, x), (width - 1 - x, height - 1 - y), (y, height - 1 - x)
+    return np.stack(places[turns], axis=-1)
 
 
 def move_face(face: Face, move: Move) -> Face:
@@ -102,28 +138,79 @@ def tidy(faces: list[Face], size: tuple[int, int]) -> list[Face]:
     return inside
 
 
-def _list_looks(
-    detector: FaceDetector, image: np.ndarray, search: str
-) -> Iterator[tuple[FaceDetector, np.ndarray, Move, bool]]:
-    """Yield the detector that looks, at which pixels, the way back to the image, and whether a find needs confirming.
+def _group_looks(detector: FaceDetector, image: np.ndarray, search: str) -> Iterator[Iterator[_Look]]:
+    """Yield groups of looks at `image`, each group a better chance than the next.
 
     Detectors overlook faces that fill an image or touch its edge, as in tight portraits: hence the border, of a
     quarter side. At other sizes and turned, a face is unlikely and texture is not, so there a find has to be confirmed.
     """
-    height, width = image.shape[:2]
-    yield detector, image, lambda points: points, False
-    border = max(height, width) // 4
+    border = max(image.shape[:2]) // 4
     bordered = np.pad(image, ((border, border), (border, border), (0, 0)))
-    yield detector, bordered, lambda points: points - border, False
-    if search == "quick":
-        return
-    for det_size in other_sizes(detector.det_size):
+    for pixels, shift in ((image, 0), (bordered, border)):
+        yield _turn_looks(detector, pixels, shift, (0, 1, 2, 3) if search == "thorough" else (0,))
+    for det_size in other_sizes(detector.det_size) if search == "thorough" else ():
         resized = copy.copy(detector)
         resized.det_size = det_size
-        yield resized, image, lambda points: points, True
-    for turns in (1, 2, 3):
-        turned = np.ascontiguousarray(np.rot90(image, turns))
-        yield detector, turned, lambda points, turns=turns: turn_back(points, turns, (width, height)), True
+        yield iter([_Look(resized, image, lambda points: points, True)])
+
+
+def _turn_looks(detector: FaceDetector, pixels: np.ndarray, shift: int, turns: tuple[int, ...]) -> Iterator[_Look]:
+    """Yield looks at `pixels` turned by quarters, whose finds come back to the image that begins at (shift, shift)."""
+    size = pixels.shape[1::-1]
+    for turn in turns:
+        turned = np.ascontiguousarray(np.rot90(pixels, turn))
+        yield _Look(detector, turned, lambda points, turn=turn: turn_back(points, turn, size) - shift, turn > 0)
+
+
+def _nearer_looks(detector: FaceDetector, image: np.ndarray, finds: list[list[Face]]) -> Iterator[_Look]:
+    """Yield looks at a large image for faces that are too small in it, such as those of a group's last row.
+
+    They are made in the turn that showed most of all four in `finds`, and only for detectors that confirm their finds:
+    at twice the size, or, where that is fixed, at overlapping quarters.
+    """
+    longest = max(image.shape[:2])
+    large = longest >= _NEARER * (detector.det_size or _SMALLEST)
+    if not hasattr(detector, "look_closer") or not large:
+        return
+    turn = int(np.argmax([sum(face.score for face in shown) for shown in finds]))
+    turned, size = np.ascontiguousarray(np.rot90(image, turn)), image.shape[1::-1]
+    if detector.det_size:
+        resized = copy.copy(detector)
+        resized.det_size = min(2 * detector.det_size, _LARGEST)
+        yield _Look(resized, turned, lambda points: turn_back(points, turn, size), True)
+        return
+    side = longest // 2
+    starts = [sorted({0, max(length - side, 0) // 2, max(length - side, 0)}) for length in turned.shape[:2]]
+    for top, left in product(*starts):
+        quarter = np.ascontiguousarray(turned[top : top + side, left : left + side])
+        corner = np.float32([left, top])
+        yield _Look(detector, quarter, lambda points, corner=corner: turn_back(points + corner, turn, size), True)
+
+
+def _see(look: _Look, before: list[list[Face]]) -> list[Face]:
+    """Return what a look shows, in its own pixels; a doubtful find that none of the looks before had, if confirmed."""
+    faces = look.detector.detect(look.pixels)
+    if not look.doubtful or hasattr(look.detector, "look_closer"):
+        return faces
+    known = [
+        face for face in faces if any(share(move_face(face, look.move), one) > SAME_FACE for one in chain(*before))
+    ]
+    rest = [face for face in faces if all(face is not one for one in known)]
+    return known + (_confirm(look.detector, look.pixels, rest) if rest else [])
+
+
+def _look_closer(detector: FaceDetector, image: np.ndarray, finds: list[Face], plain: int) -> list[Face]:
+    """Return the finds as close-ups show them; of those that overlap, the best one that a close-up confirms.
+
+    plain: how many of the finds, the first ones, are of the image as it is, and are preferred to others as sure.
+    """
+    ranks = {id(find): find.score + (_PLAIN if index < plain else 0) for index, find in enumerate(finds)}
+    faces: list[Face] = []
+    for find in sorted(finds, key=lambda find: -ranks[id(find)]):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if all(share(find, face) <= SAME_FACE for face in faces):
+            faces += filter(None, [detector.look_closer(image, find)])
+    return faces
 
 
 def _confirm(look: FaceDetector, pixels: np.ndarray, faces: list[Face]) -> list[Face]:

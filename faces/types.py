@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+SAME_FACE = 0.4  # share of the smaller box, above which two finds are of one face
+
 
 @dataclass(frozen=True, eq=False)
 class Face:
@@ -16,6 +18,7 @@ class Face:
     score: the detector's own confidence, 0..1; 0 for a stand-in that no detector found.
     landmarks: [n, 2] dense landmarks, where the detector gives them.
     host: the face as the host's FACE_LANDMARKS hold it, in pixels of this image, where MediaPipe found it.
+    profile: seen so far from the side that MediaPipe's mesh does not fit; the points are its detector's own.
     number: the person's number, from 0, in a video whose faces are followed from frame to frame.
     """
 
@@ -25,6 +28,7 @@ class Face:
     landmarks: np.ndarray | None = None
     host: dict | None = None
     number: int | None = None
+    profile: bool = False
 
     @property
     def sides(self) -> tuple[float, float]:
@@ -48,6 +52,7 @@ class Faces:
     tried: the detector and how it looked, in words; error messages repeat it.
     connection_sets, canonical: the host's mesh topology and reference face, where its networks found the faces: what
         FACE_LANDMARKS need beside `Face.host`.
+    skipped: which images of the batch that was searched, from 0, had no face and were left out here.
     """
 
     images: torch.Tensor
@@ -55,6 +60,7 @@ class Faces:
     tried: str = ""
     connection_sets: dict[str, frozenset] | None = None
     canonical: dict[str, np.ndarray] | None = None
+    skipped: tuple[int, ...] = ()
 
     @property
     def pairs(self) -> list[tuple[torch.Tensor, Face]]:
@@ -72,3 +78,10 @@ def overlap(one: Face, other: Face) -> float:
     a, b = (np.reshape(face.box, (2, 2)) for face in (one, other))
     both = np.prod((np.minimum(a[1], b[1]) - np.maximum(a[0], b[0])).clip(0))
     return float(both / (np.prod(a[1] - a[0]) + np.prod(b[1] - b[0]) - both))
+
+
+def share(one: Face, other: Face) -> float:
+    """Return how much of the smaller of two faces' boxes the other one covers."""
+    a, b = (np.reshape(face.box, (2, 2)) for face in (one, other))
+    both = np.prod((np.minimum(a[1], b[1]) - np.maximum(a[0], b[0])).clip(0))
+    return float(both / max(min(np.prod(a[1] - a[0]), np.prod(b[1] - b[0])), 1e-9))

@@ -71,7 +71,6 @@ async def _make_people(client: Client) -> list[Path]:
         print(f"missing: {', '.join(missing)}\n{IN_MINIATURE}")
         return await miniature_demo.make(client, OUTPUT)
     use_ready_detector(prompt, present)
-    set_inputs(prompt, "LoadImage", image=await client.upload_image(REFERENCE))
     results = {}
     for label, graph in {"adapter off": without_adapter(prompt), "adapter on": prompt}.items():
         begin = time.monotonic()

@@ -76,6 +76,7 @@ def _choose_port(port: int | None) -> int:
 def _arguments(base: Path, port: int) -> list[str | Path]:
     arguments = [
         "--listen", "127.0.0.1", "--port", str(port), "--base-directory", base, "--disable-api-nodes",
+        "--preview-method", "auto",
         # In memory, as two servers that share user/ would lock each other out of a file.
         "--database-url", "sqlite:///:memory:",
     ]  # fmt: skip

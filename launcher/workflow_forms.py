@@ -1,113 +1,96 @@
-"""Make workflows/<name>.json, the form the graph editor opens, and its thumbnail, from workflows/api/<name>.json.
+"""Make workflows/<card>.json, the form the graph editor opens, and subgraphs/<name>.json, from workflows/api/.
 
 The front end itself turns the API form into its own. What the API form has not is added here: positions, sizes and
-groups (workflow_layouts.json), a note (workflows/notes/<name>.md) and where the models are published.
+groups, what is folded into one node, what the app form shows (workflow_layouts.json), notes (workflows/notes/) and
+where the models are published.
 """
 
 import contextlib
-import io
 import json
+import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from ..weights import manifest
-from . import environment, hosting
+from . import blueprints, card_pictures, environment, hosting
+from .workflow_layout import TITLE, WIDTH, WORKFLOWS, Box, arrange, read_layouts
 
-WORKFLOWS = environment.ROOT / "workflows"
+SUBGRAPHS = environment.ROOT / "subgraphs"
+PROJECT = "comfyui-likeness"  # the registry's name of the pack, by which the editor says what to install
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 OFFLINE = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]  # the front end asks its makers for news
-VIEW = {"width": 1600, "height": 900}  # pixels of the browser window
-LARGE_VIEW = {"width": 3200, "height": 1800}
-THUMBNAIL = (400, 225)
-PITCH = 320  # pixels from one column of the grid to the next
-GAP = 60  # pixels between the nodes of a column; a node's title takes 30 of them
-PADDING = (10, 70, 10, 30)  # pixels of a group around its nodes: left, top (two titles), right, bottom
-WIDTH = 280  # pixels of a node without a size in workflow_layouts.json
-MODEL_INPUTS = {
-    "ckpt_name": ("checkpoints",), "lora_name": ("loras",), "control_net_name": ("controlnet",),
-    "encoder_name": ("facechain_fact", "insightface"), "adapter_name": ("facechain_fact",),
-    "clip_name": ("text_encoders", "clip_vision"), "identity_name": ("facea",),
-}  # fmt: skip
+VIEW = {"width": 1600, "height": 1000}  # pixels of the browser window
+NOTE_WIDTHS = {"note 1": 320, "note 2": 320}  # pixels
+NODE_WIDTH = 380  # pixels of a folded node
+FILES = (
+    ".safetensors",
+    ".ckpt",
+    ".pt",
+    ".pth",
+    ".bin",
+    ".onnx",
+)  # what the editor takes for a file that may be missing
+ERROR_FOOT = 24  # pixels that the new node design adds to a node whose file is missing
 SETTINGS = {
     "Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasMenu": False,
     "Comfy.Graph.CanvasInfo": False,
 }  # fmt: skip
 # The editor opens with a graph of its own; one loaded before that would be replaced by it.
 IS_READY = "() => Boolean(window.app?.extensionManager?.workflow?.activeWorkflow && app.graph.nodes.length)"
-# Without "fixed", the seed would change after every run, and with it the picture a slider is to be judged by.
+# Without "fixed", the seed would change after every run, and with it the picture a slider is to be judged by. The
+# height of the new node design, which is known only while it draws, is counted from sockets and widgets.
 TO_EDITOR_FORM = """async prompt => {
     await app.loadApiJson(prompt, '')
-    for (const node of app.graph.nodes)
-        for (const widget of node.widgets ?? [])
-            if (widget.name === 'control_after_generate') widget.value = 'fixed'
-    return JSON.stringify(app.graph.serialize())
+    const graph = app.graph.serialize()
+    for (const saved of graph.nodes) {
+        const node = app.graph.getNodeById(saved.id), widgets = node.widgets ?? []
+        const seed = widgets.findIndex(widget => widget.name === 'control_after_generate')
+        if (seed >= 0) saved.widgets_values[seed] = 'fixed'
+        saved.widget_names = widgets.map(widget => widget.name)
+        const sockets = Math.max(node.inputs.filter(input => !input.widget).length, node.outputs.length)
+        const heights = { customtext: 68, text: 36, string: 36, slider: 33, button: 0 }
+        const height = widget =>
+            widget.name === 'control_after_generate' ? 0 : heights[widget.type] ?? 28
+        const ours = node.type.startsWith('Likeness') ? 24 : 0
+        const renewed = 44 + 20 * sockets + ours + widgets.reduce((sum, widget) => sum + height(widget), 0)
+        saved.room = Math.max(node.computeSize()[1], renewed - 30)
+    }
+    return JSON.stringify(graph)
 }"""
 NOTE = {
-    "type": "MarkdownNote", "title": "Read me first", "pos": [-450, -40], "size": [420, 640], "color": "#432",
-    "bgcolor": "#653", "flags": {}, "order": 0, "mode": 0, "inputs": [], "outputs": [], "properties": {},
+    "type": "MarkdownNote", "color": "#432", "bgcolor": "#653", "flags": {}, "order": 0, "mode": 0, "inputs": [],
+    "outputs": [], "properties": {},
 }  # fmt: skip
-# Of the canvas when a workflow is opened: the note and the first groups, large enough to be read.
-OPENING_VIEW = {"scale": 0.75, "offset": [570, 200]}
+SET = "([name, value]) => app.extensionManager.setting.set(name, value)"
+NOTE_HEIGHTS = """() => app.graph.nodes.map(node => Math.ceil(
+    document.querySelector(`[data-node-id="${node.id}"]`).getBoundingClientRect().height / app.canvas.ds.scale) - 30)"""
+BYPASSED = 4  # the editor's mode of a node that hands its inputs on
 
 
-class Frame(NamedTuple):
-    """A titled group: colour, first column of the grid, top of its nodes in pixels, their ids column by column."""
-
-    title: str
-    colour: str
-    column: int
-    top: int
-    ids: list[list[int]]
-
-
-class Layouts(NamedTuple):
-    """What the API form has not. workflows: the groups of each by its name; sizes: (width, height) of nodes by class.
-
-    sizes holds only what the front end's own height, which suffices for sockets and widgets, is not right for.
-    """
-
-    workflows: dict[str, list[Frame]]
-    sizes: dict[str, tuple[int, int]]
-
-
-def read_layouts() -> Layouts:
-    """Return what workflow_layouts.json holds; there a name stands for groups that several workflows share."""
-    data = json.loads(Path(__file__).with_name("workflow_layouts.json").read_text(encoding="utf-8"))
-    shared = data["parts"] | data["workflows"]
-
-    def expand(entry: str | list) -> list[Frame]:
-        if isinstance(entry, str):
-            return [group for part in shared[entry] for group in expand(part)]
-        title, colour, *rest = entry
-        return [Frame(title, data["colours"][colour], *rest)]
-
-    return Layouts({name: expand(name) for name in data["workflows"]}, data["sizes"])
-
-
-def main(comfy: Path) -> int:
-    """Write the editor form and the thumbnail of every workflow.
+def main(comfy: Path, cards: bool) -> int:
+    """Write the editor form of every workflow and the blueprints; with `cards`, draw their pictures too.
 
     Raises:
         SetupError: there is no Chromium or Chrome, or the host did not start.
     """
     with tempfile.TemporaryDirectory() as folder:
         base, layouts = Path(folder) / "base", read_layouts()
-        _fill_base(base, list(layouts.workflows))
-        with hosting.start(base, comfy) as host:
-            for name, groups in layouts.workflows.items():
-                with editor(host.url) as page:
-                    graph = make(page, name, groups, layouts.sizes)
-                    thumbnail(page, graph).save(WORKFLOWS / f"{name}.jpg", quality=85, optimize=True)
-                file = WORKFLOWS / f"{name}.json"
-                file.write_text(json.dumps(graph, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-                print(file)
+        environment.make_base(base)
+        (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
+        with hosting.start(base, comfy) as host, editor(host.url) as page:
+            measure_notes(page, layouts)
+            for name in layouts["workflows"]:
+                for file, graph in make(page, name, layouts).items():
+                    file.parent.mkdir(exist_ok=True)
+                    file.write_text(json.dumps(graph, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+                    print(file)
+        if cards:
+            card_pictures.main(host.url)
     return 0
 
 
@@ -136,93 +119,115 @@ def editor(url: str) -> Iterator[Page]:
         browser.close()
 
 
-def make(page: Page, name: str, groups: list[Frame], sizes: dict[str, tuple[int, int]]) -> dict:
-    """Return the editor form of workflow `name` with its nodes in `groups`; sizes: as in `Layouts`."""
+def make(page: Page, name: str, layouts: dict) -> dict[Path, dict]:
+    """Return what is written for workflow `name`: its editor form, and the blueprint that it is the first to fold."""
+    layout = layouts["workflows"][name]
     prompt = json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
     graph = json.loads(page.evaluate(TO_EDITOR_FORM, prompt))
-    nodes = {node["id"]: node for node in graph["nodes"]}
-    for node in nodes.values():
-        node["size"] = [*sizes.get(node["type"], (WIDTH, node["size"][1]))]
+    boxes = {node["id"]: _measure(node, layouts["sizes"]) for node in graph["nodes"]}
+    for node in graph["nodes"]:
         _add_models(node)
-    graph["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"comfyui-likeness/{name}"))
-    graph["groups"] = [_arrange(nodes, number, group) for number, group in enumerate(groups, 1)]
-    graph["last_node_id"] += 1
-    graph["nodes"].append({"id": graph["last_node_id"], **NOTE, "widgets_values": [write_note(name, prompt)]})
-    graph["extra"] = {"ds": OPENING_VIEW}
-    return graph
+        if any(isinstance(value, str) and value.endswith(FILES) for value in node.get("widgets_values", [])):
+            boxes[node["id"]] = boxes[node["id"]]._replace(height=boxes[node["id"]].height + ERROR_FOOT)
+        node["mode"] = BYPASSED if node["id"] in layout.get("bypassed", ()) else 0
+    files = {}
+    if fold := layout.get("fold"):
+        blueprint = layouts["blueprints"][fold]
+        nodes = {node["id"]: node for node in graph["nodes"]}
+        positions, frames = arrange(blueprint["columns"], boxes)
+        node = blueprints.fold(graph, fold, blueprint, max(nodes) + 1)
+        _place(nodes, positions)
+        (definition,) = graph["definitions"]["subgraphs"]
+        definition["groups"] = frames
+        right = max(frame["bounding"][0] + frame["bounding"][2] for frame in frames)
+        definition["inputNode"]["bounding"][0], definition["outputNode"]["bounding"][0] = -200, right + 60
+        node["size"] = [blueprint.get("width", NODE_WIDTH), _folded_height(node, blueprint)]
+        boxes["node"] = Box(node["size"][0], node["size"][1] + TITLE, False)
+        if blueprint["file"] and name == next(k for k, v in layouts["workflows"].items() if v.get("fold") == fold):
+            file = SUBGRAPHS / f"{blueprint['file']}.json"
+            files[file] = blueprints.to_blueprint(graph, node, blueprint["description"])
+    for key, note in write_notes(name, prompt, layout).items():
+        graph["last_node_id"] += 1
+        graph["nodes"].append({"id": graph["last_node_id"], **note})
+        boxes[key] = Box(note["size"][0], note["size"][1] + TITLE, False)
+    keys = {"note 1": graph["last_node_id"] - 1, "note 2": graph["last_node_id"], "node": graph["last_node_id"] - 2}
+    positions, graph["groups"] = arrange(layout["columns"], boxes)
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    _place(nodes, {keys.get(key, key): position for key, position in positions.items()})
+    if left := nodes.keys() - {keys.get(key, key) for key in positions}:
+        raise ValueError(f"workflow_layouts.json gives nodes {sorted(left)} of {name} no place.")
+    graph["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{PROJECT}/{name}"))
+    shown = [[keys["note 1"], "text"], *([keys.get(key, key), widget] for key, widget in layout["app"])]
+    app = {"inputs": shown, "outputs": layout.get("outputs", [14])}
+    graph["extra"] = {"linearMode": False, "linearData": app}
+    return {WORKFLOWS / f"{layout['card']}.json": graph, **files}
+
+
+def _measure(node: dict, sizes: dict) -> Box:
+    """Give a node its size, and return the room it needs in either design."""
+    node["size"] = [*sizes.get(node["type"], (WIDTH, node.pop("room")))]
+    node.pop("room", None)
+    is_ours = node["type"].startswith("Likeness")
+    if is_ours:
+        node["properties"] |= {"cnr_id": PROJECT}
+    return Box(node["size"][0], node["size"][1] + TITLE, is_ours)
+
+
+def _folded_height(node: dict, blueprint: dict) -> float:
+    """Return the height of a folded node's body that suffices for either design: a prompt gets four lines."""
+    sockets = max(sum("widget" not in socket for socket in node["inputs"]), len(node["outputs"]))
+    texts = sum(target[0][1] in ("text", "face_prompt") for _, _, *target in blueprint["inputs"])
+    return 44 + 20 * sockets + 30 * (len(node["widgets_values"]) - texts) + 110 * texts
+
+
+def _place(nodes: dict, positions: dict) -> None:
+    for key, position in positions.items():
+        nodes[key]["pos"] = position
+        nodes[key].pop("widget_names", None)
 
 
 def _add_models(node: dict) -> None:
-    """Say where the file a loader names is published, for the editor's list of missing models; not from an archive."""
-    values = node.get("widgets_values", [])
-    entries = filter(None, (manifest.find(value) for value in values if isinstance(value, str)))
-    single = [entry for entry in entries if not entry.source.member]
-    if models := [{"name": entry.file, "url": manifest.url(entry), "directory": entry.folder} for entry in single]:
-        node["properties"]["models"] = models
+    """Say where the file a loader names is published, for the editor's list of missing models.
+
+    Its folder is the host's kind; the file's name has to be the widget's value.
+    """
+    values = [value for value in node.get("widgets_values", []) if isinstance(value, str)]
+    entries = [(value, entry) for value in values if (entry := manifest.find(value)) and entry.folder]
+    if entries:
+        node["properties"]["models"] = [
+            {"name": value, "url": manifest.url(entry), "directory": entry.folder.split("/")[0]}
+            for value, entry in entries
+        ]
 
 
-def _arrange(nodes: dict, number: int, group: Frame) -> dict:
-    """Put the nodes of a group where they belong, and return its frame."""
-    for x, stack in enumerate(group.ids, group.column):
-        y = group.top
-        for node in map(nodes.get, stack):
-            node["pos"] = [x * PITCH, y]
-            y += node["size"][1] + GAP
-    members = [nodes[key] for stack in group.ids for key in stack]
-    corners = [[start + extent for start, extent in zip(node["pos"], node["size"])] for node in members]
-    left, above, right, below = PADDING
-    x, y = group.column * PITCH - left, group.top - above
-    bounding = [
-        x,
-        y,
-        max(corner[0] for corner in corners) + right - x,
-        max(corner[1] for corner in corners) + below - y,
-    ]
-    frame = {"id": number, "title": group.title, "bounding": bounding, "color": group.colour}
-    return frame | {"font_size": 24, "flags": {}}
+def write_notes(name: str, prompt: dict, layout: dict) -> dict[str, dict]:
+    """Return the two notes of a workflow as nodes: what it does and what to change; its files and their licence.
 
-
-def write_note(name: str, prompt: dict) -> str:
-    """Return the note of a workflow: its own text, with the list of the published files that the workflow names."""
+    `{files}` in workflows/notes/<name>.md stands for the list of the published files that the workflow names.
+    """
     text = (WORKFLOWS / "notes" / f"{name}.md").read_text(encoding="utf-8")
     values = [value for node in prompt.values() for value in node["inputs"].values() if isinstance(value, str)]
-    # A detector is named "family: file".
-    files = filter(None, (manifest.find(value.split(": ")[-1]) for value in values))
-    lines = (f"- [{file.file}]({manifest.url(file)}) to `models/{file.folder}` ({file.licence})" for file in files)
-    return text.replace("{files}", "\n".join(lines))
+    files = filter(None, map(manifest.find, values))
+    lines = (f"- [{file.file}]({manifest.url(file)}) in `models/{file.folder}`" for file in files)
+    texts = re.split(r"^---$", text.replace("{files}", "\n".join(dict.fromkeys(lines))), flags=re.MULTILINE)
+    titles = {"note 1": "Read me first", "note 2": "What it needs"}
+    widths = NOTE_WIDTHS | ({"note 2": NODE_WIDTH} if "fold" in layout else {}) | layout.get("widths", {})
+    heights = layout.get("heights", {})
+    return {
+        key: {**NOTE, "title": title, "size": [widths[key], heights.get(key, 100)], "widgets_values": [part.strip()]}
+        for (key, title), part in zip(titles.items(), texts)
+    }
 
 
-def thumbnail(page: Page, graph: dict) -> Image.Image:
-    """Return a small picture of the graph in the editor, without the editor's own controls."""
-    page.set_viewport_size(LARGE_VIEW)  # in a small one, the editor leaves the text out
-    page.evaluate("async graph => { await app.loadGraphData(graph) }", graph)
-    page.evaluate("app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
-    page.evaluate("view => { Object.assign(app.canvas.ds, view); app.canvas.setDirty(true, true) }", _fit_view(graph))
-    page.wait_for_timeout(3000)  # until the pictures in the nodes are there and the view has settled: no event tells
-    screen = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    return screen.resize(THUMBNAIL, Image.Resampling.LANCZOS)
-
-
-def _fit_view(graph: dict) -> dict:
-    """Return scale and offset of the canvas at which the graph fills the large view."""
-    boxes = [group["bounding"] for group in graph["groups"]] + [[*NOTE["pos"], *NOTE["size"]]]
-    lefts, tops, widths, heights = zip(*boxes)
-    left, top = min(lefts), min(tops)
-    size = max(map(sum, zip(lefts, widths))) - left, max(map(sum, zip(tops, heights))) - top
-    view = LARGE_VIEW["width"], LARGE_VIEW["height"]
-    scale = 0.96 * min(view[axis] / size[axis] for axis in (0, 1))
-    return {"scale": scale, "offset": [(view[axis] / scale - size[axis]) / 2 - (left, top)[axis] for axis in (0, 1)]}
-
-
-def _fill_base(base: Path, names: list[str]) -> None:
-    """Make a base directory that lacks nothing the workflows name: empty files do, as nothing is run."""
-    environment.make_base(base)
-    (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
-    shutil.copytree(WORKFLOWS / "assets", base / "input", dirs_exist_ok=True)
-    prompts = [json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8")) for name in names]
-    for node in (node for prompt in prompts for node in prompt.values()):
-        for key in node["inputs"].keys() & MODEL_INPUTS.keys():
-            for folder in MODEL_INPUTS[key]:
-                model = base / "models" / folder / node["inputs"][key]
-                model.parent.mkdir(parents=True, exist_ok=True)
-                model.touch()
+def measure_notes(page: Page, layouts: dict) -> None:
+    """Give every workflow's layout the "heights" of its notes: the new node design draws them as tall as their text."""
+    page.evaluate(SET, ["Comfy.VueNodes.Enabled", True])
+    for name, layout in layouts["workflows"].items():
+        prompt = json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
+        notes = write_notes(name, prompt, layout)
+        nodes = [{"id": i, **note, "pos": [400 * i, 0]} for i, note in enumerate(notes.values(), 1)]
+        page.evaluate("graph => app.loadGraphData(graph)", {"version": 0.4, "nodes": nodes, "links": []})
+        page.wait_for_function("() => document.querySelectorAll('[data-node-id] h1, [data-node-id] h2').length > 1")
+        page.wait_for_timeout(300)  # until the view has settled: no event tells
+        layout["heights"] = dict(zip(notes, page.evaluate(NOTE_HEIGHTS)))
+    page.evaluate(SET, ["Comfy.VueNodes.Enabled", False])

@@ -134,7 +134,7 @@ def infinite_id(workflow: str) -> Callable[[str, str], Prompt]:
 
     def graph(text: str, words: str) -> Prompt:
         prompt = in_miniature(workflow, **names)
-        for left_out in ("15", "16", "17"):  # the crop for CLIP, a look at it, and the loader of CLIP
+        for left_out in ("16", "17"):  # the crop for CLIP, and the loader of CLIP
             del prompt[left_out]
         prompt["10"]["inputs"] |= {"clip_vision": ["1", 3], "image": ["4", 0]}
         return with_prompt(prompt, text.format(who=words))
@@ -187,13 +187,13 @@ def graphs(row: Row, reference: str) -> dict[str, Prompt]:
     made |= {text.format(who=words): row.graph(text, words) for text in row.prompts}
     for graph in made.values():
         for node in graph.values():
-            if node["class_type"] == "LoadImage":
+            if node["class_type"] == "LikenessExamplePicture":
                 node["inputs"]["image"] = reference
     return made
 
 
 def render_reference(folder: Path, number: int) -> Path:
-    """Write an image of a person into `folder`, as LoadImage takes it, and return its path."""
+    """Write an image of a person into `folder`, as a graph takes it, and return its path."""
     path = folder / f"reference_{number}.png"
     save(draw([person(number)], [Scene()], REFERENCE_SIZE).images[0], path)
     return path

@@ -1,11 +1,11 @@
 """Pictures to try the nodes with."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io
+from server import nodes as host_nodes
 
 from .inputs import read_version
 
@@ -50,7 +50,7 @@ class ExamplePicture(io.ComfyNode):
     def execute(cls, image) -> io.NodeOutput:
         if _example(image):
             offer_examples()
-        return io.NodeOutput(sys.modules["nodes"].LoadImage().load_image(image)[0])
+        return io.NodeOutput(host_nodes.LoadImage().load_image(image)[0])
 
 
 def list_examples() -> list[str]:

@@ -1,13 +1,17 @@
 """Finding faces, choosing among them, cutting them out."""
 
+import logging
+
+import torch
 from comfy_api.latest import io, ui
 
 from ..faces import draw
 from ..faces.align import align_faces
-from ..faces.choose import IF_NO_FACE, RULES, apply_policy
-from ..faces.detector import available, detect_faces, find_files, load
+from ..faces.choose import IF_NO_FACE, RULES, apply_policy, report_faceless
+from ..faces.detector import MEASURED, available, detect_faces, find_files, load
 from ..faces.host_types import export_boxes
 from ..faces.search import SEARCHES
+from ..faces.types import Faces
 from .inputs import background, explain_missing, head_mask, mask_background
 from .sockets import FaceDetectorType, FacesType
 
@@ -32,11 +36,13 @@ class LoadFaceDetector(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "min_score",
-                    default=0.5,
-                    min=0.0,
+                    default=MEASURED,
+                    min=MEASURED,
                     max=1.0,
                     step=0.01,
-                    tooltip="Faces the detector is less sure of are ignored. Lower it for small or half-hidden faces.",
+                    tooltip="Faces the detector is less sure of are ignored. -1 takes what was measured to be right "
+                    "for it: MediaPipe 0.6, YuNet 0.85, the Haar cascade 0.3, InsightFace 0.5. Lower it for small or "
+                    "half-hidden faces.",
                 ),
                 io.Int.Input(
                     "det_size",
@@ -75,14 +81,15 @@ def choice_inputs(rule: str) -> list[io.Input]:
             default=0,
             min=0,
             max=99,
-            tooltip="Counts only with 'left to right': 0 is the leftmost face in the picture.",
+            tooltip="Counts only with 'left to right': 0 is the leftmost face, of a group in its first row.",
         ),
         io.Combo.Input(
             "if_no_face",
             options=list(IF_NO_FACE),
             default="error",
             tooltip="A picture without a face: stop with an explanation, take the whole picture for an already "
-            "aligned face, leave the picture out, or borrow the faces of the nearest picture that has some.",
+            "aligned face, leave the picture out, borrow the faces of the nearest picture that has some, or leave it "
+            "as it is, without faces, for nodes that paint faces.",
         ),
     ]
 
@@ -96,6 +103,15 @@ def video() -> io.Boolean.Input:
         tooltip="The batch is the frames of one video: number the faces in the first frame that has some and follow "
         "each person. index is then the person's number, 'largest' and 'most central' are decided once.",
     )
+
+
+def show(faces: Faces, overlay: torch.Tensor, cls: type[io.ComfyNode]) -> dict:
+    """Return what a node shows: the overlay, and how many pictures had no face, which goes to the log too."""
+    preview = ui.PreviewImage(overlay, cls=cls).as_dict()
+    if remark := report_faceless(faces):
+        logging.warning(remark)
+        preview |= ui.PreviewText(remark).as_dict()
+    return preview
 
 
 class DetectFaces(io.ComfyNode):
@@ -120,7 +136,8 @@ class DetectFaces(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="Where nothing is found, both look again with a black border around the picture; thorough "
-                    "then also at other detection sizes and with the picture turned. quick saves time in long videos.",
+                    "looks at the picture turned all four ways, takes the best look of each face, and also tries other "
+                    "detection sizes. quick saves time in long videos.",
                 ),
                 io.Int.Input(
                     "min_size",
@@ -149,7 +166,7 @@ class DetectFaces(io.ComfyNode):
         faces = detect_faces(face_detector, image, search, min_size)
         faces = apply_policy(faces, choose, index, if_no_face, video)
         overlay = draw.overlay(faces)
-        return io.NodeOutput(faces, overlay, export_boxes(faces), ui=ui.PreviewImage(overlay, cls=cls))
+        return io.NodeOutput(faces, overlay, export_boxes(faces), ui=show(faces, overlay, cls))
 
 
 class AlignFace(io.ComfyNode):

@@ -1,10 +1,10 @@
 """Faces from other packs' nodes, and for them."""
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..faces import draw, host_types
 from ..faces.choose import apply_policy
-from .faces import choice_inputs, video
+from .faces import choice_inputs, show, video
 from .inputs import check_mask
 from .sockets import FaceDetectorType, FaceLandmarksType, FacesType
 
@@ -71,7 +71,7 @@ class ImportFaces(io.ComfyNode):
         faces = host_types.import_faces(image, face_landmarks, bboxes, check_mask(mask), face_detector)
         faces = apply_policy(faces, choose, index, if_no_face, video, host_types.LOOK_THERE)
         overlay = draw.overlay(faces)
-        return io.NodeOutput(faces, overlay, ui=ui.PreviewImage(overlay, cls=cls))
+        return io.NodeOutput(faces, overlay, ui=show(faces, overlay, cls))
 
 
 class FacesToLandmarks(io.ComfyNode):

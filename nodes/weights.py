@@ -1,10 +1,10 @@
 """What the graph at hand lacks of its weights."""
 
 import inspect
-import sys
 
 from comfy_api.latest import io, ui
 from server import PromptServer
+from server import nodes as host_nodes
 
 from ..weights import needs
 
@@ -62,7 +62,7 @@ def explain(node: dict) -> str | None:
     A node of ours is asked itself, any other by the names of the published files.
     """
     values = {key: value for key, value in node.get("inputs", {}).items() if isinstance(value, str)}
-    node_class = sys.modules["nodes"].NODE_CLASS_MAPPINGS.get(node.get("class_type"))
+    node_class = host_nodes.NODE_CLASS_MAPPINGS.get(node.get("class_type"))
     if issubclass(node_class or object, io.ComfyNode) and node["class_type"].startswith("Likeness"):
         names = inspect.signature(node_class.validate_inputs).parameters
         answer = (

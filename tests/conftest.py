@@ -74,14 +74,12 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def base() -> Path:
-    """The host's base directory, with the pack linked, the built-in checkpoints and the reference photo in it."""
+    """The host's base directory, with the pack linked and the built-in checkpoints in it, and nothing else."""
     from likeness.launcher import environment
     from likeness.tests.support import checkpoints
 
     environment.make_base(BASE)
     checkpoints.ensure(BASE / "models", COMFY)
-    for picture in (ROOT / "workflows" / "assets").glob("*.png"):
-        shutil.copy(picture, BASE / "input")
     return BASE
 
 

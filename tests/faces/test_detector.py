@@ -92,13 +92,13 @@ def test_mirrored_naming_is_put_in_image_order():
 def test_second_look_has_a_border_and_its_answer_is_moved_back():
     landmarks = np.array([[30, 40], [50, 60]], dtype=np.float32)
     script = Scripted([], [_face(box=(20.0, 20.0, 70.0, 70.0), landmarks=landmarks)])
-    faces = detector.detect_faces(script, torch.ones(1, 64, 100, 3))
+    faces = detector.detect_faces(script, torch.ones(1, 64, 100, 3), "quick")
     assert [shown.shape for shown in script.shown] == [(64, 100, 3), (114, 150, 3)]
     assert script.shown[1][:25].max() == 0 and script.shown[1][25:-25, 25:-25].min() == 255
     face = faces.per_image[0][0]
     assert face.box == (0, 0, 45, 45)
     assert np.array_equal(face.points, POINTS - 25) and np.array_equal(face.landmarks, landmarks - 25)
-    assert faces.tried.startswith("scripted, then again with a black border around the picture and turned by")
+    assert faces.tried.startswith("scripted, then again with a black border around the picture")
 
 
 def test_search_and_min_size_reach_every_image():
@@ -110,7 +110,7 @@ def test_search_and_min_size_reach_every_image():
 
 def test_no_second_look_where_the_first_found_something():
     script = Scripted([_face()])
-    detector.detect_faces(script, torch.zeros(1, 64, 64, 3))
+    detector.detect_faces(script, torch.zeros(1, 64, 64, 3), "quick")
     assert len(script.shown) == 1
 
 

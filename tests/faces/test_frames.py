@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from likeness.faces.align import template
-from likeness.faces.choose import IF_NO_FACE, apply_policy, left_to_right
+from likeness.faces.choose import IF_NO_FACE, apply_policy, left_to_right, report_faceless
 from likeness.faces.frames import fill_from_nearest, number_faces
 from likeness.faces.types import Face, Faces
 
@@ -155,8 +155,13 @@ def test_a_batch_of_32_with_faceless_frames_in_the_middle(thirty_two, rule, if_n
     result = apply_policy(thirty_two, rule, 0, if_no_face, followed)
     if if_no_face == "skip":
         shown = [i for i in range(32) if i not in MIDDLE]
-        assert torch.equal(result.images, thirty_two.images[shown])
+        assert torch.equal(result.images, thirty_two.images[shown]) and result.skipped == tuple(MIDDLE)
         assert [centre(present[0]) for present in result.per_image] == [50 + 8 * i for i in shown]
+        return
+    if if_no_face == "leave as it is":
+        assert torch.equal(result.images, thirty_two.images)
+        assert [len(present) for present in result.per_image] == [i not in MIDDLE for i in range(32)]
+        assert report_faceless(result) == "8 of 32 pictures had no face and were left as they are."
         return
     assert torch.equal(result.images, thirty_two.images) and [len(present) for present in result.per_image] == [1] * 32
     if if_no_face == "whole picture":
@@ -187,3 +192,47 @@ def test_a_frame_in_which_only_another_is_seen_lacks_the_one_followed():
 def test_many_faceless_images_are_not_all_listed():
     with pytest.raises(ValueError, match="picture 2, 3, 4, 5, 6, 7, 8, 9 and more of 40"):
         apply_policy(video((face(60),), *[()] * 39), "largest", 0, "error")
+
+
+def test_what_became_of_images_without_a_face_in_a_sentence():
+    three = video((face(60),), (), (face(62),))
+    assert report_faceless(apply_policy(three, "largest", 0, "skip")) == "1 of 3 pictures had no face and was skipped."
+    left = apply_policy(three, "largest", 0, "leave as it is")
+    assert report_faceless(left) == "1 of 3 pictures had no face and was left as it is." and len(left.per_image) == 3
+    assert report_faceless(apply_policy(three, "largest", 0, "nearest frame")) == ""
+    assert apply_policy(video((), ()), "largest", 0, "leave as it is").per_image == ((), ())
+
+
+def _numbers(frames):
+    return [{round(centre(one)): one.number for one in present} for present in number_faces(tuple(frames))]
+
+
+def test_a_false_find_in_the_first_frame_has_the_last_number():
+    walk = [(face(40, side=90), face(150), face(250)), *[(face(150 + i), face(250 + i)) for i in range(1, 6)]]
+    assert _numbers(walk) == [{40: 2, 150: 0, 250: 1}, *[{150 + i: 0, 250 + i: 1} for i in range(1, 6)]]
+    for rule in ("largest", "most central"):
+        result = apply_policy(video(*walk), rule, 0, "leave as it is", video=True)
+        assert all(round(centre(one)) != 40 for present in result.per_image for one in present)
+
+
+@pytest.mark.parametrize("gap", [1, 4])
+def test_a_false_find_near_a_hidden_person_does_not_take_the_number_for_good(gap):
+    """The person stands at 100, is hidden for `gap` frames, something else is seen in the last of these."""
+    stray = face(100 + 0.9 * 40 * np.sqrt(gap), 60)
+    walk = [(face(100),)] * 5 + [()] * (gap - 1) + [(stray,)] + [(face(100),)] * 5
+    numbers = _numbers(walk)
+    assert [frame.get(100) for frame in numbers if 100 in frame] == [0] * 10
+    assert gap == 1 or numbers[-6] == {round(centre(stray)): 1}
+
+
+@pytest.mark.parametrize("jitter", [-2, 0, 2])
+def test_people_above_each_other_are_numbered_in_rows_whatever_the_jitter(jitter):
+    top, below = (face(100, 40), face(200, 44), face(300, 38)), (face(100 + jitter, 130), face(201 - jitter, 126))
+    for order in ((*top, *below), (*below, *top[::-1])):
+        assert left_to_right(order) == (*top, *below)
+
+
+def test_people_beside_each_other_are_one_row_however_tall():
+    tall, small = face(200, 40), face(100, 40 + 39)
+    assert left_to_right((tall, small)) == (small, tall)
+    assert left_to_right((face(100, 40 + 41), tall))[0] is tall

@@ -14,6 +14,7 @@ from likeness.faces.headmask import (
 )
 from likeness.faces.types import Face, Faces
 from likeness.tests.support.executor import GraphError
+from likeness.tests.support.graphs import example
 from PIL import Image
 from scipy import ndimage
 
@@ -157,7 +158,7 @@ def test_head_of_no_labels_is_empty_and_of_few_keeps_its_kernel():
 def graph():
     """From the reference photo to a mask and to an identity that wants one."""
     return {
-        "photo": {"class_type": "LoadImage", "inputs": {"image": "astronaut.png"}},
+        "photo": example("astronaut.png"),
         "detector": {
             "class_type": "LikenessLoadFaceDetector",
             "inputs": {"detector": "opencv: haar cascade", "min_score": 0.5, "det_size": 640},

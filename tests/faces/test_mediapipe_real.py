@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from comfy_extras.nodes_mediapipe import FaceLandmarkerModel
-from likeness.faces import detector, mediapipe
+from likeness.faces import detector, mediapipe, search
 from likeness.faces.host_types import export_landmarks
 from likeness.weights import folders
 from PIL import Image
@@ -41,7 +41,7 @@ def distances(points, expected):
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_landmarks_of_photographs_are_those_of_mediapipes_library(loaded, photo, golden, name):
-    (face,) = loaded.detect(photo(name))
+    (face,) = search.find(loaded, photo(name))
     off = distances(face.landmarks, golden[name]["landmarks"])
     assert off.mean() < 0.2 and off.max() < 1.0, "pixels, of faces with 43 to 106 between the eyes"
     assert {tuple(point) for point in face.points} == {tuple(point) for point in face.landmarks[mediapipe._FIVE]}
@@ -95,7 +95,7 @@ def folder(real_weights, tmp_path, monkeypatch):
 def test_without_the_full_range_it_says_so_and_finds_near_faces(folder, photo):
     alone = detector.load(LABEL, 0.5, 640)
     assert "(short range, min_score 0.5)" in alone.name
-    assert len(alone.detect(photo("astronaut"))) == 1
+    assert len(search.find(alone, photo("astronaut"))) == 1
 
 
 def test_the_published_file_goes_first_and_the_full_range_is_no_detector(folder):

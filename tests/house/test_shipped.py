@@ -72,7 +72,9 @@ def test_tests_benchmarks_recipes_and_report_images_stay_out(list_shipped):
 
 
 def test_what_the_nodes_and_the_editor_read_is_there(list_shipped):
-    tracked = git("ls-files", "-z", "web", "workflows", "miniature/weights", "weights_manifest.json", "LICENSE")
+    tracked = git(
+        "ls-files", "-z", "web", "workflows", "subgraphs", "miniature/weights", "weights_manifest.json", "LICENSE"
+    )
     assert {name for name in tracked if name} <= set(list_shipped)
 
 

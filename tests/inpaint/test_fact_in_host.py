@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from likeness.tests.support.executor import GraphError
-from likeness.tests.support.graphs import only, workflow
+from likeness.tests.support.graphs import ASSETS, only, workflow
 from PIL import Image
 
 NAMES = ["fact_inpaint", "fact_inpaint_one_of_three"]
@@ -15,7 +15,8 @@ TEMPLATES = {"fact_inpaint": "portrait.png", "fact_inpaint_one_of_three": "three
 
 def template(base, graph) -> torch.Tensor:
     name = graph["11"]["inputs"]["image"]
-    return torch.from_numpy(np.asarray(Image.open(base / "input" / name).convert("RGB")).astype(np.float32) / 255)
+    file = ASSETS / name.removeprefix("examples/").removesuffix(" [temp]")
+    return torch.from_numpy(np.asarray(Image.open(file).convert("RGB")).astype(np.float32) / 255)
 
 
 def node(graph, class_type) -> dict:
@@ -151,7 +152,7 @@ def paint_mask(graph, width, height, value):
             "face_mask is 512 x 512 pixels, the picture .* is 448 x 512",
         ),
         (
-            lambda graph: graph["25"]["inputs"].update(image="pose.png"),
+            lambda graph: graph["25"]["inputs"].update(image="examples/pose.png [temp]"),
             "control_image is 512 x 512 pixels, the picture",
         ),
         (lambda graph: graph["15"]["inputs"].update(min_size=4000), "No face was found"),

@@ -50,7 +50,7 @@ def test_a_rows_graphs_hang_together(executor, row):
             assert node["inputs"].keys() <= {name for part in ("required", "optional") for name in known.get(part, {})}
             for source, slot in (value for value in node["inputs"].values() if isinstance(value, list)):
                 assert slot < len(nodes.NODE_CLASS_MAPPINGS[graph[source]["class_type"]].RETURN_TYPES)
-            if node["class_type"] == "LoadImage":
+            if node["class_type"] == "LikenessExamplePicture":
                 assert node["inputs"]["image"] == "somebody.png"
 
 

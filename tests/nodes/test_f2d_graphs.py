@@ -118,7 +118,7 @@ def time_range(source, start, end):
 def photo_batch(graph):
     """Instead of sampled pictures: noise, the reference photo, its mirror image."""
     graph["19"]["inputs"]["images"] = ["42", 0]
-    photo = [only(graph, "LoadImage"), 0]
+    photo = [only(graph, "LikenessExamplePicture"), 0]
     graph |= {
         "40": {"class_type": "ImageBatch", "inputs": {"image1": ["43", 0], "image2": photo}},
         "41": {"class_type": "ImageFlip", "inputs": {"image": photo, "flip_method": "y-axis: horizontally"}},
@@ -126,7 +126,7 @@ def photo_batch(graph):
         "43": {"class_type": "EmptyImage", "inputs": {"width": 512, "height": 512, "batch_size": 1, "color": 8000000}},
         "20": {"class_type": "PreviewImage", "inputs": {"images": ["19", 1]}},
     }
-    sampling = ("2", "3", "9", "10", "11", "12", "13", "14", "15")
+    sampling = ("2", "3", "9", "10", "11", "12", "13", "14")
     return {key: node for key, node in graph.items() if key not in sampling}
 
 
@@ -134,7 +134,7 @@ def test_best_of_passes_on_the_person(executor):
     graph = photo_batch(workflow("f2d_best_of"))
     outputs = executor.run(graph)
     best, table = outputs["19"]
-    (photo, *_), (batch,) = outputs[only(graph, "LoadImage")], outputs["42"]
+    (photo, *_), (batch,) = outputs[only(graph, "LikenessExamplePicture")], outputs["42"]
     assert torch.equal(best, photo) and batch.shape[0] == 3
     assert table.shape[0] == 1 and table.shape[1] > 3 * 88
     shown = [data["output"] for event, data in executor.events if event == "executed" and data["node"] == "19"]

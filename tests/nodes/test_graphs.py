@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from likeness.tests.support.executor import GraphError
-from likeness.tests.support.graphs import only, workflow
+from likeness.tests.support.graphs import ASSETS, only, workflow
 from PIL import Image
 
 import nodes
@@ -378,15 +378,16 @@ def photo(base):
     return write
 
 
-def astronaut(base) -> np.ndarray:
-    return np.asarray(Image.open(base / "input" / "astronaut.png").convert("RGB"))
+def astronaut() -> np.ndarray:
+    return np.asarray(Image.open(ASSETS / "astronaut.png").convert("RGB"))
 
 
 def run_with_photo(executor, name, **detect):
     """From the photo to the identity, without the sampler."""
     graph = workflow("fact_text_to_image")
-    graph = {key: graph[key] for key in ("4", "5", "6", "7", "8", "15", "16")}
-    graph[only(graph, "LoadImage")]["inputs"]["image"] = name
+    graph = {key: graph[key] for key in ("4", "5", "6", "7", "8")}
+    graph["16"] = {"class_type": "PreviewImage", "inputs": {"images": ["8", 1]}}
+    graph[only(graph, "LikenessExamplePicture")]["inputs"]["image"] = name
     graph[only(graph, "LikenessDetectFaces")]["inputs"].update(detect)
     return graph, executor.run(graph)
 
@@ -406,7 +407,7 @@ def test_no_face_is_one_clear_sentence_and_the_next_graph_runs(executor, photo):
 
 
 def test_two_faces_largest_index_and_too_large_an_index(executor, base, photo):
-    person = astronaut(base)
+    person = astronaut()
     small = np.asarray(Image.fromarray(person).resize((320, 320)))
     canvas = np.zeros((512, 832, 3))
     canvas[:320, :320], canvas[:, 320:] = small, person
@@ -424,7 +425,7 @@ def test_two_faces_largest_index_and_too_large_an_index(executor, base, photo):
 
 @pytest.mark.parametrize("shape", ["grey", "rgba"])
 def test_grey_and_rgba_photos(executor, base, photo, shape):
-    person = astronaut(base)
+    person = astronaut()
     if shape == "grey":
         name = photo(person.mean(axis=2))
     else:
@@ -434,7 +435,7 @@ def test_grey_and_rgba_photos(executor, base, photo, shape):
 
 
 def test_a_face_cut_by_the_border(executor, base, photo):
-    graph, outputs = run_with_photo(executor, photo(astronaut(base)[60:, 180:]), if_no_face="whole picture")
+    graph, outputs = run_with_photo(executor, photo(astronaut()[60:, 180:]), if_no_face="whole picture")
     assert torch.isfinite(features(graph, outputs)).all()
 
 
@@ -474,7 +475,7 @@ def test_tiny_photos(executor, photo, side):
             marks=pytest.mark.slow,
         ),
         ("LikenessLoadFaceDetector", "detector", "mediapipe: mediapipe_face_fp32.safetensors", "is missing"),
-        ("LikenessLoadFaceDetector", "detector", "insightface: buffalo_l", "LikenessLoadFaceDetector: .*buffalo_l"),
+        ("LikenessLoadFaceDetector", "detector", "insightface: buffalo_l", "buffalo_l.zip.*is missing"),
     ],
 )
 def test_wrong_or_missing_weights(executor, node, key, value, message):

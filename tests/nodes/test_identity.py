@@ -206,7 +206,7 @@ def test_saving_and_loading_show_whose_face_it_is_and_where(executor, folder):
     outputs = executor.run({"load": load("ada.safetensors"), "save": save(["load", 0])})
     shown = {data["node"]: data["output"] for event, data in executor.events if event == "executed"}
     assert all(len(output["images"]) == 2 for output in shown.values())
-    assert shown["load"]["text"] == (outputs["load"][2],)
+    assert [*shown["load"]["text"]] == [outputs["load"][2]]
     ((saved,),), file = (shown["save"]["files"],), Path(outputs["save"][1])
     assert (saved["filename"], saved["type"]) == (file.name, "output") and saved["subfolder"].startswith("face_id")
     assert file.name in shown["save"]["text"][0]

@@ -1,6 +1,7 @@
 """Between our face nodes and the host's own, and photos of every kind, in the host's executor."""
 
 import io
+import sys
 from typing import NamedTuple
 
 import comfy_api.latest
@@ -10,6 +11,7 @@ import pytest
 import torch
 from likeness.tests.support import mediapipe_file
 from likeness.tests.support.executor import GraphError
+from likeness.tests.support.graphs import ASSETS, example
 from PIL import Image, ImageOps
 
 import nodes
@@ -39,20 +41,22 @@ def preview(source, output=0):
 @pytest.fixture
 def graph(base):
     """The astronaut and the Haar cascade; the rest is the test's."""
-    return {"photo": node("LoadImage", image="astronaut.png"), "detector": HAAR}
+    return {"photo": example("astronaut.png"), "detector": HAAR}
 
 
 @pytest.fixture
-def mesh_detector(tmp_path, monkeypatch, base):
-    """A MediaPipe file with drawn weights to which one place of the astronaut is a face."""
+def mesh_detector(tmp_path, monkeypatch, base, executor):
+    """A MediaPipe file with drawn weights to which one place of the astronaut is a face, in this very picture only."""
+    for module in [module for name, module in sys.modules.items() if name.endswith("faces.mediapipe")]:
+        monkeypatch.setattr(module.MediaPipe, "look_closer", lambda _, image, face: face)
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "detection", ([str(tmp_path)], {".safetensors"}))
-    photo = torch.from_numpy(np.array(Image.open(base / "input" / "astronaut.png").convert("RGB"))).float()[None]
+    photo = torch.from_numpy(np.array(Image.open(ASSETS / "astronaut.png").convert("RGB"))).float()[None]
     states = mediapipe_file.drawn_states(photo / 255)
     # An oval large enough to be seen, in the mesh network's 192 pixels.
     angles = torch.linspace(0, 2 * torch.pi, 478)
     mesh = torch.stack([96 + 50 * angles.cos(), 96 + 60 * angles.sin(), torch.zeros(478)], dim=1)
     mesh[mediapipe_file.FIVE, :2] = torch.tensor([[75.0, 80], [117, 80], [96, 100], [80, 125], [112, 125]])
-    mediapipe_file.write(tmp_path / mediapipe_file.FILE, states, mesh=mesh)
+    mediapipe_file.write(tmp_path / mediapipe_file.FILE, states, ("full",), mesh)
     return node("LikenessLoadFaceDetector", detector=f"mediapipe: {mediapipe_file.FILE}", min_score=0.5, det_size=640)
 
 
@@ -60,10 +64,10 @@ def test_the_hosts_node_draws_our_boxes(executor, graph):
     graph |= {"faces": detect(), "boxes": node("DrawBBoxes", image=["photo", 0], bboxes=["faces", 2])}
     graph["shown"] = preview("boxes")
     outputs = executor.run(graph)
-    (drawing,), (photo, _), (_, _, boxes) = outputs["boxes"], outputs["photo"], outputs["faces"]
+    (drawing,), (photo,), (_, _, boxes) = outputs["boxes"], outputs["photo"], outputs["faces"]
     changed = (drawing - photo).abs().amax(dim=3)[0] > 0.1
     (box,) = boxes[0]
-    assert np.allclose([box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]], FACE_BOX, atol=6)
+    assert np.allclose([box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]], FACE_BOX, atol=8)
     x, y, right = round(box["x"]), round(box["y"]), round(box["x"] + box["width"])
     assert changed[y + 40, x - 3 : x + 4].any() and changed[y + 40, right - 3 : right + 4].any()
     assert not changed[y + 10 : y + 80, x + 10 : right - 10].any() and not changed[:, : x - 5].any()
@@ -72,7 +76,7 @@ def test_the_hosts_node_draws_our_boxes(executor, graph):
 def test_the_hosts_nodes_draw_our_landmarks_and_ours_read_the_hosts(executor, graph, mesh_detector):
     graph |= {
         "detector": mesh_detector,
-        "faces": detect(),
+        "faces": detect(search="quick"),
         "landmarks": node("LikenessFacesToLandmarks", faces=["faces", 0]),
         "mesh": node("MediaPipeFaceMeshVisualize", face_landmarks=["landmarks", 0], image=["photo", 0],
                      connections="all", color="#00ff00", thickness=1, point_size=2),
@@ -114,7 +118,7 @@ def test_a_box_made_by_hand_with_and_without_a_detector(executor, graph):
     outputs = executor.run(graph)
     (guessed,), (searched,) = (outputs[name][0].per_image[0] for name in ("guessed", "searched"))
     assert guessed.box == (160, 50, 290, 180)
-    assert np.allclose(searched.box, FACE_BOX, atol=6) and 0.5 < searched.score < 1
+    assert np.allclose(searched.box, FACE_BOX, atol=8) and 0.5 < searched.score < 1
     off = change(graph, box=node("PrimitiveBoundingBox", x=300, y=60, width=60, height=60))
     del off["guessed"], off["shown"]
     with pytest.raises(
@@ -136,7 +140,7 @@ def test_a_mask_from_another_node(executor, graph):
         "shown": preview("faces", 1),
     }
     (face,) = executor.run(graph)["faces"][0].per_image[0]
-    assert np.allclose(face.box, FACE_BOX, atol=6)
+    assert np.allclose(face.box, FACE_BOX, atol=8)
     with pytest.raises(GraphError, match="LikenessImportFaces: The mask has 1 pictures of 110 x 110"):
         executor.run(change(graph, faces=import_faces(mask=["patch", 0])))
     with pytest.raises(GraphError, match="LikenessImportFaces: The mask is empty"):
@@ -170,7 +174,7 @@ def test_a_video_with_faceless_frames_in_the_middle(executor, graph, monkeypatch
 
 
 def _astronaut(executor):
-    return executor.run({"photo": node("LoadImage", image="astronaut.png"), "shown": preview("photo")})["photo"][0]
+    return executor.run({"photo": example("astronaut.png"), "shown": preview("photo")})["photo"][0]
 
 
 def _save(photo, kind, **options):
@@ -211,7 +215,7 @@ PHOTOS = {
 def test_photos_of_every_kind(executor, base, name):
     write, count = PHOTOS[name]
     path = base / "input" / f"likeness_{name}"
-    path.write_bytes(write(Image.open(base / "input" / "astronaut.png").convert("RGB")))
+    path.write_bytes(write(Image.open(ASSETS / "astronaut.png").convert("RGB")))
     graph = {"photo": node("LoadImage", image=path.name), "detector": HAAR, "faces": detect(search="quick")}
     graph["shown"] = preview("faces", 1)
     try:

@@ -11,7 +11,7 @@ import torch
 from likeness.tests.support import onnx_packs, tiny_ip
 from likeness.tests.support.executor import GraphError
 from likeness.tests.support.golden_recipe import state_dict
-from likeness.tests.support.graphs import only, workflow
+from likeness.tests.support.graphs import ASSETS, only, workflow
 from PIL import Image
 
 import nodes
@@ -136,7 +136,7 @@ def test_both_parts_of_infinite_id_in_either_order(executor):
 
 def test_the_slider_goes_from_one_person_to_the_other(executor, base):
     graph = workflow("infinite_id_mixing", steps=1)
-    portrait = np.asarray(Image.open(base / "input" / "portrait.png").convert("RGB"))
+    portrait = np.asarray(Image.open(ASSETS / "portrait.png").convert("RGB"))
     Image.fromarray(portrait[..., ::-1]).save(base / "input" / "likeness_second.png")
     graph["16"]["inputs"]["image"] = "likeness_second.png"
     combine = only(graph, "LikenessCombineIdentities")
@@ -206,7 +206,7 @@ def test_what_faceid_plusv2_lacks(executor, plusv2, node, inputs, message):
 
 def test_no_face_in_the_photo(executor, base, graph):
     Image.new("RGB", (96, 96), "grey").save(base / "input" / "likeness_grey.png")
-    message = refusal(executor, change(graph, "LoadImage", image="likeness_grey.png"))
+    message = refusal(executor, change(graph, "LikenessExamplePicture", image="likeness_grey.png"))
     assert "No face was found in picture 1 of 1" in message
 
 

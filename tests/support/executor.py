@@ -32,13 +32,18 @@ class Executor:
             cache_args={"lru": 0, "ram": 0.0, "ram_inactive": 0.0},
         )
 
-    def run(self, graph: dict) -> dict[str, list]:
-        """Run a graph and return the outputs of every node by node id; raises GraphError with the host's message."""
+    def check(self, graph: dict) -> list[str]:
+        """Have the host validate a graph and return its output nodes; raises GraphError with the host's message."""
         valid, reason, targets, node_errors = self._loop.run_until_complete(
             execution.validate_prompt("test", graph, None)
         )
         if not valid or node_errors:  # the host would run what does not depend on the faulty nodes
             raise GraphError(f"{reason} {node_errors}")
+        return targets
+
+    def run(self, graph: dict) -> dict[str, list]:
+        """Run a graph and return the outputs of every node by node id; raises GraphError with the host's message."""
+        targets = self.check(graph)
         self.events.clear()
         self._executor.execute(graph, "test", {"client_id": "test"}, targets)
         for event, data in self.events:

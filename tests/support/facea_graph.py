@@ -1,6 +1,6 @@
 """A graph that trains a FaceA identity in a few small steps, on the built-in checkpoints."""
 
-from likeness.tests.support.graphs import BUILT_IN
+from likeness.tests.support.graphs import BUILT_IN, example
 
 
 def node(class_type, **inputs):
@@ -21,8 +21,8 @@ def graph(steps=3, **options) -> dict:
     return {
         "base": node("CheckpointLoaderSimple", ckpt_name="likeness_builtin_sd15_inpaint.ckpt"),
         "detector": node("LikenessLoadFaceDetector", detector=BUILT_IN["detector"], min_score=0.5, det_size=640),
-        "photo1": node("LoadImage", image="portrait.png"),
-        "photo2": node("LoadImage", image="astronaut.png"),
+        "photo1": example("portrait.png"),
+        "photo2": example("astronaut.png"),
         "faces1": node("LikenessDetectFaces", face_detector=["detector", 0], image=["photo1", 0], **found),
         "faces2": node("LikenessDetectFaces", face_detector=["detector", 0], image=["photo2", 0], **found),
         "train": node("LikenessTrainFaceA", **{**training, **options}),

@@ -4,7 +4,7 @@ import comfy.sd
 import torch
 from likeness.adapters.facea import REGIONS, FaceaIdentity, fingerprint, name_base
 from likeness.adapters.facea_file import save_facea
-from likeness.tests.support.graphs import workflow
+from likeness.tests.support.graphs import example, workflow
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
@@ -53,7 +53,7 @@ def small(name: str, size: int = 64, steps: int = 2) -> dict:
                 inputs.update(rank=4, preset="own: as many as steps says")
         if node["class_type"] == "EmptyLatentImage":
             photo = "three_faces.png" if "two_people" in name else "astronaut.png"
-            graph["photo"] = {"class_type": "LoadImage", "inputs": {"image": photo}}
+            graph["photo"] = example(photo)
             blend = {"image1": ["photo", 0], "image2": ["6", 0], "blend_factor": 0.1, "blend_mode": "normal"}
             graph["blend"] = {"class_type": "ImageBlend", "inputs": blend}
             for other in graph.values():

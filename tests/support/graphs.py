@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows" / "api"
+ASSETS = WORKFLOWS.parent / "assets"
 BUILT_IN = {
     "ckpt_name": "likeness_builtin_sd15.ckpt",
     "encoder_name": "likeness_builtin_transface.pt",
@@ -51,6 +52,11 @@ def workflow(name: str, size: int = 64, steps: int = 2) -> dict:
         if node["class_type"] == "KSampler":
             node["inputs"].update(steps=steps)
     return graph
+
+
+def example(name: str) -> dict:
+    """The node that gives one of the pack's pictures, as no file lies in the input folder."""
+    return {"class_type": "LikenessExamplePicture", "inputs": {"image": f"examples/{name} [temp]"}}
 
 
 def only(graph: dict, class_type: str) -> str:

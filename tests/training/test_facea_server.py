@@ -10,6 +10,7 @@ import pytest
 from likeness.launcher.client import Client
 from likeness.launcher.environment import find_host
 from likeness.tests.support.facea_graph import graph
+from likeness.tests.support.graphs import ASSETS
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +66,7 @@ def test_killed_it_goes_on_to_the_same_file(tmp_path, root, base):
     photos = tmp_path / "photos"
     photos.mkdir()
     for name in ("portrait.png", "astronaut.png"):
-        shutil.copy(base / "input" / name, photos)
+        shutil.copy(ASSETS / name, photos)
     checkpoint = base / "models" / "checkpoints" / "likeness_builtin_sd15_inpaint.ckpt"
     settings = [part for setting in SETTINGS for part in ("--set", setting)]
 

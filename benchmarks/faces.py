@@ -1,0 +1,327 @@
+"""How well each detector finds faces and their points in photographs, beside MediaPipe's and OpenCV's own libraries.
+
+Portraits in seventeen forms, groups composed from them, pictures without people. Errors are the mean distance of the
+five points from the truth, in distances between the eyes. MediaPipe's library takes part where it can be imported. The
+printed markdown is FACES.md; `--picture FILE` draws what was found in the groups.
+"""
+
+import argparse
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+from bench import ROOT, machine, open_host, table
+
+PHOTOS = ROOT / ".host" / "photos"
+MODELS = ROOT / ".host" / "base" / "models"
+# Irises, nose tip and mouth corners by MediaPipe 0.10.21's own library in the photographs as they are, looked at.
+TRUTH = {
+    "astronaut": [[203.0, 100.6], [245.5, 103.0], [223.0, 130.6], [201.8, 138.7], [244.0, 140.1]],
+    "biden": [[532.0, 322.5], [652.3, 348.0], [596.8, 409.1], [520.8, 457.1], [625.0, 477.2]],
+    "obama": [[442.7, 213.5], [548.6, 212.1], [496.8, 282.6], [434.4, 320.8], [557.0, 316.5]],
+    "obama2": [[243.1, 367.9], [361.2, 378.3], [281.7, 450.8], [245.6, 516.9], [355.3, 524.0]],
+    "obama3": [[734.9, 385.5], [857.9, 399.1], [811.8, 444.4], [735.2, 513.9], [845.8, 524.3]],
+}
+EMPTY = (
+    "brick.png", "cell.png", "chelsea.png", "clock_motion.png", "coffee.png", "coins.png", "color.png", "grass.png",
+    "gravel.png", "horse.png", "hubble_deep_field.jpg", "logo.png", "moon.png", "motorcycle_left.png", "page.png",
+    "phantom.png", "retina.jpg", "rocket.jpg", "text.png", "chessboard_GRAY.png",
+)  # fmt: skip
+ROLLS = (15, 30, 45, 60, 90, 135, 180)
+WELL = 0.15  # eye distances
+DETECTORS = (
+    ("MediaPipe", "mediapipe: face_landmarker.safetensors"),
+    ("YuNet", "opencv: face_detection_yunet_2023mar_int8bq.onnx"),
+    ("Haar", "opencv: haar cascade"),
+)
+# Rows of people: how tall, in pixels, and how far rolled, in degrees, each after the other.
+GROUPS = (
+    ((500, 0, 0, 0, 0, 0),),
+    ((300, 0, 10, -10, 20, -20), (300, 5, 0, -15, 25, 0)),
+    ((240, 0, 0, 0, 0, 0), (260, 0, 0, 0, 0, 0), (280, 0, 0, 0, 0, 0), (300, 0, 0, 0, 0, 0)),
+    ((160, 0, 30, -30, 45, 0), (420, -20, 0, 20, 0, -40)),
+    ((120, 0, 0, 0, 0, 0),),
+    ((400, 90, 0, 0, 180, 0),),
+)
+
+
+def main() -> None:
+    """Print the tables."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--picture", type=Path, help="write what was found in the groups there, as JPEG")
+    options.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="which tables to print (default: all)")
+    options = options.parse_args()
+    finders, photos = open_finders(), read_photos()
+    print(f"{machine()}.", flush=True)
+    for section in options.sections or SECTIONS:
+        SECTIONS[section](finders, photos)
+    if options.picture:
+        draw([compose(photos, group) for group in GROUPS], finders, options.picture)
+
+
+def print_portraits(finders: dict, photos: dict) -> None:
+    """Print the errors in every form of the portraits."""
+    columns = []
+    for label, find in finders.items():
+        errors: dict[str, list[float]] = {}
+        begin = time.process_time()
+        for name, image in photos.items():
+            for form, (pixels, points) in vary(image, np.array(TRUTH[name])).items():
+                errors.setdefault(form, []).append(measure_error(find(pixels), points))
+        seconds = (time.process_time() - begin) / sum(map(len, errors.values()))
+        forms = list(errors)
+        columns.append([label, *map(in_words, errors.values()), f"{seconds:.2f}"])
+    lines = zip([*forms, "seconds a photo"], *[column[1:] for column in columns])
+    print("\n## Portraits\n")
+    print(table(["", *[column[0] for column in columns]], [list(line) for line in lines]), flush=True)
+
+
+def print_groups(finders: dict, photos: dict) -> None:
+    """Print how many people of each group are well placed."""
+    groups = [compose(photos, group) for group in GROUPS]
+    rows = [[label, *count_people(find, groups)] for label, find in finders.items()]
+    print("\n## Groups\n")
+    print(table(["", *[f"{len(people)} people" for _, people in groups], "all", "false"], rows), flush=True)
+
+
+def print_empty(finders: dict, photos: dict) -> None:
+    """Print what is taken for faces in pictures without people."""
+    empty = {name: read(skimage_data() / name) for name in EMPTY}
+    rows = []
+    for label, find in finders.items():
+        begin = time.process_time()
+        counts = {name: len(find(image)) for name, image in empty.items()}
+        seconds = (time.process_time() - begin) / len(empty)
+        false = ", ".join(f"{name.split('.')[0]} ({count})" for name, count in counts.items() if count)
+        rows.append([label, sum(counts.values()), false or "none", f"{seconds:.2f}"])
+    print("\n## Pictures without people\n")
+    print(table(["", f"faces in {len(empty)} pictures", "where", "seconds a picture"], rows), flush=True)
+
+
+def open_finders() -> dict:
+    """Return for each detector, ours and the libraries', a function from pixels to faces, as [(points, score)]."""
+    open_host()
+    import folder_paths
+
+    folder_paths.folder_names_and_paths["detection"] = ([str(MODELS / "detection")], {".safetensors"})
+    from likeness.faces import detector, search
+
+    def ours(label: str):
+        loaded = detector.load(label)
+        return lambda pixels: [(face.points, face.score) for face in search.find(loaded, pixels)]
+
+    finders = {name: ours(label) for name, label in DETECTORS} | {"OpenCV's YuNet": opencv_yunet()}
+    return finders | mediapipe_library()
+
+
+def opencv_yunet():
+    """Return OpenCV's own detector with its sample's settings: the picture as it is, scores from 0.9."""
+    import cv2
+
+    path = MODELS / "detection" / DETECTORS[1][1].removeprefix("opencv: ")
+    net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), 0.9, 0.3, 5000)
+
+    def find(pixels: np.ndarray) -> list:
+        net.setInputSize(pixels.shape[1::-1])
+        rows = net.detect(np.ascontiguousarray(pixels[..., ::-1]))[1]
+        return [(row[4:14].reshape(5, 2), float(row[14])) for row in ([] if rows is None else rows)]
+
+    return find
+
+
+def mediapipe_library() -> dict:
+    """Return MediaPipe's own face landmarker, with its default confidences, where the package can be imported."""
+    try:
+        import mediapipe
+        from mediapipe.tasks.python import BaseOptions, vision
+    except ImportError:
+        return {}
+    task = ROOT / ".host" / "face_landmarker.task"
+    if not task.is_file():
+        return {}
+    options = vision.FaceLandmarkerOptions(base_options=BaseOptions(model_asset_path=str(task)), num_faces=40)
+    landmarker = vision.FaceLandmarker.create_from_options(options)
+
+    def find(pixels: np.ndarray) -> list:
+        image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(pixels))
+        size = np.array(pixels.shape[1::-1])
+        five = [468, 473, 1, 61, 291]
+        faces = landmarker.detect(image).face_landmarks
+        return [(np.array([[face[i].x, face[i].y] for i in five]) * size - 0.5, 1.0) for face in faces]
+
+    return {"MediaPipe's library": find}
+
+
+def read_photos() -> dict[str, np.ndarray]:
+    """Return the portraits, [H, W, 3] uint8."""
+    return {
+        name: read(skimage_data() / "astronaut.png" if name == "astronaut" else PHOTOS / f"{name}.jpg")
+        for name in TRUTH
+    }
+
+
+def read(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    return np.array(Image.open(path).convert("RGB"))
+
+
+def skimage_data() -> Path:
+    """Return the folder of pictures that scikit-image brings."""
+    import importlib.util
+
+    return Path(importlib.util.find_spec("skimage").origin).parent / "data"
+
+
+def move(pixels: np.ndarray, points: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill: int = 0) -> tuple:
+    """Return pixels and points moved by an affine matrix [2, 3] into an image of `size` (width, height)."""
+    import cv2
+
+    moved = cv2.warpAffine(pixels, matrix, size, flags=cv2.INTER_LINEAR, borderValue=(fill,) * 3)
+    return moved, points @ matrix[:, :2].T + matrix[:, 2]
+
+
+def roll(pixels: np.ndarray, points: np.ndarray, degrees: float, fill: int = 0) -> tuple:
+    """Return pixels and points turned, on a canvas that holds all."""
+    import cv2
+
+    height, width = pixels.shape[:2]
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1)
+    across, down = np.abs(matrix[0, :2])
+    size = round(height * down + width * across), round(height * across + width * down)
+    matrix[:, 2] += [(size[0] - width) / 2, (size[1] - height) / 2]
+    return move(pixels, points, matrix, size, fill)
+
+
+def shrink(pixels: np.ndarray, points: np.ndarray, factor: float) -> tuple:
+    import cv2
+
+    height, width = pixels.shape[:2]
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), (points + 0.5) * np.array(size) / [
+        width,
+        height,
+    ] - 0.5
+
+
+def vary(pixels: np.ndarray, points: np.ndarray) -> dict[str, tuple]:
+    """Return a portrait in all its forms: name -> pixels and points."""
+    import cv2
+
+    eyes, centre, width = np.hypot(*(points[1] - points[0])), points.mean(axis=0), pixels.shape[1]
+    forms = {"as is": (pixels, points)}
+    forms["flip"] = np.ascontiguousarray(pixels[:, ::-1]), (points * [-1, 1] + [width - 1, 0])[[1, 0, 2, 4, 3]]
+    forms |= {f"roll {degrees}": roll(pixels, points, degrees) for degrees in ROLLS}
+    forms |= {f"shrink to {factor}": shrink(pixels, points, factor) for factor in (0.12, 0.06)}
+    forms["dark"] = (pixels * 0.15).astype(np.uint8), points
+    forms["blur"] = cv2.GaussianBlur(pixels, (0, 0), 0.1 * eyes), points
+    low, high = np.maximum((centre - 1.1 * eyes).astype(int), 0), (centre + 1.1 * eyes).astype(int) + 1
+    forms["crop"] = np.ascontiguousarray(pixels[low[1] : high[1], low[0] : high[0]]), points - low
+    forms["grey"] = np.repeat(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2), points
+    forms["wide"] = np.pad(pixels, ((0, 0), (2 * width,) * 2, (0, 0)), constant_values=128), points + [2 * width, 0]
+    hidden, top = pixels.copy(), int(0.6 * points[2, 1] + 0.4 * points[3:, 1].mean())
+    left, right = (max(int(centre[0] + side * 1.5 * eyes), 0) for side in (-1, 1))
+    hidden[top : int(centre[1] + 2 * eyes), left:right] = 90
+    return forms | {"lower half hidden": (hidden, points)}
+
+
+def compose(photos: dict, group: tuple) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return one picture of rows of people, and the points of each."""
+    rows, people = [], []
+    for row, (height, *rolls) in enumerate(group):
+        tiles, left = [], 0
+        names = np.roll(list(photos), row)
+        for name, degrees in zip(names, rolls):
+            pixels, points = shrink(photos[name], np.array(TRUTH[name]), height / photos[name].shape[0])
+            pixels, points = roll(pixels, points, degrees, 200)
+            tiles.append(pixels)
+            people.append([row, points + [left, 0]])
+            left += pixels.shape[1]
+        tall = max(tile.shape[0] for tile in tiles)
+        padding = [((0, tall - tile.shape[0]), (0, 0), (0, 0)) for tile in tiles]
+        rows.append(np.concatenate([np.pad(t, p, constant_values=200) for t, p in zip(tiles, padding)], axis=1))
+    tops = np.cumsum([0, *[row.shape[0] for row in rows]])
+    wide = max(row.shape[1] for row in rows)
+    picture = [np.pad(row, ((0, 0), (0, wide - row.shape[1]), (0, 0)), constant_values=200) for row in rows]
+    return np.concatenate(picture), [points + [0, tops[row]] for row, points in people]
+
+
+def measure_error(faces: list, points: np.ndarray) -> float:
+    """Return the error of the surest face in eye distances, infinity where there is none."""
+    if not faces:
+        return np.inf
+    best = max(faces, key=lambda face: face[1])[0]
+    return float(np.linalg.norm(best - points, axis=1).mean() / np.hypot(*(points[1] - points[0])))
+
+
+def in_words(errors: list[float]) -> str:
+    """Return the median and the largest error, and how many portraits show their face well."""
+    worst = "none found" if np.isinf(max(errors)) else f"{max(errors):.2f}"
+    well = sum(error < WELL for error in errors)
+    return f"{np.median(errors):.2f}, {worst}" + ("" if well == len(errors) else f" ({well} of {len(errors)})")
+
+
+def count_people(find, groups: list) -> list:
+    """Return how many people of each group are well placed, of all, and how many faces are nobody's."""
+    counts, total, false = [], 0, 0
+    for picture, people in groups:
+        faces = find(picture)
+        near = [
+            [np.linalg.norm(face - points, axis=1).mean() / np.hypot(*(points[1] - points[0])) for points in people]
+            for face, _ in faces
+        ]
+        near = np.array(near).reshape(-1, len(people))
+        counts.append(int((near < WELL).any(axis=0).sum()))
+        false += int((near.min(axis=1) > 1).sum()) if len(near) else 0
+        total += len(people)
+    return [*counts, f"{sum(counts)} of {total}", false]
+
+
+def draw(groups: list, finders: dict, path: Path) -> None:
+    """Draw the points of the first two detectors into the groups."""
+    from PIL import Image, ImageDraw
+
+    rows = []
+    for picture, _ in groups:
+        image = Image.fromarray(picture)
+        pen, size = ImageDraw.Draw(image), max(2, picture.shape[1] // 500)
+        for colour, find in zip(("cyan", "yellow"), list(finders.values())[:2]):
+            for points, _ in find(picture):
+                for x, y in points:
+                    pen.ellipse((x - size, y - size, x + size, y + size), outline=colour, width=max(1, size // 2))
+        image.thumbnail((900, 900))
+        rows.append(image)
+    sheet = Image.new("RGB", (900, sum(row.height for row in rows)))
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    sheet.save(path, quality=80)
+
+
+def print_large(finders: dict, photos: dict) -> None:
+    """Print seconds for a picture of twenty faces, and for one of 48 megapixels with the process's peak memory."""
+    import cv2
+    import torch
+    from likeness.faces import detector
+
+    rows, (twenty, people) = [], compose(photos, GROUPS[2])
+    large = torch.from_numpy(cv2.resize(photos["obama3"], (6000, 8000))).float().div_(255)[None]
+    for name, label in DETECTORS:
+        begin = time.process_time()
+        counted, *_ = count_people(finders[name], [(twenty, people)])
+        middle = time.process_time()
+        faces = detector.detect_faces(detector.load(label), large).per_image[0]
+        seconds = f"{middle - begin:.1f}", f"{time.process_time() - middle:.1f}"
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        rows.append([name, f"{counted} of {len(people)}", seconds[0], len(faces), seconds[1], f"{peak:.1f}"])
+    print("\n## Twenty faces, and 48 megapixels\n")
+    columns = ["", "twenty faces", "seconds", "faces in 48 megapixels", "seconds", "GB at most so far"]
+    print(table(columns, rows), flush=True)
+
+
+SECTIONS = {"portraits": print_portraits, "groups": print_groups, "empty": print_empty, "large": print_large}
+
+if __name__ == "__main__":
+    main()
