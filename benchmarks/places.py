@@ -9,6 +9,7 @@ import argparse
 
 import bench
 
+bench.THREADS = 1
 bench.open_host()
 
 import comfy.sample  # noqa: E402
