@@ -33,6 +33,12 @@ FFHQ_512 = np.array(
 BORDER = (132, 133, 135)  # RGB of what lies outside of the photo
 WHITE_LABELS = (0, 7, 8, 9, 14, 15, 16, 18)  # background, ears and earrings, neck and necklace, clothes, hat
 FACE_WIDTH, EMBEDDING_WIDTH, TAPS = 512, 768, 5
+# The authors' presets: zero tokens (docs/papers.md 4.6) by the projector's version, and how the face is added.
+METHODS = {
+    "fidelity": ({"pulid": 8, "pulid-v1.1": 20}, "ortho_v2"),
+    "style": ({"pulid": 16, "pulid-v1.1": 16}, "ortho"),
+    "neutral": ({"pulid": 0, "pulid-v1.1": 0}, "none"),
+}
 _LONGEST = 1024  # pixels of a photo's longer side, to which larger ones are shrunk
 _GREY = (0.299, 0.587, 0.114)
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's

@@ -14,12 +14,6 @@ from .sockets import FaceAdapterType, FaceEncoderType, FaceIdType
 
 RECOGNISER_FILES = {"insightface": ENCODER_FILES["insightface"][::-1]}
 EVA_FILES = {"pulid": (), "text_encoders": ("EVA02_CLIP_L_336_psz14_s6B.pt",)}
-# The authors' presets: zero tokens (docs/papers.md 4.6) by the projector's version, and how the face is added.
-METHODS = {
-    "fidelity": ({"pulid": 8, "pulid-v1.1": 20}, "ortho_v2"),
-    "style": ({"pulid": 16, "pulid-v1.1": 16}, "ortho"),
-    "neutral": ({"pulid": 0, "pulid-v1.1": 0}, "none"),
-}
 
 
 class LoadPulidEncoder(io.ComfyNode):
@@ -99,7 +93,7 @@ class ApplyPulid(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "method",
-                    options=list(METHODS),
+                    options=list(pulid.METHODS),
                     default="fidelity",
                     tooltip="fidelity: the most like the person. style: leaves more of the picture to the prompt. "
                     "neutral: the face is added as by other image adapters.",
@@ -131,7 +125,7 @@ class ApplyPulid(io.ComfyNode):
         cls, model, face_adapter, face_id, strength, method, start_percent, end_percent, mask=None, zero_tokens=-1
     ) -> io.NodeOutput:
         check_ip_adapter(face_adapter)
-        presets, projection = METHODS[method]
+        presets, projection = pulid.METHODS[method]
         if face_adapter.format.name not in presets:
             raise ValueError(
                 f"{face_adapter.name} ({face_adapter.format.name}) is no PuLID file: use Apply Image Adapter for it."

@@ -9,6 +9,7 @@ FACE_ID        encoders.identity.FaceId
 FACE_ADAPTER   adapters.fact.FactAdapter, adapters.face2diffusion.Face2DiffusionAdapter, adapters.ip_adapter.IpAdapter
 FACEA_IDENTITY adapters.facea.FaceaIdentity
 FACE_PEOPLE    a tuple of inpaint.paint.Person
+PLACED_PEOPLE  a tuple of attention_patches.people.PlacedPerson
 FACE_WORDS     a tuple with the words [2, width] of each person
 EXPRESSION_ENCODER  encoders.expression.ExpressionEncoder
 FACE_EXPRESSION     encoders.expression.Expression
@@ -27,6 +28,7 @@ FaceIdType = io.Custom("FACE_ID")
 FaceAdapterType = io.Custom("FACE_ADAPTER")
 FaceaIdentityType = io.Custom("FACEA_IDENTITY")
 FacePeopleType = io.Custom("FACE_PEOPLE")
+PlacedPeopleType = io.Custom("PLACED_PEOPLE")
 FaceWordsType = io.Custom("FACE_WORDS")
 ExpressionEncoderType = io.Custom("EXPRESSION_ENCODER")
 ExpressionType = io.Custom("FACE_EXPRESSION")

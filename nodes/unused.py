@@ -15,6 +15,7 @@ class Unused(NamedTuple):
 UNUSED = {
     "LikenessDetectFaces": (Unused("index", "choose", ("left to right",), 0),),
     "LikenessImportFaces": (Unused("index", "choose", ("left to right",), 0),),
+    "LikenessPersonInPlace": tuple(Unused(name, "place", ("box",), 50.0) for name in ("x", "y", "width", "height")),
     "LikenessCombineIdentities": (
         Unused("slider", "method", ("interpolate",), 0.5),
         Unused("min_agreement", "method", ("drop outliers",), 0.5),

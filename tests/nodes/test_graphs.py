@@ -122,6 +122,14 @@ NODE_IDS = {
         "min_likeness",
         "people",
     ],
+    "LikenessLoadPerson": ["photos", "face_detector", "face_encoder", "odd_photos", "min_agreement"],
+    "LikenessPersonInPlace": [
+        *("place", "prompt", "x", "y", "width", "height", "index", "face_id", "image", "mask", "faces", "people"),
+    ],
+    "LikenessPeopleInPlaces": [
+        *("model", "positive", "people", "face_adapter", "latent", "strength", "start_percent", "end_percent"),
+        *("blend", "common_share", "clip", "clip_vision"),
+    ],
     "LikenessInfiniteID": [
         "model",
         "mixing",
@@ -247,6 +255,9 @@ OUTPUTS = {
     "LikenessLoadPulidEncoder": ["FACE_ENCODER"],
     "LikenessApplyPulid": ["MODEL"],
     "LikenessFacePerson": ["FACE_PEOPLE"],
+    "LikenessLoadPerson": ["FACE_ID", "IMAGE", "STRING"],
+    "LikenessPersonInPlace": ["PLACED_PEOPLE"],
+    "LikenessPeopleInPlaces": ["MODEL", "CONDITIONING", "MASK"],
     "LikenessLoadExpressionEncoder": ["EXPRESSION_ENCODER"],
     "LikenessEncodeExpression": ["FACE_EXPRESSION", "IMAGE"],
     "LikenessFaceToWords": ["FACE_WORDS"],
