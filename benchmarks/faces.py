@@ -30,6 +30,9 @@ EMPTY = (
 )  # fmt: skip
 ROLLS = (15, 30, 45, 60, 90, 135, 180)
 WELL = 0.15  # eye distances
+LOOSELY = 0.5  # within which a score is that of the face at all
+SCORED_FORMS = ("as is", "flip", "roll 90", "shrink to 0.12", "dark", "wide")
+LOWEST_SCORES = {"MediaPipe": 0.4, "YuNet": 0.6, "Haar": 0.1}
 DETECTORS = (
     ("MediaPipe", "mediapipe: face_landmarker.safetensors"),
     ("YuNet", "opencv: face_detection_yunet_2023mar_int8bq.onnx"),
@@ -50,9 +53,12 @@ def main() -> None:
     """Print the tables."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--picture", type=Path, help="write what was found in the groups there, as JPEG")
+    options.add_argument(
+        "--photos", type=int, default=len(TRUTH), metavar="N", help="take the first N photographs only"
+    )
     options.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="which tables to print (default: all)")
     options = options.parse_args()
-    finders, photos = open_finders(), read_photos()
+    finders, photos = open_finders(), read_photos(options.photos)
     print(f"{machine()}.", flush=True)
     for section in options.sections or SECTIONS:
         SECTIONS[section](finders, photos)
@@ -99,20 +105,49 @@ def print_empty(finders: dict, photos: dict) -> None:
     print(table(["", f"faces in {len(empty)} pictures", "where", "seconds a picture"], rows), flush=True)
 
 
+def print_scores(finders: dict, photos: dict) -> None:
+    """Print how low faces score and how high what is none does, with `min_score` far below the default."""
+    from likeness.faces import detector
+
+    portraits = [
+        (pixels, points)
+        for name, image in photos.items()
+        for form, (pixels, points) in vary(image, np.array(TRUTH[name])).items()
+        if form in SCORED_FORMS
+    ]
+    empty = {name: read(skimage_data() / name) for name in EMPTY}
+    rows = []
+    for name, label in DETECTORS:
+        find = open_ours(label, LOWEST_SCORES[name])
+        seen = [(measure_error([face], points), face[1]) for pixels, points in portraits for face in find(pixels)]
+        true = sorted(score for error, score in seen if error < LOOSELY)
+        false = [(score, "portraits") for error, score in seen if error > 1]
+        false += [(face[1], picture.split(".")[0]) for picture, image in empty.items() for face in find(image)]
+        highest = ", ".join(f"{score:.2f} ({picture})" for score, picture in sorted(false)[:-5:-1])
+        lowest = ", ".join(f"{score:.2f}" for score in true[:4])
+        rows.append([name, LOWEST_SCORES[name], f"{len(true)} of {len(portraits)}", lowest, highest or "none"])
+        rows[-1].append(detector.load(label).min_score)
+    print("\n## Scores\n")
+    columns = ["", "min_score here", "faces found", "lowest of faces", "highest of what is none", "default"]
+    print(table(columns, rows), flush=True)
+
+
 def open_finders() -> dict:
     """Return for each detector, ours and the libraries', a function from pixels to faces, as [(points, score)]."""
     open_host()
     import folder_paths
 
     folder_paths.folder_names_and_paths["detection"] = ([str(MODELS / "detection")], {".safetensors"})
+    ours = {name: open_ours(label) for name, label in DETECTORS}
+    return ours | {"OpenCV's YuNet": opencv_yunet()} | mediapipe_library()
+
+
+def open_ours(label: str, *min_score: float):
+    """Return what finds faces with one of our detectors, with its default lowest score or another."""
     from likeness.faces import detector, search
 
-    def ours(label: str):
-        loaded = detector.load(label)
-        return lambda pixels: [(face.points, face.score) for face in search.find(loaded, pixels)]
-
-    finders = {name: ours(label) for name, label in DETECTORS} | {"OpenCV's YuNet": opencv_yunet()}
-    return finders | mediapipe_library()
+    loaded = detector.load(label, *min_score)
+    return lambda pixels: [(face.points, face.score) for face in search.find(loaded, pixels)]
 
 
 def opencv_yunet():
@@ -153,11 +188,11 @@ def mediapipe_library() -> dict:
     return {"MediaPipe's library": find}
 
 
-def read_photos() -> dict[str, np.ndarray]:
-    """Return the portraits, [H, W, 3] uint8."""
+def read_photos(count: int) -> dict[str, np.ndarray]:
+    """Return the first `count` portraits, [H, W, 3] uint8."""
     return {
         name: read(skimage_data() / "astronaut.png" if name == "astronaut" else PHOTOS / f"{name}.jpg")
-        for name in TRUTH
+        for name in list(TRUTH)[:count]
     }
 
 
@@ -321,7 +356,10 @@ def print_large(finders: dict, photos: dict) -> None:
     print(table(columns, rows), flush=True)
 
 
-SECTIONS = {"portraits": print_portraits, "groups": print_groups, "empty": print_empty, "large": print_large}
+SECTIONS = {
+    "portraits": print_portraits, "groups": print_groups, "empty": print_empty, "scores": print_scores,
+    "large": print_large,
+}  # fmt: skip
 
 if __name__ == "__main__":
     main()

@@ -229,6 +229,21 @@ def test_a_image_without_a_face_passes_through_a_batch(executor):
     assert changed.tolist() == [False, True]
 
 
+@pytest.mark.parametrize("policy", ["whole picture", "leave as it is", "skip"])
+def test_what_became_of_pictures_without_a_face_is_said(executor, policy):
+    graph = one_face()
+    empty = {"width": 448, "height": 512, "batch_size": 1, "color": 9000}
+    graph["empty"] = {"class_type": "EmptyImage", "inputs": empty}
+    graph["both"] = {"class_type": "ImageBatch", "inputs": {"image1": ["empty", 0], "image2": ["6", 0]}}
+    graph["8"]["inputs"].update(image=["both", 0], if_no_face=policy)
+    graph["12"]["inputs"].update(image=["both", 0])
+    assert len(executor.run(graph)["12"][0]) == 2
+    (texts,) = [
+        data["output"]["text"] for event, data in executor.events if event == "executed" and data["node"] == "12"
+    ]
+    assert texts == ("1 of 2 pictures had no face and was left as it is.",)
+
+
 def test_a_picture_without_any_face_passes_through_and_its_crops_run_nothing(executor):
     graph = one_face()
     graph["empty"] = {"class_type": "EmptyImage", "inputs": {"width": 448, "height": 512, "batch_size": 1, "color": 9}}
