@@ -168,9 +168,8 @@ class RefineFaces(io.ComfyNode):
                     options=list(_IF_NO_FACE),
                     default="error",
                     optional=True,
-                    tooltip="error: stop where no picture has a face to paint. pass through: pictures come out as "
-                    "they are then, and a person whose face is not there is left out. The outputs crops, painted and "
-                    "painted_mask run nothing.",
+                    tooltip="pass through: pictures without a face to paint come out as they are, and a person whose "
+                    "face is not there is left out. The outputs crops, painted and painted_mask then run nothing.",
                 ),
             ],
             outputs=[
