@@ -8,6 +8,7 @@ printed markdown is FACES.md; `--picture FILE` draws what was found in the group
 import argparse
 import resource
 import time
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,9 @@ EMPTY = (
 )  # fmt: skip
 ROLLS = (15, 30, 45, 60, 90, 135, 180)
 WELL = 0.15  # eye distances
+LOOSELY = 0.5  # within which a score is that of the face at all
+SCORED_FORMS = ("as is", "flip", "roll 90", "shrink to 0.12", "dark", "wide")
+LOWEST_SCORES = {"MediaPipe": 0.4, "YuNet": 0.6, "Haar": 0.1}
 DETECTORS = (
     ("MediaPipe", "mediapipe: face_landmarker.safetensors"),
     ("YuNet", "opencv: face_detection_yunet_2023mar_int8bq.onnx"),
@@ -50,53 +54,99 @@ def main() -> None:
     """Print the tables."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--picture", type=Path, help="write what was found in the groups there, as JPEG")
+    options.add_argument(
+        "--photos", type=int, default=len(TRUTH), metavar="N", help="take the first N photographs only"
+    )
+    options.add_argument("--longest", type=int, default=10000, metavar="N", help="reduce them to so many pixels a side")
+    options.add_argument("--detectors", nargs="*", metavar="NAME", help="which columns (default: all)")
     options.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="which tables to print (default: all)")
     options = options.parse_args()
-    finders, photos = open_finders(), read_photos()
+    finders, photos = open_finders(), read_photos(options.photos, options.longest)
+    finders = {name: find for name, find in finders.items() if name in (options.detectors or finders)}
     print(f"{machine()}.", flush=True)
     for section in options.sections or SECTIONS:
-        SECTIONS[section](finders, photos)
-    if options.picture:
-        draw([compose(photos, group) for group in GROUPS], finders, options.picture)
+        SECTIONS[section](finders, photos, *([options.picture] if section == "groups" else []))
 
 
 def print_portraits(finders: dict, photos: dict) -> None:
     """Print the errors in every form of the portraits."""
-    columns = []
-    for label, find in finders.items():
-        errors: dict[str, list[float]] = {}
+    variants = [vary(image, np.array(TRUTH[name])) for name, image in photos.items()]
+    seconds = dict.fromkeys(finders, 0.0)
+
+    def measure(label: str, form: str) -> str:
         begin = time.process_time()
-        for name, image in photos.items():
-            for form, (pixels, points) in vary(image, np.array(TRUTH[name])).items():
-                errors.setdefault(form, []).append(measure_error(find(pixels), points))
-        seconds = (time.process_time() - begin) / sum(map(len, errors.values()))
-        forms = list(errors)
-        columns.append([label, *map(in_words, errors.values()), f"{seconds:.2f}"])
-    lines = zip([*forms, "seconds a photo"], *[column[1:] for column in columns])
-    print("\n## Portraits\n")
-    print(table(["", *[column[0] for column in columns]], [list(line) for line in lines]), flush=True)
+        errors = [measure_error(finders[label](pixels), points) for pixels, points in (each[form] for each in variants)]
+        seconds[label] += time.process_time() - begin
+        return in_words(errors)
+
+    rows = ([form, *(measure(label, form) for label in finders)] for form in variants[0])
+    last = (
+        ["seconds a photo", *(f"{sum_ / len(variants) / len(variants[0]):.2f}" for sum_ in seconds.values())]
+        for _ in "1"
+    )
+    print_table("Portraits", ["", *finders], chain(rows, last))
 
 
-def print_groups(finders: dict, photos: dict) -> None:
-    """Print how many people of each group are well placed."""
+def print_groups(finders: dict, photos: dict, picture: Path | None = None) -> None:
+    """Print how many people of each group are well placed, and draw what was found into `picture`."""
     groups = [compose(photos, group) for group in GROUPS]
-    rows = [[label, *count_people(find, groups)] for label, find in finders.items()]
-    print("\n## Groups\n")
-    print(table(["", *[f"{len(people)} people" for _, people in groups], "all", "false"], rows), flush=True)
+    found: dict[str, list] = {}
+
+    def count(label: str) -> list:
+        found[label] = [finders[label](pixels) for pixels, _ in groups]
+        return [label, *count_people(found[label], groups)]
+
+    columns = ["", *[f"{len(people)} people" for _, people in groups], "all", "false"]
+    print_table("Groups", columns, map(count, finders))
+    if picture:
+        draw(groups, list(found.values())[:2], picture)
 
 
 def print_empty(finders: dict, photos: dict) -> None:
     """Print what is taken for faces in pictures without people."""
     empty = {name: read(skimage_data() / name) for name in EMPTY}
-    rows = []
-    for label, find in finders.items():
+
+    def count(label: str) -> list:
         begin = time.process_time()
-        counts = {name: len(find(image)) for name, image in empty.items()}
+        counts = {name: len(finders[label](image)) for name, image in empty.items()}
         seconds = (time.process_time() - begin) / len(empty)
         false = ", ".join(f"{name.split('.')[0]} ({count})" for name, count in counts.items() if count)
-        rows.append([label, sum(counts.values()), false or "none", f"{seconds:.2f}"])
-    print("\n## Pictures without people\n")
-    print(table(["", f"faces in {len(empty)} pictures", "where", "seconds a picture"], rows), flush=True)
+        return [label, sum(counts.values()), false or "none", f"{seconds:.2f}"]
+
+    columns = ["", f"faces in {len(empty)} pictures", "where", "seconds a picture"]
+    print_table("Pictures without people", columns, map(count, finders))
+
+
+def print_scores(finders: dict, photos: dict) -> None:
+    """Print how low faces score and how high what is none does, with `min_score` far below the default."""
+    portraits = [
+        (pixels, points)
+        for name, image in photos.items()
+        for form, (pixels, points) in vary(image, np.array(TRUTH[name])).items()
+        if form in SCORED_FORMS
+    ]
+    empty = {name: read(skimage_data() / name) for name in EMPTY}
+
+    def measure(name: str) -> list:
+        find = open_ours(dict(DETECTORS)[name], LOWEST_SCORES[name])
+        seen = [(measure_error([face], points), face[1]) for pixels, points in portraits for face in find(pixels)]
+        true = sorted(score for error, score in seen if error < LOOSELY)
+        false = [(score, "portraits") for error, score in seen if error > 1]
+        false += [(face[1], picture.split(".")[0]) for picture, image in empty.items() for face in find(image)]
+        highest = ", ".join(f"{score:.2f} ({picture})" for score, picture in sorted(false)[:-7:-1])
+        lowest = ", ".join(f"{score:.2f}" for score in true[:6])
+        return [name, LOWEST_SCORES[name], f"{len(true)} of {len(portraits)}", lowest, highest or "none"]
+
+    columns = ["", "min_score here", "faces found", "lowest of faces", "highest of what is none"]
+    print_table("Scores", columns, map(measure, [name for name in finders if name in LOWEST_SCORES]))
+
+
+def print_table(title: str, columns: list[str], rows) -> None:
+    """Print rows as they come."""
+    head, line, *_ = table(columns, []).split("\n")
+    print(f"\n## {title}\n\n{head}\n{line}", flush=True)
+    for row in rows:
+        print(table(columns, [row]).split("\n")[-1], flush=True)
 
 
 def open_finders() -> dict:
@@ -105,14 +155,16 @@ def open_finders() -> dict:
     import folder_paths
 
     folder_paths.folder_names_and_paths["detection"] = ([str(MODELS / "detection")], {".safetensors"})
+    ours = {name: open_ours(label) for name, label in DETECTORS}
+    return ours | {"OpenCV's YuNet": opencv_yunet()} | mediapipe_library()
+
+
+def open_ours(label: str, *min_score: float):
+    """Return what finds faces with one of our detectors, with its default lowest score or another."""
     from likeness.faces import detector, search
 
-    def ours(label: str):
-        loaded = detector.load(label)
-        return lambda pixels: [(face.points, face.score) for face in search.find(loaded, pixels)]
-
-    finders = {name: ours(label) for name, label in DETECTORS} | {"OpenCV's YuNet": opencv_yunet()}
-    return finders | mediapipe_library()
+    loaded = detector.load(label, *min_score)
+    return lambda pixels: [(face.points, face.score) for face in search.find(loaded, pixels)]
 
 
 def opencv_yunet():
@@ -153,12 +205,13 @@ def mediapipe_library() -> dict:
     return {"MediaPipe's library": find}
 
 
-def read_photos() -> dict[str, np.ndarray]:
-    """Return the portraits, [H, W, 3] uint8."""
-    return {
-        name: read(skimage_data() / "astronaut.png" if name == "astronaut" else PHOTOS / f"{name}.jpg")
-        for name in TRUTH
-    }
+def read_photos(count: int, longest: int) -> dict[str, np.ndarray]:
+    """Return the first `count` portraits, whose truth is reduced with them to a longer side of `longest` pixels."""
+    photos = {}
+    for name in list(TRUTH)[:count]:
+        pixels = read(skimage_data() / "astronaut.png" if name == "astronaut" else PHOTOS / f"{name}.jpg")
+        photos[name], TRUTH[name] = shrink(pixels, np.array(TRUTH[name]), min(1, longest / max(pixels.shape)))
+    return photos
 
 
 def read(path: Path) -> np.ndarray:
@@ -262,11 +315,10 @@ def in_words(errors: list[float]) -> str:
     return f"{np.median(errors):.2f}, {worst}" + ("" if well == len(errors) else f" ({well} of {len(errors)})")
 
 
-def count_people(find, groups: list) -> list:
+def count_people(found: list, groups: list) -> list:
     """Return how many people of each group are well placed, of all, and how many faces are nobody's."""
     counts, total, false = [], 0, 0
-    for picture, people in groups:
-        faces = find(picture)
+    for faces, (_, people) in zip(found, groups):
         near = [
             [np.linalg.norm(face - points, axis=1).mean() / np.hypot(*(points[1] - points[0])) for points in people]
             for face, _ in faces
@@ -278,16 +330,16 @@ def count_people(find, groups: list) -> list:
     return [*counts, f"{sum(counts)} of {total}", false]
 
 
-def draw(groups: list, finders: dict, path: Path) -> None:
-    """Draw the points of the first two detectors into the groups."""
+def draw(groups: list, found: list, path: Path) -> None:
+    """Draw the points that two detectors found into the groups."""
     from PIL import Image, ImageDraw
 
     rows = []
-    for picture, _ in groups:
+    for i, (picture, _) in enumerate(groups):
         image = Image.fromarray(picture)
         pen, size = ImageDraw.Draw(image), max(2, picture.shape[1] // 500)
-        for colour, find in zip(("cyan", "yellow"), list(finders.values())[:2]):
-            for points, _ in find(picture):
+        for colour, faces in zip(("cyan", "yellow"), found):
+            for points, _ in faces[i]:
                 for x, y in points:
                     pen.ellipse((x - size, y - size, x + size, y + size), outline=colour, width=max(1, size // 2))
         image.thumbnail((900, 900))
@@ -301,27 +353,27 @@ def draw(groups: list, finders: dict, path: Path) -> None:
 
 
 def print_large(finders: dict, photos: dict) -> None:
-    """Print seconds for a picture of twenty faces, and for one of 48 megapixels with the process's peak memory."""
+    """Print seconds for a portrait of 48 megapixels, and the process's peak memory."""
     import cv2
     import torch
     from likeness.faces import detector
 
-    rows, (twenty, people) = [], compose(photos, GROUPS[2])
-    large = torch.from_numpy(cv2.resize(photos["obama3"], (6000, 8000))).float().div_(255)[None]
-    for name, label in DETECTORS:
+    large = torch.from_numpy(cv2.resize(photos["obama"], (6200, 7742))).float().div_(255)[None]
+
+    def measure(name: str) -> list:
         begin = time.process_time()
-        counted, *_ = count_people(finders[name], [(twenty, people)])
-        middle = time.process_time()
-        faces = detector.detect_faces(detector.load(label), large).per_image[0]
-        seconds = f"{middle - begin:.1f}", f"{time.process_time() - middle:.1f}"
+        faces = detector.detect_faces(detector.load(dict(DETECTORS)[name]), large).per_image[0]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        rows.append([name, f"{counted} of {len(people)}", seconds[0], len(faces), seconds[1], f"{peak:.1f}"])
-    print("\n## Twenty faces, and 48 megapixels\n")
-    columns = ["", "twenty faces", "seconds", "faces in 48 megapixels", "seconds", "GB at most so far"]
-    print(table(columns, rows), flush=True)
+        return [name, len(faces), f"{time.process_time() - begin:.1f}", f"{peak:.1f}"]
+
+    columns = ["", "faces", "seconds", "GB at most so far"]
+    print_table("48 megapixels", columns, map(measure, [name for name, _ in DETECTORS if name in finders]))
 
 
-SECTIONS = {"portraits": print_portraits, "groups": print_groups, "empty": print_empty, "large": print_large}
+SECTIONS = {
+    "portraits": print_portraits, "groups": print_groups, "empty": print_empty, "scores": print_scores,
+    "large": print_large,
+}  # fmt: skip
 
 if __name__ == "__main__":
     main()

@@ -119,6 +119,20 @@ def apply_policy(
     return replace(faces, per_image=tuple(choice or (whole_image(size),) for choice in choices))
 
 
+def lay_out(faces: Faces, images: torch.Tensor) -> Faces:
+    """Return `faces` for nodes that paint faces and leave every other image of the batch as it is.
+
+    Images without a found face have none at all, stand-ins included. Where `images` [B, H, W, C] are all that were
+    searched, the skipped ones are in their places again; otherwise they stay away.
+    """
+    found = [present if any(face.score > 0 for face in present) else () for present in faces.per_image]
+    if (len(found) + len(faces.skipped), *faces.images.shape[1:3]) != images.shape[:3]:
+        return replace(faces, per_image=tuple(found))
+    for i in faces.skipped:  # in ascending order
+        found.insert(i, ())
+    return replace(faces, images=images, per_image=tuple(found), skipped=())
+
+
 def report_faceless(faces: Faces) -> str:
     """Return in a sentence how many images had no face, and what became of them; nothing where all had some."""
     missing = len(faces.skipped) or sum(not present for present in faces.per_image)

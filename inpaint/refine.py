@@ -10,6 +10,7 @@ import comfy.model_management
 import numpy as np
 import torch
 
+from ..faces.choose import lay_out
 from ..faces.detector import as_rgb
 from ..faces.geometry import clip_box
 from ..faces.masks import MaskStyle, face_masks
@@ -63,6 +64,8 @@ def refine_crops(
     mask = None if mask is None else _check_mask(mask, images, none_is_well)
     if faces is None and mask is None:
         raise ValueError("Nothing says what to paint: connect faces (from Detect Faces), mask, or both.")
+    if faces is not None:
+        faces = lay_out(faces, images)
     if faces is not None and faces.images.shape[:3] != images.shape[:3]:
         (count, height, width), (batch, tall, wide) = faces.images.shape[:3], images.shape[:3]
         raise ValueError(
@@ -191,7 +194,8 @@ def _check_wanted(present: set[int], wanted: tuple[int, ...], masked: bool) -> N
         raise ValueError(
             "There is nothing to paint: "
             + ("the mask holds nothing of any face." if masked else "no face was found in any picture.")
-            + " Look at the picture that Detect Faces shows, or connect a mask without faces."
+            + " Look at the picture that Detect Faces shows, connect a mask without faces, or set if_no_face of Refine "
+            'Faces to "pass through".'
         )
     if missing := sorted({*wanted} - {EVERY_FACE} - present):
         raise ValueError(

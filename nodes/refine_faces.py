@@ -4,11 +4,13 @@ import comfy.samplers
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
+from ..faces.choose import lay_out, report_faceless
 from ..inpaint.paint import FacePerson, SamplerSettings, assign, check_people, paint
 from ..inpaint.paste import paste
 from ..inpaint.refine import EVERY_FACE, CropStyle, refine_crops
 from ..metrics.scores import face_scores
 from .inputs import check_mask, check_numbers, colour_match, crop_shape, crop_size, face_share, feather
+from .remarks import show
 from .sockets import FaceCropType, FaceEncoderType, FaceIdType, FacePeopleType, FacesType
 
 _IF_NO_FACE = ("error", "pass through")
@@ -176,6 +178,7 @@ class RefineFaces(io.ComfyNode):
                 io.Image.Output("painted", tooltip="The same as the model painted it."),
                 io.Mask.Output("painted_mask", tooltip="What was to be painted in each."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -190,6 +193,7 @@ class RefineFaces(io.ComfyNode):
         # Empty, the black mask of Load Image among them, is then as good as another.
         mask = check_numbers(mask) if none_is_well else check_mask(mask)
         crop, numbers = refine_crops(image, faces, mask, numbers, style, none_is_well)
+        shown = show(cls, report_faceless(lay_out(faces, image)) if faces else None)
         owners = assign(crop, numbers, people)
         crop = crop.select([i for i, owner in enumerate(owners) if owner])
         if not (any(owners) or none_is_well):
@@ -198,11 +202,11 @@ class RefineFaces(io.ComfyNode):
                 'by its index, or set if_no_face to "pass through".'
             )
         if not any(owners):
-            return io.NodeOutput(crop.originals, *[ExecutionBlocker(None)] * 3)
+            return io.NodeOutput(crop.originals, *[ExecutionBlocker(None)] * 3, **shown)
         sampling = SamplerSettings(seed, steps, cfg, sampler_name, scheduler, denoise)
         painted = paint(crop, [owner for owner in owners if owner], vae, sampling)
         images = paste(crop, painted, None, None, None, "mask", feather, colour_match)
-        return io.NodeOutput(images, crop.images, painted, crop.masks)
+        return io.NodeOutput(images, crop.images, painted, crop.masks, **shown)
 
 
 NODES = [CropFacesToRefine, ChooseFacePerson, RefineFaces]

@@ -268,7 +268,7 @@ def test_a_detector_looks_into_each_box_and_keeps_the_best_face_whose_centre_is_
     assert face.box == (75, 45, 95, 65) and face.score == pytest.approx(0.8, abs=0.003)
     assert np.allclose(face.points, template(112) * 20 / 112 + [75, 45], atol=1e-4)
     assert detector.shapes[0] == (101, 81), "half a box more on every side"
-    assert faces.tried.startswith("the boxes of another node, and in them dots, then again with a black border")
+    assert faces.tried.startswith("the boxes of another node, and in them dots, turned by 90, 180 and 270 degrees too")
 
 
 def test_boxes_at_the_edge_and_two_boxes_on_one_face():

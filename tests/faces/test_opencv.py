@@ -128,7 +128,8 @@ def test_score_is_increasing_and_even_at_the_border_to_false_alarms():
 
 @needs_cascade
 def test_min_score_decides(astronaut):
-    assert detector.detect_faces(detector.load("opencv: haar cascade", 0.999, 640), astronaut).per_image == ((),)
+    strict = detector.load("opencv: haar cascade", 0.999, 640)
+    assert detector.detect_faces(strict, astronaut, "quick").per_image == ((),)
 
 
 def test_missing_package_and_missing_cascade_say_what_to_install(monkeypatch):

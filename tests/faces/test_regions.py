@@ -316,4 +316,5 @@ def test_degenerate_hulls_fill_something(points):
 def test_template_face_is_upright_in_its_crop():
     face = face_of(template(112).astype(np.float32))
     left = mask_of(face, "left eye", 112, 112).nonzero().double().mean(dim=0)
-    assert abs(left[1] - 73.5) < 0.6 and abs(left[0] - 51.5) < 0.6
+    # An average face's eye is a little nearer to the nose and lower than its iris in the template.
+    assert abs(left[1] - 72.8) < 0.3 and abs(left[0] - 52.2) < 0.3

@@ -141,6 +141,20 @@ def test_images_without_a_face_stay_as_they_are():
         refine_crops(images, Faces(images, (layout[0], (), ())), None, ALL, SMALL)
 
 
+def test_skipped_images_are_in_their_places_again_and_stay_as_they_are():
+    images = noise(3, 90, 100, 3)
+    one = (face_at(50, 50, 0.4),)
+    for skipped, layout in (((1,), (one, one)), ((0, 2), (one,)), ((2,), (one, one))):
+        rest = [i for i in range(3) if i not in skipped]
+        faces = Faces(images[rest], layout, skipped=skipped)
+        crop, _ = refine_crops(images, faces, None, ALL, SMALL)
+        assert [bool(changed.any()) for changed in change(crop)] == [i in rest for i in range(3)]
+        crop, _ = refine_crops(images[rest], faces, None, ALL, SMALL)
+        assert len(crop.originals) == len(rest) and change(crop).any(axis=(1, 2)).all()
+    with pytest.raises(ValueError, match="in 2 pictures of 100 x 90, but image holds 3 of 100 x 80"):
+        refine_crops(images[:, :80], faces, None, ALL, SMALL)
+
+
 def test_pictures_without_a_face_can_pass_through():
     images, empty = noise(2, 90, 100, 3), torch.zeros(1, 90, 100)
     nobody, one = Faces(images, ((), ())), Faces(images, ((), (face_at(50, 50, 0.4),)))

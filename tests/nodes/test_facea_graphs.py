@@ -229,6 +229,25 @@ def test_a_image_without_a_face_passes_through_a_batch(executor):
     assert changed.tolist() == [False, True]
 
 
+def test_what_became_of_pictures_without_a_face_is_said(executor):
+    """The person is not there, so that nothing is painted; the sentence is the same."""
+    graph = one_face()
+    empty = {"width": 448, "height": 512, "batch_size": 1, "color": 9000}
+    graph["empty"] = {"class_type": "EmptyImage", "inputs": empty}
+    graph["both"] = {"class_type": "ImageBatch", "inputs": {"image1": ["empty", 0], "image2": ["6", 0]}}
+    graph[all_of(graph, PERSON)[0]]["inputs"]["index"] = 40
+    graph["12"]["inputs"].update(image=["both", 0], if_no_face="pass through")
+    for policy in ("whole picture", "leave as it is", "skip"):
+        graph["8"]["inputs"].update(image=["both", 0], if_no_face=policy)
+        outputs = executor.run(graph)
+        assert torch.equal(outputs["12"][0], outputs["both"][0]), policy
+        (shown,) = read_outputs(executor, "12")
+        assert shown["text"] == ("1 of 2 pictures had no face and was left as it is.",), policy
+    graph["12"]["inputs"]["image"] = ["6", 0]
+    executor.run(graph)
+    assert read_outputs(executor, "12")[0]["text"] == ("1 of 2 pictures had no face and was skipped.",)
+
+
 def test_a_picture_without_any_face_passes_through_and_its_crops_run_nothing(executor):
     graph = one_face()
     graph["empty"] = {"class_type": "EmptyImage", "inputs": {"width": 448, "height": 512, "batch_size": 1, "color": 9}}

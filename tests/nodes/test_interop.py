@@ -150,11 +150,11 @@ def test_a_mask_from_another_node(executor, graph):
 
 
 def test_a_video_with_faceless_frames_in_the_middle(executor, graph, monkeypatch):
-    """32 frames: the astronaut walks to the right, 8 of them are grey; quick, as a long video would be searched."""
+    """16 frames: the astronaut walks to the right, 4 of them are grey; quick, as a long video would be searched."""
     head = _astronaut(executor)[:, 10:266, 96:352]
     person = torch.nn.functional.interpolate(head.movedim(-1, 1), (128, 128), mode="area").movedim(1, -1)
-    frames = torch.full((32, 128, 192, 3), 0.5)
-    for i in set(range(32)) - set(range(12, 20)):
+    frames = torch.full((16, 128, 192, 3), 0.5)
+    for i in set(range(16)) - set(range(6, 10)):
         frames[i, :, 2 * i : 2 * i + 128] = person
     source = type("Frames", (), {"INPUT_TYPES": classmethod(lambda cls: {"required": {}}), "RETURN_TYPES": ("IMAGE",),
                                  "FUNCTION": "run", "run": lambda self: (frames,)})  # fmt: skip
@@ -164,12 +164,12 @@ def test_a_video_with_faceless_frames_in_the_middle(executor, graph, monkeypatch
     graph |= {"photo": node("TestFrames"), "detector": small, "faces": detect(**options, if_no_face="nearest frame")}
     graph["shown"] = preview("faces", 1)
     faces, overlay, boxes = executor.run(graph)["faces"]
-    assert overlay.shape == frames.shape and len(boxes) == 32
+    assert overlay.shape == frames.shape and len(boxes) == 16
     lefts = [group[0].box[0] for group in faces.per_image]
-    assert np.allclose(np.diff(lefts)[[*range(11), *range(20, 31)]], 2, atol=3)
-    assert lefts[12:16] == [lefts[11]] * 4 and lefts[16:20] == [lefts[20]] * 4
+    assert np.allclose(np.diff(lefts)[[*range(5), *range(10, 15)]], 2, atol=3)
+    assert lefts[6:8] == [lefts[5]] * 2 and lefts[8:10] == [lefts[10]] * 2
     assert {group[0].number for group in faces.per_image} == {0}
-    with pytest.raises(GraphError, match="No face was found in picture 13, 14, .* of 32"):
+    with pytest.raises(GraphError, match="No face was found in picture 7, 8, 9, 10 of 16"):
         executor.run(change(graph, faces=detect(**options)))
 
 
@@ -216,7 +216,10 @@ def test_photos_of_every_kind(executor, base, name):
     write, count = PHOTOS[name]
     path = base / "input" / f"likeness_{name}"
     path.write_bytes(write(Image.open(ASSETS / "astronaut.png").convert("RGB")))
-    graph = {"photo": node("LoadImage", image=path.name), "detector": HAAR, "faces": detect(search="quick")}
+    # In black and white dots the cascade is far less sure: 0.24.
+    inputs = HAAR["inputs"] | ({"min_score": 0.2} if name == "two_levels.png" else {})
+    graph = {"photo": node("LoadImage", image=path.name), "detector": node("LikenessLoadFaceDetector", **inputs)}
+    graph["faces"] = detect(search="quick")
     graph["shown"] = preview("faces", 1)
     try:
         faces = executor.run(graph)["faces"][0]
