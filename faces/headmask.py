@@ -10,7 +10,6 @@ import torch
 from scipy import ndimage
 
 from .geometry import convex_hull, fill_convex
-from .landmarks import complete
 from .regions import lay_oval
 from .types import Face, Faces
 
@@ -37,6 +36,8 @@ def head_mask(face: Face, image_size: tuple[int, int]) -> torch.Tensor:
 def head_masks(faces: Faces) -> torch.Tensor:
     """Return one head mask per face, image by image: [n, H, W], as `align_faces` takes them."""
     height, width = faces.images.shape[1:3]
+    from .landmarks import complete  # late: it needs the host, which the drawn world does without
+
     masks = [head_mask(face, (height, width)) for _, face in complete(faces).pairs]
     return torch.stack([torch.zeros(height, width), *masks])[1:]
 

@@ -200,7 +200,7 @@ def test_mutated_files_are_tensors_or_a_named_error(tmp_path, kind):
             assert all(torch.is_tensor(tensor) for tensor in tensors.values())
         except ValueError as error:
             assert str(error).startswith(f"'{tmp_path / 'a.pt'}' ")
-        assert time.monotonic() - begin < 1
+        assert time.monotonic() - begin < 3
     assert read < 400
 
 
