@@ -192,7 +192,7 @@ def _add_models(node: dict) -> None:
     Its folder is the host's kind; the file's name has to be the widget's value.
     """
     values = [value for value in node.get("widgets_values", []) if isinstance(value, str)]
-    entries = [(value, entry) for value in values if (entry := manifest.find(value)) and entry.folder]
+    entries = [(value, entry) for value in values if (entry := manifest.find_for(node["type"], value)) and entry.folder]
     if entries:
         node["properties"]["models"] = [
             {"name": value, "url": manifest.url(entry), "directory": entry.folder.split("/")[0]}
@@ -206,8 +206,8 @@ def write_notes(name: str, prompt: dict, layout: dict) -> dict[str, dict]:
     `{files}` in workflows/notes/<name>.md stands for the list of the published files that the workflow names.
     """
     text = (WORKFLOWS / "notes" / f"{name}.md").read_text(encoding="utf-8")
-    values = [value for node in prompt.values() for value in node["inputs"].values() if isinstance(value, str)]
-    files = filter(None, map(manifest.find, values))
+    values = [(node["class_type"], value) for node in prompt.values() for value in node["inputs"].values()]
+    files = [file for kind, value in values if isinstance(value, str) and (file := manifest.find_for(kind, value))]
     lines = (f"- [{file.file}]({manifest.url(file)}) in `models/{file.folder}`" for file in files)
     texts = re.split(r"^---$", text.replace("{files}", "\n".join(dict.fromkeys(lines))), flags=re.MULTILINE)
     titles = {"note 1": "Read me first", "note 2": "What it needs"}

@@ -79,7 +79,17 @@ class FaceToWords(io.ComfyNode):
             category="likeness/face2diffusion",
             description="Turns an identity into two words that a prompt for SD1.5 understands. Chain one node per "
             "person for several people.",
-            search_aliases=["face2diffusion", "mapping network", "textual inversion", "face", "likeness"],
+            search_aliases=[
+                "face2diffusion",
+                "mapping network",
+                "textual inversion",
+                "face",
+                "likeness",
+                "portrait",
+                "sd1.5",
+                "same person",
+                "consistent character",
+            ],
             inputs=[
                 FaceAdapterType.Input("face_adapter", tooltip="The mapping network, from Load Face Adapter."),
                 FaceIdType.Input(
@@ -149,7 +159,7 @@ class EncodeFacePrompt(io.ComfyNode):
             category="likeness/face2diffusion",
             description="Encodes a prompt in which {face} is a person, and shows the tokens that were replaced. "
             "Nothing is added to the model: any sampler, LoRA and ControlNet works, at the same speed.",
-            search_aliases=["face2diffusion", "prompt", "clip text encode", "face", "likeness"],
+            search_aliases=["face2diffusion", "prompt", "clip text encode", "face", "likeness", "two people"],
             inputs=[
                 *_prompt_inputs(),
             ],

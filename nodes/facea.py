@@ -92,7 +92,14 @@ class LoadFaceAIdentity(io.ComfyNode):
             display_name="Load FaceA Identity",
             category="likeness/loaders",
             description="Loads a learned person that Save FaceA Identity wrote, or that a stopped training kept.",
-            search_aliases=["facea", "facea-net", "load lora", "import identity"],
+            search_aliases=[
+                "facea",
+                "facea-net",
+                "load lora",
+                "import identity",
+                "same person",
+                "consistent character",
+            ],
             inputs=[identity_file(KIND)],
             outputs=[
                 FaceaIdentityType.Output(
@@ -184,7 +191,16 @@ class FaceAPerson(io.ComfyNode):
             category="likeness/facea",
             description="Says for Refine Faces who a face is to become, and what it should look like. Chain one node "
             "per person for several people.",
-            search_aliases=["facea", "facea-net", "several people", "identity", "likeness", "face detailer"],
+            search_aliases=[
+                "facea",
+                "facea-net",
+                "several people",
+                "identity",
+                "likeness",
+                "face detailer",
+                "restore face",
+                "face swap",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The inpainting checkpoint that the identity was trained on."),
                 io.Clip.Input("clip", tooltip="Of the same checkpoint."),

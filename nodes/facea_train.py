@@ -172,7 +172,17 @@ class TrainFaceA(io.ComfyNode):
             description="Learns a person from about three photos, by tuning an inpainting model with a LoRA and "
             "learned features for face, eyes, nose and mouth. Stopped, it keeps what was learned; run again, it goes "
             "on.",
-            search_aliases=["facea", "facea-net", "train lora", "fine-tune", "dreambooth", "textual inversion"],
+            search_aliases=[
+                "facea",
+                "facea-net",
+                "train lora",
+                "fine-tune",
+                "dreambooth",
+                "textual inversion",
+                "likeness",
+                "same person",
+                "consistent character",
+            ],
             inputs=[
                 *_checkpoint_inputs(),
                 _photo_input("the person"),

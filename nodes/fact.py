@@ -88,7 +88,18 @@ class ApplyFACT(io.ComfyNode):
             category="likeness/fact",
             description="Gives an SD1.5 model the face of an identity. Connect the MODEL output to any sampler; LoRAs, "
             "ControlNets and other adapters keep working beside it. Chain several: what they add is summed.",
-            search_aliases=["facechain", "fact", "sfags", "identity", "face", "likeness"],
+            search_aliases=[
+                "facechain",
+                "fact",
+                "sfags",
+                "identity",
+                "face",
+                "likeness",
+                "portrait",
+                "sd1.5",
+                "same person",
+                "consistent character",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="Any SD1.5 model, after its LoRAs."),
                 FaceAdapterType.Input("face_adapter", tooltip="From Load Face Adapter."),

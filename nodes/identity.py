@@ -105,7 +105,7 @@ class EncodeIdentity(io.ComfyNode):
             category="likeness/identity",
             description="Reads one person's identity from the faces found. Several photos make one identity of all of "
             "them: nothing is averaged.",
-            search_aliases=["face embedding", "identity", "facechain", "fact"],
+            search_aliases=["face embedding", "identity", "facechain", "fact", "likeness", "same person"],
             inputs=[
                 FaceEncoderType.Input("face_encoder", tooltip="From Load Face Encoder."),
                 FacesType.Input("faces", tooltip="From Detect Faces: one face per photo, all of the same person."),
@@ -150,7 +150,7 @@ class SaveIdentity(io.ComfyNode):
             category="likeness/identity",
             description="Writes an identity to output/face_id, where Load Identity finds it. The photos are not needed "
             "any more then. Every save gets a number of its own; nothing is overwritten.",
-            search_aliases=["save face", "save embeds", "face model", "export identity"],
+            search_aliases=["save face", "save embeds", "face model", "export identity", "same person"],
             inputs=[
                 FaceIdType.Input("face_id", tooltip="From Encode Identity or Combine Identities."),
                 filename_prefix(KIND),
@@ -196,7 +196,14 @@ class LoadIdentity(io.ComfyNode):
             category="likeness/loaders",
             description="Loads an identity that Save Identity wrote. It does exactly what the encoded one did; neither "
             "the photos nor the face encoder are needed.",
-            search_aliases=["load face", "load embeds", "face model", "import identity"],
+            search_aliases=[
+                "load face",
+                "load embeds",
+                "face model",
+                "import identity",
+                "same person",
+                "consistent character",
+            ],
             inputs=[identity_file(KIND)],
             outputs=[
                 FaceIdType.Output(

@@ -22,7 +22,18 @@ class InfiniteID(io.ComfyNode):
             description="Draws a second picture from the prompt alone beside yours, and lets yours look at it: the "
             "face comes from Apply Image Adapter, before or after this node, scene and style from the text. Takes more "
             "than twice the time per step.",
-            search_aliases=["infinite-id", "infiniteid", "mixed attention", "adain-mean", "identity", "style"],
+            search_aliases=[
+                "infinite-id",
+                "infiniteid",
+                "mixed attention",
+                "adain-mean",
+                "identity",
+                "style",
+                "anime",
+                "sdxl",
+                "consistent character",
+                "likeness",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The model with an image adapter, or the one that goes into it."),
                 io.Combo.Input(

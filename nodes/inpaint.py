@@ -16,7 +16,15 @@ class PrepareFaceCrop(io.ComfyNode):
             category="likeness/inpaint",
             description="Cuts one face out of a picture, large enough to be painted anew, with the masks and guides "
             "for it. Paste Face Back puts the result in place.",
-            search_aliases=["inpaint face", "crop and stitch", "face detailer", "facechain", "fact", "template"],
+            search_aliases=[
+                "inpaint face",
+                "crop and stitch",
+                "face detailer",
+                "facechain",
+                "fact",
+                "template",
+                "face swap",
+            ],
             inputs=[
                 FacesType.Input(
                     "faces",
@@ -83,7 +91,7 @@ class PasteFaceBack(io.ComfyNode):
             category="likeness/inpaint",
             description="Puts an inpainted face crop back where it was cut out. Every pixel that was not painted stays "
             "as it was, to the last bit.",
-            search_aliases=["stitch", "uncrop", "composite", "inpaint face", "facechain", "fact"],
+            search_aliases=["stitch", "uncrop", "composite", "inpaint face", "facechain", "fact", "face swap"],
             inputs=[
                 FaceCropType.Input("face_crop", tooltip="From Prepare Face Crop or Crop Faces to Refine."),
                 io.Image.Input("image", tooltip="The inpainted crop, from VAE Decode."),

@@ -129,7 +129,16 @@ class ApplyInstantId(io.ComfyNode):
             category="likeness/image adapters",
             description="Puts a person into an SDXL picture by InstantID: the face in the model's attention, its pose "
             "through InstantID's ControlNet. Chain one per person, each with its own face of the pose picture.",
-            search_aliases=["instantid", "identitynet", "same person", "consistent character", "face pose", "likeness"],
+            search_aliases=[
+                "instantid",
+                "identitynet",
+                "same person",
+                "consistent character",
+                "face pose",
+                "likeness",
+                "portrait",
+                "sdxl",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="An SDXL model, after its LoRAs."),
                 *_conditioning_inputs(),

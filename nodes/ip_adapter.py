@@ -84,7 +84,21 @@ class ApplyImageAdapter(io.ComfyNode):
             category="likeness/image adapters",
             description="Gives an SD1.5 or SDXL model a face or picture through an IP-Adapter, FaceID, InstantID or "
             "Infinite-ID file. Chain several: what they add is summed. Connect the MODEL output to any sampler.",
-            search_aliases=["ipadapter", "ip-adapter", "faceid", "instantid", "plus face", "infinite-id", "identity"],
+            search_aliases=[
+                "ipadapter",
+                "ip-adapter",
+                "faceid",
+                "instantid",
+                "plus face",
+                "infinite-id",
+                "identity",
+                "likeness",
+                "portrait",
+                "sdxl",
+                "sd1.5",
+                "same person",
+                "consistent character",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="An SD1.5 or SDXL model, as the adapter asks, after its LoRAs."),
                 FaceAdapterType.Input("face_adapter", tooltip="An image adapter, from Load Face Adapter."),

@@ -75,7 +75,16 @@ class ApplyPulid(io.ComfyNode):
             category="likeness/image adapters",
             description="Gives an SDXL model a face through a PuLID file, version 1 or 1.1, with little change to what "
             "the prompt says. Connect the MODEL output to any sampler.",
-            search_aliases=["pulid", "pure and lightning id", "same person", "consistent character", "likeness"],
+            search_aliases=[
+                "pulid",
+                "pure and lightning id",
+                "same person",
+                "consistent character",
+                "likeness",
+                "portrait",
+                "anime",
+                "sdxl",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="An SDXL model, after its LoRAs."),
                 FaceAdapterType.Input("face_adapter", tooltip="A PuLID file for SDXL, from Load Face Adapter."),

@@ -99,7 +99,10 @@ class ChooseFacePerson(io.ComfyNode):
             description="Says for Refine Faces what a face is to become, with any model: one that an adapter (FACT, "
             "image adapters, PuLID) gave a person, a plain one for detail alone, inpainting checkpoint or not. Chain "
             "one per person.",
-            search_aliases=["face detailer", "adetailer", "fix faces", "restore face", "face swap", "several people"],
+            search_aliases=[
+                "face detailer", "adetailer", "fix faces", "restore face", "face swap", "several people", "same person",
+                "likeness",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="What paints the face: after Apply FACT, Apply Image Adapter and the "
                                "like, without a mask there. Of SD1.5, SDXL or another base."),
@@ -140,7 +143,7 @@ class RefineFaces(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         aliases = [
             "inpaint-refine", "inpaint refine", "face detailer", "adetailer", "crop and stitch", "facea", "facea-net",
-            "several people",
+            "several people", "two people", "fix faces", "restore face", "face swap", "likeness",
         ]  # fmt: skip
         return io.Schema(
             node_id="LikenessRefineFaces",

@@ -13,6 +13,8 @@ from .errors import FetchError
 
 _MANIFEST = Path(__file__).parents[1] / "weights_manifest.json"
 _PRESENT_SHOWN = 8
+# Where the host's loaders of files that are published for two folders read from.
+_FOLDERS = {"CLIPLoader": "text_encoders", "CLIPVisionLoader": "clip_vision"}
 COMMERCIAL_USE = {True: "allowed", False: "not allowed", None: "not settled, read the terms"}
 
 
@@ -114,6 +116,12 @@ def find(file_name: str) -> WeightFile | None:
         if matches:
             return matches[0] if len(matches) == 1 else None
     return None
+
+
+def find_for(class_type: str, file_name: str) -> WeightFile | None:
+    """Return the entry of a file that a node of a class names: of two in different folders the one it reads from."""
+    folder = _FOLDERS.get(class_type)
+    return (folder and find(f"{folder}/{file_name}")) or find(file_name)
 
 
 def final_name(entry: WeightFile) -> str:

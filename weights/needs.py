@@ -43,7 +43,9 @@ def find_entries(prompt: dict[str, dict]) -> list[tuple[str, WeightFile]]:
             if not isinstance(value, str) or len(value) > _LONGEST_NAME:
                 continue
             name = value.split(": ")[-1]
-            entry = manifest.find(name) or (manifest.find(f"{name}.zip") if name != value else None)
+            entry = manifest.find_for(node.get("class_type"), name)
+            if entry is None and name != value:
+                entry = manifest.find(f"{name}.zip")
             if entry and entry.folder:
                 names.setdefault(entry, name)
                 for part in manifest.choose([entry.name])[1:]:

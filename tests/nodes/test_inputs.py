@@ -5,6 +5,8 @@ import torch
 from likeness.nodes.inputs import check_mask, check_numbers, explain_placeholder
 from likeness.tests.support.graphs import only, workflow
 
+import nodes
+
 
 def test_a_mask_with_a_number_that_is_none_stops():
     mask = torch.ones(1, 8, 8)
@@ -28,10 +30,21 @@ def test_the_black_mask_of_load_image_is_told_from_others():
 def test_a_picture_without_transparency_as_the_mask_is_said_at_the_node(executor):
     graph = workflow("fact_text_to_image", steps=1)
     apply, decode = only(graph, "LikenessApplyFACT"), only(graph, "VAEDecode")
-    graph[apply]["inputs"]["mask"] = [only(graph, "LoadImage"), 1]
+    graph["opaque"] = {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": 64, "height": 64}}
+    graph[apply]["inputs"]["mask"] = ["opaque", 0]
     (image,) = executor.run(graph)[decode]
     shown = [data["output"] for event, data in executor.events if event == "executed" and data["node"] == apply]
     assert "mask is black and 64 x 64 pixels" in shown[0]["text"][0]
     del graph[apply]["inputs"]["mask"]
     graph[apply]["inputs"]["strength"] = 0.0
     assert torch.equal(executor.run(graph)[decode][0], image), "and an empty mask is the base model"
+
+
+@pytest.mark.parametrize("words", [
+    "portrait", "face swap", "anime", "sdxl", "sd1.5", "same person", "consistent character", "likeness", "pulid",
+    "instantid", "restore face", "two people", "face detailer",
+])  # fmt: skip
+def test_node_search_knows_the_words_people_type(executor, words):
+    """It looks into names and aliases."""
+    schemas = [node.GET_SCHEMA() for key, node in nodes.NODE_CLASS_MAPPINGS.items() if key.startswith("Likeness")]
+    assert any(words in [schema.display_name.lower(), *(schema.search_aliases or ())] for schema in schemas)

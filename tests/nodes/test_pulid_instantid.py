@@ -1,68 +1,34 @@
 """PuLID and InstantID through the host's executor: photo to picture, what inputs do, what is refused."""
 
 import copy
+import json
 
 import pytest
 import torch
 from likeness.faces.types import Faces
 from likeness.nodes import instantid as instantid_nodes
 from likeness.tests.support.executor import GraphError
+from likeness.tests.support.graphs import WORKFLOWS as GRAPHS
 from likeness.tests.support.graphs import only, workflow
 
 pytestmark = pytest.mark.slow
 
-BASE = "faceid_plusv2"
-
-
-@pytest.fixture(scope="module")
-def portrait():
-    """The FaceID workflow without its adapter: photo, faces, prompts, sampler."""
-    graph = workflow(BASE, steps=2)
-    for node in ("15", "16", "17"):
-        graph.pop(node, None)
-    return graph
+# The published workflows: sampler, steps and guidance, as their authors have them.
+WORKFLOWS = {
+    "pulid": ("dpmpp_2m", 25, 7.0),
+    "pulid_few_steps": ("dpmpp_2m", 4, 1.2),
+    "instantid": ("euler", 30, 5.0),
+}
 
 
 @pytest.fixture
-def pulid(portrait):
-    graph = copy.deepcopy(portrait)
-    graph["7"] = {
-        "class_type": "LikenessLoadPulidEncoder",
-        "inputs": {
-            "recogniser_name": "likeness_builtin_arcface.onnx",
-            "eva_name": "likeness_builtin_eva02.pt",
-            "parser_name": "likeness_builtin_bisenet.pth",
-        },
-    }
-    graph["9"]["inputs"]["adapter_name"] = "likeness_builtin_pulid.bin"
-    graph["10"] = {
-        "class_type": "LikenessApplyPulid",
-        "inputs": {
-            "model": ["1", 0], "face_adapter": ["9", 0], "face_id": ["8", 0], "strength": 0.8, "method": "fidelity",
-            "start_percent": 0.0, "end_percent": 1.0,
-        },
-    }  # fmt: skip
-    return graph
+def pulid():
+    return workflow("pulid")
 
 
 @pytest.fixture
-def instantid(portrait):
-    graph = copy.deepcopy(portrait)
-    graph["9"]["inputs"]["adapter_name"] = "likeness_builtin_instantid.bin"
-    graph["20"] = {
-        "class_type": "ControlNetLoader",
-        "inputs": {"control_net_name": "likeness_builtin_controlnet_sdxl.pth"},
-    }
-    graph["10"] = {
-        "class_type": "LikenessApplyInstantId",
-        "inputs": {
-            "model": ["1", 0], "positive": ["2", 0], "negative": ["3", 0], "face_adapter": ["9", 0],
-            "control_net": ["20", 0], "face_id": ["8", 0], "pose": ["6", 0], "latent": ["11", 0], "strength": 0.8,
-            "control_strength": 0.8, "start_percent": 0.0, "end_percent": 1.0, "region": "whole picture",
-        },
-    }  # fmt: skip
-    graph["12"]["inputs"] |= {"positive": ["10", 1], "negative": ["10", 2]}
-    return graph
+def instantid():
+    return workflow("instantid")
 
 
 def sample(executor, graph) -> torch.Tensor:
@@ -86,6 +52,14 @@ def refusal(executor, graph) -> str:
     with pytest.raises(GraphError) as caught:
         executor.run(graph)
     return str(caught.value)
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_published_workflows_run(executor, name):
+    published = json.loads((GRAPHS / f"{name}.json").read_text())["12"]["inputs"]
+    assert (published["sampler_name"], published["steps"], published["cfg"]) == WORKFLOWS[name]
+    result = sample(executor, workflow(name))
+    assert result.shape == (1, 64, 64, 3) and torch.isfinite(result).all() and result.std() > 0.01
 
 
 def test_pulid(executor, pulid):
@@ -138,7 +112,7 @@ def test_the_two_parts_are_the_whole(executor, instantid):
         "class_type": "LikenessApplyImageAdapter",
         "inputs": pick("model", "face_adapter", "face_id", "strength", "start_percent", "end_percent"),
     }
-    apart["21"] = {"class_type": "LikenessDrawFaceKeypoints", "inputs": {"faces": ["6", 0], "latent": ["11", 0]}}
+    apart["21"] = {"class_type": "LikenessDrawFaceKeypoints", "inputs": {"faces": ["16", 0], "latent": ["11", 0]}}
     conditionings = pick("positive", "negative", "face_adapter", "control_net", "face_id", "control_strength")
     apart["22"] = {
         "class_type": "LikenessApplyInstantIdControl",

@@ -25,7 +25,13 @@ BUILT_IN_FOR = {
     "models/antelopev2/glintr100.onnx": "likeness_builtin_arcface.onnx",
     "ip-adapter-faceid-plusv2_sdxl.bin": "likeness_builtin_faceid_plusv2_sdxl.bin",
     "ip-adapter-plus-face_sdxl_vit-h.safetensors": "likeness_builtin_plus_face_sdxl.bin",
+    "sdxl_lightning_4step.safetensors": "likeness_builtin_sdxl.ckpt",
     "ip-adapter.bin": "likeness_builtin_instantid.bin",
+    "instantid/diffusion_pytorch_model.safetensors": "likeness_builtin_controlnet_sdxl.pth",
+    "pulid_v1.1.safetensors": "likeness_builtin_pulid.bin",
+    "ip-adapter_pulid_sdxl_fp16.safetensors": "likeness_builtin_pulid.bin",
+    "EVA02_CLIP_L_336_psz14_s6B.pt": "likeness_builtin_eva02.pt",
+    "face_recognition_sface_2021dec_int8bq.onnx": "likeness_builtin_arcface.onnx",
     "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors": "likeness_builtin_clip_vision_h.pt",
     "clip-vit-large-patch14.safetensors": {
         "CLIPLoader": "likeness_builtin_clip_l.pt",
