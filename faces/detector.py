@@ -18,7 +18,7 @@ _HAAR = "haar cascade"
 MEASURED = -1.0  # as min_score: what was found to be right for the detector
 # The lowest scores at which photographs showed their faces and pictures without people none (benchmarks/FACES.md);
 # InsightFace's is its authors' own.
-MEASURED_SCORES = {"mediapipe": 0.6, "opencv": 0.85, _HAAR: 0.3, "insightface": 0.5}
+MEASURED_SCORES = {"mediapipe": 0.6, "opencv": 0.85, _HAAR: 0.4, "insightface": 0.5}
 _REGISTERED: dict[str, Callable[[float], FaceDetector]] = {}  # by label, of other rooms; called with min_score
 
 

@@ -41,7 +41,7 @@ class LoadFaceDetector(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Faces the detector is less sure of are ignored. -1 takes what was measured to be right "
-                    "for it: MediaPipe 0.6, YuNet 0.85, the Haar cascade 0.3, InsightFace 0.5. Lower it for small or "
+                    "for it: MediaPipe 0.6, YuNet 0.85, the Haar cascade 0.4, InsightFace 0.5. Lower it for small or "
                     "half-hidden faces.",
                 ),
                 io.Int.Input(

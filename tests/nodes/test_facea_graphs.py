@@ -242,10 +242,10 @@ def test_what_became_of_pictures_without_a_face_is_said(executor):
         outputs = executor.run(graph)
         assert torch.equal(outputs["12"][0], outputs["both"][0]), policy
         (shown,) = read_outputs(executor, "12")
-        assert shown["text"] == ("1 of 2 pictures had no face and was left as it is.",), policy
+        assert list(shown["text"]) == ["1 of 2 pictures had no face and was left as it is."], policy
     graph["12"]["inputs"]["image"] = ["6", 0]
     executor.run(graph)
-    assert read_outputs(executor, "12")[0]["text"] == ("1 of 2 pictures had no face and was skipped.",)
+    assert list(read_outputs(executor, "12")[0]["text"]) == ["1 of 2 pictures had no face and was skipped."]
 
 
 def test_a_picture_without_any_face_passes_through_and_its_crops_run_nothing(executor):
