@@ -310,9 +310,10 @@ def measure_error(faces: list, points: np.ndarray) -> float:
 
 def in_words(errors: list[float]) -> str:
     """Return the median and the largest error, and how many portraits show their face well."""
-    worst = "none found" if np.isinf(max(errors)) else f"{max(errors):.2f}"
+    middle, worst = ("none found" if np.isinf(e) else f"{e:.2f}" for e in (np.median(errors), max(errors)))
+    both = worst if middle == worst == "none found" else f"{middle}, {worst}"
     well = sum(error < WELL for error in errors)
-    return f"{np.median(errors):.2f}, {worst}" + ("" if well == len(errors) else f" ({well} of {len(errors)})")
+    return both + ("" if well == len(errors) else f" ({well} of {len(errors)})")
 
 
 def count_people(found: list, groups: list) -> list:

@@ -96,8 +96,8 @@ def test_figures_of_a_tiny_tree(tmp_path):
         "functions named by a participle": 2,
         "class names given twice": 1,
         "module names given twice": 1,
-        # Site twice, picture, places, found and own; kept_names is not the whole name `kept`
-        "names against the glossary": 6,
+        # Site twice, picture, found and own; kept_names is not the whole name `kept`
+        "names against the glossary": 5,
     }
     cases = {figure: cases for figure, (_, cases) in figures.items() if cases}
     assert cases["private helpers mentioned once"] == ["weights/reading.py:_once"]

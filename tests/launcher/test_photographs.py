@@ -8,8 +8,8 @@ from likeness.launcher import photographs
 
 @pytest.fixture
 def photos(real_folders, real_photos, base):
-    for name in photographs.COMPARED:
-        shutil.copy(real_photos / name, base / "input")
+    for photo in (photographs.PORTRAIT, *(real_photos / name for name in photographs.COMPARED)):  # as if uploaded
+        shutil.copy(photo, base / "input")
     return list(photographs.COMPARED)
 
 
