@@ -231,7 +231,7 @@ def test_wrong_onnx_files(executor, graph, files):
     assert "likeness_wrong.onnx is no ArcFace recogniser: one input [n, 3, 112, 112]" in refusal(executor, wrong)
     files("insightface/likeness_page.onnx").write_bytes(b"<!doctype html>")
     page = change(graph, ENCODER, encoder_name="likeness_page.onnx")
-    assert "likeness_page.onnx cannot be read as an ONNX model" in refusal(executor, page)
+    assert "likeness_page.onnx cannot be used as a recogniser: it is a web page" in refusal(executor, page)
 
 
 @pytest.mark.parametrize("keep", [100, 0.5])
