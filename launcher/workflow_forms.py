@@ -113,6 +113,7 @@ def editor(url: str) -> Iterator[Page]:
         # Chromium's own sandbox does not start for root, as whom containers run.
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", *OFFLINE])
         page = browser.new_page(viewport=VIEW)
+        page.set_default_timeout(120_000)  # a machine with other work may take its time
         page.goto(url, wait_until="domcontentloaded")
         page.wait_for_function(IS_READY)
         yield page
