@@ -232,7 +232,11 @@ def test_a_part_that_lacks_its_file_stops_all_of_it(call, server):
     assert code == 1 and not results and "CheckpointLoaderSimple (node 20)" in said and "gone.safetensors" in said
     assert get(server, "/queue")["queue_pending"] == []
     assert call(run.read_workflow(MINIATURE), "steps=2", "seed=3")[0] == 0, "the server did not go on with the rest"
-    ended = [entry["status"]["status_str"] for entry in get(server, "/history").values() if "22" in entry["prompt"][2]]
+    ended = [
+        entry["status"]["status_str"]
+        for entry in get(server, "/history").values()
+        if entry["prompt"][2].get("22", {}).get("_meta", {}).get("title") == "Other result"
+    ]
     assert "success" not in ended
 
 
