@@ -129,7 +129,7 @@ def test_the_small_nodes_with_the_stock_sampler_give_the_same_image(executor):
 
 def test_three_faces_of_one_batch_through_the_small_nodes(executor):
     graph = one_face()
-    graph["6"]["inputs"]["image"] = "three_faces.png"
+    graph["6"]["inputs"]["image"] = "examples/three_faces.png [temp]"
     image = executor.run({key: graph[key] for key in ("6",)} | preview("6", 0))["6"][0]
     for key in ("9", "10", "11", "13"):
         del graph[key]

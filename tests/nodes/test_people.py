@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from likeness.tests.support.executor import GraphError
-from likeness.tests.support.graphs import only, workflow
+from likeness.tests.support.graphs import ASSETS, only, workflow
 from PIL import Image
 
 pytestmark = pytest.mark.slow
@@ -165,7 +165,7 @@ def folder(base):
     """Three photos of one person and one of nobody in a folder, of different sizes."""
     folder = base / "input" / "one person"
     folder.mkdir(exist_ok=True)
-    photo = Image.open(base / "input" / "astronaut.png").convert("RGB")
+    photo = Image.open(ASSETS / "astronaut.png").convert("RGB")
     for number, side in enumerate((512, 400, 448)):
         photo.resize((side, side)).save(folder / f"{number}.png")
     Image.new("RGB", (96, 64), "grey").save(folder / "3.png")
