@@ -10,7 +10,10 @@ from likeness.tests.support.graphs import ASSETS, only, workflow
 from PIL import Image
 
 NAMES = ["fact_inpaint", "fact_inpaint_one_of_three"]
-TEMPLATES = {"fact_inpaint": "portrait.png", "fact_inpaint_one_of_three": "three_faces.png"}
+TEMPLATES = {
+    "fact_inpaint": "examples/portrait.png [temp]",
+    "fact_inpaint_one_of_three": "examples/three_faces.png [temp]",
+}
 
 
 def template(base, graph) -> torch.Tensor:
