@@ -122,9 +122,7 @@ def test_beside_a_model_node(benches, patch, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("base, patches", [
-    ("SD1.5", ["FACT", "image adapter", "Infinite-ID"]), ("SDXL", ["image adapter", "Infinite-ID"]),
-])  # fmt: skip
+@pytest.mark.parametrize("base, patches", [("SD1.5", ["FACT", "image adapter", "Infinite-ID"])])
 def test_beside_every_model_node(benches, base, patches):
     """Each node beside one of the patches, in turn: all beside all takes five times as long."""
     names = sorted(menu.find("MODEL", "MODEL"))
