@@ -4,7 +4,6 @@ ONNX is a protobuf; the numbers of fields below are those of its published `onnx
 """
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,12 +11,12 @@ import numpy as np
 import torch
 
 from ..weights.files import HEAD, not_weights
+from ..weights.protobuf import read_fields, read_varint
 
 # Number of a tensor's type in the file: how its bytes are read. bfloat16 is read as its upper 16 bits of a float32.
 _TYPES = {1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8"}
 _GRAPH = 7  # field of a model
 _FLOATS, _INT32S, _INT64S, _RAW, _DOUBLES = 4, 5, 7, 9, 10  # fields of a tensor that hold its numbers
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 
 
 @dataclass(frozen=True)
@@ -53,42 +52,10 @@ def read_onnx(path: str | Path) -> OnnxGraph:
     data = memoryview(Path(path).read_bytes())
     if reason := not_weights(bytes(data[:HEAD])):
         raise ValueError(f"it is {reason}")
-    graphs = [value for number, value in _fields(data) if number == _GRAPH]
+    graphs = [value for number, value in read_fields(data) if number == _GRAPH]
     if not graphs:
         raise ValueError("it holds no network")
     return _read_graph(graphs[0])
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield number and value of every field of a protobuf message."""
-    at = 0
-    while at < len(data):
-        key, at = _read_varint(data, at)
-        number, wire = key >> 3, key & 7
-        if wire == _VARINT:
-            value, at = _read_varint(data, at)
-        else:
-            if wire == _BYTES:
-                size, at = _read_varint(data, at)
-            elif wire in (_FIXED32, _FIXED64):
-                size = 4 if wire == _FIXED32 else 8
-            else:
-                raise ValueError(f"byte {at} is no field of a protobuf")
-            if at + size > len(data):
-                raise ValueError("it is cut short")
-            value, at = data[at : at + size], at + size
-        yield number, value
-
-
-def _read_varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-    raise ValueError(f"byte {at} is no number of a protobuf")
 
 
 def _signed(value: int) -> int:
@@ -101,14 +68,14 @@ def _integers(value: int | memoryview) -> list[int]:
         return [_signed(value)]
     numbers, at = [], 0
     while at < len(value):
-        number, at = _read_varint(value, at)
+        number, at = read_varint(value, at)
         numbers.append(_signed(number))
     return numbers
 
 
 def _read_graph(data: memoryview) -> OnnxGraph:
     graph = OnnxGraph()
-    for number, value in _fields(data):
+    for number, value in read_fields(data):
         if number == 1:
             graph.nodes.append(_read_node(value))
         elif number == 5:
@@ -125,7 +92,7 @@ def _read_graph(data: memoryview) -> OnnxGraph:
 
 def _read_node(data: memoryview) -> OnnxNode:
     inputs, outputs, attributes, operation = [], [], {}, ""
-    for number, value in _fields(data):
+    for number, value in read_fields(data):
         if number in (1, 2):
             (inputs if number == 1 else outputs).append(str(value, "utf-8"))
         elif number == 4:
@@ -138,7 +105,7 @@ def _read_node(data: memoryview) -> OnnxNode:
 
 def _read_attribute(data: memoryview) -> tuple[str, object]:
     name, content = "", None
-    for number, value in _fields(data):
+    for number, value in read_fields(data):
         if number == 1:
             name = str(value, "utf-8")
         elif number == 2:
@@ -158,7 +125,7 @@ def _read_attribute(data: memoryview) -> tuple[str, object]:
 
 def _read_tensor(data: memoryview) -> tuple[str, torch.Tensor]:
     name, kind, shape, parts, numbers = "", 0, [], [], []
-    for number, value in _fields(data):
+    for number, value in read_fields(data):
         if number == 1:
             shape += _integers(value)
         elif number == 2:
@@ -182,11 +149,11 @@ def _read_tensor(data: memoryview) -> tuple[str, torch.Tensor]:
 
 def _read_shape(data: memoryview) -> tuple[str, list]:
     """Return name and shape of an input or output: ValueInfo holds a type, that a tensor's type, that a shape."""
-    parts = dict(_fields(data))
+    parts = dict(read_fields(data))
     shape = []
-    for number, dimension in _fields(_dig(parts[2], 1, 2)) if 2 in parts else ():
+    for number, dimension in read_fields(_dig(parts[2], 1, 2)) if 2 in parts else ():
         if number == 1:
-            sizes = dict(_fields(dimension))
+            sizes = dict(read_fields(dimension))
             shape.append(sizes[1] if 1 in sizes else str(sizes[2], "utf-8") if 2 in sizes else None)
     return str(parts[1], "utf-8"), shape
 
@@ -194,5 +161,5 @@ def _read_shape(data: memoryview) -> tuple[str, list]:
 def _dig(data: memoryview, *numbers: int) -> memoryview:
     """Return the field of a field, by their numbers; empty where it is missing."""
     for number in numbers:
-        data = dict(_fields(data)).get(number, memoryview(b""))
+        data = dict(read_fields(data)).get(number, memoryview(b""))
     return data
