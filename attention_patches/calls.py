@@ -23,7 +23,6 @@ from comfy.patcher_extension import WrappersMP
 from torch.nn.functional import interpolate
 
 GUIDANCE, CALL = "likeness_guidance", "likeness_call"
-STREAMS = "likeness_streams"  # there while every run of images holds two streams: Infinite-ID's identity and text
 POSITIVE, OTHER = "positive", "other"
 
 Area = tuple[int, int, int, int]  # height, width, y and x in the latent
@@ -212,30 +211,14 @@ class Rows:
     roles:    of every run
     areas:    of every run, the part of the latent that it shows; None: all of it
     images:   the numbers that the images of each run have in the whole batch
-    streams:  1, or 2 where each run holds an identity row of every image and then a text row of every image
     """
 
     roles: tuple[str, ...]
     areas: tuple[Area | None, ...]
     images: tuple[int, ...]
-    streams: int = 1
-
-    def split(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the rows of the first stream and those of the second, [runs * images, ...] each; else x and None."""
-        if self.streams == 1:
-            return x, None
-        first, second = x.unflatten(0, (len(self.roles), 2, -1)).unbind(1)
-        return first.flatten(0, 1), second.flatten(0, 1)
-
-    def join(self, first: torch.Tensor, second: torch.Tensor | None) -> torch.Tensor:
-        """Return the whole of what `split` gives."""
-        if second is None:
-            return first
-        parts = (part.unflatten(0, (len(self.roles), -1)) for part in (first, second))
-        return torch.stack(tuple(parts), dim=1).flatten(0, 2)
 
     def expand(self, pair: torch.Tensor) -> torch.Tensor:
-        """Give every row of a stream its own of (positive, other), [2, ...] -> [runs * images, ...]."""
+        """Give every row its own of (positive, other), [2, ...] -> [runs * images, ...]."""
         count, positive = len(self.images), [is_positive(role) for role in self.roles]
         if positive == [True, False] and count == 1:
             return pair
@@ -288,15 +271,13 @@ def _read_rows(call: UNetCall, extra_options: dict, rows: int) -> Rows:
     whole = extra_options["original_shape"][0] if "original_shape" in extra_options else rows
     count = len(extra_options["sigmas"]) if "sigmas" in extra_options else whole // len(chunks)
     indices = _list_runs(extra_options, chunks, rows, whole, count)
-    streams = 2 if extra_options.get(STREAMS) else 1
-    if indices is None or count % streams:
+    if indices is None:
         raise RuntimeError(_explain_rows(extra_options, chunks, rows, whole, count))
     areas = [call.areas.get(uuid) for uuid in (uuids if len(uuids) == len(chunks) else [None] * len(chunks))]
     return Rows(
         tuple(call.role(chunks[index]) for index in indices),
         tuple(areas[index] for index in indices),
-        _number_images(extra_options, count // streams),
-        streams,
+        _number_images(extra_options, count),
     )
 
 

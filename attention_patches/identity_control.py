@@ -4,7 +4,8 @@ import comfy.controlnet
 import torch
 from torch.nn.functional import interpolate
 
-from .calls import Rows, read_rows
+from .calls import read_rows
+from .infinite_id import STREAMS
 
 NEUTRAL = comfy.controlnet.ControlBase()  # merges residuals whose strength has been applied
 
@@ -26,10 +27,12 @@ class IdentityControl(comfy.controlnet.ControlNet):
         previous = self.previous_controlnet
         if previous is not None:
             previous = previous.get_control(x_noisy, t, cond, batched_number, transformer_options)
-        rows = read_rows(transformer_options, len(x_noisy))
-        tokens = rows.expand(self.tokens.to(x_noisy))
-        if rows.streams == 2:
-            tokens = rows.join(tokens, tokens)
+        streams, count, options = transformer_options.get(STREAMS), len(x_noisy), transformer_options
+        if streams:
+            count, options = count // 2, streams.describe_half(options)
+        tokens = read_rows(options, count).expand(self.tokens.to(x_noisy))
+        if streams:
+            tokens = streams.join(tokens, tokens)
         with comfy.controlnet.ControlIsolation(self):
             own = super().get_control(
                 x_noisy, t, cond | {"crossattn_controlnet": tokens}, batched_number, transformer_options
@@ -38,8 +41,10 @@ class IdentityControl(comfy.controlnet.ControlNet):
             return previous
         if self.mask is not None:
             own = {part: [self._mask(residual) for residual in residuals] for part, residuals in own.items()}
-        if rows.streams == 2:  # Infinite-ID's text stream has no face
-            own = {part: [_keep_first(rows, residual) for residual in residuals] for part, residuals in own.items()}
+        if streams:  # Infinite-ID's text stream has no face
+            own = {
+                part: [_keep_identity(streams, residual) for residual in residuals] for part, residuals in own.items()
+            }
         return NEUTRAL.control_merge(own, previous, None)
 
     def _mask(self, residual: torch.Tensor) -> torch.Tensor:
@@ -59,9 +64,9 @@ class IdentityControl(comfy.controlnet.ControlNet):
         control.copy_to(self)
 
 
-def _keep_first(rows: Rows, residual: torch.Tensor) -> torch.Tensor:
-    first, second = rows.split(residual)
-    return rows.join(first, torch.zeros_like(second))
+def _keep_identity(streams, residual: torch.Tensor) -> torch.Tensor:
+    identity, text = streams.split(residual)
+    return streams.join(identity, torch.zeros_like(text))
 
 
 def make_identity_control(control, tokens: torch.Tensor, mask: torch.Tensor | None) -> IdentityControl:

@@ -15,11 +15,11 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy.utils import repeat_to_batch_size
 
 from ..adapters.unet_blocks import transformer_blocks
-from .calls import STREAMS, Schedule, attend, describe_calls, list_packs
+from .calls import Schedule, attend, describe_calls, list_packs
 from .mixed_attention import adain, adain_mean, mixed_keys_values
 from .same_noise import SameNoise
 
-STYLE = "likeness_style"
+STREAMS, STYLE = "likeness_streams", "likeness_style"  # in the options of a call with both, and of one stream's half
 WRAPPER_KEY = "likeness_infinite_id"
 MIXINGS = ("mixed", "mutual", "off")
 STYLES = ("none", "AdaIN-mean", "AdaIN")

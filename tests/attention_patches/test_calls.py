@@ -9,7 +9,6 @@ import torch
 from likeness.attention_patches.calls import (
     ALWAYS,
     CALL,
-    STREAMS,
     Guidance,
     Rows,
     Schedule,
@@ -19,6 +18,7 @@ from likeness.attention_patches.calls import (
     name_pack,
     read_rows,
 )
+from likeness.attention_patches.infinite_id import STREAMS, Streams
 
 P, M, N, O = (uuid4() for _ in range(4))  # noqa: E741
 SIGMAS = torch.ones(2)
@@ -122,12 +122,13 @@ def test_which_images_a_run_shows(told, images):
 
 
 def test_two_streams_halve_the_images_and_come_apart_and_together():
-    rows = read_rows(options([1, 0], 8, images=4, **{STREAMS: object()}), 8)
-    assert rows.images == (0, 1) and rows.streams == 2
+    streams = Streams("mixed", "none", 0.0, images=2)
+    rows = read_rows(streams.describe_half(options([1, 0], 8, images=4, **{STREAMS: streams})), 4)
+    assert rows.images == (0, 1) and rows.roles == ("other", "positive")
     x = torch.arange(8.0).reshape(8, 1, 1)
-    identity, text = rows.split(x)
+    identity, text = streams.split(x)
     assert identity.flatten().tolist() == [0, 1, 4, 5] and text.flatten().tolist() == [2, 3, 6, 7]
-    assert torch.equal(rows.join(identity, text), x)
+    assert torch.equal(streams.join(identity, text), x)
 
 
 def test_every_row_gets_its_own_of_a_pair():
