@@ -183,3 +183,9 @@ def explain_placeholder(mask: torch.Tensor | None, name: str = "mask") -> str | 
         f"{name} is black and 64 x 64 pixels, which is what Load Image gives for a picture without transparency: "
         f"disconnect {name}, or draw one (right-click Load Image, Open in MaskEditor)."
     )
+
+
+def image_size(latent: dict) -> tuple[int, int]:
+    """Return (H, W) of the image that a latent of SD1.5 or SDXL becomes."""
+    height, width = (side * 8 for side in latent["samples"].shape[-2:])
+    return height, width

@@ -7,7 +7,7 @@ from ..adapters.ip_adapter import IpAdapter, check_ip_adapter
 from ..attention_patches.identity_control import apply_identity_control, make_identity_control
 from ..attention_patches.ip_adapter import apply_ip_adapter
 from ..faces.keypoints import box_mask, draw_keypoints, fit_faces
-from .inputs import schedule
+from .inputs import image_size, schedule
 from .sockets import FaceAdapterType, FaceIdType, FacesType
 
 _REGIONS = ("whole picture", "the faces' boxes")
@@ -81,7 +81,7 @@ class DrawFaceKeypoints(io.ComfyNode):
 
 def _fit(faces, latent) -> tuple[list, int, int]:
     """Return the points of the first image's faces in the picture to be made, and its width and height."""
-    height, width = (side * 8 for side in latent["samples"].shape[-2:])
+    height, width = image_size(latent)
     if not faces.per_image or not faces.per_image[0]:
         raise ValueError(
             "There is no face in the picture of the pose, so that InstantID's ControlNet would hold none: choose "

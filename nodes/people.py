@@ -6,7 +6,7 @@ from ..attention_patches.people import PlacedPerson, apply_people, make_masks, p
 from ..encoders import agreement
 from ..encoders.person import ODD_PHOTOS, encode_photos
 from ..faces.places import PARTS
-from .inputs import check_mask, is_masked, schedule
+from .inputs import check_mask, image_size, is_masked, schedule
 from .remarks import show_faces
 from .sockets import (
     FaceAdapterType,
@@ -192,8 +192,7 @@ class PeopleInPlaces(io.ComfyNode):
             raise ValueError(
                 "People in Places: a person has a prompt of its own, so connect clip, the one that encoded positive."
             )
-        height, width = (side * 8 for side in latent["samples"].shape[-2:])
-        masks = make_masks(people, (height, width), blend)
+        masks = make_masks(people, image_size(latent), blend)
         prompts = [
             clip.encode_from_tokens_scheduled(clip.tokenize(person.prompt)) if person.prompt else None
             for person in people
