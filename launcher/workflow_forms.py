@@ -125,7 +125,8 @@ def make(page: Page, name: str, layouts: dict) -> dict[Path, dict]:
     layout = layouts["workflows"][name]
     prompt = json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
     graph = json.loads(page.evaluate(TO_EDITOR_FORM, prompt))
-    boxes = {node["id"]: _measure(node, layouts["sizes"]) for node in graph["nodes"]}
+    own = layout.get("sizes", {})
+    boxes = {n["id"]: _measure(n, own.get(str(n["id"])) or layouts["sizes"].get(n["type"])) for n in graph["nodes"]}
     for node in graph["nodes"]:
         _add_models(node)
         if any(isinstance(value, str) and value.endswith(FILES) for value in node.get("widgets_values", [])):
@@ -164,10 +165,10 @@ def make(page: Page, name: str, layouts: dict) -> dict[Path, dict]:
     return {WORKFLOWS / f"{layout['card']}.json": graph, **files}
 
 
-def _measure(node: dict, sizes: dict) -> Box:
-    """Give a node its size, and return the room it needs in either design."""
-    node["size"] = [*sizes.get(node["type"], (WIDTH, node.pop("room")))]
-    node.pop("room", None)
+def _measure(node: dict, size: list | None) -> Box:
+    """Give a node its size, by default the least, and return the room it needs in either design."""
+    room = node.pop("room")
+    node["size"] = size or [WIDTH, room]
     is_ours = node["type"].startswith("Likeness")
     if is_ours:
         node["properties"] |= {"cnr_id": PROJECT}
@@ -177,7 +178,7 @@ def _measure(node: dict, sizes: dict) -> Box:
 def _folded_height(node: dict, blueprint: dict) -> float:
     """Return the height of a folded node's body that suffices for either design: a prompt gets four lines."""
     sockets = max(sum("widget" not in socket for socket in node["inputs"]), len(node["outputs"]))
-    texts = sum(target[0][1] in ("text", "face_prompt") for _, _, *target in blueprint["inputs"])
+    texts = sum(target[0][1] in ("text", "face_prompt", "prompt", "value") for _, _, *target in blueprint["inputs"])
     return 44 + 20 * sockets + 30 * (len(node["widgets_values"]) - texts) + 110 * texts
 
 

@@ -259,9 +259,8 @@ def test_run_on_a_template_of_the_drawn_world_gives_a_picture(page, server, open
     image, *_ = page.evaluate("() => app.nodeOutputs[14].images")
     file = get(page, server, f"view?filename={image['filename']}&subfolder={image['subfolder']}&type=output")
     assert file.headers["content-type"] == "image/png"
-    if NAMES[opened[0]] != "miniature_facea_train":  # there Refine Faces grows when it shows what it paints
-        page.wait_for_timeout(1000)  # until the pictures are drawn: no event tells
-        check_layout(page, graph, False)
+    page.wait_for_timeout(1000)  # until the pictures are drawn: no event tells
+    check_layout(page, graph, False)
 
 
 def test_the_app_form_shows_photo_text_strength_seed_and_run(page, server):

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 WORKFLOWS = {
     "pulid": ("dpmpp_2m", 25, 7.0),
     "pulid_few_steps": ("dpmpp_2m", 4, 1.2),
+    "people_in_places": ("dpmpp_2m", 25, 7.0),
     "instantid": ("euler", 30, 5.0),
 }
 
