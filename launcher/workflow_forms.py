@@ -211,7 +211,9 @@ def write_notes(name: str, prompt: dict, layout: dict) -> dict[str, dict]:
     values = [(node["class_type"], value) for node in prompt.values() for value in node["inputs"].values()]
     files = [file for kind, value in values if isinstance(value, str) and (file := manifest.find_for(kind, value))]
     lines = (f"- [{file.file}]({manifest.url(file)}) in `models/{file.folder}`" for file in files)
-    texts = re.split(r"^---$", text.replace("{files}", "\n".join(dict.fromkeys(lines))), flags=re.MULTILINE)
+    text = text.replace("{files}", "\n".join(dict.fromkeys(lines)))
+    # The new node design draws code in a blue that is hard to read on a note.
+    texts = re.split(r"^---$", text.replace("`", "**"), flags=re.MULTILINE)
     titles = {"note 1": "Read me first", "note 2": "What it needs"}
     widths = NOTE_WIDTHS | ({"note 2": NODE_WIDTH} if "fold" in layout else {}) | layout.get("widths", {})
     heights = layout.get("heights", {})

@@ -49,10 +49,11 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """The URL of a server whose base directory holds nothing but the pack."""
+    """The URL of a server whose base directory holds nothing but the pack; FRONT_END: see CONTRIBUTING.md."""
     base = tmp_path_factory.mktemp("empty") / "base"
     environment.make_base(base)
-    with hosting.start(base, environment.find_host()) as host:
+    front_end = ["--front-end-root", os.environ["FRONT_END"]] if "FRONT_END" in os.environ else []
+    with hosting.start(base, environment.find_host(), extra_args=front_end) as host:
         yield host.url
 
 
