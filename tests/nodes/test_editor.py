@@ -21,6 +21,7 @@ BLUEPRINTS = sorted(file.stem for file in (WORKFLOWS.parents[1] / "subgraphs").g
 OLD = WORKFLOWS.parents[1] / "tests" / "golden" / "workflows_0.5.0.tar.xz"
 LATER = {"LikenessRefineFaces": ("if_no_face",)}  # inputs that nodes have got since then
 TEMPLATES = "api/workflow_templates/ComfyUI-Likeness"
+REGISTERED = "comfyui-likeness"  # the pack's folder where the registry installed it
 LETTER = 10  # pixels of a letter of a group's title, on the average
 # The server refuses requests to other hosts and lacks files that its makers' own site has: not ours.
 NOT_OURS = ("Content Security Policy", "Failed to load resource", "status code 404", "PromptExecutionError")
@@ -32,6 +33,7 @@ BOXES = """isNew => app.graph.nodes.map(node => {
     return [node.id, node.pos[0], node.pos[1] - 30, node.pos[0] + width, node.pos[1] - 30 + height]
 })"""
 GROUPS = """() => app.graph.groups.map(({title, pos, size}) => [title, ...pos, pos[0] + size[0], pos[1] + size[1]])"""
+UNKNOWN = "kinds => kinds.filter(kind => !LiteGraph.registered_node_types[kind])"
 ROWS = """() => [...document.querySelectorAll('[data-testid="missing-model-locate"]')].map(button => {
     const row = button.closest('[data-testid="missing-model-importable-rows"] > div') ?? button.parentElement
     return [row.querySelector('[title]').title, row.querySelector('span.block')?.textContent ?? '',
@@ -120,14 +122,14 @@ def command(page, name):
     page.evaluate("name => app.extensionManager.command.execute(name)", name)
 
 
-def open_card(page, card) -> dict:
+def open_card(page, card, pack="ComfyUI-Likeness") -> dict:
     """Open a template by its card, and return the file."""
     page.evaluate("() => app.graph.clear()")
     before, button = page.evaluate(ACTIVE), page.get_by_test_id(f"template-workflow-{card}")
     for _ in range(4):  # a click on the list while it is drawn anew is lost, and no event tells when it is drawn
         with contextlib.suppress(TimeoutError):
             command(page, "Comfy.BrowseTemplates")
-            page.get_by_text("ComfyUI-Likeness").first.click(timeout=30_000)
+            page.get_by_text(pack).first.click(timeout=30_000)
             button.click(timeout=30_000)
             page.wait_for_function(f"before => ({ACTIVE})() !== before", arg=before, timeout=30_000)
             break
@@ -305,6 +307,9 @@ def test_a_node_opens_its_help(page, server, root):
     command(page, "Comfy.Canvas.FitView")  # brings the selected node to the middle, with its toolbox
     page.get_by_test_id("info-button").click()
     page.get_by_role("heading", name="Recipes").wait_for()
+    page.wait_for_function(
+        "() => [...document.images].some(({src, naturalWidth}) => /docs.img/.test(src) && naturalWidth)"
+    )
     for file in (root / "web" / "docs").glob("*.md"):
         assert get(page, server, f"extensions/ComfyUI-Likeness/docs/{file.name}").text() == file.read_text()
 
@@ -354,3 +359,41 @@ def test_a_template_of_an_earlier_version_is_read_as_it_was(page, server, name):
     for key, (class_type, inputs) in expected.items():  # what inputs that came later hold is the node's to say
         inputs |= {name: value for name, value in read[key][1].items() if name in LATER.get(class_type, ())}
     assert read == expected
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory):
+    """The URL of a server with the pack in the folder that the registry makes."""
+    base = tmp_path_factory.mktemp("registry") / "base"
+    environment.make_base(base)
+    (base / "custom_nodes" / "ComfyUI-Likeness").unlink()
+    environment.link_folder(base / "custom_nodes" / REGISTERED, environment.ROOT)
+    with hosting.start(base, environment.find_host()) as host:
+        yield host.url
+
+
+def test_the_pack_is_whole_in_the_registry_s_folder(page, registered, root):
+    """Cards, blueprints, help pages and their pictures, and no node of any graph that the editor does not know."""
+    page, errors = page.context.browser.new_page(viewport=workflow_forms.VIEW), []
+    page.on("pageerror", lambda error: errors.append(error.message))
+    page.goto(registered, wait_until="domcontentloaded")
+    page.wait_for_function(workflow_forms.IS_READY, timeout=120_000)
+    assert sorted(get(page, registered, "api/workflow_templates").json()[REGISTERED]) == CARDS
+    offered = get(page, registered, "api/global_subgraphs").json().values()
+    ours = {entry["name"] for entry in offered if entry["info"]["node_pack"] == f"custom_nodes.{REGISTERED}"}
+    assert ours == set(BLUEPRINTS)
+    for file in [*(root / "web" / "docs").glob("*.md"), *(root / "web" / "docs" / "img").glob("*.jpg")]:
+        path = file.relative_to(root / "web" / "docs").as_posix()
+        assert get(page, registered, f"extensions/{REGISTERED}/docs/{path}").body() == file.read_bytes()
+    for folder, names in ((WORKFLOWS.parent, CARDS), (root / "subgraphs", BLUEPRINTS)):
+        for name in names:
+            graph = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+            page.evaluate("graph => app.loadGraphData(graph)", graph)
+            inside = [part["nodes"] for part in graph.get("definitions", {}).get("subgraphs", ())]
+            kinds = [node["type"] for nodes in (graph["nodes"], *inside) for node in nodes]
+            assert page.evaluate(UNKNOWN, kinds) == [], name
+    open_card(page, CARDS[0], REGISTERED)
+    page.get_by_test_id("queue-button").click()
+    page.wait_for_function("() => app.nodeOutputs[14]?.images?.length", timeout=400_000)
+    assert errors == []
+    page.close()

@@ -1,6 +1,7 @@
 """Whole graphs through the host's executor: the pack as the host loads it, the published workflows, bad input."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -305,6 +306,10 @@ def test_every_node_explains_itself(executor, root):
         for socket in schema.outputs:
             assert socket.tooltip, f"{key}: output {socket.id}"
             assert f"`{socket.display_name or socket.id}`" in page
+        for name in re.findall("`(.+?)`", "".join(re.findall("^Set first: .*", page, re.MULTILINE))):
+            assert name in NODE_IDS[key], f"{key} has no {name} to set"
+        for image in re.findall(r"\]\((.+?)\)", page):
+            assert image.startswith("https://") or (root / "web" / "docs" / image).stat().st_size < 30_000, image
 
 
 @pytest.mark.parametrize("name", ["fact_text_to_image", "fact_several_references", "fact_lora_controlnet"])
