@@ -79,7 +79,9 @@ def parse(arguments: list) -> argparse.Namespace:
     bench.add_argument(
         "arguments", nargs=argparse.REMAINDER, help="handed on to the benchmark: cuda -h says which it takes"
     )
-    commands.add_parser("_workflows").add_argument("--cards", action="store_true")
+    workflows = commands.add_parser("_workflows")
+    for pictures in ("--cards", "--help-pages"):
+        workflows.add_argument(pictures, action="store_true")
     for command in (demo, host):
         command.add_argument("--port", type=int, help="port on 127.0.0.1 (default: a free one)")
     options, rest = parser.parse_known_args(arguments)
@@ -226,7 +228,7 @@ def bench(options: argparse.Namespace, comfy: Path | None = None) -> int:
 def workflows(options: argparse.Namespace, comfy: Path) -> int:
     from likeness.launcher import workflow_forms
 
-    return workflow_forms.main(comfy, options.cards)
+    return workflow_forms.main(comfy, options.cards, options.help_pages)
 
 
 COMMANDS = {

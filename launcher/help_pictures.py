@@ -66,8 +66,8 @@ PICTURES: dict[str, tuple[str | None, dict, list]] = {
     ),
     "InfiniteID": (
         "miniature_infinite_id", {},
-        [PHOTO, ("the adapter alone", "20", CARTOON | {"12.model": ["10", 0]}), ("mixing", "20", CARTOON),
-         ("style AdaIN-mean", "20", CARTOON | {"18.style": "AdaIN-mean"})],
+        [PHOTO, ("the text alone", "20", CARTOON | {"12.model": ["1", 0]}),
+         ("the adapter alone", "20", CARTOON | {"12.model": ["10", 0]}), ("mixing", "20", CARTOON)],
     ),
     "EncodeFacePrompt": ("miniature_face2diffusion", {}, [PHOTO, ("tokens", "2.1", {}), ("the picture", "20", {})]),
     "FaceToWords": (
@@ -93,6 +93,7 @@ PICTURES: dict[str, tuple[str | None, dict, list]] = {
         {"photos": likeness("RenderPerson", person=5, photos=3), "other": likeness("RenderPerson", person=3),
          "all": node("ImageBatch", image1=["photos", 0], image2=["other", 0]),
          "found": likeness("DetectFaces", face_detector=["5", 0], image=["all", 0]),
+         "7": likeness("LoadFaceEncoder", encoder_name="miniature_arcface.onnx"),
          "identity": likeness("EncodeIdentity", face_encoder=["7", 0], faces=["found", 0]),
          "agreement": likeness("IdentityAgreement", face_id=["identity", 0])},
         [("the photos", "all", {}), ("image", "agreement", {})],
@@ -137,13 +138,15 @@ PICTURES: dict[str, tuple[str | None, dict, list]] = {
     ),
     "FacePerson": (
         "miniature_fact",
-        {"other": likeness("RenderPerson", person=8, seed=1, photos=4, size=96),
+        {"1": likeness("LoadMiniature", task="inpainting"),
+         "other": likeness("RenderPerson", person=8, seed=1, photos=4, size=96),
          "faces": likeness("DetectFaces", face_detector=["5", 0], image=["other", 0], choose="all"),
          "person": likeness("FacePerson", model=["10", 0], positive=["2", 0], negative=["3", 0]),
          "refined": likeness("RefineFaces", image=["other", 0], people=["person", 0], vae=["1", 2], faces=["faces", 0],
-                             face_share=0.7, size=96, expand=16, feather=4, seed=1, steps=20, cfg=3.0,
+                             face_share=0.5, size=96, expand=3, feather=3, seed=1, steps=20, cfg=2.0,
                              sampler_name="euler_ancestral", scheduler="normal")},
-        [PHOTO, ("before", "other", {}), ("after, by FACT", "refined", {})],
+        [(*PHOTO[:2], {"4.person": 3}), ("before", "other", {}),
+         ("after, by FACT", "refined", {"4.person": 3, "2.text": "a photo of a man smiling"})],
     ),
     "RenderPerson": (
         None, {"drawn": likeness("RenderPerson")}, sweep("drawn.person", (3, 4, 5, 12, 32), "drawn", "person {}"),

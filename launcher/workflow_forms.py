@@ -17,7 +17,7 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 from ..weights import manifest
-from . import blueprints, card_pictures, environment, hosting
+from . import blueprints, card_pictures, environment, help_pictures, hosting, real_files
 from .workflow_layout import TITLE, WIDTH, WORKFLOWS, Box, arrange, read_layouts
 
 SUBGRAPHS = environment.ROOT / "subgraphs"
@@ -72,8 +72,8 @@ NOTE_HEIGHTS = """() => app.graph.nodes.map(node => Math.ceil(
 BYPASSED = 4  # the editor's mode of a node that hands its inputs on
 
 
-def main(comfy: Path, cards: bool) -> int:
-    """Write the editor form of every workflow and the blueprints; with `cards`, draw their pictures too.
+def main(comfy: Path, cards: bool, help_pages: bool) -> int:
+    """Write the editor form of every workflow and the blueprints; draw the pictures of cards and of help pages.
 
     Raises:
         SetupError: there is no Chromium or Chrome, or the host did not start.
@@ -81,16 +81,21 @@ def main(comfy: Path, cards: bool) -> int:
     with tempfile.TemporaryDirectory() as folder:
         base, layouts = Path(folder) / "base", read_layouts()
         environment.make_base(base)
+        if help_pages and (not_fetched := real_files.fetch(base / "models", environment.PHOTOS)):
+            raise environment.SetupError(not_fetched, "The help pages show photographs, read by MediaPipe.")
         (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
-        with hosting.start(base, comfy) as host, editor(host.url) as page:
-            measure_notes(page, layouts)
-            for name in layouts["workflows"]:
-                for file, graph in make(page, name, layouts).items():
-                    file.parent.mkdir(exist_ok=True)
-                    file.write_text(json.dumps(graph, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-                    print(file)
-        if cards:
-            card_pictures.main(host.url)
+        with hosting.start(base, comfy) as host:
+            with editor(host.url) as page:
+                measure_notes(page, layouts)
+                for name in layouts["workflows"]:
+                    for file, graph in make(page, name, layouts).items():
+                        file.parent.mkdir(exist_ok=True)
+                        file.write_text(json.dumps(graph, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+                        print(file)
+            if cards:
+                card_pictures.main(host.url)
+            if help_pages:
+                help_pictures.main(host.url)
     return 0
 
 
