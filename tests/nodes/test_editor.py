@@ -130,6 +130,7 @@ def open_card(page, card, pack="ComfyUI-Likeness") -> dict:
         with contextlib.suppress(TimeoutError):
             command(page, "Comfy.BrowseTemplates")
             page.get_by_text(pack).first.click(timeout=30_000)
+            page.get_by_placeholder("Search").last.fill(card, timeout=30_000)  # newer editors draw the first cards only
             button.click(timeout=30_000)
             page.wait_for_function(f"before => ({ACTIVE})() !== before", arg=before, timeout=30_000)
             break
