@@ -2,6 +2,7 @@
 
 import copy
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -312,7 +313,9 @@ def test_every_node_explains_itself(executor, root):
             assert image.startswith("https://") or (root / "web" / "docs" / image).stat().st_size < 30_000, image
 
 
-@pytest.mark.parametrize("name", ["fact_text_to_image", "fact_several_references", "fact_lora_controlnet"])
+@pytest.mark.parametrize(
+    "name", ["fact_text_to_image", "fact_several_references", "fact_lora_controlnet", "fact_save_person"]
+)
 def test_published_workflows_run(executor, name):
     graph = workflow(name)
     outputs = executor.run(graph)
@@ -325,6 +328,14 @@ def test_published_workflows_run(executor, name):
 
 
 @pytest.mark.slow
+def test_a_saved_person_is_drawn_as_from_the_photo(executor):
+    photo, saved = workflow("fact_save_person"), workflow("fact_saved_person")
+    outputs = executor.run(photo)
+    saved["8"]["inputs"]["identity_name"] = Path(outputs["15"][1]).name
+    saved["2"]["inputs"]["text"] = photo["2"]["inputs"]["text"]
+    assert torch.equal(executor.run(saved)["13"][0], outputs["13"][0])
+
+
 def test_queued_again_after_a_slider_moved_and_came_back(executor):
     graph = workflow("fact_text_to_image")
     apply, decode = only(graph, "LikenessApplyFACT"), only(graph, "VAEDecode")
