@@ -26,10 +26,10 @@ def new_path(prefix: str) -> str:
     return saving.new_path(KIND, prefix, "Save Identity")
 
 
-def save_identity(path: str, face_id: FaceId, thumbnails: bool = True, note: str = "") -> None:
+def save_identity(path: str, face_id: FaceId, thumbnails: bool = True, note: str = "", new: bool = False) -> str:
     """Write an identity to `path`, which holds the whole file or nothing new, whatever happens in between.
 
-    thumbnails: keep the crops, with 8 bits a colour; note: free text.
+    thumbnails: keep the crops, with 8 bits a colour; note: free text; new: as in `saving.write`. Returns where it is.
     Raises ValueError where the identity is not one that could be loaded again, OSError where it cannot be written.
     """
     tensors = {"features": face_id.features.float(), "embedding": face_id.embedding.float()}
@@ -58,7 +58,7 @@ def save_identity(path: str, face_id: FaceId, thumbnails: bool = True, note: str
         identity_format.parse(io.BytesIO(data))
     except ValueError as error:
         raise ValueError(f"Save Identity: this identity could not be loaded again: {error}.") from error
-    saving.write(path, data, "Save Identity")
+    return saving.write(path, data, "Save Identity", new)
 
 
 def find_identity(name: str) -> str:

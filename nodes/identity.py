@@ -182,8 +182,7 @@ class SaveIdentity(io.ComfyNode):
 
     @classmethod
     def execute(cls, face_id, filename_prefix, thumbnails, note) -> io.NodeOutput:
-        path = new_path(filename_prefix)
-        save_identity(path, face_id, thumbnails, note)
+        path = save_identity(new_path(filename_prefix), face_id, thumbnails, note, new=True)
         return io.NodeOutput(face_id, path, ui=show_saved(cls, path, face_id.crops))
 
 
