@@ -31,7 +31,7 @@ from .workers import IN_FLIGHT, Answer, Crew, LocalCrew, Task, WorkerLostError
 CHUNK = 16  # cells of one photo that a worker takes at once
 TRIES = 5  # of a cell whose worker is lost
 PAUSE = 1.0  # seconds before the second try, doubled for each after it
-_SEEDS = ("seed", "noise_seed")
+_SEEDS = ("seed", "noise_seed")  # of a sampler, which has steps too, before that of another node
 
 
 def main(arguments: Sequence[str], comfy: Path | None) -> int:
@@ -252,7 +252,7 @@ class Batch:
             self.ledger.save(f"{label}{f'_{number}' if number > 1 else ''}{Path(name).suffix}", data)
             for number, (name, data) in enumerate(answer.files, 1)
         ]
-        inputs = [node["inputs"] for node in task.prompt.values()]
+        inputs = sorted((node["inputs"] for node in task.prompt.values()), key=lambda values: "steps" not in values)
         seeds = [values[name] for values in inputs for name in _SEEDS if isinstance(values.get(name), int)]
         self.ledger.add(
             {

@@ -77,10 +77,13 @@ class Crew(Protocol):
 
 
 class Worker:
-    """One ComfyUI: the server at `url`, or where that is None one that is started here, and again where it died."""
+    """One ComfyUI: the server at `url`, or where that is None one that is started here, and again where it died.
 
-    def __init__(self, url: str | None, comfy: Path | None, provenance: bool = True):
-        self.url, self.comfy, self.provenance = url, comfy, provenance
+    comfy, base: what is started, and its base directory.
+    """
+
+    def __init__(self, url: str | None, comfy: Path | None, base: Path, provenance: bool):
+        self.url, self.comfy, self.base, self.provenance = url, comfy, base, provenance
         self.lock = asyncio.Lock()
         self.stack = contextlib.ExitStack()
         self.host: hosting.RunningHost | None = None
@@ -136,14 +139,14 @@ class Worker:
             async with self.lock:
                 if not self.known or known is self.known:  # else another caller has found so, and begun anew
                     await self.close()
-            raise WorkerLostError(f"The ComfyUI at {self.url or 'this machine'} went away ({error})") from error
+            raise WorkerLostError(f"The ComfyUI at {self.url or 'this machine'} cannot be reached ({error})") from error
 
     async def _open(self) -> None:
         if self.url is None:
             self.temporary = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="likeness-")))
             # The host empties its temporary folder, which others may share.
             arguments = ["--temp-directory", str(self.temporary)]
-            host = hosting.start(BASE, self.comfy, extra_args=arguments, log=self.temporary / "host.log")
+            host = hosting.start(self.base, self.comfy, extra_args=arguments, log=self.temporary / "host.log")
             self.host = await asyncio.to_thread(self.stack.enter_context, host)
         client = await self._connect()
         self.clients.append(client)
@@ -191,7 +194,7 @@ class Worker:
         """Remove what a server that was started here has saved of a batch: the caller has it."""
         if self.host is None or not isinstance(item, dict) or "filename" not in item:
             return
-        folders = {"temp": self.temporary / "temp", "output": BASE / "output"}
+        folders = {"temp": self.temporary / "temp", "output": self.base / "output"}
         if item["type"] == "temp" or item["subfolder"].startswith(FOLDER):
             with contextlib.suppress(OSError):
                 (folders[item["type"]] / item["subfolder"] / item["filename"]).unlink()
@@ -201,7 +204,7 @@ class LocalCrew:
     """Workers in this very process, one for each server, or one that starts its own."""
 
     def __init__(self, urls: list[str], comfy: Path | None, provenance: bool):
-        self.workers = [Worker(url, comfy, provenance) for url in urls or [None]]
+        self.workers = [Worker(url, comfy, BASE, provenance) for url in urls or [None]]
         self.size = len(self.workers)
 
     async def describe(self, worker: int) -> dict:

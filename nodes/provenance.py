@@ -69,6 +69,10 @@ def describe(prompt: dict[str, dict]) -> dict | None:
         for name, entry in licences.find_entries(prompt)
     ]
     weights += [{"file": name, "sha256": None, "licence": "not known"} for name in licences.find_unlisted(prompt)]
+    weights += [
+        {"file": name, "sha256": None, "licence": "Apache-2.0 (comes with the pack)", "commercial_use": "allowed"}
+        for name in licences.find_shipped(prompt)
+    ]
     identities = [{"file": name, "sha256": None} for name in licences.find_identities(prompt)]
     _fill(weights, identities, dict(licences.find_entries(prompt)))
     return {

@@ -30,9 +30,18 @@ def find_entries(prompt: dict[str, dict]) -> list[tuple[str, WeightFile]]:
 
 def find_unlisted(prompt: dict[str, dict]) -> list[str]:
     """Return the weight files that a graph names and the manifest does not, but for saved identities and the pack's."""
+    return [name for name in _list_unlisted(prompt) if not _is_shipped(name)]
+
+
+def find_shipped(prompt: dict[str, dict]) -> list[str]:
+    """Return the weight files that a graph names and that come with the pack."""
+    return [name for name in _list_unlisted(prompt) if _is_shipped(name)]
+
+
+def _list_unlisted(prompt: dict[str, dict]) -> list[str]:
     listed = {name for name, _ in find_entries(prompt)}
     names = {value.split(": ")[-1]: None for _, key, value in _list_names(prompt) if key != "identity_name"}
-    return [name for name in names if name.endswith(_SUFFIXES) and name not in listed and not _is_shipped(name)]
+    return [name for name in names if name.endswith(_SUFFIXES) and name not in listed]
 
 
 def find_identities(prompt: dict[str, dict]) -> list[str]:
