@@ -29,10 +29,11 @@ def write(ledger: Ledger, jobs: Jobs) -> dict:
     """Write table.csv, means.csv and sheet_1.jpg and so on beside the manifest; return what there is to say of them."""
     rows = read_rows(ledger, jobs)
     outermost = jobs.columns[jobs.order[0]]
+    varied = [name for name, rank in zip(jobs.columns, jobs.ranks) if len(rank) > 1 and name != outermost]
     said = {"table": str(_write_table(ledger.folder / "table.csv", rows, jobs.columns))}
     if any(row.scores for row in rows):
         said["means"] = str(_write_means(ledger.folder / "means.csv", rows, outermost))
-    return said | {"sheets": [str(path) for path in _draw(ledger.folder, rows, outermost)]}
+    return said | {"sheets": [str(path) for path in _draw(ledger.folder, rows, outermost, varied)]}
 
 
 def read_rows(ledger: Ledger, jobs: Jobs) -> list[Row]:
@@ -78,7 +79,7 @@ def _group(rows: Iterable[Row], outermost: str):
     return itertools.groupby(rows, lambda row: row.cell.get(outermost, ""))
 
 
-def _draw(folder: Path, rows: list[Row], outermost: str) -> list[Path]:
+def _draw(folder: Path, rows: list[Row], outermost: str, varied: list[str]) -> list[Path]:
     """Draw the sheets, a group for each outermost value, and return their files."""
     from .. import graphics
 
@@ -91,7 +92,7 @@ def _draw(folder: Path, rows: list[Row], outermost: str) -> list[Path]:
     paths = []
     pages = [lines[start : start + ROWS] for start in range(0, len(lines), ROWS)]
     for number, page in enumerate(pages[:PAGES], 1):
-        cells = [(title, [_open(folder, row, outermost) for row in line]) for title, line in page]
+        cells = [(title, [_open(folder, row, varied) for row in line]) for title, line in page]
         rest = f" The others of {len(rows)} are in the table." if number == PAGES < len(pages) else ""
         sheet = graphics.draw_rows(f"{folder.name}, {number} of {len(pages)}", cells, f"{len(rows)} pictures.{rest}")
         paths.append(folder / f"sheet_{number}.jpg")
@@ -99,7 +100,7 @@ def _draw(folder: Path, rows: list[Row], outermost: str) -> list[Path]:
     return paths
 
 
-def _open(folder: Path, row: Row, outermost: str):
+def _open(folder: Path, row: Row, varied: list[str]):
     """Return a thumbnail with what was set for it and how it scored; grey for what is no picture or is gone."""
     from PIL import Image
 
@@ -111,5 +112,4 @@ def _open(folder: Path, row: Row, outermost: str):
     except OSError:
         image = Image.new("RGB", (graphics.CELL, graphics.CELL), graphics.GRID)
     scores = " ".join(f"{name} {value:.2f}" for name, value in row.scores.items() if value is not None)
-    others = [value for name, value in row.cell.items() if name != outermost]
-    return "\n".join([", ".join(others), scores]), image
+    return "\n".join([", ".join(row.cell[name] for name in varied if name in row.cell), scores]), image

@@ -6,6 +6,8 @@ pictures travel through Ray, so that no disk need be shared.
 
 import importlib.util
 import os
+import re
+import socket
 import sys
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from ..host_process import BASE, ROOT
 from .run import RunError
 from .workers import Answer, Task, WorkerLostError
 
+_PATIENCE = 30  # seconds to wait for a cluster
 _STORE = 1 << 29  # bytes of a local store: a few photos and pictures at a time
 
 
@@ -98,12 +101,14 @@ def _join(ray, address: str, workers: int | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True}
     try:
+        if match := re.fullmatch(r"([^/]+):(\d+)", address):  # Ray itself would try for many minutes
+            socket.create_connection((match[1], int(match[2])), timeout=_PATIENCE).close()
         if address == "local":
             cpus = max(workers or 1, os.cpu_count() or 1)
             ray.init(address="local", num_cpus=cpus, object_store_memory=_STORE, include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
-    except (RuntimeError, ConnectionError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError) as error:
         text = " ".join(str(error).split())
         if "ersion mismatch" in text:
             text = f"it runs another Python or Ray than this one, {sys.version.split()[0]} with Ray {ray.__version__}"

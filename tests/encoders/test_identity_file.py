@@ -90,6 +90,21 @@ def test_features_and_embedding_come_back_bit_for_bit(tmp_path, photos):
     assert same == header and torch.equal(thrice.crops, loaded.crops) and torch.equal(thrice.features, saved.features)
 
 
+def test_consent_is_kept_as_text_of_its_own(root, tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_identity(str(path), tiny.face_id(), note="Ada", consent=" portraits for her shop,\nuntil 2027 ")
+    face_id, header = load_identity(str(path))
+    assert header.consent == "portraits for her shop,\nuntil 2027"
+    assert "consent: portraits" in identity_file.description("a", header)
+    assert "consent: portraits for her shop, until 2027" in list_lines(root, tmp_path).stdout
+    save_identity(str(path), face_id)
+    assert "consent: nothing is noted" in identity_file.description("a", load_identity(str(path))[1])
+    with safetensors.safe_open(path, "pt") as file:
+        assert "consent" not in file.metadata(), "files without one are as before"
+    with pytest.raises(ValueError, match="the consent has 4001 characters"):
+        save_identity(str(path), face_id, consent="x" * 4001)
+
+
 def test_without_thumbnails_grey_figures_of_the_same_size_stand_in(tmp_path):
     path = tmp_path / "a.safetensors"
     save_identity(str(path), tiny.face_id(2), thumbnails=False)

@@ -136,8 +136,13 @@ def test_photos_with_and_without_a_face(server, tmp_path, capsys):
         )
         with Image.open(tmp_path / "out" / line["files"][0]) as image:
             assert json.loads(image.text["likeness"])["methods"] == ["FaceChain-FACT"]
+            assert "digitalsourcetype/trainedAlgorithmicMedia" in image.text["XML:com.adobe.xmp"]
     counts = json.loads(said.out)
     assert (counts["made"], counts["failed"]) == (2, 2) and len(counts["sheets"]) == 1
+    options[options.index("--out") + 1] = str(tmp_path / "plain")
+    assert batch.main([*options, "--no-provenance", "--grid", "seeds=1", "--set", "steps=2"], None) == 0
+    with Image.open(tmp_path / "plain" / records(tmp_path / "plain")[0]["files"][0]) as image:
+        assert not {"likeness", "XML:com.adobe.xmp"} & image.text.keys()
 
 
 def test_a_worker_starts_its_own_server_again_and_leaves_nothing_there(base, light, tmp_path, monkeypatch):

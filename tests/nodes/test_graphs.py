@@ -43,7 +43,7 @@ NODE_IDS = {
     "LikenessRenderPerson": ["person", "photos", "seed", "size"],
     "LikenessLoadFaceEncoder": ["encoder_name"],
     "LikenessEncodeIdentity": ["face_encoder", "faces", "mask_background", "head_mask", "face_id"],
-    "LikenessSaveIdentity": ["face_id", "filename_prefix", "thumbnails", "note"],
+    "LikenessSaveIdentity": ["face_id", "filename_prefix", "thumbnails", "note", "consent"],
     "LikenessLoadIdentity": ["identity_name"],
     "LikenessCombineIdentities": ["identities", "method", "slider", "min_agreement"],
     "LikenessIdentityAgreement": ["face_id", "min_agreement", "compare_with"],
