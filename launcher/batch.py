@@ -218,7 +218,11 @@ class Batch:
         except WorkerLostError:
             self.claimed.discard(key)
             raise
-        self._write(cell, task, answer)
+        self.pictures += await asyncio.to_thread(self._save, cell, task, answer)  # a slow disk must not hold up workers
+        self.made += 1
+        minutes = self.bar.format_dict["elapsed"] / 60
+        self.bar.set_postfix_str(f"{self.pictures / minutes:.1f} pictures a minute", refresh=False)
+        self.bar.update()
 
     def _build(self, cell: Cell) -> tuple[Task, list[Path]]:
         task, photos = self.jobs.build(cell)
@@ -245,8 +249,8 @@ class Batch:
         await crew.describe(worker)  # raises where the worker is lost for good
         raise RunError(f"its worker died {TRIES} times over it")
 
-    def _write(self, cell: Cell, task: Task, answer: Answer) -> None:
-        """Save a cell's files, then its line in the manifest."""
+    def _save(self, cell: Cell, task: Task, answer: Answer) -> int:
+        """Save a cell's files, then its line in the manifest; return how many files."""
         label = self.jobs.label(cell, task.key)
         files = [
             self.ledger.save(f"{label}{f'_{number}' if number > 1 else ''}{Path(name).suffix}", data)
@@ -270,11 +274,7 @@ class Batch:
                 "pack": answer.facts.get("pack"),
             }
         )
-        self.made += 1
-        self.pictures += len(files)
-        minutes = self.bar.format_dict["elapsed"] / 60
-        self.bar.set_postfix_str(f"{self.pictures / minutes:.1f} pictures a minute", refresh=False)
-        self.bar.update()
+        return len(files)
 
     def _skip(self) -> None:
         """Count a cell that is there; it says nothing of how long the others take."""

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ class Ledger:
         self.folder = folder
         self.path = folder / NAME
         self.done = {record["key"] for record in self.read() if "error" not in record}
-        self.file = self.path.open("ab")
+        self.file, self.lock = self.path.open("ab"), threading.Lock()
 
     def read(self) -> Iterator[dict]:
         """Return the records one after the other; of a cell that failed and was made later, both."""
@@ -32,8 +33,10 @@ class Ledger:
 
     def add(self, record: dict) -> None:
         """Add a record, for good."""
-        self.file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-        self.file.flush()
+        line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        with self.lock:
+            self.file.write(line)
+            self.file.flush()
         os.fsync(self.file.fileno())
         if "error" not in record:
             self.done.add(record["key"])
