@@ -2,9 +2,11 @@
 
 import json
 import re
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import urllib.request
 from collections import Counter
@@ -164,3 +166,19 @@ def test_a_worker_starts_its_own_server_again_and_leaves_nothing_there(base, lig
     names = {line["key"] for line in records(out)}
     left = [path.name for path in (base / "output" / workers.FOLDER).rglob("*.png") if path.name[:16] in names]
     assert len(left) <= workers.IN_FLIGHT, "what was lost with the server"
+
+
+def test_the_pages_command_and_the_readmes_client(server, root, tmp_path, monkeypatch, capsys):
+    (tmp_path / "workflows").symlink_to(root / "workflows")
+    monkeypatch.chdir(tmp_path)
+    page = (WORKFLOWS / "README.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^python3 likeness.py batch (.*)$", page, re.MULTILINE)
+    assert batch.main(shlex.split(line.replace("http://127.0.0.1:8188", server)), None) == 0
+    counts = json.loads(capsys.readouterr().out)
+    assert counts["made"] == 2 and (tmp_path / counts["means"]).is_file() and (tmp_path / counts["sheets"][0]).is_file()
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    (client,) = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    assert len([line for line in client.splitlines() if line]) <= 10
+    command = [sys.executable, "-c", client.replace("http://127.0.0.1:8188", server)]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=LIMIT)
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
