@@ -4,8 +4,8 @@ The host's own nodes that save pictures write what stands under `extra_pnginfo` 
 """
 
 import os
-import threading
 import tomllib
+from concurrent import futures
 from pathlib import Path
 
 import execution
@@ -50,7 +50,8 @@ _KEEPING = {
 }
 _PHOTOS = ("LoadImage", "LikenessExamplePicture", "LoadImageOutput")
 _PATIENCE = 1  # seconds that a request waits for hashes; a large file's is ready long before a picture is saved
-_hashes: dict[tuple, str] = {}  # by path, time and size
+_reader = futures.ThreadPoolExecutor(1)
+_hashes: dict[tuple, futures.Future] = {}  # by path, time and size
 
 
 def describe(prompt: dict[str, dict]) -> dict | None:
@@ -114,16 +115,15 @@ def keeps_photo(prompt: dict[str, dict]) -> bool:
 
 
 def _fill(weights: list[dict], identities: list[dict], entries: dict) -> None:
-    """Write the hashes into the records, in a thread of its own: files of gigabytes take seconds."""
+    """Write the hashes into the records, those of large files a while later than this returns."""
     found = [(record, _locate(record["file"], entries.get(record["file"]))) for record in weights]
     for record in identities:
         path = next(filter(None, (folders.find(kind, record["file"]) for kind in ("face_id", "facea"))), None)
         found.append((record, path))
         if path and (encoder := _read_encoder(path)):
             record["encoder"] = encoder
-    worker = threading.Thread(target=lambda: [_hash(*pair) for pair in found if pair[1]], daemon=True)
-    worker.start()
-    worker.join(_PATIENCE)
+    hashes = [_hash(record, path) for record, path in found if path and os.path.isfile(path)]
+    futures.wait(hashes, timeout=_PATIENCE)
 
 
 def _locate(name: str, entry) -> str | None:
@@ -139,12 +139,14 @@ def _read_encoder(path: str) -> str | None:
         return None
 
 
-def _hash(record: dict, path: str) -> None:
-    if not os.path.isfile(path):  # an unpacked archive
-        return
+def _hash(record: dict, path: str) -> futures.Future:
+    """Have a file's hash written into a record; each file is read once, and one after the other."""
     state = os.stat(path)
     key = (path, state.st_mtime_ns, state.st_size)
-    _hashes[key] = record["sha256"] = _hashes.get(key) or file_sha256(path)
+    if key not in _hashes:
+        _hashes[key] = _reader.submit(file_sha256, path)
+    _hashes[key].add_done_callback(lambda future: future.exception() or record.update(sha256=future.result()))
+    return _hashes[key]
 
 
 def attach(request: dict) -> dict:

@@ -85,6 +85,7 @@ def test_a_driver_that_is_stopped_or_killed_goes_on(server, base, light, tmp_pat
         if stop:
             wait_for(out, number, process)
             process.send_signal(stop)
+            process.send_signal(stop)  # twice, as people do
         said, errors = process.communicate(timeout=LIMIT)
         assert process.returncode == {None: 0, signal.SIGINT: 130, signal.SIGKILL: -9}[stop], errors
         if stop is signal.SIGINT:

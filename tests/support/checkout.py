@@ -17,7 +17,10 @@ spec.loader.exec_module(sys.modules["likeness"])
 from likeness import host_process
 host_process.BASE = Path(base)
 command = importlib.import_module("likeness.launcher." + module)
-sys.exit(command.main(sys.argv[5:], Path(comfy)))
+try:
+    sys.exit(command.main(sys.argv[5:], Path(comfy)))
+except KeyboardInterrupt:
+    sys.exit(130)
 """
 
 
