@@ -218,7 +218,8 @@ class Batch:
         except WorkerLostError:
             self.claimed.discard(key)
             raise
-        self.pictures += await asyncio.to_thread(self._save, cell, task, answer)  # a slow disk must not hold up workers
+        count = await asyncio.to_thread(self._save, cell, task, answer)  # a slow disk must not hold up workers
+        self.pictures += count
         self.made += 1
         minutes = self.bar.format_dict["elapsed"] / 60
         self.bar.set_postfix_str(f"{self.pictures / minutes:.1f} pictures a minute", refresh=False)

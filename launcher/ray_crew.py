@@ -16,6 +16,7 @@ from .run import RunError
 from .workers import Answer, Task, WorkerLostError
 
 _PATIENCE = 30  # seconds to wait for a cluster
+_STARTS = 3
 _STORE = 1 << 29  # bytes of a local store: a few photos and pictures at a time
 
 
@@ -105,11 +106,23 @@ def _join(ray, address: str, workers: int | None) -> None:
             socket.create_connection((match[1], int(match[2])), timeout=_PATIENCE).close()
         if address == "local":
             cpus = max(workers or 1, os.cpu_count() or 1)
-            ray.init(address="local", num_cpus=cpus, object_store_memory=_STORE, include_dashboard=False, **quiet)
+            _start(ray, num_cpus=cpus, object_store_memory=_STORE, include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
-    except (RuntimeError, OSError, ValueError) as error:
+    except Exception as error:  # Ray raises that very class where a node does not start in time
         text = " ".join(str(error).split())
         if "ersion mismatch" in text:
             text = f"it runs another Python or Ray than this one, {sys.version.split()[0]} with Ray {ray.__version__}"
         raise RunError(f"The Ray cluster {address} cannot be joined: {text}.") from error
+
+
+def _start(ray, **options) -> None:
+    """Start a cluster on this machine; on a busy one Ray may give up after 30 seconds, and succeed the next time."""
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(address="local", **options)
+            return
+        except Exception:
+            ray.shutdown()
+            if not left:
+                raise

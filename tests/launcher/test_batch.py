@@ -252,9 +252,10 @@ def share(tmp_path, monkeypatch):
 GRID = ("--grid", "prompts=a,b,c", "seeds=0..9")
 
 
-def test_every_cell_once_however_often_it_is_started(share):
+def test_every_cell_once_however_often_it_is_started(share, capsys):
     crew = StandIn(3, lambda *_: None)
     code, records = share(crew, *GRID)
+    assert json.loads(capsys.readouterr().out)["pictures"] == 30
     assert code == 0 and len(crew.calls) == len({record["key"] for record in records}) == 30
     assert crew.most == workers.IN_FLIGHT and {worker for worker, _ in crew.calls} == {0, 1, 2}
     again = StandIn(1, lambda *_: None)
