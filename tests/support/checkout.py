@@ -8,7 +8,7 @@ from likeness.launcher.environment import find_host
 ROOT = Path(__file__).resolve().parents[2]
 
 _SCRIPT = """
-import importlib.util, sys
+import importlib.util, signal, sys
 from pathlib import Path
 root, base, comfy, module = sys.argv[1:5]
 spec = importlib.util.spec_from_file_location("likeness", root + "/__init__.py", submodule_search_locations=[root])
@@ -17,6 +17,7 @@ spec.loader.exec_module(sys.modules["likeness"])
 from likeness import host_process
 host_process.BASE = Path(base)
 command = importlib.import_module("likeness.launcher." + module)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
 try:
     sys.exit(command.main(sys.argv[5:], Path(comfy)))
 except KeyboardInterrupt:
