@@ -109,7 +109,11 @@ class Worker:
                 raise GraphError("it was stopped on the server")
             if missing := run.find_missing(prompt, self.known, history["outputs"]):
                 raise GraphError(f"nothing came of {', '.join(missing)}")
-            return await self._fetch(client, history)
+            answer = await self._fetch(client, history)
+            if self.provenance:
+                return answer
+            facts = (await client.check(prompt)).get("provenance")  # for the manifest: the pictures say nothing
+            return answer._replace(facts=facts or {})
 
     async def close(self) -> None:
         """Let go of the server, and stop it where it was started here."""
@@ -121,6 +125,7 @@ class Worker:
     @contextlib.asynccontextmanager
     async def _client(self):
         """Lend a connection, of which each carries one graph at a time; start or reach the server first."""
+        known = None
         try:
             async with self.lock:
                 if self.host and self.host.process.poll() is not None:
@@ -137,7 +142,7 @@ class Worker:
                     await client.__aexit__()
         except _GONE as error:
             async with self.lock:
-                if not self.known or known is self.known:  # else another caller has found so, and begun anew
+                if known is None or known is self.known:  # else another caller has found so, and begun anew
                     await self.close()
             raise WorkerLostError(f"The ComfyUI at {self.url or 'this machine'} cannot be reached ({error})") from error
 
