@@ -14,13 +14,15 @@ PARALLEL = ["-n", "logical", "--maxprocesses", "4", "--dist", "worksteal"]
 CLONE_ONLY = {
     "test": "tests", "bench": "benchmarks", "evaluate": "miniature/evaluation", "train miniature": "miniature/recipes",
 }  # fmt: skip
+# What the commands need that may only talk to a ComfyUI elsewhere.
+TALKING = {"run": ("aiohttp",), "batch": ("aiohttp", "filelock", "tqdm", "PIL", "torch")}
 # Scripts in benchmarks/, by the name that `bench` takes.
 BENCHMARKS = {
     "sfags": "sfags.py", "encoder": "encoder.py", "startup": "startup.py", "image": "image.py", "mixed": "mixed.py",
     "f2d": "f2d.py", "facea": "facea.py", "miniature": "miniature.py", "code": "code_figures.py", "cuda": "on_cuda.py",
     "intensity": "intensity.py", "recogniser": "recogniser.py", "scores": "scores.py", "fuzz": "fuzz.py",
     "faces": "faces.py",
-    "places": "places.py",
+    "places": "places.py", "batch": "batch.py",
 }  # fmt: skip
 
 
@@ -40,8 +42,8 @@ def main(arguments: list) -> int:
     try:
         if options.command == "weights" and runs_here(options.rest):
             return weights(options)
-        if options.command == "run" and talks_only(options.rest):
-            return run(options)
+        if options.command in TALKING and talks_only(options.rest, TALKING[options.command]):
+            return COMMANDS[options.command](options)
         if options.command == "identities":
             return identities(options)
         if options.command == "bench" and options.name == "code":
@@ -61,10 +63,11 @@ def main(arguments: list) -> int:
 def parse(arguments: list) -> argparse.Namespace:
     """Return the command and its options; what the command hands on to another program is in `rest`."""
     parser = argparse.ArgumentParser(prog="likeness.py", description=__doc__)
-    shown = "{demo,run,test,check,host,weights,identities,train,miniature,evaluate,bench}"
+    shown = "{demo,run,batch,test,check,host,weights,identities,train,miniature,evaluate,bench}"
     commands = parser.add_subparsers(dest="command", required=True, metavar=shown)
     demo = commands.add_parser("demo", help="make a picture with and without the adapter, and a sheet of all steps")
     commands.add_parser("run", help="run a workflow and fetch what comes of it: run -h says more", add_help=False)
+    commands.add_parser("batch", help="run a workflow for each row of a table or cell of a grid: -h", add_help=False)
     commands.add_parser("test", help="run the tests; arguments go to pytest", add_help=False)
     commands.add_parser("check", help="check the style of the code with ruff")
     host = commands.add_parser("host", help="start ComfyUI with this extension; further arguments go to its main.py")
@@ -85,7 +88,7 @@ def parse(arguments: list) -> argparse.Namespace:
     for command in (demo, host):
         command.add_argument("--port", type=int, help="port on 127.0.0.1 (default: a free one)")
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("run", "test", "host", "weights", "train", "miniature", "evaluate"):
+    if rest and options.command not in ("run", "batch", "test", "host", "weights", "train", "miniature", "evaluate"):
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     options.rest = options.arguments if options.command == "bench" else rest
     return options
@@ -123,9 +126,15 @@ def run(options: argparse.Namespace, comfy: Path | None = None) -> int:
     return run.main(options.rest, comfy)
 
 
-def talks_only(rest: list) -> bool:
-    """Return whether this Python is enough for the `run` command: a server is named, and aiohttp, as ComfyUI has it."""
-    if importlib.util.find_spec("aiohttp") is None:
+def batch(options: argparse.Namespace, comfy: Path | None = None) -> int:
+    from likeness.launcher import batch
+
+    return batch.main(options.rest, comfy)
+
+
+def talks_only(rest: list, packages: tuple[str, ...]) -> bool:
+    """Return whether this Python is enough for a command: a server is named, and the packages are here."""
+    if not all(map(importlib.util.find_spec, packages)):
         return False
     from likeness.launcher import run
 
@@ -232,8 +241,8 @@ def workflows(options: argparse.Namespace, comfy: Path) -> int:
 
 
 COMMANDS = {
-    "demo": demo, "run": run, "test": test, "check": check, "host": host, "weights": weights, "train": train,
-    "miniature": miniature, "evaluate": evaluate, "bench": bench, "_workflows": workflows,
+    "demo": demo, "run": run, "batch": batch, "test": test, "check": check, "host": host, "weights": weights,
+    "train": train, "miniature": miniature, "evaluate": evaluate, "bench": bench, "_workflows": workflows,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -29,9 +29,10 @@ def name_features(region: str) -> str:
     return _FEATURES + region.replace(" ", "_")
 
 
-def save_facea(path: str | Path, identity: FaceaIdentity, node: str = "Save FaceA Identity") -> None:
+def save_facea(path: str | Path, identity: FaceaIdentity, node: str = "Save FaceA Identity", new: bool = False) -> str:
     """Write an identity to `path`, which holds the whole file or nothing new, whatever happens in between.
 
+    new: as in `saving.write`. Returns where the file is.
     Raises ValueError where the identity holds numbers that are not finite, OSError where it cannot be written.
     """
     tensors = identity.lora | {name_features(region): features for region, features in identity.features.items()}
@@ -46,7 +47,7 @@ def save_facea(path: str | Path, identity: FaceaIdentity, node: str = "Save Face
         "base_name": identity.base_name,
         "settings": json.dumps(identity.settings, sort_keys=True),
     }
-    saving.write(path, _sort_metadata(safetensors.torch.save(tensors, metadata)), node)
+    return saving.write(path, _sort_metadata(safetensors.torch.save(tensors, metadata)), node, new)
 
 
 def _sort_metadata(data: bytes) -> bytes:

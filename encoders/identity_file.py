@@ -26,10 +26,13 @@ def new_path(prefix: str) -> str:
     return saving.new_path(KIND, prefix, "Save Identity")
 
 
-def save_identity(path: str, face_id: FaceId, thumbnails: bool = True, note: str = "") -> None:
+def save_identity(
+    path: str, face_id: FaceId, thumbnails: bool = True, note: str = "", consent: str = "", new: bool = False
+) -> str:
     """Write an identity to `path`, which holds the whole file or nothing new, whatever happens in between.
 
-    thumbnails: keep the crops, with 8 bits a colour; note: free text.
+    thumbnails: keep the crops, with 8 bits a colour; note, consent: free text; new: as in `saving.write`.
+    Returns where the file is.
     Raises ValueError where the identity is not one that could be loaded again, OSError where it cannot be written.
     """
     tensors = {"features": face_id.features.float(), "embedding": face_id.embedding.float()}
@@ -37,10 +40,11 @@ def save_identity(path: str, face_id: FaceId, thumbnails: bool = True, note: str
         raise ValueError(f"Save Identity: this identity cannot be saved: {reason}.")
     if thumbnails:
         tensors["crops"] = (face_id.crops.clamp(0, 1) * 255).round().to(torch.uint8)
-    if len(note) > identity_format.LONGEST_NOTE:
-        raise ValueError(
-            f"Save Identity: the note has {len(note)} characters, more than {identity_format.LONGEST_NOTE}."
-        )
+    for name, text in {"note": note, "consent": consent}.items():
+        if len(text) > identity_format.LONGEST_NOTE:
+            raise ValueError(
+                f"Save Identity: the {name} has {len(text)} characters, more than {identity_format.LONGEST_NOTE}."
+            )
     header = Header(
         face_id.encoder,
         face_id.file,
@@ -49,8 +53,9 @@ def save_identity(path: str, face_id: FaceId, thumbnails: bool = True, note: str
         face_id.crops.shape[1],
         face_id.masked,
         tuple(agreement(face_id.embedding).tolist()),
-        _CONTROL.sub(" ", "\n".join(note.strip().splitlines())),
+        _clean(note),
         {},
+        _clean(consent),
     )
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     data = safetensors.torch.save(tensors, identity_format.metadata(header))
@@ -58,7 +63,12 @@ def save_identity(path: str, face_id: FaceId, thumbnails: bool = True, note: str
         identity_format.parse(io.BytesIO(data))
     except ValueError as error:
         raise ValueError(f"Save Identity: this identity could not be loaded again: {error}.") from error
-    saving.write(path, data, "Save Identity")
+    return saving.write(path, data, "Save Identity", new)
+
+
+def _clean(text: str) -> str:
+    """Return a text as files keep it, without control characters."""
+    return _CONTROL.sub(" ", "\n".join(text.strip().splitlines()))
 
 
 def find_identity(name: str) -> str:
@@ -121,4 +131,5 @@ def description(name: str, header: Header) -> str:
     ]
     if header.agreement:
         lines.append(f"agreement with the other photos: {' '.join(map(digits, header.agreement))}")
+    lines.append(f"consent: {header.consent or 'nothing is noted'}")
     return "\n".join([*lines, *([f"note: {header.note}"] if header.note else [])])

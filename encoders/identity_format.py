@@ -19,6 +19,7 @@ and in `__metadata__`, where every value is a string:
     masked           "true" where the crops' background was blackened, else "false"
     agreement        per photo the cosine with the mean of the others, separated by spaces; empty for one photo
     note             free text, such as who agreed to what; may be empty
+    consent          what the person agreed to; optional, and readers from before it was there leave it alone
 
 Other keys of the metadata are left alone. A reader refuses every higher version: whatever an older reader would
 misunderstand gets a new number.
@@ -78,6 +79,7 @@ class Header:
     agreement: tuple[float, ...]
     note: str
     tensors: dict[str, Tensor]
+    consent: str = ""
 
 
 def metadata(header: Header) -> dict[str, str]:
@@ -92,6 +94,7 @@ def metadata(header: Header) -> dict[str, str]:
         "masked": "true" if header.masked else "false",
         "agreement": " ".join(f"{value:.4f}" for value in header.agreement),
         "note": header.note,
+        **({"consent": header.consent} if header.consent else {}),
     }
 
 
@@ -147,6 +150,9 @@ def _read_fields(values: object) -> dict:
             raise ValueError(f"'{key}' of its metadata is {fields[key]}, above the limit of {largest}")
     if fields["photos"] * fields["crop_size"] ** 2 > _MOST_PIXELS:
         raise ValueError(f"'photos' and 'crop_size' of its metadata ask for more than {_MOST_PIXELS} pixels of crops")
+    fields["consent"] = values.get("consent", "")
+    if not (isinstance(fields["consent"], str) and _NOTE.fullmatch(fields["consent"])):
+        raise ValueError("'consent' of its metadata is damaged")
     fields["masked"] = values["masked"] == "true"
     fields["agreement"] = tuple(map(float, values["agreement"].split()))
     if len(fields["agreement"]) != (fields["photos"] if fields["photos"] > 1 else 0):

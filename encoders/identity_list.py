@@ -16,11 +16,17 @@ def entry(path: Path) -> str:
     except (ValueError, OSError) as error:
         return plain(str(error))
     worst = f"{min(header.agreement):5.2f}" if header.agreement else "    -"
-    note = plain(" ".join(header.note.split()))
-    note = note if len(note) <= _NOTE else note[: _NOTE - 3] + "..."
+    consent = f"  consent: {_shorten(header.consent)}" if header.consent else ""
     photos = "photo " if header.photos == 1 else "photos"
     encoder = f"{plain(header.encoder)} ({plain(header.encoder_file)})"
-    return f"{header.photos:>3} {photos}  worst agreement {worst}  {encoder}  {note}".rstrip()
+    return (
+        f"{header.photos:>3} {photos}  worst agreement {worst}  {encoder}  {_shorten(header.note)}".rstrip() + consent
+    )
+
+
+def _shorten(text: str) -> str:
+    text = plain(" ".join(text.split()))
+    return text if len(text) <= _NOTE else text[: _NOTE - 3] + "..."
 
 
 def lines(folders: Iterable[Path], describe: Callable[[Path], str] = entry) -> list[str]:

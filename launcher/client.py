@@ -15,7 +15,18 @@ Progress = Callable[[str, float, float], None]  # node id, steps done, steps in 
 
 
 class GraphError(Exception):
-    """The host refused the graph or a node failed; the text names the nodes and gives their messages."""
+    """The host refused the graph or a node failed; the text names the nodes and gives their messages.
+
+    inputs: the inputs that the host refused, each as (node id, name).
+    """
+
+    def __init__(self, text: str, inputs: frozenset[tuple[str, str]] = frozenset()):
+        super().__init__(text)
+        self.inputs = inputs
+
+
+class HostGoneError(GraphError):
+    """The host went away before a graph was done."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +47,15 @@ class GraphResult:
 
 
 class Client:
-    """One connection to a host; use it in `async with`."""
+    """One connection to a host; use it in `async with`.
 
-    def __init__(self, url: str):
+    extra_data: what goes with every graph, beside it.
+    """
+
+    def __init__(self, url: str, extra_data: dict | None = None):
         self.url = url
         self.id = uuid.uuid4().hex
+        self.extra_data = extra_data or {}
 
     async def __aenter__(self) -> "Client":
         self.session = aiohttp.ClientSession(self.url)
@@ -50,14 +65,33 @@ class Client:
         await self.session.close()
 
     async def upload_image(self, path: Path) -> str:
-        """Put a file into the host's input folder and return the name LoadImage knows it by.
+        """Put a file into the host's input folder, as `upload`."""
+        return await self.upload(path.read_bytes(), path.name)
+
+    async def upload(self, data: bytes, name: str) -> str:
+        """Put a file's content into the host's input folder and return the name LoadImage knows it by.
 
         Another file of that name stays; this one then gets a number behind its name.
         """
         form = aiohttp.FormData()
-        form.add_field("image", path.read_bytes(), filename=path.name)
+        form.add_field("image", data, filename=name)
         async with self.session.post("/upload/image", data=form, raise_for_status=True) as answer:
             return (await answer.json())["name"]
+
+    async def check(self, prompt: Prompt) -> dict:
+        """Have the pack on the host look at a graph without queueing it.
+
+        Returns "provenance", which is None or what the pictures would say of themselves, and "licences", a text; {}
+        where the pack there is too old to be asked. Raises GraphError that lists all that is wrong.
+        """
+        async with self.session.post("/likeness/check", json={"prompt": prompt}) as answer:
+            if answer.status in (404, 405):
+                return {}
+            answer.raise_for_status()
+            reply = await answer.json()
+        if reply["error"] or reply["node_errors"]:
+            raise _refusal(reply, prompt)
+        return reply
 
     async def run(self, prompt: Prompt, on_progress: Progress = lambda *_: None) -> GraphResult:
         """Queue a graph, wait for its end and fetch its images; raises as `follow`."""
@@ -106,6 +140,10 @@ class Client:
         """Return the description of every node the host has, by class."""
         return await self._get("/object_info")
 
+    async def stats(self) -> dict:
+        """Return what the host says of itself and its devices."""
+        return await self._get("/system_stats")
+
     async def models(self, folder: str) -> list[str]:
         """Return the files in one of the host's model folders; none if there is no such folder."""
         async with self.session.get(f"/models/{folder}") as answer:
@@ -116,13 +154,14 @@ class Client:
             return await answer.json()
 
     async def _queue(self, prompt: Prompt) -> str:
-        async with self.session.post("/prompt", json={"prompt": prompt, "client_id": self.id}) as answer:
+        request = {"prompt": prompt, "client_id": self.id, "extra_data": self.extra_data}
+        async with self.session.post("/prompt", json=request) as answer:
             reply = await answer.json()
         # With some nodes faulty the host answers 200 and runs what does not depend on them.
         if answer.status == 200 and reply["node_errors"]:
             await self._cancel(reply["prompt_id"])
         if answer.status != 200 or reply["node_errors"]:
-            raise GraphError(_explain_refusal(reply, prompt))
+            raise _refusal(reply, prompt)
         return reply["prompt_id"]
 
     async def _follow(self, socket: aiohttp.ClientWebSocketResponse, prompt_id: str, on_progress: Progress) -> str:
@@ -144,14 +183,14 @@ class Client:
                 status = "interrupted"
             elif kind == "executing" and data["node"] is None:  # sent once the history is written
                 return status
-        raise GraphError("The host went away before the graph was done; its log says why.")
+        raise HostGoneError("The host went away before the graph was done; its log says why.")
 
 
-def _explain_refusal(reply: dict, prompt: Prompt) -> str:
+def _refusal(reply: dict, prompt: Prompt) -> GraphError:
     """Return the host's reasons for not taking a graph, one line a reason."""
+    errors = [(node, error) for node, found in reply.get("node_errors", {}).items() for error in found["errors"]]
     lines = [
-        f"{prompt[node]['class_type']} (node {node}): {error['message']}: {error['details']}"
-        for node, errors in reply.get("node_errors", {}).items()
-        for error in errors["errors"]
+        f"{prompt[node]['class_type']} (node {node}): {error['message']}: {error['details']}" for node, error in errors
     ]
-    return "\n".join(lines) or reply["error"]["message"]
+    inputs = frozenset((node, error.get("extra_info", {}).get("input_name")) for node, error in errors)
+    return GraphError("\n".join(lines) or reply["error"]["message"], inputs)

@@ -18,6 +18,12 @@ from ..host_process import SetupError, extra_models_file
 START_LIMIT = 300  # seconds; a first start compiles all of the host's Python, which a slow disk can make long
 STOP_LIMIT = 10  # seconds
 LOG_LINES_SHOWN = 15
+# The host's main.py, in a process that ends when its input does: the pipe closes however the one that holds it ends.
+_MAIN = """
+import os, runpy, threading
+threading.Thread(target=lambda: os.read(0, 1) or os._exit(1), daemon=True).start()
+runpy.run_path("main.py", run_name="__main__")
+"""
 
 
 @dataclass(frozen=True)
@@ -36,21 +42,23 @@ def start(
     python: Path = Path(sys.executable),
     port: int | None = None,
     extra_args: Sequence[str] = (),
+    log: Path | None = None,
 ) -> Iterator[RunningHost]:
-    """Run the ComfyUI at `comfy` with `base` as its base directory until the `with` block ends.
+    """Run the ComfyUI at `comfy` with `base` as its base directory until the `with` block ends, or this process does.
 
     Args:
         port: port on 127.0.0.1; None takes a free one.
         extra_args: further arguments for the host's main.py.
+        log: where its output goes; None: host.log beside the base directory.
 
     Raises:
         SetupError: the port is taken, or the server ended or stayed silent instead of answering.
     """
     port = _choose_port(port)
-    log = base.parent / "host.log"
-    command = [python, "main.py", *_arguments(base, port), *extra_args]
+    log = log or base.parent / "host.log"
+    command = [python, "-c", _MAIN, *_arguments(base, port), *extra_args]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=comfy, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        process = subprocess.Popen(command, cwd=comfy, stdin=subprocess.PIPE, stdout=output, stderr=output)
     host = RunningHost(f"http://127.0.0.1:{port}", process, log)
     try:
         _wait_until_it_answers(host)
@@ -118,6 +126,7 @@ def _stop(process: subprocess.Popen) -> None:
     process.terminate()
     try:
         process.wait(STOP_LIMIT)
-    except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):  # a second Ctrl-C
         process.kill()
         process.wait()
+    process.stdin.close()

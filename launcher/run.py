@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from ..host_process import BASE, SetupError
-from . import hosting
+from . import hosting, source_label
 from .client import Client, GraphError, Prompt
 from .progress import print_line, progress_line, title_of
 
@@ -28,6 +28,9 @@ EXPORT_REMEDY = "In the editor, choose Workflow > Export (API); the templates' a
 
 class RunError(Exception):
     """What was asked for cannot be done; the text is a sentence for whoever asked."""
+
+
+FAILURES = (RunError, GraphError, SetupError, aiohttp.ClientError, aiohttp.InvalidURL, TimeoutError, OSError)
 
 
 class Place(NamedTuple):
@@ -47,17 +50,21 @@ def main(arguments: Sequence[str], comfy: Path | None) -> int:
         prompt = read_workflow(options.workflow)
         options.out.mkdir(parents=True, exist_ok=True)
         with _open_server(options.server, comfy) as url:
-            return asyncio.run(run(url, prompt, options.set, options.out))
-    except (RunError, GraphError, SetupError) as error:
-        sentence = str(error)
-    except aiohttp.ClientConnectorError:
-        sentence = f"No ComfyUI answers at {options.server}. Start it, or leave out --server."
-    except (aiohttp.ClientError, aiohttp.InvalidURL, TimeoutError) as error:
-        sentence = f"The ComfyUI at {options.server or 'this machine'} did not answer as it should: {error}."
-    except OSError as error:
-        sentence = f"{error.filename or options.out}: {error.strerror}."
-    print_line(sentence, sys.stderr)
-    return 1
+            return asyncio.run(run(url, prompt, options))
+    except FAILURES as error:
+        print_line(explain(error, options.server, options.out), sys.stderr)
+        return 1
+
+
+def explain(error: Exception, server: str | None, out: Path) -> str:
+    """Return the sentence for one of FAILURES."""
+    if isinstance(error, (RunError, GraphError, SetupError)):
+        return str(error)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"No ComfyUI answers at {server}. Start it, or leave out --server."
+    if isinstance(error, OSError) and not isinstance(error, (aiohttp.ClientError, TimeoutError)):
+        return f"{error.filename or out}: {error.strerror}."
+    return f"The ComfyUI at {server or 'this machine'} did not answer as it should: {error}."
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -65,13 +72,22 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="likeness.py run", description=__doc__)
     parser.add_argument("workflow", type=Path, help="a workflow in API form, such as workflows/api/miniature.json")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", type=_split,
+        "--set", action="append", default=[], metavar="NAME=VALUE", type=split_setting,
         help="change an input, named by the title of its node, as 'Prompt=a woman', or as 'KSampler.seed=7'; for a "
         "photo the value is a file of this machine; a name that fits nothing lists what there is",
     )  # fmt: skip
     parser.add_argument("--server", metavar="URL", help="a ComfyUI with this pack (default: one that is started here)")
     parser.add_argument("--out", type=Path, default=Path("output"), help="where files are put (default: output)")
+    add_provenance(parser)
     return parser.parse_args(arguments)
+
+
+def add_provenance(parser: argparse.ArgumentParser) -> None:
+    """Add the option that leaves out of the pictures how they were made."""
+    parser.add_argument(
+        "--no-provenance", dest="provenance", action="store_false",
+        help="leave out of the pictures with which files they were made, and that they show a person's likeness",
+    )  # fmt: skip
 
 
 def names_server(arguments: Sequence[str]) -> bool:
@@ -79,7 +95,8 @@ def names_server(arguments: Sequence[str]) -> bool:
     return any(argument.split("=")[0] in ("--server", "-h", "--help") for argument in arguments)
 
 
-def _split(text: str) -> tuple[str, str]:
+def split_setting(text: str) -> tuple[str, str]:
+    """Return name and value of NAME=VALUE."""
     name, sign, value = text.partition("=")
     if not sign:
         raise argparse.ArgumentTypeError(f"'{text}' is not of the form NAME=VALUE")
@@ -103,39 +120,62 @@ def read_workflow(path: Path) -> Prompt:
 @contextlib.contextmanager
 def _open_server(url: str | None, comfy: Path | None) -> Iterator[str]:
     if url:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/"):
-            raise RunError(f"{url} is not the address of a ComfyUI, which is like http://127.0.0.1:8188.")
-        yield f"{parts.scheme}://{parts.netloc}"
+        yield read_address(url)
         return
     print_line("starting ComfyUI ...", sys.stderr)
     with hosting.start(BASE, comfy) as host:
         yield host.url
 
 
-async def run(url: str, prompt: Prompt, changes: Sequence[tuple[str, str]], out: Path) -> int:
+def read_address(url: str) -> str:
+    """Return the address of a ComfyUI in full; raise RunError where it is none."""
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/"):
+        raise RunError(f"{url} is not the address of a ComfyUI, which is like http://127.0.0.1:8188.")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+async def run(url: str, prompt: Prompt, options: argparse.Namespace) -> int:
     """Change the workflow, run it on the server, print its results and return the exit code."""
-    async with Client(url) as client:
+    async with Client(url, {"likeness": options.provenance}) as client:
         known = await client.object_info()
-        if unknown := sorted({node["class_type"] for node in prompt.values()} - known.keys()):
-            raise RunError(f"The server has no node {', '.join(unknown)}: install the pack it comes with there.")
-        places = [find_place(prompt, name) for name, _ in changes]
-        values = [convert(prompt, known, place, text) for place, (_, text) in zip(places, changes)]
+        refuse_unknown(prompt, known)
+        places = [find_place(prompt, name) for name, _ in options.set]
+        values = [convert(prompt, known, place, text) for place, (_, text) in zip(places, options.set)]
         for place, value in zip(places, values):
             if isinstance(value, Path):
                 value = await client.upload_image(value)
             prompt[place.node]["inputs"][place.input] = value
+        facts = await client.check(prompt)
+        if facts:
+            print_line(facts["licences"], sys.stderr)
         status, history = await client.follow(prompt, progress_line("run", prompt, sys.stderr))
         if status != "success":
             raise RunError("The run was stopped on the server before it was done.")
         outputs = {node: output for node, output in history["outputs"].items() if any(output.values())}
+        provenance = facts.get("provenance") if options.provenance else None
         for node, output in outputs.items():  # "3.0.0.1" is a node that node 3 unfolded into
-            print(json.dumps(await fetch_result(client, node, prompt[node.split(".")[0]], output, out)), flush=True)
-    # A node that another one blocked ends no run: the host calls it a success all the same.
-    wanted = [node for node in prompt if shows_media(known[prompt[node]["class_type"]])]
-    if missing := [f"{title_of(prompt[node])} (node {node})" for node in wanted if node not in outputs]:
+            content = prompt[node.split(".")[0]]
+            result = await fetch_result(client, node, content, output, options.out, provenance)
+            print(json.dumps(result), flush=True)
+    if missing := find_missing(prompt, known, outputs):
         raise RunError(f"The server ran the workflow, but nothing came of {', '.join(missing)}.")
     return 0
+
+
+def refuse_unknown(prompt: Prompt, known: dict) -> None:
+    """Raise RunError, with all of them, where the server does not know a node."""
+    if unknown := sorted({node["class_type"] for node in prompt.values()} - known.keys()):
+        raise RunError(f"The server has no node {', '.join(unknown)}: install the pack it comes with there.")
+
+
+def find_missing(prompt: Prompt, known: dict, outputs: dict) -> list[str]:
+    """Return the nodes that should have left pictures, videos or sounds, and did not.
+
+    A node that another one blocked ends no run: the host calls it a success all the same.
+    """
+    wanted = [node for node in prompt if shows_media(known[prompt[node]["class_type"]])]
+    return [f"{title_of(prompt[node])} (node {node})" for node in wanted if node not in outputs]
 
 
 def shows_media(described: dict) -> bool:
@@ -159,7 +199,8 @@ def list_places(prompt: Prompt) -> dict[str, list[Place]]:
 
 
 def find_place(prompt: Prompt, name: str) -> Place:
-    """Return the input that `name` means: by its whole name, that up to a colon, or words of it, if only one fits.
+    """Return the input that `name` means, if only one fits: by its whole name, that up to a colon, its part behind the
+    dot, or words of it.
 
     Raises RunError, with what can be set, where none or several fit.
     """
@@ -169,6 +210,7 @@ def find_place(prompt: Prompt, name: str) -> Place:
     readings = (
         lambda label: label == wanted,
         lambda label: re.sub(r":[^.]*", "", label) == wanted,
+        lambda label: label.rpartition(".")[2] == wanted,
         words.search,
     )
     for fits in readings:
@@ -236,7 +278,9 @@ READERS = {"INT": int, "FLOAT": _read_float, "BOOLEAN": _read_boolean, "STRING":
 NAMES = {"INT": "a whole number", "FLOAT": "a number", "BOOLEAN": "true or false"}
 
 
-async def fetch_result(client: Client, node: str, content: dict, output: dict, out: Path) -> dict:
+async def fetch_result(
+    client: Client, node: str, content: dict, output: dict, out: Path, provenance: dict | None
+) -> dict:
     """Download a node's files and return what there is to say of it: files as paths here, all else as it came."""
     result = {"node": node, "title": title_of(content), "class": content["class_type"], "files": []}
     for key, items in output.items():
@@ -244,7 +288,8 @@ async def fetch_result(client: Client, node: str, content: dict, output: dict, o
             if isinstance(item, dict) and {"filename", "subfolder", "type"} <= item.keys():
                 file = await client.fetch(item)
                 folder = out / "previews" if item["type"] == "temp" else out
-                result["files"].append(str(save(file.data, folder, item["subfolder"], item["filename"])))
+                data = source_label.add(file.data, provenance)
+                result["files"].append(str(save(data, folder, item["subfolder"], item["filename"])))
             else:
                 result.setdefault(key, []).append(item)
     return result

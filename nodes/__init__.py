@@ -30,6 +30,7 @@ from . import (  # noqa: E402
     ip_adapter,
     masks,
     people,
+    provenance,
     pulid,
     refine_faces,
     unused,
@@ -58,6 +59,8 @@ class LikenessExtension(ComfyExtension):
         examples.offer_examples()
         PromptServer.instance.add_on_prompt_handler(weights.show_missing)
         PromptServer.instance.add_on_prompt_handler(unused.settle)
+        PromptServer.instance.add_on_prompt_handler(provenance.attach)
+        PromptServer.instance.routes.post("/likeness/check")(provenance.check)
 
     async def get_node_list(self):
         return [

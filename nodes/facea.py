@@ -79,8 +79,7 @@ class SaveFaceAIdentity(io.ComfyNode):
 
     @classmethod
     def execute(cls, facea_identity, filename_prefix) -> io.NodeOutput:
-        path = new_path(filename_prefix)
-        save_facea(path, facea_identity)
+        path = save_facea(new_path(filename_prefix), facea_identity, new=True)
         return io.NodeOutput(facea_identity, path, ui=show_saved(cls, path))
 
 

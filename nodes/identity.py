@@ -156,16 +156,24 @@ class SaveIdentity(io.ComfyNode):
                 filename_prefix(KIND),
                 io.Boolean.Input(
                     "thumbnails",
-                    default=True,
+                    default=False,
                     advanced=True,
-                    tooltip="Keep the crops as small pictures in the file, so that you see later who it is. Turn it "
-                    "off for a file without pictures; the likeness is the same.",
+                    tooltip="Keep the crops as small pictures in the file, so that you see later who it is. Without "
+                    "them the likeness is the same.",
                 ),
                 io.String.Input(
                     "note",
                     default="",
                     multiline=True,
                     tooltip="Kept in the file, for instance whose face it is and what that person agreed to.",
+                ),
+                io.String.Input(
+                    "consent",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="What the person agreed to: pictures of what, for whom, until when. A file holds what a "
+                    "face is recognised by, so ask before you save somebody else's. Kept in the file.",
                 ),
             ],
             outputs=[
@@ -181,10 +189,10 @@ class SaveIdentity(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, face_id, filename_prefix, thumbnails, note) -> io.NodeOutput:
-        path = new_path(filename_prefix)
-        save_identity(path, face_id, thumbnails, note)
-        return io.NodeOutput(face_id, path, ui=show_saved(cls, path, face_id.crops))
+    def execute(cls, face_id, filename_prefix, thumbnails, note, consent="") -> io.NodeOutput:
+        path = save_identity(new_path(filename_prefix), face_id, thumbnails, note, consent, new=True)
+        remark = "" if consent.strip() else " No consent is noted in it: did the person agree?"
+        return io.NodeOutput(face_id, path, ui=show_saved(cls, path, face_id.crops, remark))
 
 
 class LoadIdentity(io.ComfyNode):

@@ -29,11 +29,11 @@ def show_faces(cls, crops: torch.Tensor, text: str) -> dict:
     return {**ui.PreviewImage(crops, cls=cls).as_dict(), "text": (text,)}
 
 
-def show_saved(cls, path: str, crops: torch.Tensor | None = None) -> dict:
+def show_saved(cls, path: str, crops: torch.Tensor | None = None, remark: str = "") -> dict:
     """Show where a file was written, with whose face; return what the history keeps: the file, the text, the crops."""
     file = Path(path)
     folder = file.parent.relative_to(folder_paths.get_output_directory()).as_posix()
-    text = f"Saved as {folder}/{file.name} in the output folder."
+    text = f"Saved as {folder}/{file.name} in the output folder.{remark}"
     shown = {"files": [ui.SavedResult(file.name, folder, io.FolderType.output)]}
     if crops is not None:
         return shown | show_faces(cls, crops, text)

@@ -6,21 +6,24 @@ Several processes, started by `accelerate launch`, train together: each samples 
 all step by the mean of their gradients.
 """
 
+import contextlib
 import hashlib
 import io
 import logging
 import math
+import os
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..weights import saving
-from .distributed import check_device, find_accelerator, from_main, share
+from .distributed import check_device, find_accelerator, from_main, is_main, share
 from .precision import compute_dtype
 from .settings import TrainingSettings
 
@@ -93,11 +96,42 @@ def train(
     Of several processes each calls this with the same parameters, and calls its own `after_step`; the losses are their
     means. Only the main one reads and writes the checkpoint, and all begin with its parameters.
 
-    Raises StoppedError where loss or gradient is not finite, and ModuleNotFoundError or RuntimeError where several
-    processes were started that cannot train together. A checkpoint that cannot be written is only a warning.
+    Raises StoppedError where loss or gradient is not finite, or another process holds the checkpoint, and
+    ModuleNotFoundError or RuntimeError where several processes were started that cannot train together. A checkpoint
+    that cannot be written is only a warning.
     """
-    state = _State(groups, settings, device, checkpoint, progress or Progress())
-    progress = state.progress
+    with _hold(checkpoint):
+        return _go_on(_State(groups, settings, device, checkpoint, progress or Progress()), loss_of, after_step)
+
+
+@contextlib.contextmanager
+def _hold(checkpoint: Path | None) -> Iterator[None]:
+    """Keep the checkpoint to this training; raise StoppedError where another process has it."""
+    if checkpoint is None or not is_main():
+        yield
+        return
+    lock = FileLock(checkpoint.with_suffix(".lock"), timeout=0)
+    try:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise StoppedError(
+            f"the same training runs already, in another process that holds {checkpoint}. Wait for it or stop it; with "
+            "another seed both can run"
+        ) from error
+    except OSError:  # where nothing can be written, nothing is shared
+        pass
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            with contextlib.suppress(OSError):  # Windows removes nothing that is open
+                os.unlink(lock.lock_file)
+            lock.release()
+
+
+def _go_on(state: "_State", loss_of: Callable, after_step: Callable[[Progress], None]) -> Progress:
+    progress, settings, device = state.progress, state.settings, state.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     written = begin = time.perf_counter()
@@ -140,7 +174,7 @@ class _State:
     """Everything a training is after a step. is_whole: whether no step is half done."""
 
     def __init__(self, groups, settings: TrainingSettings, device: torch.device, checkpoint, progress: Progress):
-        self.settings, self.checkpoint, self.progress = settings, checkpoint, progress
+        self.settings, self.device, self.checkpoint, self.progress = settings, device, checkpoint, progress
         self.parameters = {name: parameter for group in groups for name, parameter in group.parameters.items()}
         self.optimiser = torch.optim.AdamW(
             [{"params": list(group.parameters.values()), "lr": group.lr} for group in groups],

@@ -1,12 +1,13 @@
-"""`python3 likeness.py weights list|fetch|verify`: what files there are, having them, checking them."""
+"""`python3 likeness.py weights list|fetch|verify|licences`: what files there are, having, checking and selling them."""
 
 import argparse
 import importlib.util
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 
-from . import checking, manifest, paths
+from . import checking, licences, manifest, paths
 from .errors import FetchError, NotReachedError
 from .manifest import WeightFile, default_roots
 
@@ -79,7 +80,7 @@ _NEEDED = ("requests", "huggingface_hub", "filelock", "tqdm", "safetensors", "to
 
 def runs_here(argv: list[str]) -> bool:
     """Return whether this Python has what the command needs: nothing for the list, else a ComfyUI's packages."""
-    return _parse(argv).action == "list" or all(importlib.util.find_spec(package) for package in _NEEDED)
+    return _parse(argv).action in ("list", "licences") or all(importlib.util.find_spec(package) for package in _NEEDED)
 
 
 def main(argv: list[str], say: Say = print, net=None) -> int:
@@ -88,6 +89,8 @@ def main(argv: list[str], say: Say = print, net=None) -> int:
     `net` is the way to the publishers, a `fetch.Net`.
     """
     options = _parse(argv)
+    if options.action == "licences":
+        return _explain_licences(options.graphs, say)
     try:
         entries = manifest.choose(options.names)
         roots = [options.models] if options.models else default_roots()
@@ -118,6 +121,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "fetch": "download files, verify them and put them where ComfyUI finds them",
         "verify": "compare size and sha256 of the files that are here",
     }
+    text = "say which weight files of a graph forbid commercial use; the exit code is 1 where one does or may"
+    command = actions.add_parser("licences", help=text, description=text)
+    command.add_argument("graphs", nargs="+", type=Path, metavar="GRAPH", help="a workflow in API form")
     for action, text in texts.items():
         command = actions.add_parser(action, help=text, description=text)
         many = "+" if action == "fetch" else "*"
@@ -132,6 +138,25 @@ def _parse(argv: list[str]) -> argparse.Namespace:
                 help="accept the licence of this file, which does not allow commercial use; once for each such file",
             )
     return parser.parse_args(argv)
+
+
+def _explain_licences(graphs: list[Path], say: Say) -> int:
+    """Say of each graph in API form whose licences follow its pictures; return 1 unless all allow commercial use."""
+    settled = True
+    for graph in graphs:
+        try:
+            prompt = json.loads(graph.read_text(encoding="utf-8"))
+            text = licences.explain(prompt)
+        except OSError as error:
+            say(f"{graph}: {error.strerror}.")
+            return 1
+        except (ValueError, AttributeError):
+            say(f"{graph} is not a workflow in API form: in the editor, choose Workflow > Export (API).")
+            return 1
+        say(f"{graph}:\n{text}")
+        entries = [entry for _, entry in licences.find_entries(prompt)]
+        settled &= all(entry.commercial_use for entry in entries) and not licences.find_unlisted(prompt)
+    return 0 if settled else 1
 
 
 def _verify(entries: list[WeightFile], root: Path, say: Say) -> int:

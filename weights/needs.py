@@ -4,17 +4,20 @@ from pathlib import Path
 
 import folder_paths
 
-from . import folders, manifest, paths
+from . import folders, licences, manifest, paths
+from .licences import find_entries
 from .manifest import WeightFile, default_roots
-
-_LONGEST_NAME = 300  # characters; longer values are prompts, not names of files
 
 
 def report(prompt: dict[str, dict]) -> str:
-    """Say what a person should know of the weight files of a graph in API form, those that are missing first."""
+    """Say what a person should know of the weight files of a graph in API form: may a picture be sold, what is missing.
+
+    The missing ones come first.
+    """
     rows = [(locate(name, entry), name, entry) for name, entry in find_entries(prompt)]
+    verdict = licences.explain(prompt)
     if not rows:
-        return "This graph names no weight file of the list ('python3 likeness.py weights list')."
+        return f"This graph names no weight file of the list ('python3 likeness.py weights list').\n\n{verdict}"
     missing = sum(not location for location, _, _ in rows)
     head = f"All {len(rows)} published weight files of this graph are here."
     if missing:
@@ -23,34 +26,13 @@ def report(prompt: dict[str, dict]) -> str:
             "Run the commands in the folder of ComfyUI-Likeness, then press R in the editor."
         )
     rows.sort(key=lambda row: bool(row[0]))
-    return "\n\n".join([head, *(_describe(*row) for row in rows)])
+    return "\n\n".join([head, verdict, *(_describe(*row) for row in rows)])
 
 
 def explain_missing(prompt: dict[str, dict]) -> str | None:
     """Say what a graph in API form lacks of the published files, as `report` does; None where it lacks none."""
     missing = [(name, entry) for name, entry in find_entries(prompt) if not locate(name, entry)]
     return "\n\n".join(_describe(None, name, entry) for name, entry in missing) or None
-
-
-def find_entries(prompt: dict[str, dict]) -> list[tuple[str, WeightFile]]:
-    """Return every file of the manifest that a graph names in one of its inputs, and its parts: name and entry.
-
-    Detectors are named "family: file", and InsightFace's packs without the .zip they are published in.
-    """
-    names = {}
-    for node in prompt.values():
-        for value in node.get("inputs", {}).values():
-            if not isinstance(value, str) or len(value) > _LONGEST_NAME:
-                continue
-            name = value.split(": ")[-1]
-            entry = manifest.find_for(node.get("class_type"), name)
-            if entry is None and name != value:
-                entry = manifest.find(f"{name}.zip")
-            if entry and entry.folder:
-                names.setdefault(entry, name)
-                for part in manifest.choose([entry.name])[1:]:
-                    names.setdefault(part, manifest.final_name(part))
-    return [(name, entry) for entry, name in names.items()]
 
 
 def locate(name: str, entry: WeightFile) -> str | None:

@@ -1,9 +1,11 @@
 """Files that the pack writes: named as the host names images, whole or not at all."""
 
 import contextlib
+import itertools
 import os
 import re
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,29 +55,51 @@ def find(kind: str, name: str, label: str, writer: str) -> str:
     return path
 
 
-def write(path: str | Path, data: bytes, writer: str) -> None:
+def write(path: str | Path, data: bytes, writer: str, new: bool = False) -> str:
     """Write `data` to `path`, which holds the whole of it or what it held before, whatever happens in between.
 
-    Raises OSError with a sentence that begins with `writer`.
+    new: `path` is one of `new_path`, whose number another process may have taken since: then take the next that is
+    free. Returns where the file is. Raises OSError with a sentence that begins with `writer`.
     """
     path = Path(path)
-    temporary = path.with_name(f"{path.name}.part")
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")  # servers may save into one folder
     try:
         with _explain_failure(path, writer):
-            with temporary.open("wb") as file:
+            with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            if new:
+                path = _take_number(temporary, path)
+            else:
+                os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):  # it is gone where all went well, and unreachable where its folder is
             temporary.unlink()
+    return str(path)
+
+
+def _take_number(temporary: Path, path: Path) -> Path:
+    """Give a file the name `path`, or that with the next number that no file has; of two processes one gets it."""
+    beginning, first, _ = path.stem.rsplit("_", 2)
+    for number in itertools.count(int(first)):
+        path = path.with_name(f"{beginning}_{number:05}_{path.suffix}")
+        try:
+            os.link(temporary, path)
+            return path
+        except FileExistsError:
+            continue
+        except OSError:  # a disk without hard links: the name is taken with an empty file
+            with contextlib.suppress(FileExistsError):
+                path.open("x").close()
+                os.replace(temporary, path)
+                return path
 
 
 def sweep_parts(folder: Path) -> None:
     """Remove from one of our own folders what `write` left half done where its process was killed."""
     with contextlib.suppress(OSError):  # another process may do the same
-        for path in [*folder.glob("*_.safetensors.part"), *folder.glob("*.pt.part")]:
+        for path in [*folder.glob("*_.safetensors*.part"), *folder.glob("*.pt*.part")]:
             if time.time() - path.stat().st_mtime > _STALE:
                 path.unlink()
 

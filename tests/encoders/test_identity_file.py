@@ -90,6 +90,21 @@ def test_features_and_embedding_come_back_bit_for_bit(tmp_path, photos):
     assert same == header and torch.equal(thrice.crops, loaded.crops) and torch.equal(thrice.features, saved.features)
 
 
+def test_consent_is_kept_as_text_of_its_own(root, tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_identity(str(path), tiny.face_id(), note="Ada", consent=" portraits for her shop,\nuntil 2027 ")
+    face_id, header = load_identity(str(path))
+    assert header.consent == "portraits for her shop,\nuntil 2027"
+    assert "consent: portraits" in identity_file.description("a", header)
+    assert "consent: portraits for her shop, until 2027" in list_lines(root, tmp_path).stdout
+    save_identity(str(path), face_id)
+    assert "consent: nothing is noted" in identity_file.description("a", load_identity(str(path))[1])
+    with safetensors.safe_open(path, "pt") as file:
+        assert "consent" not in file.metadata(), "files without one are as before"
+    with pytest.raises(ValueError, match="the consent has 4001 characters"):
+        save_identity(str(path), face_id, consent="x" * 4001)
+
+
 def test_without_thumbnails_grey_figures_of_the_same_size_stand_in(tmp_path):
     path = tmp_path / "a.safetensors"
     save_identity(str(path), tiny.face_id(2), thumbnails=False)
@@ -449,3 +464,43 @@ def test_half_written_files_are_swept_when_they_are_old(folders):
         os.utime(saved / name, (time.time() - age,) * 2)
     new_path("ada")
     assert sorted(path.name for path in saved.iterdir()) == ["b_00001_.safetensors.part", "other.part"]
+
+
+SAVER = """
+import importlib.util, sys
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("conftest", Path(sys.argv[1]) / "tests" / "conftest.py")
+spec.loader.exec_module(importlib.util.module_from_spec(spec))
+import folder_paths
+from likeness.encoders.identity_file import new_path, save_identity
+from likeness.tests.support import tiny
+folder_paths.set_output_directory(sys.argv[2])
+folder_paths.add_model_folder_path("face_id", sys.argv[2] + "/face_id")
+for number in range(int(sys.argv[3])):
+    print(save_identity(new_path("ada"), tiny.face_id(1), note=f"{sys.argv[4]} {number}", new=True), flush=True)
+"""
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_number_that_is_taken_meanwhile(folders, monkeypatch, links):
+    if not links:  # as on a disk without hard links
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(1, "Operation not permitted")))
+    first, second = new_path("ada"), new_path("ada")
+    assert first == second
+    names = [save_identity(first, tiny.face_id(1), note=note, new=True) for note in "ab"]
+    assert [load_identity(name)[1].note for name in names] == ["a", "b"]
+    assert sorted(path.name for path in folders[1].iterdir()) == ["ada_00001_.safetensors", "ada_00002_.safetensors"]
+
+
+@pytest.mark.slow
+def test_two_servers_save_into_one_folder(root, tmp_path):
+    """500 saves under one prefix: none lost, none that holds the other's."""
+    command = [sys.executable, "-P", "-c", SAVER, root, tmp_path / "output", "250"]
+    savers = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in ("left", "right")]
+    saved = {name: saver.communicate(timeout=240)[0].split() for name, saver in zip(("left", "right"), savers)}
+    wrong = [
+        path for name, paths in saved.items() for number, path in enumerate(paths)
+        if identity_format.read_header(path).note != f"{name} {number}"
+    ]  # fmt: skip
+    files = {str(path) for path in (tmp_path / "output" / "face_id").iterdir()}
+    assert not wrong and len(files) == 500 and files == {*saved["left"], *saved["right"]}

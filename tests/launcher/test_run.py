@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import shlex
 import shutil
@@ -296,6 +297,19 @@ def test_the_pages_curl(server, checkout):
     (script,) = (block for block in blocks("sh") if "curl" in block)
     subprocess.run(["sh", "-e", "-c", script.replace(ADDRESS, server)], cwd=checkout, check=True, timeout=120)
     assert (checkout / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("comfy"), reason="there is no comfy-cli")
+def test_the_pages_comfy_cli(server, checkout):
+    (command,) = (block for block in blocks("sh") if block.startswith("comfy "))
+    command = command.replace("8188", server.rpartition(":")[2])
+    environment = {**os.environ, "HOME": str(checkout)}  # where it keeps what it remembers
+    run = subprocess.run(
+        shlex.split(command), cwd=checkout, env=environment, capture_output=True, text=True, timeout=300
+    )
+    answer = json.loads(run.stdout)
+    assert run.returncode == 0 and answer["ok"] and "filename=miniature_" in "".join(answer["data"]["outputs"])
 
 
 @pytest.mark.slow

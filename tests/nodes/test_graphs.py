@@ -1,6 +1,7 @@
 """Whole graphs through the host's executor: the pack as the host loads it, the published workflows, bad input."""
 
 import copy
+import json
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from likeness.tests.support.executor import GraphError
-from likeness.tests.support.graphs import ASSETS, only, workflow
+from likeness.tests.support.graphs import ASSETS, WORKFLOWS, only, workflow
 from PIL import Image
 
 import nodes
@@ -45,7 +46,7 @@ NODE_IDS = {
     "LikenessRenderPerson": ["person", "photos", "seed", "size"],
     "LikenessLoadFaceEncoder": ["encoder_name"],
     "LikenessEncodeIdentity": ["face_encoder", "faces", "mask_background", "head_mask", "face_id"],
-    "LikenessSaveIdentity": ["face_id", "filename_prefix", "thumbnails", "note"],
+    "LikenessSaveIdentity": ["face_id", "filename_prefix", "thumbnails", "note", "consent"],
     "LikenessLoadIdentity": ["identity_name"],
     "LikenessCombineIdentities": ["identities", "method", "slider", "min_agreement"],
     "LikenessIdentityAgreement": ["face_id", "min_agreement", "compare_with"],
@@ -502,3 +503,18 @@ def test_wrong_or_missing_weights(executor, node, key, value, message):
     graph[only(graph, node)]["inputs"][key] = value
     with pytest.raises(GraphError, match=message):
         executor.run(graph)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in WORKFLOWS.glob("*.json")))
+def test_values_of_the_workflows_are_of_the_type_that_other_clients_check(executor, name):
+    """comfy-cli refuses a workflow before it is queued where a combo holds true, or a number is a text."""
+    kinds = {"COMBO": (str, int, float), "INT": int, "FLOAT": (int, float), "BOOLEAN": bool, "STRING": str}
+    for key, node in json.loads((WORKFLOWS / f"{name}.json").read_text()).items():
+        described = nodes.NODE_CLASS_MAPPINGS[node["class_type"]].INPUT_TYPES()
+        specs = described.get("required", {}) | described.get("optional", {})
+        for field, value in node["inputs"].items():
+            kind = specs[field][0] if field in specs and not isinstance(value, list) else None
+            kind = "COMBO" if isinstance(kind, list) else kind
+            if kind in kinds:
+                assert isinstance(value, kinds[kind]), (key, field, value)
+                assert kind == "BOOLEAN" or not isinstance(value, bool), (key, field, value)

@@ -500,3 +500,16 @@ def test_precisions_are_checked():
     assert compute_dtype("auto", CPU) == torch.float32 and compute_dtype("bfloat16", CPU) == torch.bfloat16
     with pytest.raises(ValueError, match="'double' is no precision; choose one of auto, float32"):
         compute_dtype("double", CPU)
+
+
+def test_two_processes_do_not_train_into_one_checkpoint(tmp_path):
+    from filelock import FileLock
+
+    checkpoint, line = tmp_path / "new" / "a.pt", Line()
+    other = FileLock(checkpoint.with_suffix(".lock"))  # held as another process would
+    checkpoint.parent.mkdir()
+    with other, pytest.raises(StoppedError, match="the same training runs already, in another process that holds"):
+        train(line.groups, line.loss, TrainingSettings(steps=2), CPU, checkpoint)
+    assert not line.drawn
+    train(line.groups, line.loss, TrainingSettings(steps=2), CPU, checkpoint)
+    assert [path.name for path in checkpoint.parent.glob("a*")] == ["a.pt"]
