@@ -17,8 +17,10 @@ from .types import Face
 
 Detect = Callable[[np.ndarray], list[Face]]
 
-# Degrees from the roll thought so far at which the scores are compared, wide first and then close.
-SWEEPS = (np.arange(-60, 61, 20), np.arange(-40, 41, 20))
+# Degrees from the roll thought so far at which the scores are compared, wide first, then close until the roll settles:
+# of a face that is rolled by more than the wide sweep reaches, each sweep sees one side of the balance only.
+SWEEPS = (np.arange(-60, 61, 20), *[np.arange(-40, 41, 20)] * 4)
+_SETTLED = 6  # degrees by which the last sweep moved the roll, under which no further one is needed
 _BEST_SCORES = 0.12  # what is farther below the best score than this does not count for the balance
 _NEAR = 8  # degrees to either side at which the points are read too
 _WINDOW = 2.2  # side of the window in longer sides of the find's box
@@ -28,18 +30,21 @@ def read_close_up(detect: Detect, image: np.ndarray, face: Face, size: int, swee
     """Return the find `face` in `image` [H, W, 3] uint8 RGB as a close-up shows it, None where that shows no face.
 
     detect: finds faces in a close-up of `size` x `size` pixels. sweeps: degrees from the roll thought so far at which
-    scores are compared, one sweep after the other. The score is the mean of six readings, 0 of one that shows none: a
+    scores are compared, one sweep after the other, until one after the first hardly moves the roll. The score is the mean of six readings, 0 of one that shows none: a
     face is one in all of them, texture that was taken for a face mostly is not.
     """
     window = Window(image, face, size)
     roll = measure_roll(face.points)
-    for sweep in sweeps:
+    for number, sweep in enumerate(sweeps):
         finds = [window.read(detect, roll + angle) for angle in sweep]
         scores = np.array([find.score if find else 0.0 for find in finds])
         if not scores.any():
             return None
         weights = (scores - (scores.max() - _BEST_SCORES)).clip(0)
-        roll += weights @ sweep / weights.sum()
+        step = weights @ sweep / weights.sum()
+        roll += step
+        if number and abs(step) < _SETTLED:
+            break
     readings = [
         window.read(detect, roll + angle, mirrored) for angle in (-_NEAR, 0, _NEAR) for mirrored in (False, True)
     ]

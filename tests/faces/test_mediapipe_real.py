@@ -57,6 +57,22 @@ def test_the_full_range_detector_is_that_of_mediapipes_library(loaded, photo, go
     assert distances(find.keypoints, golden[name]["full_range"]).max() < 0.8
 
 
+def test_its_small_networks_keep_to_one_core(loaded, photo, monkeypatch):
+    """On a busy machine several took thirty seconds of waiting for each other, instead of half a second."""
+    threads, detector_network = [], loaded._model.models["short"].detector
+    handle = detector_network.register_forward_hook(lambda *_: threads.append(torch.get_num_threads()))
+    monkeypatch.setattr(mediapipe, "_to_image", lambda *_: pytest.fail("a fault in the middle"))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(pytest.fail.Exception):
+            mediapipe.look(loaded._model, "short", photo("astronaut"), 0.5)
+        assert threads == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+        handle.remove()
+
+
 def test_the_mesh_tells_a_face_from_none(loaded, photo):
     network = loaded._model.models["short"].mesh
     assert network.input_size == 256

@@ -165,6 +165,16 @@ def test_a_close_up_reads_the_roll_that_yunets_own_points_do_not_tell(load, phot
     assert error(closer, points) < 0.15 and closer.score > 0.85
 
 
+def test_a_close_up_goes_on_turning_a_face_that_is_farther_rolled_than_one_sweep_reaches(load, photo):
+    pixels, points = rolled(*photo("astronaut"), -60)
+    loaded = load("yunet")
+    find = max(loaded.detect(pixels), key=lambda face: face.score)
+    off = abs(measure_roll(find.points) - measure_roll(points))
+    assert off > 60, "choose another photograph: this tests nothing"
+    closer = loaded.look_closer(pixels, find)
+    assert error(closer, points) < 0.15 and abs(measure_roll(closer.points) - measure_roll(points)) < 8
+
+
 def test_a_window_cuts_where_it_says(photo):
     pixels, points = photo("obama")
     face = Face(points.astype(np.float32), (*(points.min(axis=0) - 20), *(points.max(axis=0) + 20)), 1.0)
