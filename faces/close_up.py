@@ -30,8 +30,9 @@ def read_close_up(detect: Detect, image: np.ndarray, face: Face, size: int, swee
     """Return the find `face` in `image` [H, W, 3] uint8 RGB as a close-up shows it, None where that shows no face.
 
     detect: finds faces in a close-up of `size` x `size` pixels. sweeps: degrees from the roll thought so far at which
-    scores are compared, one sweep after the other, until one after the first hardly moves the roll. The score is the mean of six readings, 0 of one that shows none: a
-    face is one in all of them, texture that was taken for a face mostly is not.
+    scores are compared, one sweep after the other, until one after the first hardly moves the roll. The score is the
+    mean of six readings, 0 of one that shows none: a face is one in all of them, texture that was taken for a face
+    mostly is not.
     """
     window = Window(image, face, size)
     roll = measure_roll(face.points)

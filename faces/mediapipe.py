@@ -35,6 +35,7 @@ _CLOSE_UP, _WINDOW = 256, 2.0  # pixels a side; in longer sides of the find's bo
 _LOWEST = 0.3  # score at which a close-up counts at all
 _APART = 0.16  # eye distances between the points and those of a close-up, in the mean, at most
 _SURE_PROFILE = 0.75  # score of a close-up without a mesh
+_PROFILES_APART = 0.15  # longer sides of the box between a profile's points and those of a close-up, at most
 _MOUTH_HALF = 0.45  # half a mouth, in eye distances
 _RANGES = {"short": "short range", "full": "full range"}
 
@@ -98,18 +99,26 @@ class MediaPipe:
     def look_closer(self, image: np.ndarray, face: Face) -> Face | None:
         """Return a find in `image` as sure as a close-up and its mirror image make it; None under min_score.
 
-        The points stay: a mesh is read upright as it is.
+        The points stay, since a mesh is read upright as it is; where both readings put them elsewhere, and at one
+        place, the close-up's count. A profile is one only where the close-up, too, shows no mesh.
         """
         window, roll = Window(image, face, _CLOSE_UP, _WINDOW), measure_roll(face.points)
-        detect = self._detect_profiles if face.profile else self.detect_meshes
-        readings = [window.read(detect, roll, mirrored) for mirrored in (False, True)]
-        if not all(readings):
-            return None
-        apart = max(np.linalg.norm(reading.points - face.points, axis=1).mean() for reading in readings)
-        score = float(np.mean([reading.score for reading in readings]))
-        lowest = max(self.min_score, _SURE_PROFILE) if face.profile else self.min_score
-        same = apart <= _APART * np.hypot(*(face.points[1] - face.points[0])) or face.profile
-        return replace(face, score=score) if same and score >= lowest else None
+
+        def read(detect) -> tuple[list[Face], float] | None:
+            readings = [window.read(detect, roll, mirrored) for mirrored in (False, True)]
+            return (readings, float(np.mean([reading.score for reading in readings]))) if all(readings) else None
+
+        if meshed := read(self.detect_meshes):
+            readings, score = meshed
+            stays = face.landmarks is not None and all(_is_same(face, reading) for reading in readings)
+            sure = score >= self.min_score and (stays or _is_same(*readings))
+            return replace(face if stays else _in_image(readings[0]), score=score) if sure else None
+        if face.profile and (profiles := read(self._detect_profiles)):
+            readings, score = profiles
+            apart = max(np.linalg.norm(reading.points - face.points, axis=1).mean() for reading in readings)
+            sure = score >= max(self.min_score, _SURE_PROFILE) and apart <= _PROFILES_APART * max(face.sides)
+            return replace(face, score=score) if sure else None
+        return None
 
     def detect_meshes(self, pixels: np.ndarray) -> list[Face]:
         """Return the faces in a close-up, [H, W, 3] uint8 RGB, in which the mesh network sees one."""
@@ -121,6 +130,19 @@ class MediaPipe:
     def _look(self, image: np.ndarray, min_score: float) -> list[Find]:
         with trial.name_faults(f"{self.name} cannot look for faces"):
             return [find for variant in self._model.models for find in look(self._model, variant, image, min_score)]
+
+
+def _is_same(face: Face, other: Face) -> bool:
+    """Return whether two readings of a face put its points at one place."""
+    apart = np.linalg.norm(other.points - face.points, axis=1).mean()
+    return bool(apart <= _APART * np.hypot(*(face.points[1] - face.points[0])))
+
+
+def _in_image(reading: Face) -> Face:
+    """Return a close-up's reading of a mesh with the host's own coordinates, too, in pixels of the image."""
+    box = np.concatenate([reading.landmarks.min(axis=0), reading.landmarks.max(axis=0)]).astype(np.float32)
+    host = {**reading.host, "landmarks_xy": reading.landmarks.astype(np.float32), "bbox_xyxy": box}
+    return replace(reading, points=reading.points.astype(np.float32), box=tuple(box.tolist()), host=host)
 
 
 @contextmanager

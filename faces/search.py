@@ -10,7 +10,7 @@ import comfy.model_management
 import numpy as np
 from PIL import Image
 
-from .align import in_template_order
+from .align import in_template_order, measure_roll
 from .types import SAME_FACE, Face, overlap, share
 
 SEARCHES = ("thorough", "quick")
@@ -19,6 +19,7 @@ _SIZES = (1 / 2, 3 / 4, 3 / 2, 2)  # of det_size: down for large faces first, th
 _SMALLEST, _LARGEST = 64, 2048  # what the node's det_size allows
 _PLAIN = 0.1  # of score, by which another look must be surer than the one at the image as it is
 _NEARER = 2  # times det_size that an image's longer side must have to be looked at from nearer, too
+_SMALL = 8  # times a face in a part of an image, from which on smaller ones are looked for
 _NARROW = 16  # parts of an image's longer side, of which one is the border in which a find is confirmed
 
 Move = Callable[[np.ndarray], np.ndarray]  # points [n, 2] to points [n, 2]
@@ -165,26 +166,43 @@ def _turn_looks(detector: FaceDetector, pixels: np.ndarray, shift: int, turns: t
 def _nearer_looks(detector: FaceDetector, image: np.ndarray, finds: list[list[Face]]) -> Iterator[_Look]:
     """Yield looks at a large image for faces that are too small in it, such as those of a group's last row.
 
-    They are made in the turn that showed most of all four in `finds`, and only for detectors that confirm their finds:
-    at twice the size, or, where that is fixed, at overlapping quarters.
+    They are made in the turn in which most of the faces in `finds` stand, and only for detectors that confirm their
+    finds: at twice the size, or, where that is fixed, at overlapping parts of half the size, then of a quarter.
     """
     longest = max(image.shape[:2])
     large = longest >= _NEARER * (detector.det_size or _SMALLEST)
     if not hasattr(detector, "look_closer") or not large:
         return
-    turn = int(np.argmax([sum(face.score for face in shown) for shown in finds]))
+    # By how nearly they are upright in it: one rolled head may be surest in the turn next to the others'.
+    upright = [
+        face.score * np.cos(np.radians(measure_roll(face.points) - 90 * np.arange(4))).clip(0)
+        for face in keep_best(list(chain(*finds)))
+        if not face.profile  # mostly none, before close-ups have looked
+    ]
+    turn = int(np.argmax(np.sum(upright, axis=0))) if upright else 0
     turned, size = np.ascontiguousarray(np.rot90(image, turn)), image.shape[1::-1]
     if detector.det_size:
         resized = copy.copy(detector)
         resized.det_size = min(2 * detector.det_size, _LARGEST)
         yield _Look(resized, turned, lambda points: turn_back(points, turn, size), True)
         return
-    side = longest // 2
-    starts = [sorted({0, max(length - side, 0) // 2, max(length - side, 0)}) for length in turned.shape[:2]]
-    for top, left in product(*starts):
-        quarter = np.ascontiguousarray(turned[top : top + side, left : left + side])
-        corner = np.float32([left, top])
-        yield _Look(detector, quarter, lambda points, corner=corner: turn_back(points + corner, turn, size), True)
+    sides = [longest // 2]
+    for side in sides:
+        starts = [_spread(length, side) for length in turned.shape[:2]]
+        for top, left in product(*starts):
+            part = np.ascontiguousarray(turned[top : top + side, left : left + side])
+            corner = np.float32([left, top])
+            yield _Look(detector, part, lambda points, corner=corner: turn_back(points + corner, turn, size), True)
+        # Where a face is small in its part, as in a group, there may be smaller ones.
+        if len(sides) == 1 and any(max(face.sides) < side / _SMALL for face in chain(*finds)):
+            sides.append(side // 2)
+
+
+def _spread(length: int, side: int) -> list[int]:
+    """Return where parts of `side` pixels begin that cover `length`, each by half over the one before at least."""
+    rest = max(length - side, 0)
+    count = -(-rest // max(side // 2, 1))  # rounded up
+    return [rest * i // count for i in range(count + 1)] if count else [0]
 
 
 def _see(look: _Look, before: list[list[Face]]) -> list[Face]:
