@@ -34,7 +34,7 @@ _CANDIDATE = 0.5  # score at which a detector's find is worth a close-up: the pu
 _CLOSE_UP, _WINDOW = 256, 2.0  # pixels a side; in longer sides of the find's box
 _LOWEST = 0.3  # score at which a close-up counts at all
 _APART = 0.16  # eye distances between the points and those of a close-up, in the mean, at most
-_SURE_PROFILE = 0.75  # score of a close-up without a mesh
+_SURE = 0.75  # score of a close-up that shows no mesh, or one in another place
 _PROFILES_APART = 0.15  # longer sides of the box between a profile's points and those of a close-up, at most
 _MOUTH_HALF = 0.45  # half a mouth, in eye distances
 _RANGES = {"short": "short range", "full": "full range"}
@@ -103,46 +103,46 @@ class MediaPipe:
         place, the close-up's count. A profile is one only where the close-up, too, shows no mesh.
         """
         window, roll = Window(image, face, _CLOSE_UP, _WINDOW), measure_roll(face.points)
-
-        def read(detect) -> tuple[list[Face], float] | None:
-            readings = [window.read(detect, roll, mirrored) for mirrored in (False, True)]
-            return (readings, float(np.mean([reading.score for reading in readings]))) if all(readings) else None
-
-        if meshed := read(self.detect_meshes):
-            readings, score = meshed
-            stays = face.landmarks is not None and all(_is_same(face, reading) for reading in readings)
-            sure = score >= self.min_score and (stays or _is_same(*readings))
-            return replace(face if stays else _in_image(readings[0]), score=score) if sure else None
-        if face.profile and (profiles := read(self._detect_profiles)):
-            readings, score = profiles
-            apart = max(np.linalg.norm(reading.points - face.points, axis=1).mean() for reading in readings)
-            sure = score >= max(self.min_score, _SURE_PROFILE) and apart <= _PROFILES_APART * max(face.sides)
+        detect = self._detect_any if face.profile else self.detect_meshes
+        readings = [window.read(detect, roll, mirrored) for mirrored in (False, True)]
+        if not all(readings) or readings[0].profile != readings[1].profile:
+            return None
+        score = float(np.mean([reading.score for reading in readings]))
+        apart = max(np.linalg.norm(reading.points - face.points, axis=1).mean() for reading in readings)
+        if readings[0].profile:
+            sure = score >= max(self.min_score, _SURE) and apart <= _PROFILES_APART * max(face.sides)
             return replace(face, score=score) if sure else None
-        return None
+        if apart <= _APART * _measure_eyes(face) and not face.profile:
+            return replace(face, score=score) if score >= self.min_score else None
+        between = np.linalg.norm(readings[0].points - readings[1].points, axis=1).mean()
+        sure = score >= max(self.min_score, _SURE) and between <= _APART * _measure_eyes(readings[0])
+        return replace(_in_image(readings[0]), score=score) if sure else None
 
     def detect_meshes(self, pixels: np.ndarray) -> list[Face]:
         """Return the faces in a close-up, [H, W, 3] uint8 RGB, in which the mesh network sees one."""
         return [from_host_landmarks(find.host) for find in self._look(pixels, _LOWEST) if has_mesh(find)]
 
-    def _detect_profiles(self, pixels: np.ndarray) -> list[Face]:
-        return [replace(_read_profile(find), score=find.host["score"]) for find in self._look(pixels, _LOWEST)]
+    def _detect_any(self, pixels: np.ndarray) -> list[Face]:
+        """Return the faces in which the mesh network sees one; where there are none, what may be profiles."""
+        finds = self._look(pixels, _LOWEST)
+        meshes = [from_host_landmarks(find.host) for find in finds if has_mesh(find)]
+        return meshes or [replace(_read_profile(find), score=find.host["score"]) for find in finds]
 
     def _look(self, image: np.ndarray, min_score: float) -> list[Find]:
         with trial.name_faults(f"{self.name} cannot look for faces"):
             return [find for variant in self._model.models for find in look(self._model, variant, image, min_score)]
 
 
-def _is_same(face: Face, other: Face) -> bool:
-    """Return whether two readings of a face put its points at one place."""
-    apart = np.linalg.norm(other.points - face.points, axis=1).mean()
-    return bool(apart <= _APART * np.hypot(*(face.points[1] - face.points[0])))
+def _measure_eyes(face: Face) -> float:
+    return float(np.hypot(*(face.points[1] - face.points[0])))
 
 
 def _in_image(reading: Face) -> Face:
     """Return a close-up's reading of a mesh with the host's own coordinates, too, in pixels of the image."""
     box = np.concatenate([reading.landmarks.min(axis=0), reading.landmarks.max(axis=0)]).astype(np.float32)
-    host = {**reading.host, "landmarks_xy": reading.landmarks.astype(np.float32), "bbox_xyxy": box}
-    return replace(reading, points=reading.points.astype(np.float32), box=tuple(box.tolist()), host=host)
+    landmarks, points = (at.astype(np.float32) for at in (reading.landmarks, reading.points))
+    host = {**reading.host, "landmarks_xy": landmarks, "bbox_xyxy": box}
+    return replace(reading, points=points, box=tuple(box.tolist()), landmarks=landmarks, host=host)
 
 
 @contextmanager

@@ -214,7 +214,8 @@ def _nearer_looks(detector: FaceDetector, image: np.ndarray, finds: list[list[Fa
             corner = np.float32([left, top])
             yield _Look(detector, part, lambda points, corner=corner: turn_back(points + corner, turn, size), True)
         # Where a face is small in its part, as in a group, there may be smaller ones.
-        if len(sides) == 1 and any(max(face.sides) < side / _SMALL for face in chain(*finds)):
+        small = (max(face.sides) < side / _SMALL for face in chain(*finds) if not face.profile)
+        if len(sides) == 1 and any(small):
             sides.append(side // 2)
 
 
