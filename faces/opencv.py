@@ -119,6 +119,13 @@ class YuNet:
             least = min(min_score, _CANDIDATE)
             create = self._cv2.FaceDetectorYN.create
             self._net = create(path, "", (det_size, det_size), least, _NMS_OVERLAP)
+            try:
+                self._net.detect(np.zeros((det_size, det_size, 3), np.uint8))
+            except self._cv2.error as error:
+                version = self._cv2.__version__
+                raise ValueError(
+                    f"OpenCV {version} cannot run it, it is another network or needs a newer one"
+                ) from error
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Return every face in `image` [H, W, 3] uint8 RGB, and what may be one, for `look_closer` to decide."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from comfy_extras.nodes_mediapipe import FaceLandmarkerModel
+from likeness.encoders.arcface_onnx import load_recogniser
 from likeness.faces import detector, mediapipe, search
 from likeness.faces.host_types import export_landmarks
 from likeness.weights import folders
@@ -140,3 +141,20 @@ def test_a_file_that_is_not_whole_is_refused_in_a_sentence(folder, change, messa
     comfy.utils.save_torch_file({key: value for key, value in weights.items() if value is not None}, str(file))
     with pytest.raises(ValueError, match=message):
         detector.load(LABEL, 0.5, 640)
+
+
+def test_real_files_of_other_networks_are_refused_in_a_sentence(folder, real_weights):
+    yunet, sface = (
+        next((real_weights / kind).glob(f"*{name}*.onnx"))
+        for kind, name in (("detection", "yunet"), ("insightface", "sface"))
+    )
+    shutil.copy(sface, folder / "yunet_of_another.onnx")
+    shutil.copy(real_weights / "detection" / mediapipe.FULL_RANGE_FILE, folder / "another.safetensors")
+    with pytest.raises(
+        ValueError, match="yunet_of_another.onnx in models/detection cannot be used as a YuNet detector"
+    ):
+        detector.load("yunet_of_another.onnx")
+    with pytest.raises(ValueError, match="another.safetensors in models/detection is not a MediaPipe face landmarker"):
+        detector.load("another.safetensors")
+    with pytest.raises(ValueError, match=f"{yunet.name} is no ArcFace recogniser: one input"):
+        load_recogniser(str(yunet))
