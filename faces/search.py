@@ -21,6 +21,7 @@ _PLAIN = 0.1  # of score, by which another look must be surer than the one at th
 _NEARER = 2  # times det_size that an image's longer side must have to be looked at from nearer, too
 _MOST_REFUSED = 24  # finds of one image that close-ups do not confirm, after which the rest is given up as texture
 _SMALL = 8  # times a face in a part of an image, from which on smaller ones are looked for
+_FINEST = 192  # pixels a side of the smallest part: of what is smaller, detectors see no more
 _NARROW = 16  # parts of an image's longer side, of which one is the border in which a find is confirmed
 
 Move = Callable[[np.ndarray], np.ndarray]  # points [n, 2] to points [n, 2]
@@ -188,7 +189,7 @@ def _nearer_looks(detector: FaceDetector, image: np.ndarray, finds: list[list[Fa
     """Yield looks at a large image for faces that are too small in it, such as those of a group's last row.
 
     They are made in the turn in which most of the faces in `finds` stand, and only for detectors that confirm their
-    finds: at twice the size, or, where that is fixed, at overlapping parts of half the size, then of a quarter.
+    finds: at twice the size, or, where that is fixed, at overlapping parts of half the size and, if need be, less.
     """
     longest = max(image.shape[:2])
     large = longest >= _NEARER * (detector.det_size or _SMALLEST)
@@ -215,7 +216,7 @@ def _nearer_looks(detector: FaceDetector, image: np.ndarray, finds: list[list[Fa
             yield _Look(detector, part, lambda points, corner=corner: turn_back(points + corner, turn, size), True)
         # Where a face is small in its part, as in a group, there may be smaller ones.
         small = (max(face.sides) < side / _SMALL for face in chain(*finds) if not face.profile)
-        if len(sides) == 1 and any(small):
+        if side // 2 >= _FINEST and any(small):
             sides.append(side // 2)
 
 

@@ -153,11 +153,12 @@ def test_where_faces_are_small_in_their_part_smaller_ones_are_looked_for():
     def looks(width):
         small = Face(OFFSETS.astype(np.float32), (0.0, 0.0, width, width), 0.9)
         closer = Closer({1: [small]})
-        search.find(closer, np.zeros((300, 400, 3), np.uint8))
+        search.find(closer, np.zeros((600, 800, 3), np.uint8))
         return [shape for shape, _ in closer.looks[4:]]
 
-    assert looks(24.0) == [(200, 200)] * 6 + [(100, 100)] * 35
-    assert looks(26.0) == [(200, 200)] * 6
+    assert looks(49.0) == [(400, 400)] * 6 + [(200, 200)] * 35
+    assert looks(51.0) == [(400, 400)] * 6
+    assert looks(10.0) == looks(49.0), "of parts smaller than that, detectors see no more"
 
 
 @pytest.mark.parametrize("length, side, starts", [
