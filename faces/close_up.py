@@ -26,15 +26,17 @@ _NEAR = 8  # degrees to either side at which the points are read too
 _WINDOW = 2.2  # side of the window in longer sides of the find's box
 
 
-def read_close_up(detect: Detect, image: np.ndarray, face: Face, size: int, sweeps=SWEEPS) -> Face | None:
+def read_close_up(
+    detect: Detect, image: np.ndarray, face: Face, size: int, sweeps=SWEEPS, between=Image.Resampling.BILINEAR
+) -> Face | None:
     """Return the find `face` in `image` [H, W, 3] uint8 RGB as a close-up shows it, None where that shows no face.
 
     detect: finds faces in a close-up of `size` x `size` pixels. sweeps: degrees from the roll thought so far at which
     scores are compared, one sweep after the other, until one after the first hardly moves the roll. The score is the
     mean of six readings, 0 of one that shows none: a face is one in all of them, texture that was taken for a face
-    mostly is not.
+    mostly is not. between: how pixels are filled in where the close-up is larger than the find.
     """
-    window = Window(image, face, size)
+    window = Window(image, face, size, between=between)
     roll = measure_roll(face.points)
     for number, sweep in enumerate(sweeps):
         finds = [window.read(detect, roll + angle) for angle in sweep]
@@ -62,9 +64,16 @@ def read_close_up(detect: Detect, image: np.ndarray, face: Face, size: int, swee
 class Window:
     """A square of an image around one find, to be cut out at any roll."""
 
-    def __init__(self, image: np.ndarray, face: Face, size: int, share: float = _WINDOW):
+    def __init__(
+        self,
+        image: np.ndarray,
+        face: Face,
+        size: int,
+        share: float = _WINDOW,
+        between: Image.Resampling = Image.Resampling.BILINEAR,
+    ):
         """Cut `share` longer sides of the find's box, around its points, as `size` pixels; black outside the image."""
-        self._centre = face.points.mean(axis=0, dtype=np.float64)
+        self._centre, self._between = face.points.mean(axis=0, dtype=np.float64), between
         self._size, side = size, max(share * max(face.sides), 2.0)
         # The part of the image that the window reaches at any roll, in whole pixels, shrunk by a whole number.
         limit, reach = np.array(image.shape[1::-1]), side * np.sqrt(0.5) + 2
@@ -81,8 +90,8 @@ class Window:
         start = (self._centre + 0.5 - self._origin - turn.sum(axis=1) * self._size / 2) / self._shrink
         (a, b), (d, e) = turn / self._shrink
         square = (self._size, self._size)
-        method, between = Image.Transform.AFFINE, Image.Resampling.BILINEAR
-        return np.asarray(self._part.transform(square, method, (a, b, start[0], d, e, start[1]), between))
+        data = (a, b, start[0], d, e, start[1])
+        return np.asarray(self._part.transform(square, Image.Transform.AFFINE, data, self._between))
 
     def read(self, detect: Detect, roll: float, mirrored: bool = False) -> Face | None:
         """Return the surest face that `detect` sees around the middle of the window, in the image's pixels."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import folder_paths
 import numpy as np
+from PIL import Image
 
 from ..weights import manifest, trial
 from .close_up import read_close_up
@@ -133,7 +134,8 @@ class YuNet:
 
     def look_closer(self, image: np.ndarray, face: Face) -> Face | None:
         """Return a find in `image` as a close-up shows it; None where it is none, or less sure than min_score."""
-        face = read_close_up(lambda pixels: self._read(pixels, _CLOSE_UP), image, face, _CLOSE_UP)
+        between = Image.Resampling.BICUBIC  # of five pixels between the eyes, the points come out nearer
+        face = read_close_up(lambda pixels: self._read(pixels, _CLOSE_UP), image, face, _CLOSE_UP, between=between)
         return face if face and face.score >= self.min_score else None
 
     def _read(self, image: np.ndarray, longest: int) -> list[Face]:
