@@ -34,7 +34,8 @@ _CANDIDATE = 0.5  # score at which a detector's find is worth a close-up: the pu
 _CLOSE_UP, _WINDOW = 256, 2.0  # pixels a side; in longer sides of the find's box
 _LOWEST = 0.3  # score at which a close-up counts at all
 _APART = 0.16  # eye distances between the points and those of a close-up, in the mean, at most
-_SURE = 0.75  # score of a close-up that shows no mesh, or one in another place
+_SURE_PROFILE = 0.75  # score of a close-up without a mesh
+_SURE_ELSEWHERE = 0.85  # score of a close-up whose mesh is in another place than the find's
 _PROFILES_APART = 0.15  # longer sides of the box between a profile's points and those of a close-up, at most
 _MOUTH_HALF = 0.45  # half a mouth, in eye distances
 _RANGES = {"short": "short range", "full": "full range"}
@@ -110,12 +111,12 @@ class MediaPipe:
         score = float(np.mean([reading.score for reading in readings]))
         apart = max(np.linalg.norm(reading.points - face.points, axis=1).mean() for reading in readings)
         if readings[0].profile:
-            sure = score >= max(self.min_score, _SURE) and apart <= _PROFILES_APART * max(face.sides)
+            sure = score >= max(self.min_score, _SURE_PROFILE) and apart <= _PROFILES_APART * max(face.sides)
             return replace(face, score=score) if sure else None
         if apart <= _APART * _measure_eyes(face) and not face.profile:
             return replace(face, score=score) if score >= self.min_score else None
         between = np.linalg.norm(readings[0].points - readings[1].points, axis=1).mean()
-        sure = score >= max(self.min_score, _SURE) and between <= _APART * _measure_eyes(readings[0])
+        sure = score >= max(self.min_score, _SURE_ELSEWHERE) and between <= _APART * _measure_eyes(readings[0])
         return replace(_in_image(readings[0]), score=score) if sure else None
 
     def detect_meshes(self, pixels: np.ndarray) -> list[Face]:
