@@ -82,7 +82,7 @@ def find(detector: FaceDetector, image: np.ndarray, search: str = "thorough", mi
             doubts -= refused
         faces = tidy(keep_best(faces), (width, height))
         faces = [face for face in faces if min(face.sides) >= min_size]
-        if faces:
+        if faces or not doubts:
             return faces
     return []
 

@@ -176,6 +176,7 @@ def test_texture_is_given_up_after_some_refusals_and_the_surest_finds_are_asked_
     assert face.score == 0.9 and closer.asked == 1 + search._MOST_REFUSED
     closer = Closer(dict.fromkeys(range(1, 99), doubtful))
     assert search.find(closer, np.zeros((300, 400, 3), np.uint8)) == [] and closer.asked == search._MOST_REFUSED
+    assert max(max(shape) for shape, _ in closer.looks) == 400, "nor is it looked at within a border any more"
 
 
 class Dreamer(Reader):
