@@ -141,6 +141,69 @@ def print_scores(finders: dict, photos: dict) -> None:
     print_table("Scores", columns, map(measure, [name for name in finders if name in LOWEST_SCORES]))
 
 
+def print_masks(finders: dict, photos: dict) -> None:
+    """Print how much of each part, as MediaPipe's landmarks outline it, an average face on YuNet's five points covers.
+
+    Of all photographs that packages carry, and their mirror images.
+    """
+    from likeness.faces.headmask import head_outline
+    from likeness.faces.regions import PARTS, outline
+
+    faces = list(chain(*(pair_finds(pixels) for image in read_everybody() for pixels in (image, image[:, ::-1]))))
+
+    def measure(part: str) -> list:
+        covers, areas = [], []
+        for meshed, five in faces:
+            true, _ = outline(meshed, "face" if part == "head" else part)
+            estimated = head_outline(five) if part == "head" else outline(five, part)[0]
+            cover, area = compare_outlines(true, estimated)
+            covers.append(cover)
+            areas.append(area)
+        name = "face in the head" if part == "head" else part
+        return [name, f"{np.mean(covers):.2f}", f"{min(covers):.2f}", f"{np.median(areas):.1f}"]
+
+    columns = [f"of {len(faces)} faces", "covered", "at worst", "area, of the outline's"]
+    print_table("Masks from five points", columns, map(measure, [*PARTS, "head"]))
+
+
+def read_everybody() -> list[np.ndarray]:
+    """Return every photograph of people that the packages here carry."""
+    import importlib.util
+
+    files = [skimage_data() / "astronaut.png", *sorted(PHOTOS.iterdir())]
+    for package, member in (
+        ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+        ("insightface", "data/images/t1.jpg"),
+    ):
+        if found := importlib.util.find_spec(package):
+            files.append(Path(found.origin).parent / member)
+    return [read(file) for file in files if file.is_file()]
+
+
+def pair_finds(pixels: np.ndarray) -> list[tuple]:
+    """Return each face that both networks find, as MediaPipe's with landmarks and as YuNet's with five points."""
+    from likeness.faces import detector, search
+    from likeness.faces.types import SAME_FACE, share
+
+    pixels = np.ascontiguousarray(pixels)
+    meshed, five = (search.find(detector.load(dict(DETECTORS)[name]), pixels) for name in ("MediaPipe", "YuNet"))
+    return [
+        (mesh, max(five, key=lambda face: share(mesh, face)))
+        for mesh in meshed
+        if mesh.landmarks is not None and any(share(mesh, face) > SAME_FACE for face in five)
+    ]
+
+
+def compare_outlines(true: np.ndarray, estimated: np.ndarray) -> tuple[float, float]:
+    """Return the part of a convex outline that another one covers, and how many times as large that one is."""
+    from likeness.faces.geometry import fill_convex
+
+    both = np.concatenate([true, estimated])
+    box = (*np.floor(both.min(axis=0)).astype(int) - 1, *np.ceil(both.max(axis=0)).astype(int) + 2)
+    true, estimated = (fill_convex(corners, box) for corners in (true, estimated))
+    return (true & estimated).sum() / true.sum(), estimated.sum() / true.sum()
+
+
 def print_table(title: str, columns: list[str], rows) -> None:
     """Print rows as they come."""
     head, line, *_ = table(columns, []).split("\n")
@@ -373,7 +436,7 @@ def print_large(finders: dict, photos: dict) -> None:
 
 SECTIONS = {
     "portraits": print_portraits, "groups": print_groups, "empty": print_empty, "scores": print_scores,
-    "large": print_large,
+    "masks": print_masks, "large": print_large,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -17,29 +17,37 @@ from .types import Face
 
 Detect = Callable[[np.ndarray], list[Face]]
 
-# Degrees from the roll thought so far at which the scores are compared, wide first and then close.
-SWEEPS = (np.arange(-60, 61, 20), np.arange(-40, 41, 20))
+# Degrees from the roll thought so far at which the scores are compared, wide first, then close until the roll settles:
+# of a face that is rolled by more than the wide sweep reaches, each sweep sees one side of the balance only.
+SWEEPS = (np.arange(-60, 61, 20), *[np.arange(-40, 41, 20)] * 4)
+_SETTLED = 6  # degrees by which the last sweep moved the roll, under which no further one is needed
 _BEST_SCORES = 0.12  # what is farther below the best score than this does not count for the balance
 _NEAR = 8  # degrees to either side at which the points are read too
 _WINDOW = 2.2  # side of the window in longer sides of the find's box
 
 
-def read_close_up(detect: Detect, image: np.ndarray, face: Face, size: int, sweeps=SWEEPS) -> Face | None:
+def read_close_up(
+    detect: Detect, image: np.ndarray, face: Face, size: int, sweeps=SWEEPS, between=Image.Resampling.BILINEAR
+) -> Face | None:
     """Return the find `face` in `image` [H, W, 3] uint8 RGB as a close-up shows it, None where that shows no face.
 
     detect: finds faces in a close-up of `size` x `size` pixels. sweeps: degrees from the roll thought so far at which
-    scores are compared, one sweep after the other. The score is the mean of six readings, 0 of one that shows none: a
-    face is one in all of them, texture that was taken for a face mostly is not.
+    scores are compared, one sweep after the other, until one after the first hardly moves the roll. The score is the
+    mean of six readings, 0 of one that shows none: a face is one in all of them, texture that was taken for a face
+    mostly is not. between: how pixels are filled in where the close-up is larger than the find.
     """
-    window = Window(image, face, size)
+    window = Window(image, face, size, between=between)
     roll = measure_roll(face.points)
-    for sweep in sweeps:
+    for number, sweep in enumerate(sweeps):
         finds = [window.read(detect, roll + angle) for angle in sweep]
         scores = np.array([find.score if find else 0.0 for find in finds])
         if not scores.any():
             return None
         weights = (scores - (scores.max() - _BEST_SCORES)).clip(0)
-        roll += weights @ sweep / weights.sum()
+        step = weights @ sweep / weights.sum()
+        roll += step
+        if number and abs(step) < _SETTLED:
+            break
     readings = [
         window.read(detect, roll + angle, mirrored) for angle in (-_NEAR, 0, _NEAR) for mirrored in (False, True)
     ]
@@ -56,9 +64,16 @@ def read_close_up(detect: Detect, image: np.ndarray, face: Face, size: int, swee
 class Window:
     """A square of an image around one find, to be cut out at any roll."""
 
-    def __init__(self, image: np.ndarray, face: Face, size: int, share: float = _WINDOW):
+    def __init__(
+        self,
+        image: np.ndarray,
+        face: Face,
+        size: int,
+        share: float = _WINDOW,
+        between: Image.Resampling = Image.Resampling.BILINEAR,
+    ):
         """Cut `share` longer sides of the find's box, around its points, as `size` pixels; black outside the image."""
-        self._centre = face.points.mean(axis=0, dtype=np.float64)
+        self._centre, self._between = face.points.mean(axis=0, dtype=np.float64), between
         self._size, side = size, max(share * max(face.sides), 2.0)
         # The part of the image that the window reaches at any roll, in whole pixels, shrunk by a whole number.
         limit, reach = np.array(image.shape[1::-1]), side * np.sqrt(0.5) + 2
@@ -75,8 +90,8 @@ class Window:
         start = (self._centre + 0.5 - self._origin - turn.sum(axis=1) * self._size / 2) / self._shrink
         (a, b), (d, e) = turn / self._shrink
         square = (self._size, self._size)
-        method, between = Image.Transform.AFFINE, Image.Resampling.BILINEAR
-        return np.asarray(self._part.transform(square, method, (a, b, start[0], d, e, start[1]), between))
+        data = (a, b, start[0], d, e, start[1])
+        return np.asarray(self._part.transform(square, Image.Transform.AFFINE, data, self._between))
 
     def read(self, detect: Detect, roll: float, mirrored: bool = False) -> Face | None:
         """Return the surest face that `detect` sees around the middle of the window, in the image's pixels."""

@@ -2,6 +2,8 @@
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import comfy.model_management
@@ -33,6 +35,8 @@ _CLOSE_UP, _WINDOW = 256, 2.0  # pixels a side; in longer sides of the find's bo
 _LOWEST = 0.3  # score at which a close-up counts at all
 _APART = 0.16  # eye distances between the points and those of a close-up, in the mean, at most
 _SURE_PROFILE = 0.75  # score of a close-up without a mesh
+_SURE_ELSEWHERE = 0.85  # score of a close-up whose mesh is in another place than the find's
+_PROFILES_APART = 0.15  # longer sides of the box between a profile's points and those of a close-up, at most
 _MOUTH_HALF = 0.45  # half a mouth, in eye distances
 _RANGES = {"short": "short range", "full": "full range"}
 
@@ -96,29 +100,65 @@ class MediaPipe:
     def look_closer(self, image: np.ndarray, face: Face) -> Face | None:
         """Return a find in `image` as sure as a close-up and its mirror image make it; None under min_score.
 
-        The points stay: a mesh is read upright as it is.
+        The points stay, since a mesh is read upright as it is; where both readings put them elsewhere, and at one
+        place, the close-up's count. A profile is one only where the close-up, too, shows no mesh.
         """
         window, roll = Window(image, face, _CLOSE_UP, _WINDOW), measure_roll(face.points)
-        detect = self._detect_profiles if face.profile else self.detect_meshes
+        detect = self._detect_any if face.profile else self.detect_meshes
         readings = [window.read(detect, roll, mirrored) for mirrored in (False, True)]
-        if not all(readings):
+        if not all(readings) or readings[0].profile != readings[1].profile:
             return None
-        apart = max(np.linalg.norm(reading.points - face.points, axis=1).mean() for reading in readings)
         score = float(np.mean([reading.score for reading in readings]))
-        lowest = max(self.min_score, _SURE_PROFILE) if face.profile else self.min_score
-        same = apart <= _APART * np.hypot(*(face.points[1] - face.points[0])) or face.profile
-        return replace(face, score=score) if same and score >= lowest else None
+        apart = max(np.linalg.norm(reading.points - face.points, axis=1).mean() for reading in readings)
+        if readings[0].profile:
+            sure = score >= max(self.min_score, _SURE_PROFILE) and apart <= _PROFILES_APART * max(face.sides)
+            return replace(face, score=score) if sure else None
+        if apart <= _APART * _measure_eyes(face) and not face.profile:
+            return replace(face, score=score) if score >= self.min_score else None
+        between = np.linalg.norm(readings[0].points - readings[1].points, axis=1).mean()
+        sure = score >= max(self.min_score, _SURE_ELSEWHERE) and between <= _APART * _measure_eyes(readings[0])
+        return replace(_in_image(readings[0]), score=score) if sure else None
 
     def detect_meshes(self, pixels: np.ndarray) -> list[Face]:
         """Return the faces in a close-up, [H, W, 3] uint8 RGB, in which the mesh network sees one."""
         return [from_host_landmarks(find.host) for find in self._look(pixels, _LOWEST) if has_mesh(find)]
 
-    def _detect_profiles(self, pixels: np.ndarray) -> list[Face]:
-        return [replace(_read_profile(find), score=find.host["score"]) for find in self._look(pixels, _LOWEST)]
+    def _detect_any(self, pixels: np.ndarray) -> list[Face]:
+        """Return the faces in which the mesh network sees one; where there are none, what may be profiles."""
+        finds = self._look(pixels, _LOWEST)
+        meshes = [from_host_landmarks(find.host) for find in finds if has_mesh(find)]
+        return meshes or [replace(_read_profile(find), score=find.host["score"]) for find in finds]
 
     def _look(self, image: np.ndarray, min_score: float) -> list[Find]:
         with trial.name_faults(f"{self.name} cannot look for faces"):
             return [find for variant in self._model.models for find in look(self._model, variant, image, min_score)]
+
+
+def _measure_eyes(face: Face) -> float:
+    return float(np.hypot(*(face.points[1] - face.points[0])))
+
+
+def _in_image(reading: Face) -> Face:
+    """Return a close-up's reading of a mesh with the host's own coordinates, too, in pixels of the image."""
+    box = np.concatenate([reading.landmarks.min(axis=0), reading.landmarks.max(axis=0)]).astype(np.float32)
+    landmarks, points = (at.astype(np.float32) for at in (reading.landmarks, reading.points))
+    host = {**reading.host, "landmarks_xy": landmarks, "bbox_xyxy": box}
+    return replace(reading, points=points, box=tuple(box.tolist()), landmarks=landmarks, host=host)
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Have torch compute on one core of the CPU.
+
+    Networks this small are no faster on several. They have thousands of layers a photograph, and after each of them
+    every thread waits, turning, for the others: where other programs work too, half a second became thirty.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def ready_files() -> list[str]:
@@ -160,7 +200,7 @@ def look(model: FaceLandmarkerModel, variant: str, image: np.ndarray, min_score:
     """
     comfy.model_management.load_model_gpu(model.patchers[variant])
     network, (height, width) = model.models[variant], image.shape[:2]
-    with torch.no_grad():
+    with torch.no_grad(), one_core():
         (pixels,), ((x, y, side),), _, (detections,) = network.run_detector_batch([image], score_thresh=min_score)
         if not len(detections):
             return []

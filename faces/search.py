@@ -10,7 +10,7 @@ import comfy.model_management
 import numpy as np
 from PIL import Image
 
-from .align import in_template_order
+from .align import in_template_order, measure_roll
 from .types import SAME_FACE, Face, overlap, share
 
 SEARCHES = ("thorough", "quick")
@@ -19,6 +19,9 @@ _SIZES = (1 / 2, 3 / 4, 3 / 2, 2)  # of det_size: down for large faces first, th
 _SMALLEST, _LARGEST = 64, 2048  # what the node's det_size allows
 _PLAIN = 0.1  # of score, by which another look must be surer than the one at the image as it is
 _NEARER = 2  # times det_size that an image's longer side must have to be looked at from nearer, too
+_MOST_REFUSED = 24  # finds of one image that close-ups do not confirm, after which the rest is given up as texture
+_SMALL = 8  # times a face in a part of an image, from which on smaller ones are looked for
+_FINEST = 192  # pixels a side of the smallest part: of what is smaller, detectors see no more
 _NARROW = 16  # parts of an image's longer side, of which one is the border in which a find is confirmed
 
 Move = Callable[[np.ndarray], np.ndarray]  # points [n, 2] to points [n, 2]
@@ -28,9 +31,10 @@ class FaceDetector(Protocol):
     """name: the detector and its settings in words, for messages.
 
     min_score: 0..1, faces below it are not reported. det_size: the size in pixels at which it looks, to be changed on
-    a copy; None for a detector with sizes of its own. One that has a method `look_closer(image, face) -> Face | None`
-    is asked about every find, in pixels of the whole image, and its answer counts; others' finds at odd sizes and
-    angles are confirmed in the mirror.
+    a copy; None for a detector with sizes of its own. scans: whether it looks for faces of every size from a small
+    one on by itself; False where there is no such attribute. One that has a method `look_closer(image, face) ->
+    Face | None` is asked about every find, in pixels of the whole image, and its answer counts; others' finds at odd
+    sizes and angles are confirmed in the mirror.
     """
 
     name: str
@@ -62,6 +66,7 @@ def find(detector: FaceDetector, image: np.ndarray, search: str = "thorough", mi
     factor = max(1, max(image.shape[:2]) // _LARGEST)
     # Turned and bordered copies of a picture of 48 megapixels would take gigabytes.
     reduced = image if factor == 1 else np.asarray(Image.fromarray(image).reduce(factor))
+    doubts = _MOST_REFUSED
     for group, looks in enumerate(_group_looks(detector, reduced, search)):
         finds: list[list[Face]] = []
         nearer = search == "thorough" and group == 0
@@ -73,10 +78,11 @@ def find(detector: FaceDetector, image: np.ndarray, search: str = "thorough", mi
         if factor > 1:
             faces = [move_face(face, lambda points: (points + 0.5) * factor - 0.5) for face in faces]
         if hasattr(detector, "look_closer"):
-            faces = _look_closer(detector, image, faces, len(finds[0]))
+            faces, refused = _look_closer(detector, image, faces, len(finds[0]), doubts)
+            doubts -= refused
         faces = tidy(keep_best(faces), (width, height))
         faces = [face for face in faces if min(face.sides) >= min_size]
-        if faces:
+        if faces or not doubts:
             return faces
     return []
 
@@ -95,7 +101,7 @@ def in_words(detector: FaceDetector, search: str, min_size: float) -> str:
     turned, ways = "", ["with a black border around the picture"]
     if search == "thorough":
         turned = ", turned by 90, 180 and 270 degrees too"
-        sizes = other_sizes(detector.det_size)
+        sizes = _further_sizes(detector)
         ways += ["at det_size " + _enumerate(sizes)] if sizes else []
     ignored = f"; faces under {min_size:g} pixels (min_size) do not count" if min_size else ""
     return f"{detector.name}{turned}, then again {_enumerate(ways)}{ignored}"
@@ -146,12 +152,29 @@ def _group_looks(detector: FaceDetector, image: np.ndarray, search: str) -> Iter
     """
     border = max(image.shape[:2]) // 4
     bordered = np.pad(image, ((border, border), (border, border), (0, 0)))
-    for pixels, shift in ((image, 0), (bordered, border)):
-        yield _turn_looks(detector, pixels, shift, (0, 1, 2, 3) if search == "thorough" else (0,))
-    for det_size in other_sizes(detector.det_size) if search == "thorough" else ():
-        resized = copy.copy(detector)
-        resized.det_size = det_size
-        yield iter([_Look(resized, image, lambda points: points, True)])
+    turns = (0, 1, 2, 3) if search == "thorough" else (0,)
+    yield _turn_looks(detector, image, 0, turns)
+    # What needs the border is large.
+    coarser = _resize(detector, detector.det_size * 3 // 4) if _scans(detector) else detector
+    yield _turn_looks(coarser, bordered, border, turns)
+    for det_size in _further_sizes(detector) if search == "thorough" else ():
+        yield iter([_Look(_resize(detector, det_size), image, lambda points: points, True)])
+
+
+def _scans(detector: FaceDetector) -> bool:
+    return getattr(detector, "scans", False)
+
+
+def _further_sizes(detector: FaceDetector) -> list[int]:
+    """Return the sizes at which the image is looked at in the end; of a detector that scans, the largest will do."""
+    sizes = other_sizes(detector.det_size)
+    return sizes[-1:] if _scans(detector) else sizes
+
+
+def _resize(detector: FaceDetector, det_size: int) -> FaceDetector:
+    resized = copy.copy(detector)
+    resized.det_size = det_size
+    return resized
 
 
 def _turn_looks(detector: FaceDetector, pixels: np.ndarray, shift: int, turns: tuple[int, ...]) -> Iterator[_Look]:
@@ -165,26 +188,43 @@ def _turn_looks(detector: FaceDetector, pixels: np.ndarray, shift: int, turns: t
 def _nearer_looks(detector: FaceDetector, image: np.ndarray, finds: list[list[Face]]) -> Iterator[_Look]:
     """Yield looks at a large image for faces that are too small in it, such as those of a group's last row.
 
-    They are made in the turn that showed most of all four in `finds`, and only for detectors that confirm their finds:
-    at twice the size, or, where that is fixed, at overlapping quarters.
+    They are made in the turn in which most of the faces in `finds` stand, and only for detectors that confirm their
+    finds: at twice the size, or, where that is fixed, at overlapping parts of half the size and, if need be, less.
     """
     longest = max(image.shape[:2])
     large = longest >= _NEARER * (detector.det_size or _SMALLEST)
     if not hasattr(detector, "look_closer") or not large:
         return
-    turn = int(np.argmax([sum(face.score for face in shown) for shown in finds]))
+    # By how nearly they are upright in it: one rolled head may be surest in the turn next to the others'.
+    upright = [
+        face.score * np.cos(np.radians(measure_roll(face.points) - 90 * np.arange(4))).clip(0)
+        for face in keep_best(list(chain(*finds)))
+        if not face.profile  # mostly none, before close-ups have looked
+    ]
+    turn = int(np.argmax(np.sum(upright, axis=0))) if upright else 0
     turned, size = np.ascontiguousarray(np.rot90(image, turn)), image.shape[1::-1]
     if detector.det_size:
-        resized = copy.copy(detector)
-        resized.det_size = min(2 * detector.det_size, _LARGEST)
+        resized = _resize(detector, min(2 * detector.det_size, _LARGEST))
         yield _Look(resized, turned, lambda points: turn_back(points, turn, size), True)
         return
-    side = longest // 2
-    starts = [sorted({0, max(length - side, 0) // 2, max(length - side, 0)}) for length in turned.shape[:2]]
-    for top, left in product(*starts):
-        quarter = np.ascontiguousarray(turned[top : top + side, left : left + side])
-        corner = np.float32([left, top])
-        yield _Look(detector, quarter, lambda points, corner=corner: turn_back(points + corner, turn, size), True)
+    sides = [longest // 2]
+    for side in sides:
+        starts = [_spread(length, side) for length in turned.shape[:2]]
+        for top, left in product(*starts):
+            part = np.ascontiguousarray(turned[top : top + side, left : left + side])
+            corner = np.float32([left, top])
+            yield _Look(detector, part, lambda points, corner=corner: turn_back(points + corner, turn, size), True)
+        # Where a face is small in its part, as in a group, there may be smaller ones.
+        small = (max(face.sides) < side / _SMALL for face in chain(*finds) if not face.profile)
+        if side // 2 >= _FINEST and any(small):
+            sides.append(side // 2)
+
+
+def _spread(length: int, side: int) -> list[int]:
+    """Return where parts of `side` pixels begin that cover `length`, each by half over the one before at least."""
+    rest = max(length - side, 0)
+    count = -(-rest // max(side // 2, 1))  # rounded up
+    return [rest * i // count for i in range(count + 1)] if count else [0]
 
 
 def _see(look: _Look, before: list[list[Face]]) -> list[Face]:
@@ -199,18 +239,26 @@ def _see(look: _Look, before: list[list[Face]]) -> list[Face]:
     return known + (_confirm(look.detector, look.pixels, rest) if rest else [])
 
 
-def _look_closer(detector: FaceDetector, image: np.ndarray, finds: list[Face], plain: int) -> list[Face]:
-    """Return the finds as close-ups show them; of those that overlap, the best one that a close-up confirms.
+def _look_closer(
+    detector: FaceDetector, image: np.ndarray, finds: list[Face], plain: int, doubts: int
+) -> tuple[list[Face], int]:
+    """Return the finds as close-ups show them, of those that overlap the best one; and how many were refused.
 
     plain: how many of the finds, the first ones, are of the image as it is, and are preferred to others as sure.
+    doubts: how many refusals end it.
     """
     ranks = {id(find): find.score + (_PLAIN if index < plain else 0) for index, find in enumerate(finds)}
     faces: list[Face] = []
+    refused = 0
     for find in sorted(finds, key=lambda find: -ranks[id(find)]):
+        if refused == doubts:
+            break
         comfy.model_management.throw_exception_if_processing_interrupted()
         if all(share(find, face) <= SAME_FACE for face in faces):
-            faces += filter(None, [detector.look_closer(image, find)])
-    return faces
+            closer = detector.look_closer(image, find)
+            faces += [closer] if closer else []
+            refused += closer is None
+    return faces, refused
 
 
 def _confirm(look: FaceDetector, pixels: np.ndarray, faces: list[Face]) -> list[Face]:

@@ -1,5 +1,7 @@
 """SFace's real weights on real photographs: OpenCV's own numbers, one person told from another."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import skimage.data
@@ -65,6 +67,21 @@ def test_one_person_is_told_from_another(identities):
     same = cosines(person, person)[~torch.eye(len(ONE), dtype=bool)]
     different = cosines(person, identities[OTHER].embedding)
     assert same.min() > 0.6 and different.max() < 0.35, "0.69 and 0.27 were measured"
+
+
+def test_four_people_are_strangers_to_each_other(encoder, detector, identities, root):
+    """The two photographs in which packages carry one person more each."""
+    data = Path(pytest.importorskip("matplotlib").get_data_path())
+    others = []
+    for file in (root / "workflows" / "assets" / "astronaut.png", data / "sample_data" / "grace_hopper.jpg"):
+        image = torch.from_numpy(np.array(Image.open(file).convert("RGB"), np.float32) / 255)
+        others.append(encoder.encode_faces(detect_faces(detector, image[None], "quick")).embedding)
+    embedding = torch.cat([identities[ONE[0]].embedding, identities[OTHER].embedding, *others])
+    assert embedding.shape == (4, 128)
+    strangers = cosines(embedding, embedding)[~torch.eye(4, dtype=bool)]
+    assert strangers.max() < 0.35 < MIN_AGREEMENT, "0.21 was measured"
+    one = torch.cat([identities[name].embedding for name in ONE])
+    assert cosines(one, embedding[1:]).max() < 0.35, "0.29 was measured"
 
 
 def test_the_photo_of_somebody_else_is_marked(identities):

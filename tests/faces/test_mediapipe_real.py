@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from comfy_extras.nodes_mediapipe import FaceLandmarkerModel
+from likeness.encoders.arcface_onnx import load_recogniser
 from likeness.faces import detector, mediapipe, search
 from likeness.faces.host_types import export_landmarks
 from likeness.weights import folders
@@ -55,6 +56,22 @@ def test_the_landmarks_of_photographs_are_those_of_mediapipes_library(loaded, ph
 def test_the_full_range_detector_is_that_of_mediapipes_library(loaded, photo, golden, name):
     (find,) = mediapipe.look(loaded._model, "full", photo(name), 0.5)
     assert distances(find.keypoints, golden[name]["full_range"]).max() < 0.8
+
+
+def test_its_small_networks_keep_to_one_core(loaded, photo, monkeypatch):
+    """On a busy machine several took thirty seconds of waiting for each other, instead of half a second."""
+    threads, detector_network = [], loaded._model.models["short"].detector
+    handle = detector_network.register_forward_hook(lambda *_: threads.append(torch.get_num_threads()))
+    monkeypatch.setattr(mediapipe, "_to_image", lambda *_: pytest.fail("a fault in the middle"))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(pytest.fail.Exception):
+            mediapipe.look(loaded._model, "short", photo("astronaut"), 0.5)
+        assert threads == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+        handle.remove()
 
 
 def test_the_mesh_tells_a_face_from_none(loaded, photo):
@@ -124,3 +141,20 @@ def test_a_file_that_is_not_whole_is_refused_in_a_sentence(folder, change, messa
     comfy.utils.save_torch_file({key: value for key, value in weights.items() if value is not None}, str(file))
     with pytest.raises(ValueError, match=message):
         detector.load(LABEL, 0.5, 640)
+
+
+def test_real_files_of_other_networks_are_refused_in_a_sentence(folder, real_weights):
+    yunet, sface = (
+        next((real_weights / kind).glob(f"*{name}*.onnx"))
+        for kind, name in (("detection", "yunet"), ("insightface", "sface"))
+    )
+    shutil.copy(sface, folder / "yunet_of_another.onnx")
+    shutil.copy(real_weights / "detection" / mediapipe.FULL_RANGE_FILE, folder / "another.safetensors")
+    with pytest.raises(
+        ValueError, match="yunet_of_another.onnx in models/detection cannot be used as a YuNet detector"
+    ):
+        detector.load("yunet_of_another.onnx")
+    with pytest.raises(ValueError, match="another.safetensors in models/detection is not a MediaPipe face landmarker"):
+        detector.load("another.safetensors")
+    with pytest.raises(ValueError, match=f"{yunet.name} is no ArcFace recogniser: one input"):
+        load_recogniser(str(yunet))

@@ -1,6 +1,7 @@
 """Real networks on real photographs: every turn and roll, groups, pictures without people, masks from what is there."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,48 @@ def test_everybody_in_a_group_lying_or_stored_sideways(load, photo, backend, lyi
     assert all(min(error(face, points) for face in faces) < 0.15 for points in people)
 
 
+@pytest.mark.slow
+def test_rows_of_small_and_large_people_one_of_whom_is_rolled_to_the_next_turn(load, photo):
+    rows, people, top = [], [], 0
+    for height, rolls in ((120, (0, 0, 0, 0, 0)), (240, (-20, 0, 20, -48))):
+        tiles, left = [], 0
+        for name, degrees in zip(("obama", "astronaut", "biden", "obama", "astronaut"), rolls):
+            pixels, points = rolled(*photo(name, height), degrees)
+            tiles.append(np.pad(pixels, ((0, height + 110 - pixels.shape[0]), (0, 0), (0, 0)), constant_values=200))
+            people.append(points + [left, top])
+            left += pixels.shape[1]
+        rows.append(np.concatenate(tiles, axis=1))
+        top += height + 110
+    wide = max(row.shape[1] for row in rows)
+    group = np.concatenate([np.pad(row, ((0, 0), (0, wide - row.shape[1]), (0, 0))) for row in rows])
+    faces = search.find(load("mediapipe"), group)
+    assert len(faces) == len(people) and not any(face.profile for face in faces)
+    assert all(min(error(face, points) for face in faces) < 0.15 for points in people)
+
+
+def test_a_person_in_a_picture_five_times_as_wide(load, photo):
+    pixels, points = photo("astronaut")
+    side = pixels.shape[1]
+    wide = np.pad(pixels, ((0, 0), (2 * side, 2 * side), (0, 0)), constant_values=128)
+    (face,) = search.find(load("mediapipe"), wide)
+    assert not face.profile and error(face, points + [2 * side, 0]) < 0.15
+
+
+@pytest.mark.parametrize("is_profile", [False, True], ids=["a mesh beside it", "taken for a profile"])
+def test_what_a_close_up_shows_elsewhere_counts(load, photo, is_profile):
+    pixels, points = photo("obama")
+    loaded = load("mediapipe")
+    (face,) = search.find(loaded, pixels)
+    beside = search.move_face(face, lambda at: at + np.float32(0.25 * np.hypot(*(points[1] - points[0]))))
+    beside = replace(beside, landmarks=None, host=None, profile=True) if is_profile else beside
+    closer = loaded.look_closer(pixels, beside)
+    assert error(beside, points) > 0.2 and error(closer, points) < 0.05 and not closer.profile
+    assert np.array_equal(closer.host["landmarks_xy"], closer.landmarks) and len(closer.landmarks) == 478
+    assert np.allclose(closer.box, closer.host["bbox_xyxy"]) and np.allclose(closer.box, face.box, atol=6)
+    nobody = search.move_face(beside, lambda at: at * 0 + np.float32([40, 40]) + (at - at.mean(axis=0)) / 4)
+    assert loaded.look_closer(pixels, nobody) is None
+
+
 @pytest.mark.parametrize("name", ["motorcycle_left", "color", "cell"])
 @pytest.mark.parametrize("backend", ["mediapipe", "yunet"])
 def test_pictures_without_people_that_were_taken_for_faces(load, backend, name):
@@ -163,6 +206,16 @@ def test_a_close_up_reads_the_roll_that_yunets_own_points_do_not_tell(load, phot
     assert error(find, points) > 0.15, "choose another photograph: this tests nothing"
     closer = loaded.look_closer(pixels, find)
     assert error(closer, points) < 0.15 and closer.score > 0.85
+
+
+def test_a_close_up_goes_on_turning_a_face_that_is_farther_rolled_than_one_sweep_reaches(load, photo):
+    pixels, points = rolled(*photo("astronaut"), -60)
+    loaded = load("yunet")
+    find = max(loaded.detect(pixels), key=lambda face: face.score)
+    off = abs(measure_roll(find.points) - measure_roll(points))
+    assert off > 60, "choose another photograph: this tests nothing"
+    closer = loaded.look_closer(pixels, find)
+    assert error(closer, points) < 0.15 and abs(measure_roll(closer.points) - measure_roll(points)) < 8
 
 
 def test_a_window_cuts_where_it_says(photo):

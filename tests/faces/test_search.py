@@ -101,6 +101,84 @@ def test_other_sizes_are_multiples_of_32_within_the_nodes_range(det_size, sizes)
     assert search.other_sizes(det_size) == sizes
 
 
+def test_one_that_looks_for_every_size_needs_fewer_looks():
+    reader = Reader(640, room=999)
+    reader.scans = True
+    assert search.find(reader, marked(100, 64, (5, 5))) == []
+    assert [size for size, _ in reader.looks] == [640] * 4 + [480] * 4 + [1280]
+    assert search.in_words(reader, "thorough", 0).endswith("picture and at det_size 1280")
+
+
+class Closer(Reader):
+    """Sees the faces that are listed for its looks, numbered from 1, and is asked about each."""
+
+    def __init__(self, faces, **kwargs):
+        super().__init__(**kwargs)
+        self.faces, self.asked = faces, 0
+
+    def detect(self, image):
+        self.looks.append((image.shape[:2], image[0, 0, 0]))
+        return self.faces.get(len(self.looks), [])
+
+    def look_closer(self, image, face):
+        self.asked += 1
+        return face if face.score > 0.5 else None
+
+
+def standing(roll, score, at=(30, 20), **facts):
+    angle = np.radians(roll)
+    points = OFFSETS @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) + at
+    points = points.astype(np.float32)
+    corners = np.concatenate([points.min(axis=0) - 2, points.max(axis=0) + 3])
+    return Face(points, tuple(map(float, corners)), score, **facts)
+
+
+@pytest.mark.parametrize("finds, corner", [
+    ({1: [standing(0, 0.6), standing(0, 0.6, (300, 20))], 2: [standing(0, 0.7, (220, 120))]}, 7),  # two to one
+    ({1: [standing(0, 0.6)], 2: [standing(-42, 0.9, (220, 120))]}, 7),  # a rolled head, surest in the next turn
+    ({2: [standing(0, 0.7)]}, 8),
+    ({1: [standing(0, 0.6)], 2: [standing(0, 0.9, (220, 120), profile=True)]}, 7),  # mostly none
+    ({}, 7),
+])  # fmt: skip
+def test_a_group_is_looked_at_from_nearer_in_the_turn_in_which_most_people_stand(finds, corner):
+    image = np.zeros((300, 400, 3), np.uint8)
+    image[0, 0], image[0, -1] = 7, 8  # the second is the first one of the next turn
+    closer = Closer(finds)
+    search.find(closer, image)
+    assert [mark for _, mark in closer.looks[:5]] == [7, 8, 0, 0, corner]
+    assert [shape for shape, _ in closer.looks[4:10]] == [(200, 200)] * 6
+
+
+def test_where_faces_are_small_in_their_part_smaller_ones_are_looked_for():
+    def looks(width):
+        small = Face(OFFSETS.astype(np.float32), (0.0, 0.0, width, width), 0.9)
+        closer = Closer({1: [small]})
+        search.find(closer, np.zeros((600, 800, 3), np.uint8))
+        return [shape for shape, _ in closer.looks[4:]]
+
+    assert looks(49.0) == [(400, 400)] * 6 + [(200, 200)] * 35
+    assert looks(51.0) == [(400, 400)] * 6
+    assert looks(10.0) == looks(49.0), "of parts smaller than that, detectors see no more"
+
+
+@pytest.mark.parametrize("length, side, starts", [
+    (100, 200, [0]), (200, 200, [0]), (201, 200, [0, 1]), (300, 200, [0, 100]), (400, 200, [0, 100, 200]),
+    (3, 1, [0, 1, 2]),
+])  # fmt: skip
+def test_parts_cover_a_side_by_half_over_each_other(length, side, starts):
+    assert search._spread(length, side) == starts
+
+
+def test_texture_is_given_up_after_some_refusals_and_the_surest_finds_are_asked_about_first():
+    doubtful = [standing(0, 0.4, (30 * i, 40 * j)) for i in range(10) for j in range(7)]
+    closer = Closer({1: [*doubtful, standing(0, 0.9, (340, 20))]})
+    (face,) = search.find(closer, np.zeros((300, 400, 3), np.uint8))
+    assert face.score == 0.9 and closer.asked == 1 + search._MOST_REFUSED
+    closer = Closer(dict.fromkeys(range(1, 99), doubtful))
+    assert search.find(closer, np.zeros((300, 400, 3), np.uint8)) == [] and closer.asked == search._MOST_REFUSED
+    assert max(max(shape) for shape, _ in closer.looks) == 400, "nor is it looked at within a border any more"
+
+
 class Dreamer(Reader):
     """Answers any picture but the plain and the bordered one with the same face, wherever it may be."""
 
@@ -186,6 +264,6 @@ def test_the_astronaut_lying_and_upside_down(haar, root, turns):
 def test_texture_in_which_the_cascade_sees_faces_shows_none():
     cv2 = pytest.importorskip("cv2")
     small_haar = detector.load("opencv: haar cascade", 0.4, 256)
-    blots = cv2.resize(np.random.default_rng(42).integers(0, 256, (40, 40, 3), dtype=np.uint8), (256, 256))
+    blots = cv2.resize(np.random.default_rng(4).integers(0, 256, (40, 40, 3), dtype=np.uint8), (256, 256))
     assert small_haar.detect(blots), "choose other blots: these test nothing"
     assert search.find(small_haar, blots) == []
