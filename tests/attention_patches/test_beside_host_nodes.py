@@ -139,7 +139,7 @@ def test_beside_a_model_node(benches, patch, name):
     ("SD1.5", ["FACT", "image adapter", "Infinite-ID"]), ("SDXL", ["image adapter", "Infinite-ID"]),
 ])  # fmt: skip
 def test_beside_every_model_node(benches, base, patches):
-    """Those that change weights, which is the host's slowest work, stand beside one patch in turn, few of them on SDXL."""
+    """Those that change weights, which is the host's slowest work, stand beside one patch in turn; on SDXL few do."""
     results = {}
     for number, (name, node) in enumerate(sorted(menu.find("MODEL", "MODEL").items())):
         slow = node.CATEGORY.startswith(WEIGHTS)
