@@ -1,9 +1,10 @@
-"""Strange files and hostile prompts by the thousand: each is used, or refused in one sentence, or it is counted here.
+"""Strange files, pictures and prompts by the thousand: each is used, or refused in one sentence, or counted here.
 
-    python3 likeness.py bench fuzz                        5000 files, 1000 prompts; about an hour on one core
-    python3 likeness.py bench fuzz --files 500 --prompts 200 --seed 2
+    python3 likeness.py bench fuzz       # 5000 files, 300 pictures, 1000 prompts; half an hour on one core
+    python3 likeness.py bench fuzz --files 500 --pictures 50 --prompts 200 --seed 2
 
-Files are made of small good ones of every kind the pack reads, prompts of what has ever confused a reader of prompts.
+Files are made of small good ones of every kind the pack reads, pictures of a photograph, prompts of what has ever
+confused a reader of prompts.
 Each kind is read in a process of its own, so that one that ends its process is counted too. The printed markdown can be
 pasted into RESULTS.md.
 """
@@ -155,6 +156,50 @@ def list_detectors(folder: Path) -> dict[str, tuple[str, Make, Read]]:
     }  # fmt: skip
 
 
+def list_pictures() -> dict[str, tuple[Make | None, Callable]]:
+    """Return by kind the maker of a picture's file and its reader; without a maker the reader draws it by a name."""
+    from likeness.faces import detector, draw
+    from likeness.faces.align import align_faces
+    from likeness.faces.choose import IF_NO_FACE, RULES, apply_policy
+    from likeness.faces.masks import REGIONS, SHAPES, UNITS, MaskStyle, face_masks
+    from likeness.faces.search import SEARCHES
+    from likeness.inpaint.fact_crop import prepare
+    from likeness.inpaint.paste import BLENDS, paste
+    from likeness.tests.support.strange_images import make_images, write_image
+    from likeness.training.photos import read_photo
+
+    finder = detector.load("opencv: haar cascade", 0.5, 192)
+    regions = [region for region in REGIONS if region != "hair"]  # which needs a parser
+
+    def use(images, rng: random.Random) -> None:
+        """Do with images what nodes do with them, with any of their settings."""
+        faces = detector.detect_faces(finder, images, rng.choice(SEARCHES), rng.choice([0, 40]))
+        faces = apply_policy(
+            faces, rng.choice(RULES), rng.choice([0, 0, 1]), rng.choice(IF_NO_FACE), rng.random() < 0.3
+        )
+        style = MaskStyle(rng.choice(SHAPES), rng.uniform(-30, 30), rng.uniform(0, 30), rng.choice(UNITS))
+        made = [draw.overlay(faces), align_faces(faces, 112), face_masks(faces, rng.choice(regions), style)[0]]
+        crop, composite = prepare(faces, 0, rng.uniform(0.2, 1), 64, None, None)
+        pasted = paste(
+            crop, 1 - crop.images, None, None, None, rng.choice(BLENDS), rng.choice([0, 9]), rng.random() < 0.5
+        )
+        if not all(tensor.isfinite().all() for tensor in (*made, composite, pasted)):
+            raise RuntimeError("something is not finite")
+
+    def use_file(path: Path) -> None:
+        image = read_photo(path)[None]
+        try:
+            use(image, random.Random(path.read_bytes()))
+        except ValueError as error:  # of a node, which the host names beside it
+            raise ValueError(f"{path.name}: {error}") from error
+
+    def use_tensor(name: str) -> None:
+        rng = random.Random(name)
+        use(make_images(rng), rng)
+
+    return {"photograph's file": (write_image, use_file), "images between nodes": (None, use_tensor)}
+
+
 def list_prompts(folder: Path) -> dict[str, Callable[[str], object]]:
     """Return by kind what reads a prompt, or another text that a person writes into a node."""
     import folder_paths
@@ -262,6 +307,10 @@ def write_files(kind: str, name: str, make: Make, folder: Path, seed: int, first
         yield folder / name
 
 
+def name_pictures(kind: str, seed: int, first: int, last: int) -> Iterator[str]:
+    return (f"{seed} {kind} {number}" for number in range(first, last))
+
+
 def write_prompts(kind: str, seed: int, first: int, last: int) -> Iterator[str]:
     from likeness.tests.support.hostile_prompts import write_prompt
 
@@ -294,6 +343,7 @@ def share_out(kinds: list[str], number: int) -> dict[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="likeness.py bench fuzz", description=__doc__)
     parser.add_argument("--files", type=int, default=5000)
+    parser.add_argument("--pictures", type=int, default=300)
     parser.add_argument("--prompts", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
@@ -312,6 +362,14 @@ def main() -> None:
             subjects = partial(write_files, kind, file, make, files, options.seed, last=count)
             results[kind] = run(subjects, read, count)
         count_up("files", results)
+        print()
+        pictures, results = list_pictures(), {}
+        for kind, count in share_out(list(pictures), options.pictures).items():
+            make, read = pictures[kind]
+            files_of = partial(write_files, kind, "strange.png", make, files, options.seed, last=count)
+            names_of = partial(name_pictures, kind, options.seed, last=count)
+            results[kind] = run(files_of if make else names_of, read, count)
+        count_up("pictures", results)
         print()
         readers = list_prompts(folder)
         results = {}
