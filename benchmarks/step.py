@@ -21,7 +21,7 @@ from pathlib import Path
 import bench
 from bench import ROOT, machine, open_host, table
 
-STEPS, ROUNDS, PROCESSES = 10, 5, 3
+STEPS, ROUNDS, PROCESSES = 5, 4, 2
 
 
 BESIDE = {

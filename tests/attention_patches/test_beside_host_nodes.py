@@ -65,6 +65,12 @@ class Bench:
         return guider.sample(noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"), sigmas, seed=5)
 
 
+SD15 = [("SD1.5", patch) for patch in ("FACT", "image adapter")]
+EVERY = [*SD15, *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+    ("SD1.5", "Infinite-ID"), ("SDXL", "image adapter"), ("SDXL", "Infinite-ID"),
+))]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def benches():
     return {base: Bench(base) for base in ("SD1.5", "SDXL")}
@@ -150,10 +156,10 @@ def test_beside_every_model_node(benches, base, patches):
     assert len(ran) >= 40, ran.keys()
 
 
-@pytest.mark.parametrize("patch", ["FACT", "image adapter"])
-def test_under_every_guider(benches, patch):
+@pytest.mark.parametrize("base, patch", EVERY)
+def test_under_every_guider(benches, base, patch):
     """With one prompt for all that are positive, and one for the others, they come to the host's CFG, or to cfg 1."""
-    bench = benches["SD1.5"]
+    bench = benches[base]
     positive, negative = bench.prompts
     guiders, faults = menu.find("GUIDER", "MODEL"), {}
     assert {"CFGGuider", "DualCFGGuider", "DualModelGuider", "BasicGuider", "PerpNegGuider"} <= guiders.keys()
@@ -179,10 +185,10 @@ def _guide_plainly(model, asked, positive, negative):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("patch", ["FACT", "image adapter"])
-def test_with_every_conditioning(benches, patch):
+@pytest.mark.parametrize("base, patch", EVERY)
+def test_with_every_conditioning(benches, base, patch):
     """A mask that is white everywhere is no mask, wherever the conditioning acts."""
-    bench, faults, ran = benches["SD1.5"], {}, 0
+    bench, faults, ran = benches[base], {}, 0
     white = torch.ones(1, 128, 128)
     for name, node in menu.find("CONDITIONING", "CONDITIONING").items():
         try:

@@ -81,6 +81,23 @@ def test_a_guest_that_changes_nothing_changes_nothing(model, ours, order, name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", UNCHANGING)
+def test_a_guest_changes_nothing_on_sdxl(name, order):
+    """Also with two transformer blocks and more in a module, whose slots other packs key in another way."""
+    adapter = tiny_ip.adapter("faceid", "SDXL")
+    with torch.inference_mode():
+        tokens = adapter.tokens(face=tiny_ip.face())
+
+    @torch.inference_mode()
+    def ours(model):
+        return apply_ip_adapter(model, adapter, tokens)
+
+    base = tiny_ip.sdxl()
+    expected, graph = tiny_ip.sample_sdxl(ours(base)), connect(UNCHANGING[name], ours, base, order)
+    assert guests.rel(tiny_ip.sample_sdxl(graph), expected) < ROUNDING < guests.rel(tiny_ip.sample_sdxl(base), expected)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["couple of 3 that does not tell", "turned", "two calls", "reference"])
 def test_a_guest_and_a_batch_of_two(model, ours, order, name):
     expected, graph = tiny.sample(ours(model), batch=2), connect(UNCHANGING[name], ours, model, order)
