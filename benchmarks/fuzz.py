@@ -16,6 +16,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -28,8 +29,8 @@ from pathlib import Path
 
 from bench import machine, open_host, table
 
-NATIVE = ("arcface.onnx", "yunet.onnx", "insightface pack")  # each is tried in one more process
-SECONDS, MEGABYTES = 20, 1000  # above which a file is counted as slow or large
+LONG = ("arcface.onnx", "yunet.onnx", "insightface pack", "mediapipe")  # tried in one more process, or finding much
+SECONDS, MEGABYTES = 20, 1000  # of computing and memory, above which a file is given up as slow, or counted as large
 SHOWN = 5  # of what went wrong, a kind
 COLUMNS = ["number", "used", "refused in a sentence", "raised otherwise", "ended its process", "slow", "large"]
 
@@ -132,7 +133,7 @@ def list_detectors(folder: Path) -> dict[str, tuple[str, Make, Read]]:
 
     def detect(label: str):
         folder_paths.filename_list_cache.clear()
-        return detector.detect_faces(detector.load(label, 0.5, 640), picture, "fast")
+        return detector.detect_faces(detector.load(label, 0.5, 640), picture, "quick")
 
     def read_pack(path: Path):
         shutil.copy(path, pack / "det_10g.onnx")
@@ -241,10 +242,19 @@ def list_prompts(folder: Path) -> dict[str, Callable[[str], object]]:
     }
 
 
+class Slow(BaseException):
+    """Ends what computes for too long; nothing that reads a file may catch it."""
+
+
+def give_up(number, frame):
+    raise Slow
+
+
 def work(subjects: Iterator[str | Path], read: Callable, answers) -> None:
     """Write one line of JSON to `answers` for every prompt, or file, that `subjects` gives."""
     warnings.simplefilter("ignore")
     logging.disable()
+    signal.signal(signal.SIGPROF, give_up)
     for subject in subjects:
         print(json.dumps(judge(read, subject)), file=answers, flush=True)
 
@@ -253,10 +263,13 @@ def judge(read: Callable, subject: str | Path) -> dict:
     """Return what became of one file or prompt."""
     from likeness.weights.errors import FetchError
 
-    peak, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    peak, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         read(subject)
         result, message = "used", ""
+    except Slow:
+        result, message = "slow", f"still computing after {SECONDS} s"
     except (ValueError, FetchError, OSError) as error:
         message = str(error)
         named = isinstance(subject, str) or subject.name in message or subject.parent.parent.name in message
@@ -265,8 +278,9 @@ def judge(read: Callable, subject: str | Path) -> dict:
         result = "refused in a sentence" if sentence else "raised otherwise"
     except Exception as error:
         result, message = "raised otherwise", f"{type(error).__name__}: {error}"
+    signal.setitimer(signal.ITIMER_PROF, 0)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1024
-    return {"result": result, "message": message[:300], "seconds": time.perf_counter() - begin, "MB": grown}
+    return {"result": result, "message": message[:300], "seconds": time.process_time() - begin, "MB": grown}
 
 
 def run(subjects_from: Callable[[int], Iterator], read: Callable, count: int) -> Iterator[dict]:
@@ -323,9 +337,9 @@ def count_up(title: str, results: dict[str, Iterator[dict]]) -> None:
     for kind, answers in results.items():
         tally, wrong = Counter(), []
         for number, answer in enumerate(answers):
-            slow, large = answer["seconds"] > SECONDS, answer["MB"] > MEGABYTES
-            tally.update([answer["result"], "number", *["slow"] * slow, *["large"] * large])
-            if answer["result"] in COLUMNS[3:5] or slow or large:
+            large = answer["MB"] > MEGABYTES
+            tally.update([answer["result"], "number", *["large"] * large])
+            if answer["result"] not in COLUMNS[1:3] or large:
                 wrong.append(f"{kind}, number {number}: {answer}")
         rows.append([kind, *(tally[column] for column in COLUMNS)])
         total += tally
@@ -335,8 +349,8 @@ def count_up(title: str, results: dict[str, Iterator[dict]]) -> None:
 
 
 def share_out(kinds: list[str], number: int) -> dict[str, int]:
-    """Return how many of `number` each kind gets, those that are slow to try a third of the others."""
-    parts = {kind: 1 / 3 if kind in NATIVE else 1.0 for kind in kinds}
+    """Return how many of `number` each kind gets, those that take long a third of the others."""
+    parts = {kind: 1 / 3 if kind in LONG else 1.0 for kind in kinds}
     return {kind: max(1, round(number * part / sum(parts.values()))) for kind, part in parts.items()}
 
 
