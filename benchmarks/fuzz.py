@@ -12,6 +12,7 @@ pasted into RESULTS.md.
 import argparse
 import json
 import logging
+import math
 import os
 import random
 import resource
@@ -349,9 +350,9 @@ def count_up(title: str, results: dict[str, Iterator[dict]]) -> None:
 
 
 def share_out(kinds: list[str], number: int) -> dict[str, int]:
-    """Return how many of `number` each kind gets, those that take long a third of the others."""
+    """Return how many of `number` and a few more each kind gets, those that take long a third of the others."""
     parts = {kind: 1 / 3 if kind in LONG else 1.0 for kind in kinds}
-    return {kind: max(1, round(number * part / sum(parts.values()))) for kind, part in parts.items()}
+    return {kind: math.ceil(number * part / sum(parts.values())) for kind, part in parts.items()}
 
 
 def main() -> None:

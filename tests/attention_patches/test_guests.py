@@ -120,6 +120,15 @@ def test_a_mask_and_tiles_are_refused_with_what_helps(model, ours):
     assert guests.rel(tiny.sample(guests.tiles(ours(model))), tiny.sample(guests.tiles(model))) > 1e-3
 
 
+def test_a_mask_of_other_proportions_is_said_once(model, ours, caplog):
+    """As a face detailer has it, which samples a crop of the image and tells nobody."""
+    for height, width, warnings in ((64, 64, 0), (64, 128, 1)):
+        caplog.clear()
+        tiny.sample(ours(model, mask=LEFT), height, width)
+        said = [record.message for record in caplog.records if "stretched over an image of other" in record.message]
+        assert len(said) == warnings and all("crop the mask in the same way" in message for message in said)
+
+
 def test_a_pass_of_one_row_is_refused_in_words(model, ours):
     with pytest.raises(RuntimeError, match="1 rows in a block, 1 in the UNet, .* patches of .*guests"):
         tiny.sample(guests.reference(ours(model), one_row=True))
