@@ -147,7 +147,7 @@ def list_detectors(folder: Path) -> dict[str, tuple[str, Make, Read]]:
         content = path.read_bytes()
         return lambda rng: flip_bytes(rng, content)
 
-    tensors = load((folder / "mediapipe").read_bytes())
+    tensors = dict(sorted(load((folder / "mediapipe").read_bytes()).items()))  # which come in any order
     return {
         "arcface.onnx": ("strange.onnx", maker(pack / "w600k_r50.onnx"), encode),
         "yunet.onnx": ("strange_yunet.onnx", maker(folder / "yunet.onnx"),
