@@ -1,9 +1,10 @@
-"""Strange files and hostile prompts by the thousand: each is used, or refused in one sentence, or it is counted here.
+"""Strange files, pictures and prompts by the thousand: each is used, or refused in one sentence, or counted here.
 
-    python3 likeness.py bench fuzz                        5000 files, 1000 prompts; about an hour on one core
-    python3 likeness.py bench fuzz --files 500 --prompts 200 --seed 2
+    python3 likeness.py bench fuzz       # 5000 files, 300 pictures, 1000 prompts: ten minutes on one core
+    python3 likeness.py bench fuzz --files 500 --pictures 50 --prompts 200 --seed 2
 
-Files are made of small good ones of every kind the pack reads, prompts of what has ever confused a reader of prompts.
+Files are made of small good ones of every kind the pack reads, pictures of a photograph, prompts of what has ever
+confused a reader of prompts.
 Each kind is read in a process of its own, so that one that ends its process is counted too. The printed markdown can be
 pasted into RESULTS.md.
 """
@@ -11,10 +12,12 @@ pasted into RESULTS.md.
 import argparse
 import json
 import logging
+import math
 import os
 import random
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -27,8 +30,8 @@ from pathlib import Path
 
 from bench import machine, open_host, table
 
-NATIVE = ("arcface.onnx", "yunet.onnx", "insightface pack")  # each is tried in one more process
-SECONDS, MEGABYTES = 20, 1000  # above which a file is counted as slow or large
+LONG = ("arcface.onnx", "yunet.onnx", "insightface pack", "mediapipe")  # tried in one more process, or finding much
+SECONDS, MEGABYTES = 20, 1000  # of computing and memory, above which a file is given up as slow, or counted as large
 SHOWN = 5  # of what went wrong, a kind
 COLUMNS = ["number", "used", "refused in a sentence", "raised otherwise", "ended its process", "slow", "large"]
 
@@ -131,7 +134,7 @@ def list_detectors(folder: Path) -> dict[str, tuple[str, Make, Read]]:
 
     def detect(label: str):
         folder_paths.filename_list_cache.clear()
-        return detector.detect_faces(detector.load(label, 0.5, 640), picture, "fast")
+        return detector.detect_faces(detector.load(label, 0.5, 640), picture, "quick")
 
     def read_pack(path: Path):
         shutil.copy(path, pack / "det_10g.onnx")
@@ -144,7 +147,7 @@ def list_detectors(folder: Path) -> dict[str, tuple[str, Make, Read]]:
         content = path.read_bytes()
         return lambda rng: flip_bytes(rng, content)
 
-    tensors = load((folder / "mediapipe").read_bytes())
+    tensors = dict(sorted(load((folder / "mediapipe").read_bytes()).items()))  # which come in any order
     return {
         "arcface.onnx": ("strange.onnx", maker(pack / "w600k_r50.onnx"), encode),
         "yunet.onnx": ("strange_yunet.onnx", maker(folder / "yunet.onnx"),
@@ -153,6 +156,50 @@ def list_detectors(folder: Path) -> dict[str, tuple[str, Make, Read]]:
         "mediapipe": ("strange.safetensors", lambda rng: mutate(rng, tensors),
                       lambda path: detect(f"mediapipe: {path.name}")),
     }  # fmt: skip
+
+
+def list_pictures() -> dict[str, tuple[Make | None, Callable]]:
+    """Return by kind the maker of a picture's file and its reader; without a maker the reader draws it by a name."""
+    from likeness.faces import detector, draw
+    from likeness.faces.align import align_faces
+    from likeness.faces.choose import IF_NO_FACE, RULES, apply_policy
+    from likeness.faces.masks import REGIONS, SHAPES, UNITS, MaskStyle, face_masks
+    from likeness.faces.search import SEARCHES
+    from likeness.inpaint.fact_crop import prepare
+    from likeness.inpaint.paste import BLENDS, paste
+    from likeness.tests.support.strange_images import make_images, write_image
+    from likeness.training.photos import read_photo
+
+    finder = detector.load("opencv: haar cascade", 0.5, 192)
+    regions = [region for region in REGIONS if region != "hair"]  # which needs a parser
+
+    def use(images, rng: random.Random) -> None:
+        """Do with images what nodes do with them, with any of their settings."""
+        faces = detector.detect_faces(finder, images, rng.choice(SEARCHES), rng.choice([0, 40]))
+        faces = apply_policy(
+            faces, rng.choice(RULES), rng.choice([0, 0, 1]), rng.choice(IF_NO_FACE), rng.random() < 0.3
+        )
+        style = MaskStyle(rng.choice(SHAPES), rng.uniform(-30, 30), rng.uniform(0, 30), rng.choice(UNITS))
+        made = [draw.overlay(faces), align_faces(faces, 112), face_masks(faces, rng.choice(regions), style)[0]]
+        crop, composite = prepare(faces, 0, rng.uniform(0.2, 1), 64, None, None)
+        pasted = paste(
+            crop, 1 - crop.images, None, None, None, rng.choice(BLENDS), rng.choice([0, 9]), rng.random() < 0.5
+        )
+        if not all(tensor.isfinite().all() for tensor in (*made, composite, pasted)):
+            raise RuntimeError("something is not finite")
+
+    def use_file(path: Path) -> None:
+        image = read_photo(path)[None]
+        try:
+            use(image, random.Random(path.read_bytes()))
+        except ValueError as error:  # of a node, which the host names beside it
+            raise ValueError(f"{path.name}: {error}") from error
+
+    def use_tensor(name: str) -> None:
+        rng = random.Random(name)
+        use(make_images(rng), rng)
+
+    return {"photograph's file": (write_image, use_file), "images between nodes": (None, use_tensor)}
 
 
 def list_prompts(folder: Path) -> dict[str, Callable[[str], object]]:
@@ -196,10 +243,19 @@ def list_prompts(folder: Path) -> dict[str, Callable[[str], object]]:
     }
 
 
+class Slow(BaseException):
+    """Ends what computes for too long; nothing that reads a file may catch it."""
+
+
+def give_up(number, frame):
+    raise Slow
+
+
 def work(subjects: Iterator[str | Path], read: Callable, answers) -> None:
     """Write one line of JSON to `answers` for every prompt, or file, that `subjects` gives."""
     warnings.simplefilter("ignore")
     logging.disable()
+    signal.signal(signal.SIGPROF, give_up)
     for subject in subjects:
         print(json.dumps(judge(read, subject)), file=answers, flush=True)
 
@@ -208,10 +264,13 @@ def judge(read: Callable, subject: str | Path) -> dict:
     """Return what became of one file or prompt."""
     from likeness.weights.errors import FetchError
 
-    peak, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    peak, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         read(subject)
         result, message = "used", ""
+    except Slow:
+        result, message = "slow", f"still computing after {SECONDS} s"
     except (ValueError, FetchError, OSError) as error:
         message = str(error)
         named = isinstance(subject, str) or subject.name in message or subject.parent.parent.name in message
@@ -220,8 +279,9 @@ def judge(read: Callable, subject: str | Path) -> dict:
         result = "refused in a sentence" if sentence else "raised otherwise"
     except Exception as error:
         result, message = "raised otherwise", f"{type(error).__name__}: {error}"
+    signal.setitimer(signal.ITIMER_PROF, 0)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1024
-    return {"result": result, "message": message[:300], "seconds": time.perf_counter() - begin, "MB": grown}
+    return {"result": result, "message": message[:300], "seconds": time.process_time() - begin, "MB": grown}
 
 
 def run(subjects_from: Callable[[int], Iterator], read: Callable, count: int) -> Iterator[dict]:
@@ -262,6 +322,10 @@ def write_files(kind: str, name: str, make: Make, folder: Path, seed: int, first
         yield folder / name
 
 
+def name_pictures(kind: str, seed: int, first: int, last: int) -> Iterator[str]:
+    return (f"{seed} {kind} {number}" for number in range(first, last))
+
+
 def write_prompts(kind: str, seed: int, first: int, last: int) -> Iterator[str]:
     from likeness.tests.support.hostile_prompts import write_prompt
 
@@ -274,9 +338,9 @@ def count_up(title: str, results: dict[str, Iterator[dict]]) -> None:
     for kind, answers in results.items():
         tally, wrong = Counter(), []
         for number, answer in enumerate(answers):
-            slow, large = answer["seconds"] > SECONDS, answer["MB"] > MEGABYTES
-            tally.update([answer["result"], "number", *["slow"] * slow, *["large"] * large])
-            if answer["result"] in COLUMNS[3:5] or slow or large:
+            large = answer["MB"] > MEGABYTES
+            tally.update([answer["result"], "number", *["large"] * large])
+            if answer["result"] not in COLUMNS[1:3] or large:
                 wrong.append(f"{kind}, number {number}: {answer}")
         rows.append([kind, *(tally[column] for column in COLUMNS)])
         total += tally
@@ -286,14 +350,15 @@ def count_up(title: str, results: dict[str, Iterator[dict]]) -> None:
 
 
 def share_out(kinds: list[str], number: int) -> dict[str, int]:
-    """Return how many of `number` each kind gets, those that are slow to try a third of the others."""
-    parts = {kind: 1 / 3 if kind in NATIVE else 1.0 for kind in kinds}
-    return {kind: max(1, round(number * part / sum(parts.values()))) for kind, part in parts.items()}
+    """Return how many of `number` and a few more each kind gets, those that take long a third of the others."""
+    parts = {kind: 1 / 3 if kind in LONG else 1.0 for kind in kinds}
+    return {kind: math.ceil(number * part / sum(parts.values())) for kind, part in parts.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="likeness.py bench fuzz", description=__doc__)
     parser.add_argument("--files", type=int, default=5000)
+    parser.add_argument("--pictures", type=int, default=300)
     parser.add_argument("--prompts", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
@@ -312,6 +377,14 @@ def main() -> None:
             subjects = partial(write_files, kind, file, make, files, options.seed, last=count)
             results[kind] = run(subjects, read, count)
         count_up("files", results)
+        print()
+        pictures, results = list_pictures(), {}
+        for kind, count in share_out(list(pictures), options.pictures).items():
+            make, read = pictures[kind]
+            files_of = partial(write_files, kind, "strange.png", make, files, options.seed, last=count)
+            names_of = partial(name_pictures, kind, options.seed, last=count)
+            results[kind] = run(files_of if make else names_of, read, count)
+        count_up("pictures", results)
         print()
         readers = list_prompts(folder)
         results = {}

@@ -35,6 +35,7 @@ PHOTO_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 CAPTION = "a photo of a person"
 _FACE_SHARE = 1 / 1.5
 _ON_BLACK = ("transface",)  # encoders that were trained on heads without background
+LONGEST = 6000  # pixels a side, to which larger pictures are made smaller: 144 megapixels would take gigabytes
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises for broken files
 
 
@@ -202,8 +203,8 @@ def _cut_portrait(file: Path, detector: FaceDetector, size: int, parser: FacePar
     """Return the largest face of a photo cut out; None, with a warning, where the photo does not serve."""
     try:
         image = read_photo(file)
-    except _UNREADABLE as error:
-        logging.warning("%s is left out: it cannot be read as a picture (%s).", file, error)
+    except ValueError as error:
+        logging.warning("Left out: %s", error)
         return None
     seen = choose(detect_faces(detector, image[None]).per_image[0], "largest", 0, tuple(image.shape[:2]))
     portrait = _cut_out(image, *seen, size, parser) if seen else None
@@ -214,12 +215,19 @@ def _cut_portrait(file: Path, detector: FaceDetector, size: int, parser: FacePar
 
 
 def read_photo(file: Path) -> torch.Tensor:
-    """Return the picture in `file` as its camera was held: [H, W, 3] in 0..1."""
-    with Image.open(file) as image:
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-    if min(upright.size) < 2:
-        raise ValueError("it is less than 2 pixels wide or high")
-    return torch.from_numpy(np.asarray(upright, dtype=np.float32) / 255)
+    """Return the picture in `file` as its camera was held: [H, W, 3] in 0..1, H and W at most `LONGEST`.
+
+    Raises ValueError naming the file where it cannot be read.
+    """
+    try:
+        with Image.open(file) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+        upright.thumbnail((LONGEST, LONGEST))
+        if min(upright.size) < 2:
+            raise ValueError("it is less than 2 pixels wide or high")
+    except _UNREADABLE as error:
+        raise ValueError(f"{file} cannot be read as a picture ({error}).") from error
+    return torch.from_numpy(np.array(upright)).float().div_(255)
 
 
 def _cut_out(image: torch.Tensor, face: Face, size: int, parser: FaceParser | None) -> _Portrait:

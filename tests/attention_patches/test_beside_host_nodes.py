@@ -19,6 +19,8 @@ import nodes
 NEUTRAL, ROUNDING, ACTS = 1e-5, 1e-4, 1e-3
 FAST = ("SelfAttentionGuidance", "PerpNeg", "TomePatchModel", "HyperTile", "EasyCache", "ContextWindowsManual")
 RANDOM = ("HyperTile",)  # draws its pieces anew in every call
+WEIGHTS = ("model/merging", "experimental/attention_experiments")  # categories that change weights, key by key: slow
+ON_SDXL = ("UNetCrossAttentionMultiply",)  # of these; merging takes ten seconds a node there
 SILENT = ("ModelMergeSubtract",)  # of a model with itself is a model of zeros, in which nothing acts
 
 
@@ -30,7 +32,7 @@ class Bench:
         self.adapter = tiny_ip.adapter("faceid", base)
         pooled = {"pooled_output": torch.ones(1, tiny_ip.POOLED)} if base == "SDXL" else {}
         self.prompts = [[[tiny.conditioning(seed)[0][0], pooled]] for seed in (3, 4)]
-        self.fact, self.face = tiny.adapter(), tiny.face_id()
+        self.fact, self.face, self.images = tiny.adapter(), tiny.face_id(), {}
         with torch.inference_mode():
             self.tokens = self.adapter.tokens(face=tiny_ip.face())
 
@@ -49,11 +51,24 @@ class Bench:
             "samples"
         ]
 
+    def sample_once(self, patch=None, **options):
+        """The image of the base model, or of it with a face, made once for all nodes beside which it is asked for."""
+        key = patch, *options.items()
+        if key not in self.images:
+            self.images[key] = self.sample(self.apply(patch, self.model) if patch else self.model, **options)
+        return self.images[key]
+
     @torch.inference_mode()
     def guide(self, guider, steps=2):
         sigmas = comfy.samplers.calculate_sigmas(self.model.get_model_object("model_sampling"), "normal", steps)
         noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(5))
         return guider.sample(noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"), sigmas, seed=5)
+
+
+SD15 = [("SD1.5", patch) for patch in ("FACT", "image adapter")]
+EVERY = [*SD15, *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+    ("SD1.5", "Infinite-ID"), ("SDXL", "image adapter"), ("SDXL", "Infinite-ID"),
+))]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -75,42 +90,46 @@ def compare(bench, name, patches, size=128) -> dict[str, str] | None:
             return menu.call(name, model, *bench.prompts, other=bench.model)[0]
 
     try:
-        bare = bench.sample(connect(bench.model), **options)
+        connected = connect(bench.model)
+        bare = bench.sample(connected, **options)
     except Exception as error:  # whatever it says: it says so without a face as well
         logging.info(f"{name} is not for this model: {error}")
         return None
     if not bare.isfinite().all():
         return None
-    neutral = guests.rel(bare, bench.sample(bench.model, **options)) < NEUTRAL
-    return {
-        patch: wrong for patch in patches if (wrong := _find_fault(bench, name, patch, connect, options, bare, neutral))
-    }
+    neutral = guests.rel(bare, bench.sample_once(**options)) < NEUTRAL
+    found = {}
+    for patch in patches:
+        try:
+            after = bench.sample(connect(bench.apply(patch, bench.model)), **options)
+            before = bench.sample(bench.apply(patch, connected), **options)
+        except Exception as error:
+            if not (patch == "Infinite-ID" and not _runs_on_two(bench, connected, options)):
+                found[patch] = f"{type(error).__name__}: {error}"
+            continue
+        # Infinite-ID mixes what a node may change that is neutral without it.
+        alone = bench.sample_once(patch, **options) if neutral and patch != "Infinite-ID" else None
+        if wrong := _find_fault(name, bare, after, before, alone):
+            found[patch] = wrong
+    return found
 
 
-def _find_fault(bench, name, patch, connect, options, bare, neutral) -> str:
-    try:
-        after = bench.sample(connect(bench.apply(patch, bench.model)), **options)
-        before = bench.sample(bench.apply(patch, connect(bench.model)), **options)
-    except Exception as error:
-        excused = patch == "Infinite-ID" and not _runs_on_two(bench, connect, options)
-        return "" if excused else f"{type(error).__name__}: {error}"
+def _find_fault(name, bare, after, before, alone) -> str:
     if not (after.isfinite().all() and before.isfinite().all()):
         return "not finite"
     if guests.rel(after, bare) < ACTS and name not in SILENT:
         return "the face does not act"
     if guests.rel(after, before) > ROUNDING and name not in RANDOM:
         return f"the order of connection changes the image by {guests.rel(after, before):.1e}"
-    if patch == "Infinite-ID" or not neutral:  # which mixes what such a node may change
-        return ""
-    if (change := guests.rel(after, bench.sample(bench.apply(patch, bench.model), **options))) > ROUNDING:
-        return f"the node changes the image by {change:.1e}, and without a face not at all"
+    if alone is not None and guests.rel(after, alone) > ROUNDING:
+        return f"the node changes the image by {guests.rel(after, alone):.1e}, and without a face not at all"
     return ""
 
 
-def _runs_on_two(bench, connect, options) -> bool:
+def _runs_on_two(bench, connected, options) -> bool:
     """Whether a node can do with twice as many images, as two streams are, without a face."""
     try:
-        return bool(bench.sample(connect(bench.model), **options | {"batch": 2 * options["batch"]}).isfinite().all())
+        return bool(bench.sample(connected, **options | {"batch": 2 * options["batch"]}).isfinite().all())
     except Exception:
         return False
 
@@ -122,20 +141,25 @@ def test_beside_a_model_node(benches, patch, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("base, patches", [("SD1.5", ["FACT", "image adapter", "Infinite-ID"])])
+@pytest.mark.parametrize("base, patches", [
+    ("SD1.5", ["FACT", "image adapter", "Infinite-ID"]), ("SDXL", ["image adapter", "Infinite-ID"]),
+])  # fmt: skip
 def test_beside_every_model_node(benches, base, patches):
-    """Each node beside one of the patches, in turn: all beside all takes five times as long."""
-    names = sorted(menu.find("MODEL", "MODEL"))
-    results = {name: compare(benches[base], name, [patches[i % len(patches)]], 64) for i, name in enumerate(names)}
+    """Those that change weights, which is the host's slowest work, stand beside one patch in turn; on SDXL few do."""
+    results = {}
+    for number, (name, node) in enumerate(sorted(menu.find("MODEL", "MODEL").items())):
+        slow = node.CATEGORY.startswith(WEIGHTS)
+        if not slow or base == "SD1.5" or name in ON_SDXL:
+            results[name] = compare(benches[base], name, [patches[number % len(patches)]] if slow else patches, 64)
     ran = {name: wrong for name, wrong in results.items() if wrong is not None}
     assert {name: wrong for name, wrong in ran.items() if wrong} == {}
-    assert len(ran) >= 30, ran.keys()
+    assert len(ran) >= 40, ran.keys()
 
 
-@pytest.mark.parametrize("patch", ["FACT", "image adapter"])
-def test_under_every_guider(benches, patch):
+@pytest.mark.parametrize("base, patch", EVERY)
+def test_under_every_guider(benches, base, patch):
     """With one prompt for all that are positive, and one for the others, they come to the host's CFG, or to cfg 1."""
-    bench = benches["SD1.5"]
+    bench = benches[base]
     positive, negative = bench.prompts
     guiders, faults = menu.find("GUIDER", "MODEL"), {}
     assert {"CFGGuider", "DualCFGGuider", "DualModelGuider", "BasicGuider", "PerpNegGuider"} <= guiders.keys()
@@ -161,10 +185,10 @@ def _guide_plainly(model, asked, positive, negative):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("patch", ["FACT", "image adapter"])
-def test_with_every_conditioning(benches, patch):
+@pytest.mark.parametrize("base, patch", EVERY)
+def test_with_every_conditioning(benches, base, patch):
     """A mask that is white everywhere is no mask, wherever the conditioning acts."""
-    bench, faults, ran = benches["SD1.5"], {}, 0
+    bench, faults, ran = benches[base], {}, 0
     white = torch.ones(1, 128, 128)
     for name, node in menu.find("CONDITIONING", "CONDITIONING").items():
         try:

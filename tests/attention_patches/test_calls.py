@@ -144,9 +144,9 @@ def test_a_mask_is_averaged_over_the_area_of_a_token():
     stripes[..., ::2] = 1
     rows = Rows(("positive",), (None,), (0,))
     assert torch.equal(rows.place(stripes, (2, 2), None), torch.full((1, 4, 1), 0.5))
-    quarter = torch.zeros(1, 16, 16)
-    quarter[..., :4, :4] = 1
-    assert rows.place(quarter, (2, 2), None).flatten().tolist() == [0.25, 0, 0, 0]
+    corner = torch.zeros(1, 16, 16)
+    corner[..., :2, :4] = 1
+    assert rows.place(corner, (2, 2), None).flatten().tolist() == [0.125, 0, 0, 0]
 
 
 def test_a_mask_is_cut_to_the_area_of_every_run():

@@ -81,6 +81,23 @@ def test_a_guest_that_changes_nothing_changes_nothing(model, ours, order, name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", UNCHANGING)
+def test_a_guest_changes_nothing_on_sdxl(name, order):
+    """Also with two transformer blocks and more in a module, whose slots other packs key in another way."""
+    adapter = tiny_ip.adapter("faceid", "SDXL")
+    with torch.inference_mode():
+        tokens = adapter.tokens(face=tiny_ip.face())
+
+    @torch.inference_mode()
+    def ours(model):
+        return apply_ip_adapter(model, adapter, tokens)
+
+    base = tiny_ip.sdxl()
+    expected, graph = tiny_ip.sample_sdxl(ours(base)), connect(UNCHANGING[name], ours, base, order)
+    assert guests.rel(tiny_ip.sample_sdxl(graph), expected) < ROUNDING < guests.rel(tiny_ip.sample_sdxl(base), expected)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["couple of 3 that does not tell", "turned", "two calls", "reference"])
 def test_a_guest_and_a_batch_of_two(model, ours, order, name):
     expected, graph = tiny.sample(ours(model), batch=2), connect(UNCHANGING[name], ours, model, order)
@@ -101,6 +118,15 @@ def test_a_mask_and_tiles_are_refused_with_what_helps(model, ours):
         tiny.sample(tiled)
     assert tiny.sample(ours(model, mask=LEFT)).isfinite().all()  # the two remedies
     assert guests.rel(tiny.sample(guests.tiles(ours(model))), tiny.sample(guests.tiles(model))) > 1e-3
+
+
+def test_a_mask_of_other_proportions_is_said_once(model, ours, caplog):
+    """As a face detailer has it, which samples a crop of the image and tells nobody."""
+    for height, width, warnings in ((64, 64, 0), (64, 128, 1)):
+        caplog.clear()
+        tiny.sample(ours(model, mask=LEFT), height, width)
+        said = [record.message for record in caplog.records if "stretched over an image of other" in record.message]
+        assert len(said) == warnings and all("crop the mask in the same way" in message for message in said)
 
 
 def test_a_pass_of_one_row_is_refused_in_words(model, ours):

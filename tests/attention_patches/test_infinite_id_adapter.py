@@ -270,12 +270,7 @@ def test_twice_is_refused(bench):
         apply_infinite_id(apply_infinite_id(bench.face(), "mutual"))
 
 
-def test_a_style_of_half_strength_lies_halfway(bench):
-    x, target = torch.randn(1, 4, 8), torch.randn(1, 9, 8)
-    half, whole = (
-        Streams("mixed", "AdaIN-mean", strength).restyle(x, target, ("middle", 0, 0)) for strength in (0.5, 1)
-    )
-    torch.testing.assert_close(half, (x + whole) / 2)
+def test_a_style_of_half_strength_is_neither_none_nor_all_of_it(bench):
     none, part, all_of_it = (
         bench.sample(apply_infinite_id(bench.face(), style="AdaIN", style_strength=strength), noise())[0]
         for strength in (0.0, 0.5, 1.0)

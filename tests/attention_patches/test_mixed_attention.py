@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from likeness.attention_patches.infinite_id import STREAMS, MixedSelfAttention, Streams
+from likeness.attention_patches.calls import ALWAYS
+from likeness.attention_patches.infinite_id import STREAMS, MixedSelfAttention, Streams, TwoStreams
 from likeness.attention_patches.mixed_attention import adain, adain_mean, mixed_keys_values
 
 
@@ -81,3 +82,29 @@ def test_half_of_a_call_is_described_as_a_call_of_its_own():
     assert all(half[name] is again[name] for name in ("original_shape", "sigmas")), "read once for each call"
     later = streams.describe_half(options | {"sigmas": torch.zeros(4)})
     assert later["sigmas"].tolist() == [0, 0]
+
+
+def test_a_style_of_a_share_lies_between():
+    x, target = rows(4, 1), rows(9, 2)
+    part, whole = (Streams("mixed", "AdaIN-mean", share).restyle(x, target, ("middle", 0, 0)) for share in (0.3, 1.0))
+    torch.testing.assert_close(part, 0.7 * x + 0.3 * whole)
+
+
+def test_the_sampler_gets_both_streams_and_the_user_the_identitys():
+    """Of two images with noise, picture and mask each: the sampler knows four, and is told nothing of two of them."""
+    noise, picture, mask = (torch.arange(2.0).reshape(2, 1, 1, 1) + start for start in (10, 20, 30))
+    shown, given = [], []
+
+    def sample(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask):
+        given.extend(part.flatten().tolist() for part in (noise, latent_image, denoise_mask))
+        callback(0, torch.arange(4.0), torch.arange(4.0, 8.0), 1)
+        return torch.arange(4.0)
+
+    def show(step, x0, x, steps):
+        shown.append((step, x0.tolist(), x.tolist(), steps))
+
+    two = TwoStreams(Streams("mixed", "none", 1.0), ALWAYS, (), {})
+    options = {"model_options": {"transformer_options": {}}}
+    result = two.around_sampler(sample, None, None, options, show, noise, picture, mask)
+    assert given == [[10, 11, 10, 11], [20, 21, 20, 21], [30, 31, 30, 31]]
+    assert shown == [(0, [0, 1], [4, 5], 1)] and result.tolist() == [0, 1]

@@ -236,3 +236,30 @@ def test_people_beside_each_other_are_one_row_however_tall():
     tall, small = face(200, 40), face(100, 40 + 39)
     assert left_to_right((tall, small)) == (small, tall)
     assert left_to_right((face(100, 40 + 41), tall))[0] is tall
+
+
+@pytest.mark.parametrize("unseen", [0, 1, 3])
+def test_a_way_is_one_of_a_frame_however_long_nobody_was_seen(unseen):
+    """Sixteen pixels since the last sight: half of that a frame is believed, and the next is expected there."""
+    walk = (face(100),), *[()] * unseen, (face(116),)
+    expected = 116 + 16 / (unseen + 1) / 2
+    for x, number in ((expected + 39, 0), (expected + 41, 1), (expected - 39, 0), (expected - 41, 1)):
+        assert number_faces((*walk, (face(x),)))[-1][0].number == number, x
+
+
+@pytest.mark.parametrize("sides, number", [(0.45, 0), (0.55, 1)])
+def test_beyond_half_a_side_a_sight_may_be_somebody_elses(sides, number):
+    """The person stands still: what a detector sees beside them for one frame is a tremble, or another's face."""
+    walk = [(face(100),)] * 5 + [(face(100 + 40 * sides),)] + [(face(100),)] * 3
+    assert [present[0].number for present in number_faces(tuple(walk))] == [0] * 5 + [number] + [0] * 3
+
+
+def test_a_stray_sight_stands_still():
+    """What was taken for the person's jump is looked for where it was seen, not where the jump went."""
+    walk = [(face(100),)] * 5 + [(face(100, 96),), (face(100),), (face(100), face(148, 96))]
+    assert [[one.number for one in present] for present in number_faces(tuple(walk))] == [[0]] * 5 + [[1], [0], [0, 1]]
+
+
+def test_who_comes_nearer_stays_the_same():
+    walk = [(face(200, side=30 * 1.3**i),) for i in range(6)]
+    assert [present[0].number for present in number_faces(tuple(walk))] == [0] * 6

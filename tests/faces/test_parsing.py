@@ -8,7 +8,7 @@ import torch
 from likeness.faces.align import template
 from likeness.faces.bisenet import BiSeNet
 from likeness.faces.masks import MaskStyle, face_masks
-from likeness.faces.parsing import LABELS, SIZE, FaceParser, _cut, find_parsing_crop, load_parser
+from likeness.faces.parsing import LABELS, SIZE, FaceParser, _cut, _find_person, find_parsing_crop, load_parser
 from likeness.faces.types import Face, Faces
 from likeness.tests.support.checkpoints import bisenet_shapes, drawn, transface_shapes
 from likeness.tests.support.golden_cases import Case
@@ -293,6 +293,27 @@ def test_a_bigger_neighbour_does_not_take_over(painted):
     labels = torch.where(small > 0, small, big * (torch.arange(1500) > 760))
     mask = masks_of(painted, labels, POINTS * 0.3 + [600, 420], "face")
     assert overlap(mask, paint_mask(small, "face")) > 0.8
+
+
+def test_a_person_is_one_piece_with_a_rim_of_one_pixel():
+    """Pieces that touch at a corner are one; what is less likely than not belongs to nobody."""
+    probability = np.zeros((len(LABELS), 40, 40))
+    probability[1, 5:15, 5:15], probability[17, 15:20, 15:20], probability[14, 5:8, 15:20] = 0.6, 1, 0.4
+    probability[1, 5:15, 25:40] = 1  # somebody else, and larger
+    expected = np.zeros((40, 40), bool)
+    expected[4:16, 4:16] = expected[14:21, 14:21] = True
+    points = np.array([[7, 7], [12, 7], [10, 10], [8, 13], [12, 13]])
+    assert np.array_equal(_find_person(probability, points), expected)
+
+
+@pytest.mark.parametrize("scale", [0.4, 1.0, 2.5])
+@pytest.mark.parametrize("region", ["head", "hair", "mouth"])
+def test_nothing_of_a_part_lies_outside_of_its_bounds(painted, region, scale):
+    """A mask is worked out within the part's bounds, with what interpolation and a head's dilation add."""
+    side = int(512 * scale)
+    labels, points = portrait(side, side, scale=scale), (POINTS + 0.5) * scale - 0.5
+    whole = painted.parse(PALETTE[labels], face_at(points)).fill(region, (0, 0, side, side))
+    assert np.array_equal(masks_of(painted, labels, points, region).numpy(), whole)
 
 
 @pytest.mark.parametrize("style", [{}, {"feather": 12.0}, {"expand": -4.0}, {"expand": 6.0}])

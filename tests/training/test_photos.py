@@ -149,9 +149,15 @@ def test_what_is_no_picture_or_has_no_face_is_left_out_and_named(folder, caplog)
     with caplog.at_level(logging.WARNING):
         assert read(folder).people.tolist() == [0, 0, 1]
     for name in ("cut.png", "page.jpg", "dot.png"):
-        assert f"{folder / 'ada' / name} is left out: it cannot be read as a picture (" in caplog.text
+        assert f"Left out: {folder / 'ada' / name} cannot be read as a picture (" in caplog.text
     assert f"{folder / 'ada' / 'tree.png'} is left out: no face was found in it." in caplog.text
     assert "notes.md" not in caplog.text
+
+
+def test_a_huge_picture_is_made_smaller(tmp_path, monkeypatch):
+    monkeypatch.setattr(photos, "LONGEST", 120)
+    drawn(face_at(120, 110), size=(200, 300)).save(tmp_path / "huge.png")
+    assert photos.read_photo(tmp_path / "huge.png").shape == (80, 120, 3)
 
 
 def test_the_camera_may_have_been_held_upright(tmp_path):
