@@ -54,7 +54,7 @@ def works(folder: Path, images: torch.Tensor) -> Iterator[tuple[str, Callable[[]
             yield name, lambda encoder=encoder: encoder.encode_faces(faces).embedding
         else:
             network = load_image_network(folder / "weights.pt")
-            yield name, lambda network=network: network.embed(images)
+            yield name, lambda network=network: network.embed_images(images)
     for name, (text, vision, width) in CLIPS.items():
         config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=width)
         transformers.CLIPModel(config).save_pretrained(folder / name)

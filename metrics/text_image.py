@@ -19,7 +19,7 @@ from ..weights.reading import build_network, read_state_dict
 from .crops import fit_shorter_side, from_bytes, squash, to_bytes
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
+MODEL_FILES = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
 _BATCH = 16  # images or texts at once
 
 

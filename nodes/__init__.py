@@ -32,6 +32,7 @@ from . import (  # noqa: E402
     people,
     pulid,
     refine_faces,
+    scores,
     unused,
     weights,
 )
@@ -78,6 +79,7 @@ class LikenessExtension(ComfyExtension):
             *infinite_id.NODES,
             *people.NODES,
             *best_of.NODES,
+            *scores.NODES,
             *miniature.NODES,
             *weights.NODES,
         ]
