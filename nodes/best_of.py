@@ -56,9 +56,7 @@ class BestOf(io.ComfyNode):
             outputs=[
                 io.Image.Output("best", tooltip="The best picture, which is the first of the table."),
                 io.Image.Output("table", tooltip="Every picture with its scores, the best first."),
-                io.Int.Output(
-                    "indices", is_output_list=True, tooltip="The pictures' places in the batch, best first."
-                ),
+                io.Int.Output("indices", is_output_list=True, tooltip="The pictures' places in the batch, best first."),
                 PictureScoresType.Output("scores", tooltip="To Keep the Best or Likeness Gate."),
             ],
             has_intermediate_output=True,  # the scores are in the history of a run that the cache answers, too
