@@ -8,7 +8,7 @@ import torch
 
 from ..encoders.expression import ExpressionEncoder
 from ..encoders.face_encoder import FaceEncoder
-from ..encoders.identity import join
+from ..encoders.identity import FaceId, join
 from ..faces.detector import FaceDetector, detect_faces
 from ..faces.types import Faces
 from .face_distances import SLICES, coefficient_distances, pose_angle
@@ -51,33 +51,42 @@ def group_images(images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return [torch.stack(list(images))] if same else [image[None] for image in images]
 
 
+def read_person(recognisers: Sequence[FaceEncoder], photos: list[Faces]) -> list[FaceId]:
+    """Return what each recogniser reads of a person's photos, each of one image; those without a face are left out."""
+    present = [photo for photo in photos if photo.per_image[0]]
+    return [reduce(join, [recogniser.encode_faces(photo) for photo in present]) for recogniser in recognisers]
+
+
 def find_person(
     detector: FaceDetector,
     recognisers: Sequence[FaceEncoder],
-    photos: list[Faces],
+    identities: Sequence[FaceId],
     batches: Sequence[torch.Tensor],
 ) -> FoundPerson:
-    """Find the person in images and score them by each recogniser; the first one chooses among several faces.
+    """Find a person in images and score them by each recogniser; the first one chooses among several faces.
 
-    photos: of `find_in_photos`; batches: images [n, H, W, 3] in 0..1, each batch of its own size.
+    identities: of `read_person`; batches: images [n, H, W, 3] in 0..1, each batch of its own size.
     """
     found = [detect_faces(detector, batch) for batch in batches]
     missing, count = sum(faces.per_image.count(()) for faces in found), sum(len(faces.images) for faces in found)
-    present = [photo for photo in photos if photo.per_image[0]]
     scores, sources = {}, {}
-    for number, (name, recogniser) in enumerate(zip(_name_recognisers(recognisers), recognisers)):
-        person = reduce(join, [recogniser.encode_faces(photo) for photo in present])
+    for name, recogniser, person in zip(name_recognisers(recognisers), recognisers, identities):
         parts = [choose_person(faces, face_scores(recogniser, faces, person)) for faces in found]
+        found = [faces for faces, _ in parts] if not scores else found
         scores[name] = torch.cat([part for _, part in parts])
-        found = [faces for faces, _ in parts] if number == 0 else found
         sources[name] = (
-            f"mean cosine with {len(present)} photos by {recogniser.name} (sha256 {recogniser.sha256[:12]}), crops of "
+            f"mean cosine with {len(person.crops)} photos by {describe_network(recogniser)}, crops of "
             f"{recogniser.crop_size} px, faces found with {found[0].tried}; no face in {missing} of {count}"
         )
     return FoundPerson(found, Scored(scores, sources))
 
 
-def _name_recognisers(recognisers: Sequence[FaceEncoder]) -> list[str]:
+def describe_network(network) -> str:
+    """Return a network's file and the beginning of its hash."""
+    return f"{network.name} (sha256 {network.sha256[:12]})"
+
+
+def name_recognisers(recognisers: Sequence[FaceEncoder]) -> list[str]:
     """Return "identity" for one; for several it is followed by what each is, numbered where two are of one family."""
     if len(recognisers) == 1:
         return ["identity"]
@@ -108,22 +117,28 @@ def score_by_clip(clip, clip_vision, batches, text: str, photos) -> tuple[Scored
 
 
 def score_by_network(network: ImageNetwork | TextImageNetwork, batches, text: str, photos) -> tuple[Scored, Scored]:
-    """Return a network's scores of images with a text, where it reads one and there is one, and with photos.
-
-    Of SigLIP the text score is the probability, and its cosine is among the others.
-    """
+    """Return a network's scores of images with a text, where it reads one and there is one, and with photos."""
     vectors = torch.cat([network.embed_images(batch) for batch in batches])
-    source = f"{network.name} (sha256 {network.sha256[:12]})"
+    references = torch.cat([network.embed_images(batch) for batch in photos]) if photos else None
+    words = network.embed_texts([text]) if text and isinstance(network, TextImageNetwork) else None
+    return compare_vectors(network, vectors, words, references, f"'{text}'")
+
+
+def compare_vectors(network, vectors, words, references, said: str) -> tuple[Scored, Scored]:
+    """Return a network's scores of images [n, d] with texts [1 or n, d], and with photos [k, d]; None: not compared.
+
+    Of SigLIP the text score is the probability, and its cosine is among the others. said: the texts, in words.
+    """
+    source = describe_network(network)
     text_scored, others = Scored({}, {}), Scored({}, {})
-    if text and isinstance(network, TextImageNetwork):
-        cosines = compare_with_text(vectors, network.embed_texts([text]))
+    if words is not None:
+        cosines = compare_with_text(vectors, words)
         name = f"text {network.kind}"
         if network.kind == "siglip":
             others.scores["siglip cosine"], others.sources["siglip cosine"] = cosines, f"of the same as '{name}'"
             cosines = network.probability(cosines)
-        text_scored.scores[name], text_scored.sources[name] = cosines, f"with '{text}' by {source}"
-    if photos:
-        references = torch.cat([network.embed_images(batch) for batch in photos])
+        text_scored.scores[name], text_scored.sources[name] = cosines, f"with {said} by {source}"
+    if references is not None:
         name = f"{network.kind}-i"
         others.scores[name] = reference_similarity(vectors, references)
         others.sources[name] = f"mean cosine with {len(references)} photos by {source}"
@@ -138,28 +153,32 @@ def score_face_distances(
     found: one face at most in each image; photos, template: one image each. The template is one for all images, or one
     each. NaN where an image has no face: 0 would be the best. l2 and mse as in `coefficient_distances`.
     """
-    rows = torch.cat([_regress(encoder, faces) for faces in found])
-    templates = torch.cat([_regress(encoder, faces) for faces in template])
+    rows = torch.cat([regress(encoder, faces) for faces in found])
+    templates = torch.cat([regress(encoder, faces) for faces in template])
     if len(templates) not in (1, len(rows)) or templates.isnan().any():
         raise ValueError(
             f"The template is to be one picture with a face, or as many as there are pictures to score ({len(rows)}); "
             f"these are {len(templates)}, {int(templates.isnan().any(dim=1).sum())} of them without a face."
         )
-    templates = templates.expand(len(rows), -1)
-    references = torch.cat([_regress(encoder, photo) for photo in photos if photo.per_image[0]])
+    references = torch.cat([regress(encoder, photo) for photo in photos if photo.per_image[0]])
+    scores = compare_coefficients(rows, templates.expand(len(rows), -1), references)
+    source = f"by {encoder.name}, lower is nearer"
+    sources = {name: f"{'to the photos' if 'shape' in name else 'to the template'} {source}" for name in scores}
+    return Scored(scores, sources)
+
+
+def compare_coefficients(rows: torch.Tensor, templates: torch.Tensor, references: torch.Tensor) -> Columns:
+    """Return distances [n] of coefficients [n, 257] to templates' [n, 257] and, of the shape, photos' [k, 257]."""
     scores = {}
     for name in SLICES:
         others = references[:, None].expand(-1, len(rows), -1) if name == "shape" else templates[None]
         for norm in ("l2", "mse"):
             key = f"{name}_{norm}"
             scores[key] = torch.stack([coefficient_distances(rows, other)[key] for other in others]).mean(dim=0)
-    scores["pose_degrees"] = pose_angle(rows, templates)
-    source = f"by {encoder.name}, lower is nearer"
-    sources = {name: f"{'to the photos' if 'shape' in name else 'to the template'} {source}" for name in scores}
-    return Scored({name: values.float().cpu() for name, values in scores.items()}, sources)
+    return {name: values.float() for name, values in (scores | {"pose_degrees": pose_angle(rows, templates)}).items()}
 
 
-def _regress(encoder: ExpressionEncoder, faces: Faces) -> torch.Tensor:
+def regress(encoder: ExpressionEncoder, faces: Faces) -> torch.Tensor:
     """Return the coefficients [n, 257] of the one face of each image on the CPU; NaN where it has none."""
     has_face = torch.tensor([bool(present) for present in faces.per_image])
     rows = torch.full((len(has_face), 257), torch.nan)

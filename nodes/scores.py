@@ -13,6 +13,7 @@ from ..metrics.scoring import (
     find_person,
     group_images,
     merge,
+    read_person,
     score_by_clip,
     score_by_network,
     score_face_distances,
@@ -220,7 +221,7 @@ def _score(batches, photos, detector, recognisers, networks, clip_halves, text, 
             "template, or neither."
         )
     found_photos = find_in_photos(photos, detector, "Score Pictures")
-    person = find_person(detector, recognisers, found_photos, batches)
+    person = find_person(detector, recognisers, read_person(recognisers, found_photos), batches)
     pairs = [score_by_network(network, batches, text, photos) for network in networks]
     if clip_vision is not None:
         pairs.insert(0, score_by_clip(clip, clip_vision, batches, text, photos))

@@ -124,6 +124,7 @@ def test_pictures_of_several_sizes(executor, graph):
     assert indices[-1] == 3, "no face, so it comes last"
 
 
+@pytest.mark.slow
 def test_the_one_that_drew_is_no_judge(executor, graph):
     """The graph before the pictures is asked which recognisers it reads."""
     biased = copy.deepcopy(graph)
@@ -141,6 +142,7 @@ def test_the_one_that_drew_is_no_judge(executor, graph):
     assert "text" not in shown(executor, "9")
 
 
+@pytest.mark.slow
 def test_expression_and_shape_by_deep3d(executor, graph):
     inpainting = copy.deepcopy(graph)
     inpainting["50"] = node("LikenessLoadExpressionEncoder", encoder_name="likeness_builtin_deep3d.pth")
@@ -198,6 +200,7 @@ def test_best_of_gives_what_keep_the_best_takes(executor, graph):
     assert torch.equal(outputs["10"][0], outputs["5"][0][indices[:2]])
 
 
+@pytest.mark.slow
 def test_sface_tells_photographs_apart(executor, real_folders, real_photos, base):
     """Real networks, real photographs: which of these is Obama, with a MediaPipe detector."""
     names = ("obama2.jpg", "biden.jpg", "obama3.jpg")
