@@ -32,13 +32,12 @@ def average_seeds(values: torch.Tensor, people: Sequence[str], prompts: Sequence
     NaN scores are left out; empty cells are NaN.
     """
     rows, columns = ({name: place for place, name in enumerate(dict.fromkeys(names))} for names in (people, prompts))
-    sums, counts = torch.zeros(2, len(rows), len(columns), dtype=torch.float64)
-    places = (
-        torch.tensor([rows.index(name) for name in people]),
-        torch.tensor([columns.index(name) for name in prompts]),
-    )
     known = ~values.isnan()
-    places = tuple(place[known] for place in places)
+    places = (
+        torch.tensor([rows[name] for name in people])[known],
+        torch.tensor([columns[name] for name in prompts])[known],
+    )
+    sums, counts = torch.zeros(2, len(rows), len(columns), dtype=torch.float64)
     sums.index_put_(places, values[known].double(), accumulate=True)
     counts.index_put_(places, torch.ones(int(known.sum()), dtype=torch.float64), accumulate=True)
     return sums / counts
