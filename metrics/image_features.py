@@ -30,6 +30,11 @@ class ImageNetwork:
     sha256: str
     patcher: comfy.model_patcher.ModelPatcher
 
+    @property
+    def label(self) -> str:
+        """What its scores are called by."""
+        return self.kind
+
     def embed_images(self, images: torch.Tensor) -> torch.Tensor:
         """Return features [n, d] on the CPU of images [n, H, W, 3] in 0..1, seen in 8 bits, not normalised."""
         comfy.model_management.load_models_gpu([self.patcher])

@@ -78,12 +78,13 @@ def _draw_counts(count: int, draws: int, generator: torch.Generator) -> torch.Te
     return torch.zeros(draws, count, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
 
 
-def gap(first: torch.Tensor, second: torch.Tensor, seed: int = 0) -> tuple[Interval, float]:
-    """Return the difference of two groups of other people, and how likely so large a one is by chance, 0..1.
+def gap(first: torch.Tensor, second: torch.Tensor, of_same_people: bool = False, seed: int = 0):
+    """Return the interval of the difference of two groups' cells, and how likely so large a one is by chance, 0..1.
 
-    The chance is twice the share of draws on the other side of 0, at least 1 of all draws.
+    of_same_people: the rows are the same people in both, and are drawn together. The chance is twice the share of draws
+    on the other side of 0, at least 2 of all draws. `people` is the smaller group's.
     """
-    draws = draw_means(first, seed=seed) - draw_means(second, seed=seed + 1)
+    draws = draw_means(first, seed=seed) - draw_means(second, seed=seed if of_same_people else seed + 1)
     low, high = draws.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     people = min(int((~cells.isnan()).any(dim=1).sum()) for cells in (first, second))
     difference = float(first.nanmean() - second.nanmean())

@@ -62,15 +62,17 @@ def find_person(
     recognisers: Sequence[FaceEncoder],
     identities: Sequence[FaceId],
     batches: Sequence[torch.Tensor],
+    brief: bool = True,
 ) -> FoundPerson:
     """Find a person in images and score them by each recogniser; the first one chooses among several faces.
 
-    identities: of `read_person`; batches: images [n, H, W, 3] in 0..1, each batch of its own size.
+    identities: of `read_person`; batches: images [n, H, W, 3] in 0..1, each batch of its own size; brief: as for
+    `name_recognisers`.
     """
     found = [detect_faces(detector, batch) for batch in batches]
     missing, count = sum(faces.per_image.count(()) for faces in found), sum(len(faces.images) for faces in found)
     scores, sources = {}, {}
-    for name, recogniser, person in zip(name_recognisers(recognisers), recognisers, identities):
+    for name, recogniser, person in zip(name_recognisers(recognisers, brief), recognisers, identities):
         parts = [choose_person(faces, face_scores(recogniser, faces, person)) for faces in found]
         found = [faces for faces, _ in parts] if not scores else found
         scores[name] = torch.cat([part for _, part in parts])
@@ -86,9 +88,9 @@ def describe_network(network) -> str:
     return f"{network.name} (sha256 {network.sha256[:12]})"
 
 
-def name_recognisers(recognisers: Sequence[FaceEncoder]) -> list[str]:
-    """Return "identity" for one; for several it is followed by what each is, numbered where two are of one family."""
-    if len(recognisers) == 1:
+def name_recognisers(recognisers: Sequence[FaceEncoder], brief: bool = True) -> list[str]:
+    """Return "identity" and what each is, numbered where two are of one family; brief: of one only "identity"."""
+    if brief and len(recognisers) == 1:
         return ["identity"]
     kinds = [recogniser.kind for recogniser in recognisers]
     return [
@@ -133,13 +135,13 @@ def compare_vectors(network, vectors, words, references, said: str) -> tuple[Sco
     text_scored, others = Scored({}, {}), Scored({}, {})
     if words is not None:
         cosines = compare_with_text(vectors, words)
-        name = f"text {network.kind}"
+        name = f"text {network.label}"
         if network.kind == "siglip":
             others.scores["siglip cosine"], others.sources["siglip cosine"] = cosines, f"of the same as '{name}'"
             cosines = network.probability(cosines)
         text_scored.scores[name], text_scored.sources[name] = cosines, f"with {said} by {source}"
     if references is not None:
-        name = f"{network.kind}-i"
+        name = f"{network.label}-i"
         others.scores[name] = reference_similarity(vectors, references)
         others.sources[name] = f"mean cosine with {len(references)} photos by {source}"
     return text_scored, others

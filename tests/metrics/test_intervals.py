@@ -81,6 +81,8 @@ def test_groups_apart_and_groups_alike():
     far = average_seeds(normal(48, seed=2) + 9, PEOPLE, PROMPTS)
     interval, chance = gap(one, far)
     assert interval.high < 0 and chance == pytest.approx(2 / 10_000)
+    together, _ = gap(one + 0.25, one, of_same_people=True)
+    assert together == pytest.approx((0.25, 0.25, 0.25, 12)), "of the same people each one's own difference counts"
 
 
 def test_holms_correction():
