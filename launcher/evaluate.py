@@ -237,16 +237,17 @@ def _slug(name: str) -> str:
 
 def _make_key(person: Person, pictures: list[Picture], judges, protocol, plain: str) -> str:
     """Return what changes with everything that the scores depend on."""
-
-    def state(path: Path | None) -> tuple | None:
-        return path and (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns)
-
     content = [
         _VERSION, judges.describe(), person.class_words, protocol.ending, plain,
-        [state(path) for path in person.photos],
-        [(state(picture.file), picture.prompt, picture.seed, state(picture.template)) for picture in pictures],
+        [_state(path) for path in person.photos],
+        [(_state(picture.file), picture.prompt, picture.seed, _state(picture.template)) for picture in pictures],
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _state(path: Path | None) -> tuple | None:
+    """Return what changes with a file that is replaced under the same name."""
+    return path and (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns)
 
 
 def _score(person: Person, pictures: list[Picture], judges, protocol, plain: str):
@@ -299,12 +300,19 @@ def _keep(path: Path, key: str, scores) -> None:
 
 
 def _read_real(options: argparse.Namespace, judges):
-    """Return Inception's features of the real pictures; None without an Inception."""
+    """Return Inception's features [n, 2048] of the real pictures, kept as scores are; None without an Inception."""
     import torch
 
     if not judges.inception:
         return None
     folder = options.real or options.photos
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in picture_sets.IMAGE_FILES)
-    with torch.inference_mode():
-        return torch.cat([judges.inception.embed_images(picture_sets.read_image(path)[None]) for path in files])
+    key = hashlib.sha256(json.dumps([judges.inception.sha256, [_state(path) for path in files]]).encode()).hexdigest()
+    path = options.out / "scores" / "real.safetensors"
+    kept = _read_kept(path, key)
+    if kept is None:
+        with torch.inference_mode():
+            parts = [judges.inception.embed_images(picture_sets.read_image(file)[None]) for file in files]
+        kept = {"features": torch.cat(parts)}
+        _keep(path, key, kept)
+    return kept["features"]

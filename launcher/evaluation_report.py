@@ -15,7 +15,7 @@ from .. import graphics
 from ..metrics import intervals
 from ..metrics.evaluation import FEATURES, GEOMETRIC, HARMONIC, PHOTOS, Judges
 from ..metrics.similarity import pair_cosines
-from ..metrics.statistics import best_of_curve, frechet_at_infinity, frechet_distance, kernel_distance
+from ..metrics.statistics import best_of_curve, frechet_at_infinity, frechet_distance, kernel_distance, spread
 from ..weights import saving
 from .picture_sets import Person, Picture, read_image
 from .protocols import Protocol
@@ -26,10 +26,11 @@ _SETS = ("FID", "FID, endless", "KID x 1000")
 _RANKS = {"worst": 0.0, "median": 0.5, "best": 1.0}  # of the pictures shown, chosen by nobody
 _ABOUT = """Written by `likeness.py evaluate`. In brackets: where 95 of 100 means lie if other people of the kind are
 drawn with all their pictures (10,000 draws, percentiles 2.5 and 97.5); of fewer than ten people their own extremes,
-marked *range*. Seeds of one prompt are averaged first. *identity*: cosine with the person's photos, the mean over all
-pictures with 0 where no face was found, as papers print it; *found*: over pictures with a face. *hMean*, *gMean*:
-harmonic and geometric means of a picture's identities and text scores, 0 where one is 0 or less. Distances of
-expression, light, pose and shape: lower is nearer, pictures without a face left out.
+marked *range*. Seeds of one prompt are averaged first; *seeds ±*: the deviation between the seeds' means. *identity*:
+cosine with the person's photos, the mean over all pictures with 0 where no face was found, as papers print it; *found*:
+over pictures with a face. *hMean*, *gMean*: harmonic and geometric means of a picture's identities and text scores, 0
+where one is 0 or less. Distances of expression, light, pose and shape: lower is nearer, pictures without a face left
+out.
 """
 
 
@@ -48,6 +49,13 @@ class Method:
         values = values.nan_to_num() if name.startswith("identity") else values
         prompts = [self.pictures[row].prompt for row in rows]
         return intervals.average_seeds(values, [self.people[row] for row in rows], prompts)
+
+    def seed_rows(self) -> torch.Tensor | None:
+        """Return the rows [seeds, cells] of all cells' first, second ... pictures; None where cells differ in size."""
+        cells: dict[tuple, list[int]] = {}
+        for row, (person, picture) in enumerate(zip(self.people, self.pictures)):
+            cells.setdefault((person, picture.prompt), []).append(row)
+        return torch.tensor([*cells.values()]).T if len({len(rows) for rows in cells.values()}) == 1 else None
 
     @property
     def identities(self) -> list[str]:
@@ -105,10 +113,15 @@ def write(
 def measure(method: Method, real: torch.Tensor | None) -> dict:
     """Return by score its interval, for identities also over found faces, and the distances of the whole set."""
     figures = {"pictures": len(method.pictures), "people": len(set(method.people))}
+    seeds = method.seed_rows()
     for name, values in method.scores.items():
         if name == FEATURES:
             continue
         figures[name] = intervals.bootstrap(method.cells(name))._asdict()
+        if seeds is not None and len(seeds) > 1:
+            figures[name]["seeds"] = spread(values.nan_to_num()[seeds] if name in method.identities else values[seeds])[
+                1
+            ]
         if values.isnan().any() or name.startswith("identity"):
             figures[name] |= {"found": float(values.nanmean()), "without": int(values.isnan().sum())}
     if real is not None and FEATURES in method.scores and min(len(real), len(method.pictures)) > 1:
@@ -207,6 +220,8 @@ def _write(name: str, value, row: dict) -> str:
         how_sure = f"± {row['KID deviation']:.2f}" if name.startswith("KID") else f"(n = {row['pictures']})"
         return f"{value:.2f} {how_sure}"
     text = _write_interval(value, name)
+    if "seeds" in value:
+        text += f", seeds ± {value['seeds']:.2g}"
     if name.startswith("identity"):
         text += f", found {_digits(value['found'])}, no face {value['without']}"
     elif value.get("without"):
@@ -289,12 +304,9 @@ def _best_of(methods: dict[str, Method]) -> list[str]:
     """Return the table of the best of N by hMean, of methods with as many pictures in each cell."""
     curves = {}
     for name, method in methods.items():
-        cells: dict[tuple, list[int]] = {}
-        for row, (person, picture) in enumerate(zip(method.people, method.pictures)):
-            cells.setdefault((person, picture.prompt), []).append(row)
-        counts = {len(rows) for rows in cells.values()}
-        if HARMONIC in method.scores and len(counts) == 1 and counts != {1}:
-            rows = torch.tensor([*cells.values()])
+        seeds = method.seed_rows()
+        if HARMONIC in method.scores and seeds is not None and len(seeds) > 1:
+            rows = seeds.T
             chosen_by = method.scores[HARMONIC].double()[rows]
             identity = method.scores[method.identities[0]].nan_to_num().double()[rows]
             curves[name] = best_of_curve(chosen_by, chosen_by), best_of_curve(chosen_by, identity)

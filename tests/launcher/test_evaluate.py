@@ -172,6 +172,17 @@ def test_identities_count_0_without_a_face_and_are_given_apart():
     assert figures["text clip l14"]["mean"] == pytest.approx(0.3) and "found" not in figures["text clip l14"]
 
 
+def test_seeds_and_sets_of_pictures():
+    pictures, scores = method([0.4, 0.6, 0.2, 0.4], [0.2] * 4, prompts=["p", "p", "q", "q"])
+    features = torch.rand(4, 3, generator=torch.Generator().manual_seed(0))
+    rows = evaluation_report.gather({"ann": (pictures, scores | {"inception": features})})
+    figures = evaluation_report.measure(rows, features + 2)
+    assert figures["identity sface"]["seeds"] == pytest.approx(0.2 / 2**0.5), "means .3 and .5"
+    assert figures["FID"] == pytest.approx(12, abs=1e-4) and figures["real"] == 4
+    text = "\n".join(evaluation_report._means({"FACT": figures}))
+    assert "| FID | 12.00 (n = 4) |" in text and "seeds ± 0.14" in text
+
+
 def test_the_plain_prompts_own_pictures_are_left_out():
     pictures, scores = method([0.6, 0.2], [0.2, 0.4], prompts=["plain", "p"])
     rows = evaluation_report.gather({"ann": (pictures, scores | {"dCLIP l14": torch.tensor([NAN, 0.3])})})
