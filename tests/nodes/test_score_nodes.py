@@ -9,6 +9,7 @@ import pytest
 import torch
 from comfy_execution.graph_utils import ExecutionBlocker
 from likeness.tests.support.executor import GraphError
+from likeness.tests.support.graphs import only, workflow
 from PIL import Image
 
 SFACE = "face_recognition_sface_2021dec_int8bq.onnx"
@@ -221,3 +222,11 @@ def test_sface_tells_photographs_apart(executor, real_folders, real_photos, base
     identity = executor.read_lists("9")[3]
     assert min(identity[0], identity[2]) > 0.6 > 0.35 > identity[1]
     assert len(executor.read_lists("10")[0]) == 2, "both Obamas, of two sizes"
+
+
+@pytest.mark.slow
+def test_the_published_workflow_keeps_three(executor):
+    graph = workflow("keep_best")
+    executor.run(graph)
+    best, indices = executor.read_lists(only(graph, "LikenessKeepBest"))[:2]
+    assert best[0].shape == (3, 64, 64, 3) and len(set(indices)) == 3
