@@ -39,7 +39,10 @@ def main(arguments: Sequence[str], comfy: Path) -> int:
     from .train import open_registered
 
     open_registered(comfy, options.cpu)
-    print(run(options))
+    try:
+        print(run(options))
+    except (ValueError, OSError) as error:  # of a file that is missing, or something else than it was taken for
+        raise SetupError(str(error), "Start again when that is mended: what was scored is kept.") from error
     return 0
 
 
@@ -262,9 +265,12 @@ def _score(person: Person, pictures: list[Picture], judges, protocol, plain: str
         )
         for picture in pictures
     ]  # fmt: skip
-    with torch.inference_mode():
-        photos = [picture_sets.read_image(path) for path in person.photos]
-        return score_person(judges, photos, jobs, make_text(plain, person, ""))
+    photos = [picture_sets.read_image(path) for path in person.photos]
+    try:
+        with torch.inference_mode():
+            return score_person(judges, photos, jobs, make_text(plain, person, ""))
+    except ValueError as error:
+        raise SetupError(f"{person.name}, {person.photos[0].parent}: {error}", "What was scored is kept.") from error
 
 
 def make_text(prompt: str, person: Person, ending: str) -> str:

@@ -139,6 +139,11 @@ def _compare_directions(vectors, rows, jobs: Sequence[Job], plain_words, plain: 
 
 def _compare_faces(judges: Judges, found: list[Faces], photos: list[Faces], chunk: Sequence[Job]):
     templates = torch.cat([_read_template(judges, job.template()) for job in chunk])
+    if templates.isnan().any():
+        missing = int(templates.isnan().any(dim=1).sum())
+        raise ValueError(
+            f"{missing} of {len(chunk)} templates show no face: expressions have nothing to be compared with."
+        )
     rows = torch.cat([regress(judges.expression, faces) for faces in found])
     references = torch.cat([regress(judges.expression, photo) for photo in photos if photo.per_image[0]])
     return compare_coefficients(rows, templates, references)

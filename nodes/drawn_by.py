@@ -52,10 +52,10 @@ def _walk(prompt: dict, node_id: str, visited: set[str]) -> Iterator[dict]:
 def _is_read(scorer: FaceEncoder, node: dict) -> bool:
     """Return whether a node of the graph brings in what this very file has read."""
     kind, inputs = node["class_type"], node["inputs"]
-    if kind == "LikenessLoadIdentity":
+    if kind == "LikenessLoadIdentity" and isinstance(inputs["identity_name"], str):
         return read_header(find_identity(inputs["identity_name"])).encoder_sha256 == scorer.sha256
-    if kind not in _LOADERS:
+    name, files = _LOADERS.get(kind, ("", {}))
+    if not isinstance(inputs.get(name), str):  # no such loader, or one whose file another node names
         return False
-    name, files = _LOADERS[kind]
     path = weight_path(files, inputs[name])
     return path.replace("\\", "/").rsplit("/", 1)[-1] == scorer.name and file_sha256(path) == scorer.sha256

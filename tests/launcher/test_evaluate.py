@@ -275,6 +275,35 @@ def test_pictures_are_scored_once_and_reported(drawn, capsys):
 
 
 @pytest.mark.slow
+def test_photos_without_a_face_are_named(tmp_path):
+    put(tmp_path / "photos" / "ann.png"), put(tmp_path / "pictures" / "ann" / "p" / "1.png")
+    with pytest.raises(SetupError, match=r"ann, .*photos: evaluate: none of the 1 photos shows a face"):
+        run(tmp_path)
+
+
+@pytest.mark.slow
+def test_templates_are_what_expressions_are_compared_with(drawn, tmp_path):
+    """A picture that is its own template is 0 away from it; a template without a face is an error."""
+    picture = drawn / "pictures" / "5" / "{subject} 0" / "1.png"
+    blank = put(tmp_path / "blank.png")
+    rows = [
+        {"file": str(picture), "person": "5", "prompt": "p", "template": str(template)} for template in (picture, blank)
+    ]
+    for count, outcome in ((1, 0.0), (2, None)):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        write_csv(folder / "pictures.csv", *rows[:count])
+        arguments = ["fact-inpaint", "--photos", f"{drawn / 'photos'}", "--pictures", f"{folder}", "--miniature"]
+        if outcome is None:
+            with pytest.raises(SetupError, match="1 of 2 templates show no face"):
+                evaluate.run(evaluate.parse(arguments))
+        else:
+            evaluate.run(evaluate.parse(arguments))
+            figures = json.loads((folder / "evaluation" / "report.json").read_text())["methods"]["1"]
+            assert figures["expression_l2"]["mean"] == pytest.approx(0, abs=1e-4) < figures["shape_l2"]["mean"]
+
+
+@pytest.mark.slow
 def test_no_recogniser_is_said(drawn):
     options = evaluate.parse(["stress", "--photos", f"{drawn / 'photos'}", "--pictures", f"{drawn / 'pictures'}"])
     with pytest.MonkeyPatch.context() as patch:
