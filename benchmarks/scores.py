@@ -11,6 +11,7 @@ from bench import machine, open_host, table
 open_host()
 
 import gc  # noqa: E402
+import sys  # noqa: E402
 import tempfile  # noqa: E402
 import threading  # noqa: E402
 import time  # noqa: E402
@@ -98,6 +99,7 @@ def main() -> None:
             work()
             wall, own = time.perf_counter() - begin[0], time.process_time() - begin[1]
             thousand = f"{own / IMAGES * 1000 / 60:.1f}"
+            print(f"{name}: {own / IMAGES * 1e3:.0f} ms", file=sys.stderr, flush=True)
             rows.append([name, f"{wall / IMAGES * 1e3:.0f}", f"{own / IMAGES * 1e3:.0f}", thousand, f"{memory:.0f}"])
             comfy.model_management.unload_all_models()
             gc.collect()
