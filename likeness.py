@@ -16,6 +16,9 @@ CLONE_ONLY = {
 }  # fmt: skip
 # What the commands need that may only talk to a ComfyUI elsewhere.
 TALKING = {"run": ("aiohttp",), "batch": ("aiohttp", "filelock", "tqdm", "PIL", "torch")}
+# By what `evaluate` scores pictures that are there, as in launcher/protocols.py; without one it is the miniature's.
+PROTOCOLS = ("fact-t2i", "fact-inpaint", "face2diffusion", "infinite-id", "facea", "stress")
+CLONE_ONLY |= {f"evaluate {protocol}": "" for protocol in PROTOCOLS}
 # Scripts in benchmarks/, by the name that `bench` takes.
 BENCHMARKS = {
     "sfags": "sfags.py", "encoder": "encoder.py", "startup": "startup.py", "image": "image.py", "mixed": "mixed.py",
@@ -75,7 +78,8 @@ def parse(arguments: list) -> argparse.Namespace:
     listed.add_argument("folder", nargs="*", type=Path, help="where to look (default: face_id and facea)")
     commands.add_parser("train", help="learn a person or an adapter from photos: train -h", add_help=False)
     commands.add_parser("miniature", help="draw people: a sheet, or portraits to train on", add_help=False)
-    commands.add_parser("evaluate", help="measure every method in the miniature, and write its report", add_help=False)
+    commands.add_parser("evaluate", help="score pictures of people against photos: evaluate PROTOCOL -h; alone: the "
+                        "miniature's report", add_help=False)  # fmt: skip
     bench = commands.add_parser("bench", help="measure speed and memory; the results are printed as markdown")
     bench.add_argument("name", choices=BENCHMARKS)
     bench.add_argument(
@@ -221,6 +225,10 @@ def miniature(options: argparse.Namespace, comfy: Path) -> int:
 def evaluate(options: argparse.Namespace, comfy: Path) -> int:
     from likeness import host_process
 
+    if options.rest[:1] and options.rest[0] in PROTOCOLS:
+        from likeness.launcher import evaluate
+
+        return evaluate.main(options.rest, comfy)
     host_process.open_host(comfy, cpu=False)
     from likeness.miniature.evaluation import command
 

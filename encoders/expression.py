@@ -42,9 +42,14 @@ class ExpressionEncoder:
 
     def read(self, faces: Faces) -> Expression:
         """Return the expressions of all n faces, at least one: coefficients [n, 64], crop [n, 224, 224, 3]."""
+        coefficients, crops = self.regress(faces)
+        return Expression(coefficients[:, EXPRESSION], crops)
+
+    def regress(self, faces: Faces) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return all coefficients [n, 257] of all n faces, at least one, and their crops [n, 224, 224, 3]."""
         crops = torch.stack([cut_aligned(image, face.points) for image, face in faces.pairs])
         comfy.model_management.load_models_gpu([self.patcher])
         coefficients = self.patcher.model(crops.movedim(-1, 1).to(self.patcher.load_device))
         check_finite(coefficients, f"{self.name} (Load Expression Encoder)", "download the file again")
         device = comfy.model_management.intermediate_device()
-        return Expression(coefficients[:, EXPRESSION].to(device), crops.to(device))
+        return coefficients.to(device), crops.to(device)

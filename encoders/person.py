@@ -33,13 +33,8 @@ def encode_photos(
 
     Raises ValueError where no photo shows a face.
     """
-    photos = [_find_largest(detector, photo[None]) for batch in batches for photo in batch]
+    photos = find_in_photos(batches, detector, "Load Person")
     numbers = [number for number, faces in enumerate(photos, 1) if faces.per_image[0]]
-    if not numbers:
-        raise ValueError(
-            f"Load Person: none of the {len(photos)} photos shows a face (searched with {photos[0].tried}). Use "
-            "clearer photos, lower min_score in Load Face Detector, or choose another detector there."
-        )
     present = [photos[number - 1] for number in numbers]
     whole = reduce(join, [encoder.encode_faces(faces, head_masks(faces) if masked else None) for faces in present])
     odd = outliers(whole.embedding, min_agreement)
@@ -49,6 +44,20 @@ def encode_photos(
         rest = _list_rest(numbers, odd)
         whole = replace(whole, features=whole.features[rest], embedding=whole.embedding[rest], crops=whole.crops[rest])
     return whole, "\n".join([*lines, f"The person is made of {len(whole.features)} of {len(photos)} photos."])
+
+
+def find_in_photos(batches: list[torch.Tensor], detector: FaceDetector, node: str) -> list[Faces]:
+    """Return the largest face of every photo, each photo by itself; batches as for `encode_photos`, node: who asks.
+
+    Raises ValueError where no photo shows a face.
+    """
+    photos = [_find_largest(detector, photo[None]) for batch in batches for photo in batch]
+    if not any(faces.per_image[0] for faces in photos):
+        raise ValueError(
+            f"{node}: none of the {len(photos)} photos shows a face (searched with {photos[0].tried}). Use "
+            "clearer photos, lower min_score in Load Face Detector, or choose another detector there."
+        )
+    return photos
 
 
 def _find_largest(detector: FaceDetector, photo: torch.Tensor) -> Faces:

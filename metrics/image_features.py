@@ -30,7 +30,12 @@ class ImageNetwork:
     sha256: str
     patcher: comfy.model_patcher.ModelPatcher
 
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
+    @property
+    def label(self) -> str:
+        """What its scores are called by."""
+        return self.kind
+
+    def embed_images(self, images: torch.Tensor) -> torch.Tensor:
         """Return features [n, d] on the CPU of images [n, H, W, 3] in 0..1, seen in 8 bits, not normalised."""
         comfy.model_management.load_models_gpu([self.patcher])
         features = [self.patcher.model(part.to(self.patcher.load_device)) for part in self._prepare(images)]

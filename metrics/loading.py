@@ -9,7 +9,9 @@ from ..weights.files import file_sha256
 from ..weights.reading import build_network, read_state_dict
 from . import adaface, facenet, sphereface
 from .crops import align_in_image, cut_boxes
+from .image_features import ImageNetwork, load_image_network
 from .layers import shapes_of
+from .text_image import MODEL_FILES, TextImageNetwork, load_text_image
 
 # Prefixes of AdaFace's tensors: none or Lightning's in the authors' files, with "net." in CVLFace's, which are RGB.
 _PREFIXES = ("model.net.", "net.", "model.", "")
@@ -34,6 +36,22 @@ def load_recogniser(path: str) -> FaceEncoder:
     if "conv1_1.weight" in state_dict and "fc5.weight" in state_dict:
         return _load(path, "sphereface", "SphereFace", sphereface.SphereFace, state_dict, sphereface)
     return load_encoder(path)
+
+
+def load_image_scorer(path: str) -> ImageNetwork | TextImageNetwork:
+    """Load DINO, or the CLIP or SigLIP whose config.json lies beside the weights at `path`.
+
+    Raises ValueError as the loaders do, and for FID's Inception, which says nothing about one image.
+    """
+    if (Path(path).parent / "config.json").is_file() and Path(path).name in MODEL_FILES:
+        return load_text_image(Path(path).parent)
+    network = load_image_network(path)
+    if network.kind == "inception":
+        raise ValueError(
+            f"{network.name} is the Inception of FID, which compares two sets of many pictures and says nothing about "
+            "one: 'python3 likeness.py evaluate' reads it. Choose DINO, a CLIP or a SigLIP here."
+        )
+    return network
 
 
 def _load(path: str, kind: str, family: str, network, state_dict: dict, module) -> FaceEncoder:

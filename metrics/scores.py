@@ -1,5 +1,7 @@
 """Identity and text scores of a batch of images, by the user's recogniser and CLIP (docs/papers.md 7)."""
 
+from dataclasses import replace
+
 import comfy.sd
 import comfy.sd1_clip
 import torch
@@ -47,8 +49,20 @@ def face_scores(encoder: FaceEncoder, faces: Faces, face_id: FaceId) -> torch.Te
 
 def identity_scores(encoder: FaceEncoder, faces: Faces, face_id: FaceId) -> torch.Tensor:
     """Return for every image the score [n] of the face most like the person, as `face_scores`; NaN without a face."""
-    cosines = face_scores(encoder, faces, face_id).split(list(map(len, faces.per_image)))
-    return torch.stack([part.max() if len(part) else torch.tensor(torch.nan) for part in cosines])
+    return choose_person(faces, face_scores(encoder, faces, face_id))[1]
+
+
+def choose_person(faces: Faces, cosines: torch.Tensor) -> tuple[Faces, torch.Tensor]:
+    """Return of every image the one face most like the person, if there is one, and its cosine [n]; NaN without.
+
+    cosines: of all faces, image by image, as `face_scores` gives them.
+    """
+    chosen, scores = [], []
+    for present, part in zip(faces.per_image, cosines.split(list(map(len, faces.per_image)))):
+        best = int(part.argmax()) if len(present) else 0
+        chosen.append(present[best : best + 1])
+        scores.append(part[best] if len(present) else torch.tensor(torch.nan))
+    return replace(faces, per_image=tuple(chosen)), torch.stack(scores)
 
 
 def text_scores(clip, clip_vision, images: torch.Tensor, text: str) -> torch.Tensor:
@@ -56,8 +70,11 @@ def text_scores(clip, clip_vision, images: torch.Tensor, text: str) -> torch.Ten
 
     Raises ValueError where text encoder and vision network are not two halves of one CLIP.
     """
-    vectors = image_embeddings(clip_vision, images)
-    words = text_embedding(clip, text)
+    return compare_with_text(image_embeddings(clip_vision, images), text_embedding(clip, text))
+
+
+def compare_with_text(vectors: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    """Return the cosines [n] of a CLIP's embeddings of images [n, d] and of one text [1, d]; see `text_scores`."""
     if vectors.shape[1] != words.shape[1]:
         raise ValueError(
             f"The text encoder embeds into {words.shape[1]} numbers and the vision network into {vectors.shape[1]}: "

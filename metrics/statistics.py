@@ -58,6 +58,59 @@ def _covariance_root(features: torch.Tensor) -> torch.Tensor:
     return torch.linalg.qr(centred, mode="r").R
 
 
+def frechet_at_infinity(first: torch.Tensor, second: torch.Tensor, sizes: int = 6, seed: int = 0) -> float:
+    """Return the Frechet distance that features [n, d] would have to [m, d] if there were endlessly many of the first.
+
+    Few rows make the distance larger, by a part that falls as 1/n: a line through the distances of `sizes` random
+    subsets of n/2 to n rows, without replacement, over 1/n; its value at 0. It may be negative for equal sets.
+    """
+    order = torch.randperm(len(first), generator=torch.Generator().manual_seed(seed))
+    counts = torch.linspace(len(first) / 2, len(first), sizes).round().long().tolist()
+    distances = torch.tensor([frechet_distance(first[order[:count]], second) for count in counts]).double()
+    inverse = 1 / torch.tensor(counts).double()
+    slope = ((inverse - inverse.mean()) * (distances - distances.mean())).sum() / (
+        inverse - inverse.mean()
+    ).square().sum()
+    return float(distances.mean() - slope * inverse.mean())
+
+
+class KernelDistance(NamedTuple):
+    """mean and deviation over the subsets, times 1000 as it is printed."""
+
+    mean: float
+    deviation: float
+
+
+def kernel_distance(first: torch.Tensor, second: torch.Tensor, subsets: int = 100, seed: int = 0) -> KernelDistance:
+    """Return KID (arXiv 1801.01401) of features [n, d] and [m, d]: the unbiased squared MMD with (x . y / d + 1)^3.
+
+    Of each of `subsets` random subsets of min(1000, n, m) rows of both, without replacement. Unlike FID it does not
+    depend on how many there are. Raises ValueError as `frechet_distance`.
+    """
+    size = min(1000, len(first), len(second))
+    if size < 2 or first.shape[1] != second.shape[1]:
+        raise ValueError(
+            f"A kernel distance needs two sets of at least two rows of the same width, but these are "
+            f"{list(first.shape)} and {list(second.shape)}. Give more pictures, and features of one network."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.stack([
+        _discrepancy(*(
+            rows.double()[torch.randperm(len(rows), generator=generator)[:size]] for rows in (first, second)
+        ))
+        for _ in range(subsets)
+    ])  # fmt: skip
+    return KernelDistance(float(values.mean()) * 1000, float(values.std()) * 1000 if subsets > 1 else 0.0)
+
+
+def _discrepancy(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Return the unbiased squared maximum mean discrepancy of rows [n, d] and [n, d]."""
+    n, d = first.shape
+    within, other, between = ((a @ b.T / d + 1) ** 3 for a, b in ((first, first), (second, second), (first, second)))
+    inner = (within.sum() - within.trace() + other.sum() - other.trace()) / (n * (n - 1))
+    return inner - 2 * between.mean()
+
+
 def chance_of_best(scores: torch.Tensor, n: int) -> torch.Tensor:
     """Return for every image the probability [pairs, M] to have the best score among n taken from its row's M.
 

@@ -17,10 +17,12 @@ from ..patcher import manage
 from ..weights.files import file_sha256
 from ..weights.reading import build_network, read_state_dict
 from .crops import fit_shorter_side, from_bytes, squash, to_bytes
+from .scores import image_embeddings, text_embedding
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
+MODEL_FILES = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
 _BATCH = 16  # images or texts at once
+_SIZES = {768: "b", 1024: "l", 1152: "so", 1280: "h"}  # as ViTs are called by their width
 
 
 def prepare(images: torch.Tensor, crop: Callable[[Image.Image], Image.Image], mean, std) -> torch.Tensor:
@@ -51,6 +53,12 @@ class TextImageNetwork:
     patcher: comfy.model_patcher.ModelPatcher
     tokenizer: object
     side: int
+
+    @property
+    def label(self) -> str:
+        """What its scores are called by, such as "clip b32": size and pixels of a patch."""
+        vision = self.patcher.model.network.config.vision_config
+        return f"{self.kind} {_SIZES.get(vision.hidden_size, vision.hidden_size)}{vision.patch_size}"
 
     def embed_images(self, images: torch.Tensor) -> torch.Tensor:
         """Return embeddings [n, d] of length 1, on the CPU, of images [n, H, W, 3] in 0..1."""
@@ -90,6 +98,26 @@ class TextImageNetwork:
     @staticmethod
     def _collect(outputs: list) -> torch.Tensor:
         return normalize(torch.cat([output.pooler_output.float().cpu() for output in outputs]), dim=-1)
+
+
+@dataclass(frozen=True)
+class HostClip:
+    """A CLIP that the host has loaded, `clip` and `clip_vision` being its halves; otherwise as `TextImageNetwork`."""
+
+    clip: object
+    clip_vision: object
+    name: str
+    sha256: str
+    kind: str = "clip"
+    label: str = "clip"
+
+    def embed_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Return embeddings [n, d] of length 1, on the CPU, of images [n, H, W, 3] in 0..1."""
+        return normalize(image_embeddings(self.clip_vision, images), dim=-1)
+
+    def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return embeddings [n, d] of length 1, on the CPU, of texts; of each the first 77 tokens."""
+        return normalize(torch.cat([text_embedding(self.clip, text) for text in texts]), dim=-1)
 
 
 def load_text_image(folder: str | Path) -> TextImageNetwork:

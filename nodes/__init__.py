@@ -33,6 +33,7 @@ from . import (  # noqa: E402
     provenance,
     pulid,
     refine_faces,
+    scores,
     unused,
     weights,
 )
@@ -81,6 +82,7 @@ class LikenessExtension(ComfyExtension):
             *infinite_id.NODES,
             *people.NODES,
             *best_of.NODES,
+            *scores.NODES,
             *miniature.NODES,
             *weights.NODES,
         ]

@@ -8,7 +8,7 @@ from ..metrics.ranking import rank
 from ..metrics.scores import identity_scores, text_scores
 from ..metrics.table import draw_scores
 from .inputs import class_words
-from .sockets import FaceDetectorType, FaceEncoderType, FaceIdType
+from .sockets import FaceDetectorType, FaceEncoderType, FaceIdType, PictureScoresType
 
 
 class BestOf(io.ComfyNode):
@@ -56,6 +56,8 @@ class BestOf(io.ComfyNode):
             outputs=[
                 io.Image.Output("best", tooltip="The best picture, which is the first of the table."),
                 io.Image.Output("table", tooltip="Every picture with its scores, the best first."),
+                io.Int.Output("indices", is_output_list=True, tooltip="The pictures' places in the batch, best first."),
+                PictureScoresType.Output("scores", tooltip="To Keep the Best or Likeness Gate."),
             ],
             has_intermediate_output=True,  # the scores are in the history of a run that the cache answers, too
         )
@@ -71,13 +73,15 @@ class BestOf(io.ComfyNode):
                 "Best of N scores the prompt with both halves of a CLIP: connect both clip and clip_vision, or neither."
             )
         prompt = put_class_words(text, class_words)
-        ranking = rank(identity, None if clip is None else text_scores(clip, clip_vision, images, prompt))
+        text_columns = {} if clip is None else {"text": text_scores(clip, clip_vision, images, prompt)}
+        ranking = rank({"identity": identity}, text_columns)
         missing = faces.per_image.count(())
         foot = f"identity by {face_encoder.name}; no face in {missing} of {len(images)}"
         table = draw_scores(images, ranking.order, ranking.scores, foot)
         best = ranking.order[0]
         shown = {**ui.PreviewImage(table, cls=cls).as_dict(), "scores": ranking.as_rows()}
-        return io.NodeOutput(images[best : best + 1], table, ui=shown)
+        outputs = images[best : best + 1], table, ranking.order, ranking
+        return io.NodeOutput(*outputs, ui=shown)
 
 
 NODES = [BestOf]

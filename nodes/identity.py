@@ -32,7 +32,12 @@ ENCODER_FILES = {
         "models/auraface/glintr100.onnx",
         "face_recognition_sface_2021dec_int8bq.onnx",
     ),
-    "metrics": ("20180402-114759-vggface2.pt",),
+    "metrics": (
+        "20180402-114759-vggface2.pt",
+        "adaface_ir101_webface12m.ckpt",
+        "cvlface_adaface_ir101_webface12m.safetensors",
+        "sphere20a_20171020.pth",
+    ),
 }
 _IDENTITIES = [f"face_id_{number}" for number in range(1, 21)]
 

@@ -23,10 +23,15 @@ def show(cls, remark: str | None) -> dict:
     return {"ui": ui.PreviewText(remark)} if remark else {}
 
 
+def show_text(cls, text: str) -> dict:
+    """Show a text in the node; return what the history keeps of it."""
+    PromptServer.instance.send_progress_text(text, cls.hidden.unique_id)
+    return {"text": (text,)}
+
+
 def show_faces(cls, crops: torch.Tensor, text: str) -> dict:
     """Show crops and a text in the node; return what the history keeps of both."""
-    PromptServer.instance.send_progress_text(text, cls.hidden.unique_id)
-    return {**ui.PreviewImage(crops, cls=cls).as_dict(), "text": (text,)}
+    return ui.PreviewImage(crops, cls=cls).as_dict() | show_text(cls, text)
 
 
 def show_saved(cls, path: str, crops: torch.Tensor | None = None, remark: str = "") -> dict:
@@ -37,5 +42,4 @@ def show_saved(cls, path: str, crops: torch.Tensor | None = None, remark: str = 
     shown = {"files": [ui.SavedResult(file.name, folder, io.FolderType.output)]}
     if crops is not None:
         return shown | show_faces(cls, crops, text)
-    PromptServer.instance.send_progress_text(text, cls.hidden.unique_id)
-    return shown | {"text": (text,)}
+    return shown | show_text(cls, text)

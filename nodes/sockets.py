@@ -5,6 +5,9 @@ FACES          faces.types.Faces
 FACE_CROP      inpaint.crop.FaceCrop
 FACE_PARSER    faces.parsing.FaceParser
 FACE_ENCODER   encoders.face_encoder.FaceEncoder
+FACE_SCORER    a tuple of encoders.face_encoder.FaceEncoder
+IMAGE_SCORER   a tuple of metrics.image_features.ImageNetwork and metrics.text_image.TextImageNetwork
+PICTURE_SCORES metrics.ranking.Ranking
 FACE_ID        encoders.identity.FaceId
 FACE_ADAPTER   adapters.fact.FactAdapter, adapters.face2diffusion.Face2DiffusionAdapter, adapters.ip_adapter.IpAdapter
 FACEA_IDENTITY adapters.facea.FaceaIdentity
@@ -24,6 +27,9 @@ FacesType = io.Custom("FACES")
 FaceCropType = io.Custom("FACE_CROP")
 FaceParserType = io.Custom("FACE_PARSER")
 FaceEncoderType = io.Custom("FACE_ENCODER")
+FaceScorerType = io.Custom("FACE_SCORER")
+ImageScorerType = io.Custom("IMAGE_SCORER")
+PictureScoresType = io.Custom("PICTURE_SCORES")
 FaceIdType = io.Custom("FACE_ID")
 FaceAdapterType = io.Custom("FACE_ADAPTER")
 FaceaIdentityType = io.Custom("FACEA_IDENTITY")

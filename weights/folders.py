@@ -21,6 +21,7 @@ _KINDS = {
     "instantid": (("instantid",), _TENSORS),
     "pulid": (("pulid",), _TENSORS),
     "metrics": (("metrics",), _TENSORS),
+    "image_metrics": (("image_metrics",), _TENSORS),
 }
 NO_FILE = "no file yet"  # what a combo offers instead; the editor takes what ends in .safetensors and so on for a file
 # Folders that come with the pack, and the kinds of which each has a sub-folder.

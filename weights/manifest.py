@@ -172,8 +172,8 @@ def by_hand_only(entry: WeightFile) -> str | None:
         return "which of the files there is meant is not published"
     if not entry.folder:
         return "it belongs to no model folder"
-    if entry.file.endswith(".7z"):
-        return "it is an archive of a kind (.7z) that cannot be unpacked here"
+    if source.path and source.path.endswith(".7z"):
+        return "it lies in an archive of a kind (.7z) that cannot be unpacked here"
     if source.kind == "google-drive" and source.path:
         return "it lies in a shared folder, which has no address for a single file"
     return None

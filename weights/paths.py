@@ -5,10 +5,18 @@ from pathlib import Path, PurePosixPath
 from . import manifest
 
 # The folders that only our own loaders read: PyTorch files are rewritten as safetensors there.
-_OURS = {"facechain_fact", "face2diffusion", "face_parsing", "ipadapter", "instantid", "pulid", "metrics"}
+_OURS = {
+    "facechain_fact",
+    "face2diffusion",
+    "face_parsing",
+    "ipadapter",
+    "instantid",
+    "pulid",
+    "metrics",
+    "image_metrics",
+}
 _PICKLES = {".pt", ".pth", ".ckpt", ".bin"}
 _MEDIAPIPE = {".task", ".tflite"}
-_PROGRAMS = {"ViT-B-32.pt", "ViT-L-14.pt"}  # TorchScript, of which there are no tensors by name to be had
 
 
 def relative_path(entry: manifest.WeightFile) -> str:
@@ -26,8 +34,7 @@ def is_rewritten(entry: manifest.WeightFile) -> bool:
     """Return whether fetching the file rewrites it as safetensors."""
     if entry.source.converter:
         return True
-    is_ours = entry.folder.split("/")[0] in _OURS and entry.file not in _PROGRAMS
-    return is_ours and safetensors_name(entry.file) is not None
+    return entry.folder.split("/")[0] in _OURS and safetensors_name(entry.file) is not None
 
 
 def is_archive(entry: manifest.WeightFile) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ...weights import saving
-from . import facea, measure, results
+from . import export, facea, measure, results
 from .instruments import ImageSampling, find_newest, load
 from .methods import FACEA, FEW, METHODS, Method
 from .people import hold_out
@@ -31,6 +31,11 @@ def main(arguments: list[str]) -> int:
     chosen = [method for method in present if not options.only or method.name in options.only]
     OUTPUT.mkdir(parents=True, exist_ok=True)
     samples = {method.name: _sample(world, method, people, plan) for method in chosen}
+    if options.export:
+        export.write_people(options.export, people)
+        for name, images in samples.items():
+            export.write_pictures(options.export / file_name(name), people, images, plan)
+        return 0
     (OUTPUT / "limits.json").write_text(json.dumps(results.limits(world, people), indent=1))
     score = _scorer(world, people, plan, samples.get("base"))
     for name, images in samples.items():
@@ -53,6 +58,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--only", action="append", help="a method's name as in the report; may be given several times")
     parser.add_argument("--facea", type=int, default=0, help="people to learn by FaceA, minutes each")
     parser.add_argument("--no-report", action="store_true", help="only draw and score")
+    parser.add_argument("--export", type=Path, metavar="DIR", help="only draw, and write photos and pictures as files, "
+                        "which 'evaluate stress --miniature' scores")  # fmt: skip
     return parser.parse_args(arguments)
 
 

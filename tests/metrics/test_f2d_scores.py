@@ -134,15 +134,19 @@ def test_harmonic_mean():
     assert torch.equal(harmonic_mean(first, second), harmonic_mean(second, first))
 
 
+def order(identity, text=None):
+    return rank({"identity": torch.tensor(identity)}, {} if text is None else {"text": torch.tensor(text)})
+
+
 def test_order_by_both_scores_or_by_identity_alone():
-    identity, text = torch.tensor([0.9, 0.5, 0.5, 0.1]), torch.tensor([0.1, 0.3, 0.3, 0.4])
-    both = rank(identity, text)
+    identity, text = [0.9, 0.5, 0.5, 0.1], [0.1, 0.3, 0.3, 0.4]
+    both = order(identity, text)
     assert both.order == [1, 2, 0, 3] and list(both.scores) == ["identity x text", "identity", "text"]
-    assert rank(torch.tensor([0.0, 0.0, -0.1]), torch.tensor([0.1, 0.3, 0.2])).order == [1, 2, 0], "no face: by text"
-    assert rank(torch.tensor([NAN, -0.055, NAN])).order == [1, 0, 2], "a brick wall is worse than any face"
-    without = rank(torch.tensor([NAN, -0.2, NAN, 0.1]), torch.tensor([0.3, 0.1, 0.4, 0.2]))
+    assert order([0.0, 0.0, -0.1], [0.1, 0.3, 0.2]).order == [1, 2, 0], "no face: by text"
+    assert order([NAN, -0.055, NAN]).order == [1, 0, 2], "a brick wall is worse than any face"
+    without = order([NAN, -0.2, NAN, 0.1], [0.3, 0.1, 0.4, 0.2])
     assert without.order == [3, 1, 2, 0] and without.scores["identity x text"][[0, 1, 2]].tolist() == [0, 0, 0]
-    alone = rank(identity)
+    alone = order(identity)
     assert alone.order == [0, 1, 2, 3] and list(alone.scores) == ["identity"]
 
 

@@ -91,16 +91,16 @@ def write_network(path, name: str, factor: int):
 def test_features_of_whole_images(tmp_path):
     images = torch.rand(3, 70, 90, 3, generator=torch.Generator().manual_seed(0))
     inception = write_network(tmp_path / "fid.pth", "metric_inception_fid", 16)
-    features = inception.embed(images)
+    features = inception.embed_images(images)
     assert inception.kind == "inception" and features.shape[0] == 3 and features.isfinite().all()
-    torch.testing.assert_close(inception.embed(images[1:2]), features[1:2], atol=1e-5, rtol=1e-5)
-    assert torch.equal(inception.embed((images * 255).round() / 255), features), "as 8-bit pictures"
+    torch.testing.assert_close(inception.embed_images(images[1:2]), features[1:2], atol=1e-5, rtol=1e-5)
+    assert torch.equal(inception.embed_images((images * 255).round() / 255), features), "as 8-bit pictures"
     shapes = shrunk_shapes("metric_dino_vits16", 6) | {"pos_embed": [1, 197, 64]}
     torch.save(state_dict(shapes, seed=1), tmp_path / "dino.pth")
     dino = load_image_network(tmp_path / "dino.pth")
-    features = dino.embed(images)
+    features = dino.embed_images(images)
     assert dino.kind == "dino" and features.shape == (3, 64)
-    torch.testing.assert_close(dino.embed(images[1:2]), features[1:2], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(dino.embed_images(images[1:2]), features[1:2], atol=1e-5, rtol=1e-5)
 
 
 def test_other_files_are_refused(tmp_path):

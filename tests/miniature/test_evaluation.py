@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from likeness.miniature.evaluation import command, measure, prompts, report
+from likeness.launcher import picture_sets
+from likeness.miniature.evaluation import command, export, measure, prompts, report
 from likeness.miniature.evaluation.claims import Claim, verdict
 from likeness.miniature.evaluation.instruments import WEIGHTS, noise
 from likeness.miniature.evaluation.methods import AGAIN, METHODS, ROWS, SHORT_F2D
@@ -39,6 +40,23 @@ def test_prompts_are_of_the_worlds_language(text):
 def test_every_person_has_prompts_and_over_people_all_come_in_turn():
     asked = [text for number in range(6) for text in prompts.of_person(number, prompts.PHOTOS, 2)]
     assert sorted(asked) == sorted(prompts.PHOTOS)
+
+
+def test_pictures_and_photos_as_files_are_what_the_other_evaluation_reads(tmp_path):
+    people, plan = hold_out(2), measure.Plan(people=2, prompts=2, seeds=2)
+    texts = [text for number in range(2) for text in prompts.of_person(number, prompts.PHOTOS, 2)]
+    images = torch.arange(2 * 4 * 4 * 4 * 3, dtype=torch.uint8).reshape(2, 4, 4, 4, 3)
+    export.write_people(tmp_path, people)
+    export.write_pictures(tmp_path / "FACT", people, measure.SampledImages(images, texts), plan)
+    known = picture_sets.read_people(tmp_path / "photos")
+    pictures = picture_sets.read_pictures(tmp_path / "FACT")
+    groups = picture_sets.match(pictures, known, tmp_path)
+    assert [len(own) for own in groups.values()] == [4, 4] and [len(one.photos) for one in known.values()] == [4, 4]
+    assert {one.class_words for one in known.values()} <= {"a man", "a woman"}
+    assert {*known[pictures[0].person].labels} == {"skin", "woman", "hair", "beard"}
+    last = pictures[-1]
+    assert last.prompt == texts[3].format(who="{subject}") and last.seed == "1" and {*last.labels} == {"glasses", "hat"}
+    torch.testing.assert_close(picture_sets.read_image(last.file) * 255, images[1, 3].float())
 
 
 def test_noise_is_each_pictures_own_and_the_same_in_every_batch():

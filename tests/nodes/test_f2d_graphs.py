@@ -133,9 +133,9 @@ def photo_batch(graph):
 def test_best_of_passes_on_the_person(executor):
     graph = photo_batch(workflow("f2d_best_of"))
     outputs = executor.run(graph)
-    best, table = outputs["19"]
+    best, table, first, _ = outputs["19"]
     (photo, *_), (batch,) = outputs[only(graph, "LikenessExamplePicture")], outputs["42"]
-    assert torch.equal(best, photo) and batch.shape[0] == 3
+    assert torch.equal(best, photo) and batch.shape[0] == 3 and torch.equal(batch[first], photo[0])
     assert table.shape[0] == 1 and table.shape[1] > 3 * 88
     shown = [data["output"] for event, data in executor.events if event == "executed" and data["node"] == "19"]
     assert shown and shown[0]["images"]

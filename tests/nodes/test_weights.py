@@ -83,9 +83,9 @@ def test_a_detector_of_two_files_names_both(models):
 
 
 def test_a_strangers_file_of_a_known_name_is_not_missing(models):
-    assert rows(loads("model.safetensors")) == ["MISSING: model.safetensors"]
-    put(models / "own" / "model.safetensors")
-    assert rows(loads("model.safetensors")) == ["present: model.safetensors"]
+    assert rows(loads("ip-adapter.bin")) == ["MISSING: ip-adapter.bin"]
+    put(models / "own" / "ip-adapter.bin")
+    assert rows(loads("ip-adapter.bin")) == ["present: ip-adapter.bin"]
 
 
 def test_a_row_says_everything(models):

@@ -55,6 +55,10 @@ class Executor:
         entry = self._loop.run_until_complete(self._executor.caches.outputs.get(node))
         return [slot[0] for slot in entry.outputs] if entry else []
 
+    def read_lists(self, node: str) -> list[list]:
+        """Every output of a node of the last graph as the host's list: of an ordinary one with one entry."""
+        return self._loop.run_until_complete(self._executor.caches.outputs.get(node)).outputs
+
     def options(self, class_type: str, name: str) -> list[str]:
         """What a combo offers, read as the editor reads it."""
         return nodes.NODE_CLASS_MAPPINGS[class_type].INPUT_TYPES()["required"][name][1]["options"]

@@ -21,8 +21,8 @@ PUBLISHED = """
     fe4efff1 6ce01616 c6bbc15e 31e35c80 735e4c3a 63aeecb9 6ca9667d 80ffe37d 5838f7fe 4c06341c df5c06b8 f001b856
     4fde69b1 8e182f14 4ab1d643 289b45f1 1c9edc21 f4a17fb6 ebf05d91 3f5062b8 677ad886 201344e2 252fb53e 26d0d86a
     68570f3c a48cb4f8 f455fed2 c6945d82 5631ce78 220bb86e 70699f0d 3f00341d 8abff87a 4fcf93d6 f24b4bb2 02b3618e
-    c8127be9 b258a5cd 4cb8ceec 84c3a17a 3b3ca256 46270f7a fe2fba3f 6d17a6b2 468e13ca a98c4806 8932b66e 677a4fe3
-    281cebca 40d36571 b8cca3fd 64184e22 671dd2f9 49f000ec fb143eea
+    c8127be9 b258a5cd 4cb8ceec 84c3a17a a2bf730a a6308213 6726825d 6d17a6b2 468e13ca a98c4806 8932b66e 677a4fe3
+    281cebca 64184e22 671dd2f9 49f000ec fb143eea
 """.split()
 
 
@@ -80,12 +80,18 @@ def test_schema_refuses(root, change):
 
 def test_every_published_file_and_hash_is_listed():
     hashes = [entry.sha256 for entry in manifest.entries() if entry.sha256]
-    assert len(manifest.entries()) == 89
+    assert len(manifest.entries()) == 80
     assert len(hashes) == 56  # one file lies in two packs under two names
     assert sorted({digest[:8] for digest in hashes}) == sorted(PUBLISHED)
-    assert sum(entry.bytes is not None for entry in manifest.entries()) == 47
+    assert sum(entry.bytes is not None for entry in manifest.entries()) == 50
     second_hand = {entry.name for entry in manifest.entries() if entry.sha256_evidence == "second-hand"}
-    assert second_hand == {"instantid-controlnet", "deep3dfacerecon", "mediapipe-face", "facenet-vggface2"}
+    assert second_hand == {
+        "instantid-controlnet",
+        "deep3dfacerecon",
+        "mediapipe-face",
+        "facenet-vggface2",
+        "fid-inception",
+    }
 
 
 def test_names_and_locations_are_unique():
@@ -103,7 +109,7 @@ def test_files_are_ordered_by_pipeline():
 
 def test_non_commercial_licences_forbid_commercial_use():
     non_commercial = [entry for entry in manifest.entries() if re.search(r"\bNC\b|research", entry.licence)]
-    assert len(non_commercial) == 41
+    assert len(non_commercial) == 39
     assert {entry.commercial_use for entry in non_commercial} == {False}
 
 
@@ -133,18 +139,20 @@ def test_find(name, expected):
             "clip-vit-h-14-vision",
             "https://huggingface.co/h94/IP-Adapter/resolve/main/models/image_encoder/model.safetensors",
         ),
-        ("dino-vits16", "https://huggingface.co/facebook/dino-vits16"),
+        (
+            "dino-vits16",
+            "https://dl.fbaipublicfiles.com/dino/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth",
+        ),
         (
             "transface-s",
             "https://www.modelscope.cn/models/yucheng1996/FaceChain-FACT/resolve/v1.0.0/ms1mv2_model_TransFace_S.pt",
         ),
-        ("damofd", "https://www.modelscope.cn/models/damo/cv_ddsar_face-detection_iclr23-damofd"),
+        ("majicmix-realistic-v6", "https://www.modelscope.cn/models/MAILAND/majicmixRealistic_v6"),
         ("insightface-det-10g", "https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip"),
-        ("bisenet-resnet18", "https://github.com/yakhyo/face-parsing/releases/tag/weights"),
+        ("bisenet-resnet18", "https://github.com/yakhyo/face-parsing/releases/download/weights/resnet18.pt"),
         ("sphereface-20a", "https://github.com/clcarwin/sphereface_pytorch/raw/HEAD/model/sphere20a_20171020.7z"),
         ("f2d-msid", "https://drive.google.com/file/d/1DjUf-ib612SDDt86TRlsDkHqXTeYx030/view"),
         ("deep3dfacerecon", "https://drive.google.com/drive/folders/1liaIxn9smpudjjqMaWWRpP0mXRW_qRPP"),
-        ("bfm09", "https://faces.dmi.unibas.ch/bfm/"),
     ],
 )
 def test_url(name, expected):
@@ -174,8 +182,7 @@ def test_the_command_in_a_message_fits_the_file_and_the_folder():
 
 def test_what_can_be_fetched_has_one_address_and_one_position():
     by_hand = {entry.name for entry in manifest.entries() if manifest.by_hand_only(entry)}
-    assert by_hand >= {"deep3dfacerecon", "sphereface-20a", "dino-vits16", "bfm09", "bfm-exp-pca", "face-alignment-sfd"}
-    assert len(by_hand) == 22
+    assert by_hand == {"deep3dfacerecon", "sphereface-20a", "majicmix-realistic-v6", "film-grain-20"}
     for entry in manifest.entries():
         if entry.name in by_hand:
             assert manifest.fetch_command(entry) is None
@@ -224,7 +231,7 @@ def test_missing_message_says_what_is_not_published():
 
 def test_sizes_in_words():
     facts = [("vae-sd", "334641190 bytes"), ("transface-s", "about 347 MB"), ("fact-maj", "about 1000 MB")]
-    for name, text in [*facts, ("siglip", "size not published")]:
+    for name, text in [*facts, ("siglip-b-16-config", "size not published")]:
         assert manifest.size_text(manifest.choose([name])[0]) == text
 
 
@@ -332,13 +339,13 @@ def test_list_shows_what_is_present(tmp_path):
     assert [line[:-1] for line in lines if line.endswith(":")][1:] == PIPELINES
     assert f"  [2] {second}" in lines
     assert all(len(line) <= 100 and line.isascii() for line in lines if str(tmp_path) not in line)
-    assert sum(entry.name in {line.split(" ")[0] for line in lines} for entry in manifest.entries()) == 89
+    assert sum(entry.name in {line.split(" ")[0] for line in lines} for entry in manifest.entries()) == 80
 
 
 def test_list_with_names_shows_the_full_records(tmp_path):
     put(tmp_path / "loras" / "ip-adapter-faceid_sdxl_lora.safetensors")
     said = []
-    assert command.main(["list", "faceid-sdxl-lora", "dino-vits16", "--models", str(tmp_path)], said.append) == 0
+    assert command.main(["list", "faceid-sdxl-lora", "film-grain-20", "--models", str(tmp_path)], said.append) == 0
     assert "4fcf93d6" in said[0] and "(published)" in said[0] and "371842896 bytes" in said[0]
     assert f"  here     {tmp_path / 'loras' / 'ip-adapter-faceid_sdxl_lora.safetensors'}" in said[0]
     assert "weights fetch faceid-sdxl-lora --accept-licence faceid-sdxl-lora" in said[0]
