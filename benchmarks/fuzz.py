@@ -1,6 +1,6 @@
 """Strange files, pictures and prompts by the thousand: each is used, or refused in one sentence, or counted here.
 
-    python3 likeness.py bench fuzz       # 5000 files, 300 pictures, 1000 prompts: ten minutes on one core
+    python3 likeness.py bench fuzz       # 5000 files, 300 pictures, 1000 prompts: about five minutes on one core
     python3 likeness.py bench fuzz --files 500 --pictures 50 --prompts 200 --seed 2
 
 Files are made of small good ones of every kind the pack reads, pictures of a photograph, prompts of what has ever
