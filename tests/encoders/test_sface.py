@@ -100,4 +100,4 @@ def test_a_brick_wall_is_worse_than_a_stranger(encoder, detector, photos, identi
     faces = Faces(images, ((), photos[OTHER].per_image[0]))
     assert not any(detect_faces(detector, images[:1], "quick").per_image)
     scores = identity_scores(encoder, faces, identities[ONE[0]])
-    assert rank(scores).order == [1, 0] and scores[0].isnan()
+    assert rank({"identity": scores}).order == [1, 0] and scores[0].isnan()
