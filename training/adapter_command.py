@@ -133,6 +133,7 @@ def _train(options: argparse.Namespace) -> None:
     values, about_data = read_config(options.config, options.set)
     settings = check_settings(method.settings, values)
     _check_paths(options.photos, options.checkpoint, options.output)
+    line = ProgressLine(settings)
     data = complete_data(method.networks, about_data, built_in)
     base = load_base(options.checkpoint)
     portraits_of_people = _prepare_portraits(options, data, base)
@@ -144,7 +145,7 @@ def _train(options: argparse.Namespace) -> None:
     checkpoint = _checkpoint_path(options.output)
     try:
         module, progress = method.trainer.train(
-            fixed, portraits_of_people, *more, settings, checkpoint, ProgressLine(settings)
+            fixed, portraits_of_people, *more, settings, checkpoint, line
         )
     except KeyError as error:
         raise ValueError(f"{checkpoint} is of another training: it has no {error}.") from error

@@ -54,10 +54,11 @@ def _train(options: argparse.Namespace) -> None:
     settings = check_settings(facea_run.Settings, values)
     about_data |= {name: value for name in ("size", "detector") if (value := getattr(options, name)) is not None}
     data = check_data((), about_data)
+    line = ProgressLine(settings)
     photos = cut_photos(_find_faces(options.photos, data.detector), REGIONS, CropStyle(size=data.size))
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(options.checkpoint))
     base = facea_run.Base(model, clip, vae)
-    result = facea_run.learn(base, photos, facea_run.Task(options.word), settings, after_step=ProgressLine(settings))
+    result = facea_run.learn(base, photos, facea_run.Task(options.word), settings, after_step=line)
     save_facea(options.output, result.identity)
     print(f"{facea_run.report(result)}\nwritten to {options.output}")
 
