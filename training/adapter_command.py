@@ -29,7 +29,8 @@ from .bases import BUILT_IN, BuiltInBase
 from .distributed import is_main, main_first
 from .frozen import freeze
 from .progress_line import ProgressLine
-from .settings import TrainingSettings, add_setting_options, check_data, check_settings, read_config
+from .settings import AdapterSettings, add_setting_options, check_data, check_settings, read_config
+from .watch import Watch, averaged, mean_loss
 
 
 class AdapterTraining(NamedTuple):
@@ -40,7 +41,7 @@ class AdapterTraining(NamedTuple):
     """
 
     trainer: ModuleType
-    settings: type[TrainingSettings]
+    settings: type[AdapterSettings]
     networks: tuple[str, ...]
     state: Callable[[torch.nn.Module], dict[str, torch.Tensor]]
     metadata: dict[str, str] | None = None
@@ -136,22 +137,48 @@ def _train(options: argparse.Namespace) -> None:
     line = ProgressLine(settings)
     data = complete_data(method.networks, about_data, built_in)
     base = load_base(options.checkpoint)
-    portraits_of_people = _prepare_portraits(options, data, base)
+    photos.check_size(data.size, base.vae)
+    watched = [_prepare_portraits(options, data, base)]
+    if settings.validate_steps:
+        watched = portraits.hold_out(watched[0], settings.held_out)
     more = []
     if file := data.files.get("clip_vision"):
         more = [photos.clip_of_nothing(_load_clip_vision(file, built_in))]
     comfy.model_management.unload_all_models()  # the base model needs the room
-    fixed = freeze(base.model, base.clip, settings.precision)
-    checkpoint = _checkpoint_path(options.output)
+    fixed = freeze(base.model, base.clip, settings.precision, settings.checkpointing)
+    progress = loop.Progress()
+    module = method.trainer.make(fixed, watched[0], settings)
+    loss, *validation = (method.trainer.make_loss(fixed, module, part, *more, settings) for part in watched)
+    watch = _watch(method, module, progress, settings, options.output, validation)
+
+    def after_step(progress: loop.Progress) -> None:
+        line(progress)
+        watch(progress)
+
+    checkpoint, groups = _checkpoint_path(options.output), method.trainer.make_groups(module, settings)
     try:
-        module, progress = method.trainer.train(
-            fixed, portraits_of_people, *more, settings, checkpoint, line
-        )
+        loop.fit(groups, loss, settings, fixed.device, checkpoint, after_step, progress)
     except KeyError as error:
         raise ValueError(f"{checkpoint} is of another training: it has no {error}.") from error
     if is_main():
-        _write(method, module, progress, settings.steps, options.output)
+        watch.write(options.output)
+        curve.draw(progress.losses, settings.steps).save(options.output.with_suffix(".png"))
+        print(f"{curve.summarise(progress.losses)}\nwritten to {options.output}", flush=True)
         checkpoint.unlink(missing_ok=True)
+
+
+def _watch(method: AdapterTraining, module, progress: loop.Progress, settings, output: Path, validation) -> Watch:
+    """Return what writes the adapter and measures the loss on people held out, if any, while the training goes on."""
+
+    def write(path: Path) -> None:
+        with averaged(module, progress):
+            _write(method, module, path)
+
+    def validate() -> float:
+        with averaged(module, progress):
+            return mean_loss(validation[0], settings.validation_batches)
+
+    return Watch(settings, output, write, validate if validation else None)
 
 
 def _check_paths(folder: Path, checkpoint: str, output: Path) -> None:
@@ -261,14 +288,10 @@ def _load_clip_vision(file: str, built_in: BuiltInBase | None) -> comfy.clip_vis
     return loaded
 
 
-def _write(method: AdapterTraining, module: torch.nn.Module, progress: loop.Progress, steps: int, output: Path) -> None:
-    """Write the adapter, in float16, and the plot of its losses; where there is a running average, that."""
-    if progress.average:
-        module.load_state_dict(progress.average)
+def _write(method: AdapterTraining, module: torch.nn.Module, output: Path) -> None:
+    """Write the adapter in float16."""
     state = {name: weight.detach().cpu().half().contiguous() for name, weight in method.state(module).items()}
     saving.write(output, safetensors.torch.save(state, method.metadata), "Training")
-    curve.draw(progress.losses, steps).save(output.with_suffix(".png"))
-    print(f"{curve.summarise(progress.losses)}\nwritten to {output}", flush=True)
 
 
 def _checkpoint_path(output: Path) -> Path:

@@ -10,14 +10,15 @@ from ..adapters.face_prompt import FIRST
 from . import loop
 from .frozen import Frozen, NoisyBatch, mean_in_mask, prediction_error, sample_noise
 from .portraits import Portraits
-from .settings import Count, Positive, Share, TrainingSettings, Weight
+from .settings import AdapterSettings, Count, Positive, Share, Weight
 from .text_model import NAME
+from .watch import Loss
 
 MODES = ("cgdr", "reconstruction", "masked")
 
 
 @dataclass(frozen=True)
-class Face2DiffusionSettings(TrainingSettings):
+class Face2DiffusionSettings(AdapterSettings):
     """hidden: widths of both networks. prompt, class_words: the words around the face, and in its place.
 
     keep_expression: how often the expression is told; else it is the learned unconditional one.
@@ -25,7 +26,6 @@ class Face2DiffusionSettings(TrainingSettings):
     focus: how many times as much an error inside the face counts as one outside; 1 as published.
     """
 
-    batch: Count = 32
     lr: Positive = 1e-5
     hidden: tuple[Count, ...] = (1536, 1536)
     keep_expression: Share = 0.8
@@ -100,23 +100,40 @@ def _denoise_class(base: Frozen, batch: NoisyBatch, tokens: torch.Tensor) -> tor
     return base.denoise(batch.z_t, batch.sigma, context.expand(len(tokens), -1, -1), {})
 
 
-def train(base: Frozen, portraits: Portraits, settings: Face2DiffusionSettings, checkpoint, after_step):
-    """Train a mapping network for `base` and return it with the progress.
+def make(base: Frozen, portraits: Portraits, settings: Face2DiffusionSettings) -> MappingNetwork:
+    """Return a fresh mapping network for `base` and "msid" [n, 1, d] and "expression" [n, e] features.
 
-    portraits: with "msid" [n, 1, d] and "expression" [n, e] features.
-    after_step: called with the progress. Raises ValueError for an unknown mode, and what `loop.train` does.
+    Raises ValueError for an unknown mode.
     """
     if settings.mode not in MODES:
         modes = ", ".join(MODES)
         raise ValueError(f"'{settings.mode}' is no mode of Face2Diffusion's training; choose one of {modes}.")
     torch.manual_seed(settings.seed)
     width = base.text.embeddings.token_embedding.weight.shape[1]
-    network = make_mapping(portraits, width, settings).to(base.device)
+    return make_mapping(portraits, width, settings).to(base.device)
+
+
+def make_loss(base: Frozen, network: MappingNetwork, portraits: Portraits, settings: Face2DiffusionSettings) -> Loss:
+    """Return the loss of batches sampled from `portraits`, a function of generator and step."""
     prompts = base.tokens([f"{settings.prompt} {words}" for words in (NAME, settings.class_words)])
 
-    def loss_of(generator: torch.Generator) -> torch.Tensor:
+    def loss(generator: torch.Generator, step: int) -> torch.Tensor:
         with base.autocast():
             return step_loss(base, network, portraits, prompts, settings, generator)
 
-    groups = [loop.Group(dict(network.named_parameters()), settings.lr)]
-    return network, loop.train(groups, loss_of, settings, base.device, checkpoint, after_step)
+    return loss
+
+
+def make_groups(network: MappingNetwork, settings: Face2DiffusionSettings) -> list[loop.Group]:
+    """Return what learns at which rate."""
+    return [loop.Group(dict(network.named_parameters()), settings.lr)]
+
+
+def train(base: Frozen, portraits: Portraits, settings: Face2DiffusionSettings, checkpoint, after_step):
+    """Train a mapping network for `base` on `portraits`, and return it with the progress.
+
+    after_step: called with the progress. Raises what `make` and `loop.train` do.
+    """
+    network = make(base, portraits, settings)
+    loss = make_loss(base, network, portraits, settings)
+    return network, loop.fit(make_groups(network, settings), loss, settings, base.device, checkpoint, after_step)

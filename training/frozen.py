@@ -8,6 +8,7 @@ import torch
 
 from .plain_attention import quick_on
 from .precision import cast_to, compute_dtype
+from .recompute import recompute
 from .text_model import text_rows
 
 
@@ -45,13 +46,18 @@ class Frozen:
         )
 
 
-def freeze(model, clip, precision: str) -> Frozen:
-    """Return the base model of a model patcher and CLIP, which nobody else uses, computing in one of PRECISIONS."""
+def freeze(model, clip, precision: str, checkpointing: bool = False) -> Frozen:
+    """Return the base model of a model patcher and CLIP, which nobody else uses, computing in one of PRECISIONS.
+
+    checkpointing: less memory, more time.
+    """
     device = model.load_device
     inner, unet = model.model, model.model.diffusion_model
     unet.dtype = compute_dtype(precision, device)
     inner.manual_cast_dtype = None
     unet.to(device, unet.dtype).requires_grad_(False)
+    if checkpointing:
+        recompute(unet)
     text = clip.cond_stage_model.clip_l.transformer.text_model.to(device, torch.float32).requires_grad_(False)
     return Frozen(inner, text, clip, device)
 

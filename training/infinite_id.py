@@ -13,14 +13,15 @@ from ..attention_patches.calls import attend
 from . import loop
 from .frozen import Frozen, mean_in_mask, prediction_error, sample_noise
 from .portraits import Portraits, others
-from .settings import Count, Positive, Share, TrainingSettings, Weight
+from .settings import AdapterSettings, Count, Share, Weight
+from .watch import Loss
 
 _BASE = "SD1.5"
 _PARTS = ("to_k", "to_v")
 
 
 @dataclass(frozen=True)
-class InfiniteIdSettings(TrainingSettings):
+class InfiniteIdSettings(AdapterSettings):
     """queries, dim, depth: sizes of the mapper that reads CLIP; face_tokens: how many the face vector becomes.
 
     drop: how often there is no face, which the unconditional branch needs. text_off: whether the cross-attention to
@@ -28,8 +29,6 @@ class InfiniteIdSettings(TrainingSettings):
     counts as one outside; 1 as published.
     """
 
-    batch: Count = 32
-    lr: Positive = 1e-4
     queries: Count = 16
     dim: Count = 1280
     depth: Count = 4
@@ -134,23 +133,42 @@ def step_loss(
     return mean_in_mask(square, 1 + (settings.focus - 1) * face)
 
 
-def train(
-    base: Frozen, portraits: Portraits, nothing: torch.Tensor, settings: InfiniteIdSettings, checkpoint, after_step
-):
-    """Train an adapter for `base` and return it with the progress.
-
-    portraits: with "clip" [n, m, d] and "arcface" [n, 1, d] features.
-    nothing: CLIP's features [m, d] of an empty picture. after_step: called with the progress. Raises what `loop.train`
-    does.
-    """
+def make(base: Frozen, portraits: Portraits, settings: InfiniteIdSettings) -> InfiniteId:
+    """Return a fresh adapter for `base` and "clip" [n, m, d] and "arcface" [n, 1, d] features."""
     torch.manual_seed(settings.seed)
     widths = (portraits.features[name].shape[-1] for name in ("clip", "arcface"))
-    adapter = InfiniteId(base, *widths, settings).to(base.device)
+    return InfiniteId(base, *widths, settings).to(base.device)
+
+
+def make_loss(
+    base: Frozen, adapter: InfiniteId, portraits: Portraits, nothing: torch.Tensor, settings: InfiniteIdSettings
+) -> Loss:
+    """Return the loss of batches sampled from `portraits`, a function of generator and step.
+
+    nothing: CLIP's features [m, d] of an empty picture.
+    """
     data = portraits, base.tokens(portraits.captions), nothing
 
-    def loss_of(generator: torch.Generator) -> torch.Tensor:
+    def loss(generator: torch.Generator, step: int) -> torch.Tensor:
         with base.autocast():
             return step_loss(base, adapter, data, settings, generator)
 
-    groups = [loop.Group(dict(adapter.named_parameters()), settings.lr)]
-    return adapter, loop.train(groups, loss_of, settings, base.device, checkpoint, after_step)
+    return loss
+
+
+def make_groups(adapter: InfiniteId, settings: InfiniteIdSettings) -> list[loop.Group]:
+    """Return what learns at which rate."""
+    return [loop.Group(dict(adapter.named_parameters()), settings.lr)]
+
+
+def train(
+    base: Frozen, portraits: Portraits, nothing: torch.Tensor, settings: InfiniteIdSettings, checkpoint, after_step
+):
+    """Train an adapter for `base` on `portraits`, and return it with the progress.
+
+    nothing: CLIP's features [m, d] of an empty picture. after_step: called with the progress. Raises what `loop.train`
+    does.
+    """
+    adapter = make(base, portraits, settings)
+    loss = make_loss(base, adapter, portraits, nothing, settings)
+    return adapter, loop.fit(make_groups(adapter, settings), loss, settings, base.device, checkpoint, after_step)

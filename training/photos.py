@@ -120,12 +120,7 @@ def encode(
     TransFace sees heads before black, other encoders whole crops. report: called with the number of pictures that are
     done and of all. Raises ValueError where the pictures' size is no multiple of a latent's.
     """
-    size, shrink = album.images.shape[1], vae.spacial_compression_encode()
-    if size % shrink:
-        raise ValueError(
-            f"Photos of {size} x {size} pixels do not divide into latents, each of which stands for {shrink} x "
-            f"{shrink} of them: read the photos at {max(round(size / shrink), 1) * shrink} pixels."
-        )
+    check_size(album.images.shape[1], vae)
     parts = []
     for start in range(0, len(album), batch):
         parts.append(_encode_rows(album, slice(start, start + batch), model, vae, encoders))
@@ -134,6 +129,16 @@ def encode(
     latents, faces, *features = map(torch.cat, zip(*parts))
     named = {encoder.kind: tensor for encoder, tensor in zip(encoders, features)}
     return Portraits(latents, album.people, album.captions, faces, named)
+
+
+def check_size(size: int, vae) -> None:
+    """Raise ValueError where pictures of `size` pixels do not divide into latents."""
+    shrink = vae.spacial_compression_encode()
+    if size % shrink:
+        raise ValueError(
+            f"Photos of {size} x {size} pixels do not divide into latents, each of which stands for {shrink} x "
+            f"{shrink} of them: read the photos at {max(round(size / shrink), 1) * shrink} pixels (data.size)."
+        )
 
 
 @torch.no_grad()

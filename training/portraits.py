@@ -72,6 +72,12 @@ class Portraits:
     def __len__(self) -> int:
         return len(self.latents)
 
+    def select(self, rows: torch.Tensor) -> "Portraits":
+        """Return the portraits of some rows [m]."""
+        captions = [self.captions[row] for row in rows.tolist()]
+        features = {name: tensor[rows] for name, tensor in self.features.items()}
+        return Portraits(self.latents[rows], self.people[rows], captions, self.faces[rows], features)
+
     @cached_property
     def shelves(self) -> Shelves:
         """Where each person's pictures are."""
@@ -90,6 +96,23 @@ def others(portraits: Portraits, indices: torch.Tensor, generator: torch.Generat
     who = person[indices]
     steps = 1 + torch.randint(1 << 62, indices.shape, generator=generator) % (counts[who] - 1).clamp(min=1)
     return order[starts[who] + (place[indices] + steps) % counts[who]]
+
+
+def hold_out(portraits: Portraits, share: float) -> tuple[Portraits, Portraits]:
+    """Return the portraits to train on, and those of a share of the people, one at least, always the same ones.
+
+    Raises ValueError where nobody would be left.
+    """
+    people = portraits.people.unique()
+    count = max(1, round(share * len(people)))
+    if count >= len(people):
+        raise ValueError(
+            f"To hold out {count} of {len(people)} people for the validation leaves nobody to train on: take photos of "
+            "more people, a smaller held_out, or validate_steps = 0."
+        )
+    chosen = people[torch.randperm(len(people), generator=torch.Generator().manual_seed(0))[:count]]
+    held = torch.isin(portraits.people, chosen)
+    return portraits.select((~held).nonzero()[:, 0]), portraits.select(held.nonzero()[:, 0])
 
 
 def save(path: str | Path, portraits: Portraits) -> None:

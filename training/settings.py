@@ -64,6 +64,27 @@ class TrainingSettings:
     ema: Share = 0.0
 
 
+@dataclass(frozen=True)
+class AdapterSettings(TrainingSettings):
+    """Settings of every adapter's training.
+
+    batch: photos of a loss. lr: the learning rate. checkpointing: less memory, more time. log_steps, snapshot_steps,
+    validate_steps: steps from one line of the log, numbered file or validation to the next, 0 for none. held_out: share
+    of the people who are not trained on, but whom the loss is measured of, where there are validations; always the same
+    validation_batches batches. tensorboard: whether to write the log for TensorBoard too.
+    """
+
+    batch: Count = 32
+    lr: Positive = 1e-4
+    checkpointing: bool = False
+    log_steps: CountOrNone = 50
+    snapshot_steps: CountOrNone = 0
+    validate_steps: CountOrNone = 0
+    held_out: Share = 0.05
+    validation_batches: Count = 8
+    tensorboard: bool = False
+
+
 def add_setting_options(parser: argparse.ArgumentParser) -> None:
     """Add --config and --set, whose values `read_config` takes."""
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings by name, and a table [data]")
@@ -138,7 +159,7 @@ def _explain(error: dict, kind: object, value: object) -> str:
 class DataSettings:
     """Entries of [data]: side of the crops in pixels, a face detector's label, files of networks; "" for the usual."""
 
-    size: Count = 512
+    size: Annotated[int, Range(ge=16, le=4096)] = 512
     detector: str = ""
     transface: str = ""
     msid: str = ""
