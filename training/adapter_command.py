@@ -1,6 +1,7 @@
-"""Train an adapter for an SD1.x base on photos of many people: training/README.md says how, and with what settings."""
+"""Train an adapter on photos of many people, for SD1.x or, Infinite-ID, SDXL; training/README.md has the settings."""
 
 import argparse
+import dataclasses
 import glob
 import hashlib
 import json
@@ -17,9 +18,11 @@ import comfy.sd
 import comfy.supported_models
 import safetensors.torch
 import torch
+from comfy.model_base import ModelType
 from tqdm import tqdm
 
 from ..adapters.ip_adapter import INFINITE_ID_METADATA
+from ..adapters.unet_blocks import recognise_base
 from ..encoders.loading import load_encoder, load_expression_encoder
 from ..faces import detector
 from ..host_process import SetupError
@@ -29,15 +32,16 @@ from .bases import BUILT_IN, BuiltInBase
 from .distributed import is_main, main_first
 from .frozen import freeze
 from .progress_line import ProgressLine
-from .settings import AdapterSettings, add_setting_options, check_data, check_settings, read_config
+from .settings import CLIP_FACES, AdapterSettings, add_setting_options, check_data, check_settings, read_config
 from .watch import Watch, averaged, mean_loss
 
 
 class AdapterTraining(NamedTuple):
     """How the adapter of a method is trained and written.
 
-    trainer: with `train`. settings: the class of its settings. networks: those whose features it wants.
-    state: gives the weights of its result by name. metadata: of its file.
+    trainer: with `make`, `make_loss` and `make_groups`. settings: the class of its settings. networks: those whose
+    features it wants. state: gives the weights of its result by name. metadata: of its file. bases: which base models
+    it is for.
     """
 
     trainer: ModuleType
@@ -45,6 +49,7 @@ class AdapterTraining(NamedTuple):
     networks: tuple[str, ...]
     state: Callable[[torch.nn.Module], dict[str, torch.Tensor]]
     metadata: dict[str, str] | None = None
+    bases: tuple[str, ...] = ("SD1.5",)
 
 
 class NetworkFile(NamedTuple):
@@ -68,6 +73,7 @@ METHODS = {
         ("arcface", "clip_vision"),
         infinite_id.InfiniteId.state,
         INFINITE_ID_METADATA,
+        ("SD1.5", "SDXL"),
     ),
 }
 FILES = {
@@ -77,25 +83,35 @@ FILES = {
     "arcface": NetworkFile("insightface", "models/buffalo_l/w600k_r50.onnx"),
     "clip_vision": NetworkFile("clip_vision", "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"),
 }
+_FAMILIES = {"SD1.5": comfy.supported_models.SD15, "SDXL": comfy.supported_models.SDXL}
+_SIZES = {"SD1.5": 512, "SDXL": 1024}
 _FACE_ENCODERS = ("transface", "msid", "arcface")
 
 
 @dataclass(frozen=True)
 class Data:
-    """How photos are read: the crops' side in pixels, a face detector's label, the files of the networks by name."""
+    """How photos are read: the crops' side in pixels, a face detector's label, the files of the networks by name.
+
+    size: 0 for that of the base model. clip_face: what CLIP sees, one of CLIP_FACES.
+    """
 
     size: int
     detector: str
     files: dict[str, str]
+    clip_face: str = CLIP_FACES[0]
 
 
 class LoadedBase(NamedTuple):
-    """MODEL, CLIP and VAE of a base model, the file they are from, and its description where it comes with the pack."""
+    """MODEL, CLIP and VAE of a base model, the file they are from, and its description where it comes with the pack.
+
+    size: pixels of a picture's side for which it was made.
+    """
 
     model: object
     clip: object
     vae: object
     file: str
+    size: int
     built_in: BuiltInBase | None = None
 
 
@@ -123,7 +139,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("method", choices=METHODS, help="what to train")
     parser.add_argument("photos", type=Path, help="folder with a sub-folder of photos for each person")
     words = "".join(f", or the word {name} for {base.what}" for name, base in BUILT_IN.items())
-    parser.add_argument("checkpoint", help=f"SD1.x checkpoint{words}")
+    parser.add_argument("checkpoint", help=f"SD1.x or, for infinite-id, SDXL checkpoint{words}")
     parser.add_argument("output", type=Path, help="the safetensors file to write")
     add_setting_options(parser)
     return parser.parse_args(arguments)
@@ -136,7 +152,8 @@ def _train(options: argparse.Namespace) -> None:
     _check_paths(options.photos, options.checkpoint, options.output)
     line = ProgressLine(settings)
     data = complete_data(method.networks, about_data, built_in)
-    base = load_base(options.checkpoint)
+    base = load_base(options.checkpoint, method.bases)
+    data = replace(data, size=data.size or base.size)
     photos.check_size(data.size, base.vae)
     watched = [_prepare_portraits(options, data, base)]
     if settings.validate_steps:
@@ -204,7 +221,7 @@ def complete_data(networks: tuple[str, ...], values: dict, built_in: BuiltInBase
     Raises ValueError with a sentence for an unknown entry or a wrong value, FileNotFoundError, which tells how to get
     it, where the file of a network is missing.
     """
-    defaults = {"size": built_in.size, "detector": built_in.detector} if built_in else {}
+    defaults = {"detector": built_in.detector} if built_in else {}
     entries = check_data(networks, defaults | values)
     files = {}
     for name in networks:
@@ -213,19 +230,24 @@ def complete_data(networks: tuple[str, ...], values: dict, built_in: BuiltInBase
         else:
             kind, published = FILES[name]
             files[name] = folders.path(kind, getattr(entries, name) or published)
-    return Data(entries.size, entries.detector or detector.first_detector(), files)
+    size = entries.size if "size" in values else 0
+    return Data(size, entries.detector or detector.first_detector(), files, entries.clip_face)
 
 
-def load_base(checkpoint: str) -> LoadedBase:
-    """Load the base model to train for; raises ValueError with a sentence where it is no SD1.x."""
+def load_base(checkpoint: str, kinds: tuple[str, ...]) -> LoadedBase:
+    """Load the base model to train for; raises ValueError with a sentence where it is of none of `kinds`."""
     if built_in := BUILT_IN.get(checkpoint):
-        return LoadedBase(*built_in.load(), built_in.path("base"), built_in)
+        return LoadedBase(*built_in.load(), built_in.path("base"), built_in.size, built_in)
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(checkpoint)
     config = model.model.model_config
     plain = config.unet_config["in_channels"] == config.latent_format.latent_channels
-    if clip is None or not isinstance(config, comfy.supported_models.SD15) or not plain:
-        raise ValueError(f"{checkpoint} is no SD1.x text-to-image checkpoint with its text encoder: name one.")
-    return LoadedBase(model, clip, vae, checkpoint)
+    kind = recognise_base(model.model.diffusion_model)
+    family = _FAMILIES.get(kind)
+    predicts = model.model.model_type in (ModelType.EPS, ModelType.V_PREDICTION)
+    if clip is None or kind not in kinds or not isinstance(config, family) or not plain or not predicts:
+        names = " or ".join("SD1.x" if each == "SD1.5" else each for each in kinds)
+        raise ValueError(f"{checkpoint} is no {names} text-to-image checkpoint with its text encoder: name one.")
+    return LoadedBase(model, clip, vae, checkpoint, _SIZES[kind])
 
 
 def _prepare_portraits(options: argparse.Namespace, data: Data, base: LoadedBase) -> portraits.Portraits:
@@ -252,7 +274,7 @@ def fingerprint(folder: Path, data: Data, checkpoint: str) -> str:
     inside = sorted(file for file in folder.glob("*/*") if file.is_file())
     names = [str(file.relative_to(folder)) for file in inside]
     stats = [Path(file).stat() for file in (*inside, *data.files.values(), checkpoint)]
-    facts = [names, [(stat.st_size, stat.st_mtime_ns) for stat in stats], data.size, data.detector, data.files]
+    facts = [names, [(stat.st_size, stat.st_mtime_ns) for stat in stats], *dataclasses.astuple(data)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 
@@ -275,7 +297,7 @@ def _encode(folder: Path, data: Data, base: LoadedBase) -> portraits.Portraits:
     if file := data.files.get("expression"):
         more["expression"] = photos.expressions(album, load_expression_encoder(file))
     if file := data.files.get("clip_vision"):
-        more["clip"] = photos.clip_states(album, _load_clip_vision(file, base.built_in))
+        more["clip"] = photos.clip_states(album, _load_clip_vision(file, base.built_in), data.clip_face)
     return replace(encoded, features=encoded.features | more)
 
 

@@ -30,7 +30,9 @@ from ..faces.search import FaceDetector, move_face
 from ..faces.types import Face, Faces
 from ..inpaint.crop import cut, in_crop, resize, window_around
 from .portraits import Portraits
+from .settings import CLIP_FACES
 
+_CLIP_SIDE = 224  # of the aligned face that CLIP sees
 PHOTO_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 CAPTION = "a photo of a person"
 _FACE_SHARE = 1 / 1.5
@@ -44,7 +46,8 @@ class Album:
 
     images: uint8 [n, S, S, 3]. people: int64 [n], numbers from 0 in the order of the folders' names.
     captions: one a picture. faces: one a picture, in pixels of the crop.
-    face_masks, head_masks: bool [n, S, S], the face, and the head with its hair.
+    face_masks, head_masks: bool [n, S, S], the face, and the head with its hair. sides: int64 [n], pixels of the
+    photo that became the crop's S.
     """
 
     images: torch.Tensor
@@ -53,6 +56,7 @@ class Album:
     faces: tuple[Face, ...]
     face_masks: torch.Tensor
     head_masks: torch.Tensor
+    sides: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.images)
@@ -63,12 +67,13 @@ class Album:
 
 
 class _Portrait(NamedTuple):
-    """One photo cut out: uint8 [S, S, 3], its face, and bool [S, S]."""
+    """One photo cut out: uint8 [S, S, 3], its face, bool [S, S], and the side in the photo."""
 
     image: torch.Tensor
     face: Face
     face_mask: torch.Tensor
     head_mask: torch.Tensor
+    side: int
 
 
 def read(folder: Path, detector: FaceDetector, size: int, parser: FaceParser | None = None) -> Album:
@@ -102,9 +107,10 @@ def read(folder: Path, detector: FaceDetector, size: int, parser: FaceParser | N
                 name,
             )
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    images, faces, *masks = zip(*portraits)
+    images, faces, face_masks, head_masks, sides = zip(*portraits)
     people = torch.tensor([numbers[name] for name in names])
-    return Album(torch.stack(images), people, list(captions), faces, *map(torch.stack, masks))
+    masks = map(torch.stack, (face_masks, head_masks))
+    return Album(torch.stack(images), people, list(captions), faces, *masks, torch.tensor(sides))
 
 
 def encode(
@@ -128,7 +134,7 @@ def encode(
             report(min(start + batch, len(album)), len(album))
     latents, faces, *features = map(torch.cat, zip(*parts))
     named = {encoder.kind: tensor for encoder, tensor in zip(encoders, features)}
-    return Portraits(latents, album.people, album.captions, faces, named)
+    return Portraits(latents, album.people, album.captions, faces, named, album.sides)
 
 
 def check_size(size: int, vae) -> None:
@@ -149,11 +155,14 @@ def expressions(album: Album, encoder: ExpressionEncoder) -> torch.Tensor:
 
 
 @torch.no_grad()
-def clip_states(album: Album, clip_vision, batch: int = 8) -> torch.Tensor:
+def clip_states(album: Album, clip_vision, face: str = CLIP_FACES[0], batch: int = 8) -> torch.Tensor:
     """Return the last hidden states [n, m, d], float16, of every picture in the host's CLIP_VISION: Infinite-ID's
     (3.1).
+
+    face: one of CLIP_FACES: what CLIP sees, the aligned face or the whole crop.
     """
-    parts = (album.select(slice(start, start + batch)).images for start in range(0, len(album), batch))
+    chosen = (album.select(slice(start, start + batch)) for start in range(0, len(album), batch))
+    parts = (align_faces(faces, _CLIP_SIDE) if face == "aligned" else faces.images for faces in chosen)
     return torch.cat([clip_features(clip_vision, tensor, "last").features.to("cpu", torch.float16) for tensor in parts])
 
 
@@ -233,4 +242,4 @@ def _cut_out(image: torch.Tensor, face: Face, size: int, parser: FaceParser | No
     there = move_face(face, lambda points: in_crop(points, window, size).astype(np.float32))
     faces = Faces(crop[None], ((there,),))
     masks = (face_masks(faces, region, MaskStyle(), parser)[0][0] > 0.5 for region in ("face", "head"))
-    return _Portrait(torch.from_numpy(as_bytes(crop)), there, *masks)
+    return _Portrait(torch.from_numpy(as_bytes(crop)), there, *masks, window.side)

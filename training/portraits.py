@@ -50,6 +50,7 @@ class Portraits:
     people: int64 [n], a number for each person, any numbers. captions: one a picture.
     faces: [n, h, w] float16 in 0..1, the share of each latent's pixels that is face.
     features: by name of the encoder ("transface", "msid", "arcface", "clip", "expression") [n, ...] float16.
+    sides: int64 [n], pixels of the photo that became the crop's side; None where that is not known.
     Raises ValueError where these are not of as many pictures, or faces and latents differ in size.
     """
 
@@ -58,9 +59,11 @@ class Portraits:
     captions: list[str]
     faces: torch.Tensor
     features: dict[str, torch.Tensor]
+    sides: torch.Tensor | None = None
 
     def __post_init__(self):
         counts = {"latents": len(self.latents), "people": len(self.people), "captions": len(self.captions)}
+        counts |= {"sides": len(self.sides)} if self.sides is not None else {}
         counts |= {"faces": len(self.faces)} | {f"{name} features": len(each) for name, each in self.features.items()}
         if len(set(counts.values())) > 1:
             told = ", ".join(f"{count} {name}" for name, count in counts.items())
@@ -76,7 +79,8 @@ class Portraits:
         """Return the portraits of some rows [m]."""
         captions = [self.captions[row] for row in rows.tolist()]
         features = {name: tensor[rows] for name, tensor in self.features.items()}
-        return Portraits(self.latents[rows], self.people[rows], captions, self.faces[rows], features)
+        sides = None if self.sides is None else self.sides[rows]
+        return Portraits(self.latents[rows], self.people[rows], captions, self.faces[rows], features, sides)
 
     @cached_property
     def shelves(self) -> Shelves:
@@ -119,6 +123,7 @@ def save(path: str | Path, portraits: Portraits) -> None:
     """Write a set to `path`, which holds the whole file or what it held before. Raises OSError where it cannot."""
     tensors = {name: getattr(portraits, name) for name in _TENSORS}
     tensors |= {f"{_FEATURES}{name}": each for name, each in portraits.features.items()}
+    tensors |= {} if portraits.sides is None else {"sides": portraits.sides}
     metadata = {**FORMAT.metadata, "captions": json.dumps(portraits.captions)}
     data = safetensors.torch.save({name: each.contiguous() for name, each in tensors.items()}, metadata)
     saving.write(path, data, "Portraits for training")
@@ -135,4 +140,5 @@ def load(path: str | Path) -> Portraits:
             raise ValueError(f"'{missing[0]}' is missing")
         features = {name.removeprefix(_FEATURES): tensors[name] for name in tensors if name.startswith(_FEATURES)}
         captions = json.loads(metadata.get("captions", "[]"))
-        return Portraits(captions=captions, features=features, **{name: tensors[name] for name in _TENSORS})
+        needed = {name: tensors[name] for name in _TENSORS}
+        return Portraits(captions=captions, features=features, sides=tensors.get("sides"), **needed)

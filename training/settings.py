@@ -28,6 +28,7 @@ Positive = Annotated[float, Range(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Range(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Range(ge=0, le=1)]
 
+CLIP_FACES = ("aligned", "crop")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 _ALLOWED = {
     "int_type": "a whole number",
@@ -157,7 +158,10 @@ def _explain(error: dict, kind: object, value: object) -> str:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Entries of [data]: side of the crops in pixels, a face detector's label, files of networks; "" for the usual."""
+    """Entries of [data]: side of the crops in pixels, a face detector's label, files of networks; "" for the usual.
+
+    clip_face: what CLIP sees, one of CLIP_FACES.
+    """
 
     size: Annotated[int, Range(ge=16, le=4096)] = 512
     detector: str = ""
@@ -166,11 +170,12 @@ class DataSettings:
     expression: str = ""
     arcface: str = ""
     clip_vision: str = ""
+    clip_face: Literal[CLIP_FACES] = CLIP_FACES[0]
 
 
 def check_data(networks: tuple[str, ...], values: dict[str, object]) -> DataSettings:
     """Return what [data] says for a training that needs `networks`; raises ValueError as `check_settings` does."""
-    names = ["size", "detector", *networks]
+    names = ["size", "detector", *networks, *(["clip_face"] if "clip_vision" in networks else [])]
     for name in values:
         if name not in names:
             raise ValueError(f"There is no entry '{name}' in [data]; there are {', '.join(names)}.")
