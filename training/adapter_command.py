@@ -25,6 +25,7 @@ from ..adapters.ip_adapter import INFINITE_ID_METADATA
 from ..adapters.unet_blocks import recognise_base
 from ..encoders.loading import load_encoder, load_expression_encoder
 from ..faces import detector
+from ..faces.parsing import load_parser
 from ..host_process import SetupError
 from ..weights import folders, saving
 from . import curve, face2diffusion, fact, infinite_id, loop, photos, portraits
@@ -85,6 +86,7 @@ FILES = {
 }
 _FAMILIES = {"SD1.5": comfy.supported_models.SD15, "SDXL": comfy.supported_models.SDXL}
 _SIZES = {"SD1.5": 512, "SDXL": 1024}
+_PARSER, NO_PARSER = "79999_iter.pth", "none"
 _FACE_ENCODERS = ("transface", "msid", "arcface")
 
 
@@ -92,13 +94,16 @@ _FACE_ENCODERS = ("transface", "msid", "arcface")
 class Data:
     """How photos are read: the crops' side in pixels, a face detector's label, the files of the networks by name.
 
-    size: 0 for that of the base model. clip_face: what CLIP sees, one of CLIP_FACES.
+    size: 0 for that of the base model. clip_face: what CLIP sees, one of CLIP_FACES. parser: the file of a face
+    parser, "" for none. flip: whether every photo is there mirrored too.
     """
 
     size: int
     detector: str
     files: dict[str, str]
     clip_face: str = CLIP_FACES[0]
+    parser: str = ""
+    flip: bool = False
 
 
 class LoadedBase(NamedTuple):
@@ -231,7 +236,18 @@ def complete_data(networks: tuple[str, ...], values: dict, built_in: BuiltInBase
             kind, published = FILES[name]
             files[name] = folders.path(kind, getattr(entries, name) or published)
     size = entries.size if "size" in values else 0
-    return Data(size, entries.detector or detector.first_detector(), files, entries.clip_face)
+    label = entries.detector or detector.first_detector()
+    return Data(size, label, files, entries.clip_face, _find_parser(entries.parser, built_in), entries.flip)
+
+
+def _find_parser(name: str, built_in: BuiltInBase | None) -> str:
+    """Return the file of the face parser that [data] names; raise FileNotFoundError where it is missing.
+
+    Where it names none, the published one if it is there; it knows no drawn people.
+    """
+    if name == NO_PARSER or (built_in and not name):
+        return ""
+    return folders.path("face_parsing", name) if name else folders.find("face_parsing", _PARSER) or ""
 
 
 def load_base(checkpoint: str, kinds: tuple[str, ...]) -> LoadedBase:
@@ -273,7 +289,8 @@ def fingerprint(folder: Path, data: Data, checkpoint: str) -> str:
     """
     inside = sorted(file for file in folder.glob("*/*") if file.is_file())
     names = [str(file.relative_to(folder)) for file in inside]
-    stats = [Path(file).stat() for file in (*inside, *data.files.values(), checkpoint)]
+    used = [file for file in (*data.files.values(), data.parser) if file]
+    stats = [Path(file).stat() for file in (*inside, *used, checkpoint)]
     facts = [names, [(stat.st_size, stat.st_mtime_ns) for stat in stats], *dataclasses.astuple(data)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
@@ -281,7 +298,14 @@ def fingerprint(folder: Path, data: Data, checkpoint: str) -> str:
 def _encode(folder: Path, data: Data, base: LoadedBase) -> portraits.Portraits:
     """Find the faces of all photos and encode them; only the main process comes here."""
     print(f"Finding faces below {folder} with {data.detector} ...", flush=True)
-    album = photos.read(folder, detector.load(data.detector, 0.5, 640), data.size)
+    if data.parser:
+        print(f"Masks by {data.parser}.", flush=True)
+    else:
+        print(f"Masks estimated from points: no face parser is used ({_PARSER} in models/face_parsing).", flush=True)
+    parser = load_parser(data.parser) if data.parser else None
+    album = photos.read(folder, detector.load(data.detector, 0.5, 640), data.size, parser)
+    if data.flip:
+        album = photos.add_mirrored(album)
     encoders = []
     for name in _FACE_ENCODERS:
         if file := data.files.get(name):

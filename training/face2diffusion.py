@@ -1,5 +1,7 @@
 """Face2Diffusion's training (arXiv 2403.05094, Eq. 5-7; docs/papers.md 3.6): two words of a face, by CGDR."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,8 +21,9 @@ MODES = ("cgdr", "reconstruction", "masked")
 
 @dataclass(frozen=True)
 class Face2DiffusionSettings(AdapterSettings):
-    """hidden: widths of both networks. prompt, class_words: the words around the face, and in its place.
+    """hidden: widths of both networks. dropout: share of their numbers that are left out in training, as published.
 
+    prompt, class_words: the words around the face, and in its place.
     keep_expression: how often the expression is told; else it is the learned unconditional one.
     mode: "cgdr", or the ablations "reconstruction" and "masked" (the plain loss, and that inside the face only).
     focus: how many times as much an error inside the face counts as one outside; 1 as published.
@@ -28,6 +31,7 @@ class Face2DiffusionSettings(AdapterSettings):
 
     lr: Positive = 1e-5
     hidden: tuple[Count, ...] = (1536, 1536)
+    dropout: Share = 0.1
     keep_expression: Share = 0.8
     mode: Literal[MODES] = MODES[0]
     focus: Weight = 1.0
@@ -63,6 +67,23 @@ def make_mapping(portraits: Portraits, word: int, settings: Face2DiffusionSettin
     return network
 
 
+@contextlib.contextmanager
+def dropped(network: MappingNetwork, share: float, generator: torch.Generator) -> Iterator[None]:
+    """Leave out a share of the numbers between the layers of a network in training, as published: before each ReLU."""
+
+    def drop(layer, inputs, outputs: torch.Tensor) -> torch.Tensor:
+        left = torch.rand(outputs.shape, generator=generator) >= share
+        return outputs * left.to(outputs) / (1 - share)
+
+    layers = [layer for mlp in (network.i2t_first, network.i2t_last) for layer in mlp.layers]
+    hooks = [layer.register_forward_hook(drop) for layer in layers if share and network.training]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def step_loss(
     base: Frozen,
     network: MappingNetwork,
@@ -80,7 +101,8 @@ def step_loss(
         portraits.features[name][indices].flatten(1).to(base.device, torch.float32) for name in ("msid", "expression")
     )
     tells_expression = (torch.rand(settings.batch, 1, generator=generator) < settings.keep_expression).to(identity)
-    words = network(identity, expression, tells_expression)
+    with dropped(network, settings.dropout, generator):
+        words = network(identity, expression, tells_expression)
     batch = sample_noise(base, portraits.latents[indices], generator)
     named, of_class = prompts.expand(settings.batch, -1, -1).unbind(1)
     context = base.context(insert_words(base.embeddings(named), named, words))

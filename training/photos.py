@@ -10,7 +10,7 @@ Crops are square and half as wide again as the face's box, as those of FACT's au
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,6 +111,26 @@ def read(folder: Path, detector: FaceDetector, size: int, parser: FaceParser | N
     people = torch.tensor([numbers[name] for name in names])
     masks = map(torch.stack, (face_masks, head_masks))
     return Album(torch.stack(images), people, list(captions), faces, *masks, torch.tensor(sides))
+
+
+def add_mirrored(album: Album) -> Album:
+    """Return the album with a mirrored copy of every photo behind them all."""
+    size = album.images.shape[1]
+
+    def mirror(face: Face) -> Face:
+        """Return the face in the mirrored crop, where the subject's right is left."""
+        points = face.points[[1, 0, 2, 4, 3]] * np.float32([-1, 1]) + np.float32([size - 1, 0])
+        x0, y0, x1, y1 = face.box
+        return replace(face, points=points, box=(size - 1 - x1, y0, size - 1 - x0, y1), landmarks=None, host=None)
+
+    return Album(
+        torch.cat((album.images, album.images.flip(2))),
+        album.people.repeat(2),
+        album.captions * 2,
+        (*album.faces, *map(mirror, album.faces)),
+        *(torch.cat((masks, masks.flip(2))) for masks in (album.face_masks, album.head_masks)),
+        album.sides.repeat(2),
+    )
 
 
 def encode(

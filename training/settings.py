@@ -160,7 +160,8 @@ def _explain(error: dict, kind: object, value: object) -> str:
 class DataSettings:
     """Entries of [data]: side of the crops in pixels, a face detector's label, files of networks; "" for the usual.
 
-    clip_face: what CLIP sees, one of CLIP_FACES.
+    clip_face: what CLIP sees, one of CLIP_FACES. parser: the file of a face parser, which draws the masks; "none" for
+    none, "" for the usual one if it is there. flip: whether every photo is there mirrored too.
     """
 
     size: Annotated[int, Range(ge=16, le=4096)] = 512
@@ -171,11 +172,16 @@ class DataSettings:
     arcface: str = ""
     clip_vision: str = ""
     clip_face: Literal[CLIP_FACES] = CLIP_FACES[0]
+    parser: str = ""
+    flip: bool = False
 
 
 def check_data(networks: tuple[str, ...], values: dict[str, object]) -> DataSettings:
     """Return what [data] says for a training that needs `networks`; raises ValueError as `check_settings` does."""
-    names = ["size", "detector", *networks, *(["clip_face"] if "clip_vision" in networks else [])]
+    names = ["size", "detector", *networks]
+    names += ["parser"] if networks else []
+    names += ["clip_face"] if "clip_vision" in networks else []
+    names += ["flip"] if "msid" in networks else []  # a mirrored photo would count as another one of the person
     for name in values:
         if name not in names:
             raise ValueError(f"There is no entry '{name}' in [data]; there are {', '.join(names)}.")

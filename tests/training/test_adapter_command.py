@@ -21,6 +21,7 @@ from likeness.miniature.world.draw import draw
 from likeness.tests.support import checkpoints, tiny_miniature
 from likeness.training import adapter_command, bases, facea_run, photos, portraits, settings, watch
 from likeness.training.progress_line import ProgressLine
+from likeness.weights import folders
 from likeness.weights.reading import read_metadata
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -61,6 +62,7 @@ def weights(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def in_this_process(weights, monkeypatch):
     """With drawn weights, and on the host that the tests have."""
+    folders.register()
     registration.register()
     registration.register_base()
     monkeypatch.setattr(base_model, "WEIGHTS", weights)
@@ -152,7 +154,10 @@ def test_portraits_are_made_anew_when_photos_or_crops_change(people, tmp_path):
     ("given", "told"),
     [
         ("step=3", "There is no training setting 'step'; there are steps, "),
-        ("data.arcface=x.onnx", r"There is no entry 'arcface' in \[data\]; there are size, detector, transface\."),
+        (
+            "data.arcface=x.onnx",
+            r"There is no entry 'arcface' in \[data\]; there are size, detector, transface, parser\.",
+        ),
         ("steps=many", "steps must be a whole number, not 'many'"),
         ("steps=2.5", "steps must be a whole number, not 2.5"),
         ("lr=true", "lr must be a number, not True"),
@@ -166,6 +171,8 @@ def test_portraits_are_made_anew_when_photos_or_crops_change(people, tmp_path):
         ("steps", "--set needs NAME=VALUE"),
         ("data.detector=eyes", "'eyes' is no face detector; choose one of"),
         ("data.transface=mine.pt", "The weight file 'mine.pt' is missing: looked in"),
+        ("data.parser=mine.pth", "The weight file 'mine.pth' is missing: looked in"),
+        ("data.flip=true", r"There is no entry 'flip' in \[data\]"),
     ],
 )
 def test_wrong_settings_are_refused_in_a_sentence(given, told, people, tmp_path):
@@ -226,6 +233,27 @@ def test_a_stopped_training_has_the_log_of_a_whole_one(people, tmp_path, monkeyp
     assert [entry["step"] for entry in read(whole)] == [1, 2, 3, 4, 5] and read(parts)[:3] == read(whole)[:3]
     assert read(parts)[-1] == read(whole)[-1] and whole.read_bytes() == parts.read_bytes()
     assert (whole.parent / "out.best.safetensors").read_bytes() == (parts.parent / "out.best.safetensors").read_bytes()
+
+
+def test_a_parser_draws_the_masks_where_its_file_is(people, tmp_path, monkeypatch, capsys):
+    loaded = []
+    monkeypatch.setattr(adapter_command, "load_parser", lambda file: loaded.append(file))
+    run("fact", people, tmp_path / "out.safetensors")
+    assert not loaded and "Masks estimated from points" in capsys.readouterr().out, "it knows no drawn people"
+    parser = tmp_path / "79999_iter.pth"
+    parser.write_bytes(b"")
+    monkeypatch.setattr(adapter_command.folders, "find", lambda kind, name: str(parser))
+    monkeypatch.setattr(adapter_command.folders, "path", lambda kind, name: str(parser))
+    assert adapter_command._find_parser("", None) == str(parser) and adapter_command._find_parser("none", None) == ""
+
+
+def test_photos_are_there_mirrored_too(people, tmp_path):
+    run("face2diffusion", people, tmp_path / "out.safetensors", "--set", "data.flip=true")
+    (file,) = tmp_path.glob("*.portraits-*")
+    read = portraits.load(file)
+    assert read.people.tolist() == [0, 0, 1, 1] * 2 and len(read.captions) == 8
+    assert torch.equal(read.faces[4:], read.faces[:4].flip(2))
+    assert not torch.equal(read.features["msid"][4:], read.features["msid"][:4])
 
 
 def test_nobody_left_to_train_on_is_refused(people, tmp_path):

@@ -94,6 +94,23 @@ def test_the_largest_of_several_faces_is_taken(tmp_path):
     assert torch.equal(alone, among)
 
 
+def test_mirrored_photos_have_mirrored_points_and_masks(folder):
+    album = read(folder)
+    both, n = photos.add_mirrored(album), len(album)
+    assert len(both) == 2 * n and torch.equal(both.images[n:], album.images.flip(2))
+    assert torch.equal(both.face_masks[n:], album.face_masks.flip(2))
+    for face, other in zip(album.faces, both.faces[n:]):
+        assert other.points[0] == pytest.approx([S - 1 - face.points[1, 0], face.points[1, 1]])
+        assert other.points[0, 0] < other.points[1, 0], "the subject's right eye is at the left again"
+        assert other.box[0] == pytest.approx(S - 1 - face.box[2])
+
+
+def test_the_side_that_a_crop_had_in_its_photo_is_known(folder):
+    """Bob's face is half as large as ada's first."""
+    first, _, bob = read(folder).sides.tolist()
+    assert first == pytest.approx(2 * bob, abs=3) and first == pytest.approx(1.5 * 77, abs=30)
+
+
 def test_the_points_move_along(folder):
     for picture, face in zip(read(folder).images, read(folder).faces):
         assert face.points.dtype == np.float32

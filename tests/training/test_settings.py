@@ -1,12 +1,14 @@
 """Settings as the train commands read them: one reader for all, with ranges, and one sentence for what is wrong."""
 
+import re
 import subprocess
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from likeness.launcher import train
-from likeness.training import command
+from likeness.training import adapter_command, command
 from likeness.training.face2diffusion import Face2DiffusionSettings
 from likeness.training.facea_run import Settings as FaceaSettings
 from likeness.training.fact import FactSettings
@@ -114,7 +116,7 @@ def test_a_person_s_training_reads_config_and_options(tmp_path, monkeypatch):
     assert "checkpointing must be true or false, not 'ja'." in run("--set", "checkpointing=ja")
     assert "lr_lora must be more than 0, not -1." in run("--set", "lr_lora=-1")
     assert "--set needs NAME=VALUE" in run("--set", "steps")
-    assert "size must be at least 1, not 0." in run("--size", "0")
+    assert "size must be at least 16, not 0." in run("--size", "0")
     assert "There is no entry 'msid' in [data]; there are size, detector." in run("--set", "data.msid=a.pt")
 
     cut, trained = [], []
@@ -128,6 +130,26 @@ def test_a_person_s_training_reads_config_and_options(tmp_path, monkeypatch):
     monkeypatch.setattr(facea_run, "learn", learn)
     assert "not today" in run("--set", "rank=7", "--size", "320")
     assert cut == [320] and trained == [FaceaSettings(steps=5, rank=7)]
+
+
+RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.toml"))
+METHODS = {"facea": (FaceaSettings, ())} | {
+    name.replace("-", "_"): (how.settings, how.networks) for name, how in adapter_command.METHODS.items()
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipes_are_read_and_every_line_has_its_source(recipe):
+    kind, networks = METHODS[recipe.stem.removesuffix("_sdxl")]
+    values, data = read_config(recipe, [])
+    check_settings(kind, values)
+    check_data(networks, data)
+    for line in recipe.read_text("utf-8").splitlines():
+        assert "=" not in line.partition("#")[0] or re.search(r"# (paper|code|ours)\b", line), line
+
+
+def test_recipes_are_of_all_methods():
+    assert {recipe.stem.removesuffix("_sdxl") for recipe in RECIPES} == METHODS.keys()
 
 
 @pytest.mark.slow
