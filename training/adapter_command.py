@@ -25,7 +25,8 @@ from ..adapters.ip_adapter import INFINITE_ID_METADATA
 from ..adapters.unet_blocks import recognise_base
 from ..encoders.loading import load_encoder, load_expression_encoder
 from ..faces import detector
-from ..faces.parsing import load_parser
+from ..faces.parsing import FaceParser, load_parser
+from ..faces.search import FaceDetector
 from ..host_process import SetupError
 from ..weights import folders, saving
 from . import curve, face2diffusion, fact, infinite_id, loop, photos, portraits
@@ -297,15 +298,25 @@ def fingerprint(folder: Path, data: Data, checkpoint: str) -> str:
 
 def _encode(folder: Path, data: Data, base: LoadedBase) -> portraits.Portraits:
     """Find the faces of all photos and encode them; only the main process comes here."""
+    networks = load_networks(data, base)
     print(f"Finding faces below {folder} with {data.detector} ...", flush=True)
-    if data.parser:
-        print(f"Masks by {data.parser}.", flush=True)
-    else:
-        print(f"Masks estimated from points: no face parser is used ({_PARSER} in models/face_parsing).", flush=True)
-    parser = load_parser(data.parser) if data.parser else None
-    album = photos.read(folder, detector.load(data.detector, 0.5, 640), data.size, parser)
-    if data.flip:
-        album = photos.add_mirrored(album)
+    album = photos.read(folder, networks.detector, data.size, networks.parser)
+    with tqdm(total=len(album) * (1 + data.flip), desc="encoded", unit=" photos") as bar:
+        return encode_album(album, data, networks, base, report=lambda done, count: bar.update(done - bar.n))
+
+
+class Networks(NamedTuple):
+    """What photos are read with: encoders by "transface" and so on in a list, the others or None."""
+
+    detector: FaceDetector
+    parser: FaceParser | None
+    encoders: list
+    expression: object | None
+    clip_vision: object | None
+
+
+def load_networks(data: Data, base: LoadedBase) -> Networks:
+    """Load what the photos are read with, and print what draws the masks; raises ValueError for a wrong file."""
     encoders = []
     for name in _FACE_ENCODERS:
         if file := data.files.get(name):
@@ -313,15 +324,30 @@ def _encode(folder: Path, data: Data, base: LoadedBase) -> portraits.Portraits:
             if encoder.kind != name:
                 raise ValueError(f"{file} is no {name} encoder but of the kind {encoder.kind}: name another in [data].")
             encoders.append(encoder)
-    with tqdm(total=len(album), desc="encoded", unit=" photos") as bar:
-        encoded = photos.encode(
-            album, base.model, base.vae, encoders, report=lambda done, count: bar.update(done - bar.n)
-        )
+    estimated = f"Masks estimated from points: no face parser is used ({_PARSER} in models/face_parsing)."
+    print(f"Masks by {data.parser}." if data.parser else estimated, flush=True)
+    files = data.files
+    return Networks(
+        detector.load(data.detector, 0.5, 640),
+        load_parser(data.parser) if data.parser else None,
+        encoders,
+        load_expression_encoder(files["expression"]) if "expression" in files else None,
+        _load_clip_vision(files["clip_vision"], base.built_in) if "clip_vision" in files else None,
+    )
+
+
+def encode_album(
+    album: photos.Album, data: Data, networks: Networks, base: LoadedBase, report: Callable[[int, int], None] | None
+) -> portraits.Portraits:
+    """Return what a training samples from; report: called with the number of pictures that are done and of all."""
+    if data.flip:
+        album = photos.add_mirrored(album)
+    encoded = photos.encode(album, base.model, base.vae, networks.encoders, report=report)
     more = {}
-    if file := data.files.get("expression"):
-        more["expression"] = photos.expressions(album, load_expression_encoder(file))
-    if file := data.files.get("clip_vision"):
-        more["clip"] = photos.clip_states(album, _load_clip_vision(file, base.built_in), data.clip_face)
+    if networks.expression:
+        more["expression"] = photos.expressions(album, networks.expression)
+    if networks.clip_vision:
+        more["clip"] = photos.clip_states(album, networks.clip_vision, data.clip_face)
     return replace(encoded, features=encoded.features | more)
 
 

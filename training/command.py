@@ -1,6 +1,7 @@
 """Train a FaceA identity from a folder of photos, without a server."""
 
 import argparse
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,9 +68,13 @@ def _find_faces(folder: Path, label: str) -> list:
     """Return the largest face of every photo in a folder, as `Faces` of one image each."""
     from ..faces import detector
     from ..faces.choose import apply_policy
-    from .photos import PHOTO_FILES, read_photo
+    from .photos import PHOTO_FILES, UNREADABLE, read_photo
 
     finder = detector.load(label or detector.first_detector(), 0.5, 640)
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PHOTO_FILES)
-    faces = [detector.detect_faces(finder, read_photo(file)[None]) for file in files]
+    faces = []
+    for file in sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in PHOTO_FILES):
+        try:
+            faces.append(detector.detect_faces(finder, read_photo(file)[None]))
+        except UNREADABLE as error:
+            logging.warning("%s is left out: it cannot be read as a picture (%s).", file, error)
     return [apply_policy(photo, "largest", 0, "whole picture") for photo in faces]

@@ -8,8 +8,9 @@ Crops are square and half as wide again as the face's box, as those of FACT's au
 """
 
 import logging
+import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -37,7 +38,7 @@ PHOTO_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 CAPTION = "a photo of a person"
 _FACE_SHARE = 1 / 1.5
 _ON_BLACK = ("transface",)  # encoders that were trained on heads without background
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises for broken files
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises for broken files
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,41 +77,86 @@ class _Portrait(NamedTuple):
     side: int
 
 
+class Filters(NamedTuple):
+    """What photos must be.
+
+    min_side: pixels that the crop has in the photo. min_score: of the detector for the largest face. min_sharpness:
+    variance of the crop's Laplacian in grey of 0..255; a blurred face has less than about 50. one_face: nobody else.
+    """
+
+    min_side: int = 0
+    min_score: float = 0.0
+    min_sharpness: float = 0.0
+    one_face: bool = False
+
+
+class LeftOutError(ValueError):
+    """A photo does not serve; the reason is a sentence's end: "no face was found in it"."""
+
+
+def list_photos(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Yield every picture below `folder` and the number of its person, in the order of the names.
+
+    Raises ValueError where the folder has no sub-folders.
+    """
+    for number, person in enumerate(_list_people(folder)):
+        with os.scandir(person) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_file())  # no pipe, which would never end
+        yield from ((person / name, number) for name in names if name.lower().endswith(PHOTO_FILES))
+
+
 def read(folder: Path, detector: FaceDetector, size: int, parser: FaceParser | None = None) -> Album:
     """Return the photos below `folder`, cut out at `size` pixels a side; the parser, if any, draws the masks.
 
     What cannot be used is left out, and a warning names it: files that are no pictures, pictures without a face.
     Raises ValueError where the folder has no sub-folders, a caption is not UTF-8, or nothing is left.
     """
-    files = [
-        file
-        for person in _list_people(folder)
-        for file in sorted(person.iterdir())
-        if file.suffix.lower() in PHOTO_FILES
-    ]
-    captions = [_read_caption(file) for file in files]
-    usable = [
-        (file.parent.name, caption, portrait)
-        for file, caption in zip(files, captions)
-        if (portrait := _cut_portrait(file, detector, size, parser))
-    ]
-    if not usable:
+    files = list(list_photos(folder))
+    for file, _ in files:
+        _read_caption(file)
+    album = read_files(
+        files, detector, size, parser, leave_out=lambda *why: logging.warning("%s is left out: %s.", *why)
+    )
+    if album is None:
         raise ValueError(
             f"None of the {len(files)} pictures below {folder} shows a face to train with: put photos "
             f"({', '.join(PHOTO_FILES)}) into one sub-folder for each person, or choose another face detector."
         )
-    names, captions, portraits = zip(*usable)
-    for name, count in Counter(names).items():
+    names = {number: file.parent.name for file, number in files}
+    for number, count in Counter(album.people.tolist()).items():
         if count == 1:
             logging.warning(
                 "There is only one photo of %s: training cannot pair it with another of the same person. Add photos.",
-                name,
+                names[number],
             )
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return replace(album, people=album.people.unique(return_inverse=True)[1])
+
+
+def read_files(
+    files: Sequence[tuple[Path, int]],
+    detector: FaceDetector,
+    size: int,
+    parser: FaceParser | None,
+    leave_out: Callable[[Path, str], None],
+    filters: Filters | None = None,
+) -> Album | None:
+    """Return photos with the numbers of their people, cut out; None where none serves.
+
+    leave_out: called with a photo that does not serve, and the reason.
+    """
+    usable = []
+    for file, number in files:
+        try:
+            portrait = _cut_portrait(file, detector, size, parser, filters or Filters())
+            usable.append((number, _caption_or_leave_out(file), portrait))
+        except LeftOutError as error:
+            leave_out(file, str(error))
+    if not usable:
+        return None
+    people, captions, portraits = zip(*usable)
     images, faces, face_masks, head_masks, sides = zip(*portraits)
-    people = torch.tensor([numbers[name] for name in names])
     masks = map(torch.stack, (face_masks, head_masks))
-    return Album(torch.stack(images), people, list(captions), faces, *masks, torch.tensor(sides))
+    return Album(torch.stack(images), torch.tensor(people), list(captions), faces, *masks, torch.tensor(sides))
 
 
 def add_mirrored(album: Album) -> Album:
@@ -232,19 +278,48 @@ def _read_caption(file: Path) -> str:
         ) from error
 
 
-def _cut_portrait(file: Path, detector: FaceDetector, size: int, parser: FaceParser | None) -> _Portrait | None:
-    """Return the largest face of a photo cut out; None, with a warning, where the photo does not serve."""
+def _warn(file: Path, reason: str) -> None:
+    logging.warning("%s is left out: %s.", file, reason)
+
+
+def _caption_or_leave_out(file: Path) -> str:
+    try:
+        return _read_caption(file)
+    except ValueError as error:
+        raise LeftOutError("its caption is not UTF-8") from error
+
+
+def _cut_portrait(
+    file: Path, detector: FaceDetector, size: int, parser: FaceParser | None, filters: Filters
+) -> _Portrait:
+    """Return the largest face of a photo cut out; raises LeftOutError where the photo does not serve."""
     try:
         image = read_photo(file)
-    except _UNREADABLE as error:
-        logging.warning("%s is left out: it cannot be read as a picture (%s).", file, error)
-        return None
-    seen = choose(detect_faces(detector, image[None]).per_image[0], "largest", 0, tuple(image.shape[:2]))
-    portrait = _cut_out(image, *seen, size, parser) if seen else None
-    if portrait is None or not portrait.face_mask.any():
-        logging.warning("%s is left out: no face was found in it.", file)
-        return None
+    except UNREADABLE as error:
+        raise LeftOutError(f"it cannot be read as a picture ({error})") from error
+    faces = detect_faces(detector, image[None]).per_image[0]
+    seen = choose(faces, "largest", 0, tuple(image.shape[:2]))
+    if not seen:
+        raise LeftOutError("no face was found in it")
+    if filters.one_face and len(faces) > 1:
+        raise LeftOutError(f"{len(faces)} faces were found in it")
+    if seen[0].score < filters.min_score:
+        raise LeftOutError(f"the detector's score of its face is below {filters.min_score:g}")
+    portrait = _cut_out(image, *seen, size, parser)
+    if not portrait.face_mask.any():
+        raise LeftOutError("no face was found in it")
+    if portrait.side < filters.min_side:
+        raise LeftOutError(f"its face is too small: the crop has less than {filters.min_side} pixels")
+    if filters.min_sharpness and measure_sharpness(portrait.image) < filters.min_sharpness:
+        raise LeftOutError(f"its face is blurred: the sharpness is below {filters.min_sharpness:g}")
     return portrait
+
+
+def measure_sharpness(image: torch.Tensor) -> float:
+    """Return the variance of the Laplacian of an image [h, w, 3] of 0..255 in grey."""
+    grey = image.float().mean(dim=-1)
+    middle, rows, columns = grey[1:-1, 1:-1], grey[:-2, 1:-1] + grey[2:, 1:-1], grey[1:-1, :-2] + grey[1:-1, 2:]
+    return float((rows + columns - 4 * middle).var())
 
 
 def read_photo(file: Path) -> torch.Tensor:
