@@ -61,7 +61,7 @@ def main(arguments: list) -> int:
 def parse(arguments: list) -> argparse.Namespace:
     """Return the command and its options; what the command hands on to another program is in `rest`."""
     parser = argparse.ArgumentParser(prog="likeness.py", description=__doc__)
-    shown = "{demo,run,test,check,host,weights,identities,train,miniature,evaluate,bench}"
+    shown = "{demo,run,test,check,host,weights,identities,train,prepare,miniature,evaluate,bench}"
     commands = parser.add_subparsers(dest="command", required=True, metavar=shown)
     demo = commands.add_parser("demo", help="make a picture with and without the adapter, and a sheet of all steps")
     commands.add_parser("run", help="run a workflow and fetch what comes of it: run -h says more", add_help=False)
@@ -72,6 +72,7 @@ def parse(arguments: list) -> argparse.Namespace:
     listed = commands.add_parser("identities", help="list saved identities: photos, agreement, encoder, note")
     listed.add_argument("folder", nargs="*", type=Path, help="where to look (default: face_id and facea)")
     commands.add_parser("train", help="learn a person or an adapter from photos: train -h", add_help=False)
+    commands.add_parser("prepare", help="encode many photos once, for trainings to read", add_help=False)
     commands.add_parser("miniature", help="draw people: a sheet, or portraits to train on", add_help=False)
     commands.add_parser("evaluate", help="measure every method in the miniature, and write its report", add_help=False)
     bench = commands.add_parser("bench", help="measure speed and memory; the results are printed as markdown")
@@ -83,7 +84,7 @@ def parse(arguments: list) -> argparse.Namespace:
     for command in (demo, host):
         command.add_argument("--port", type=int, help="port on 127.0.0.1 (default: a free one)")
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("run", "test", "host", "weights", "train", "miniature", "evaluate"):
+    if rest and options.command not in ("run", "test", "host", "weights", "train", "prepare", "miniature", "evaluate"):
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     options.rest = options.arguments if options.command == "bench" else rest
     return options
@@ -202,6 +203,12 @@ def train(options: argparse.Namespace, comfy: Path) -> int:
     return train.main(options.rest, comfy)
 
 
+def prepare(options: argparse.Namespace, comfy: Path) -> int:
+    from likeness.launcher import train
+
+    return train.prepare(options.rest, comfy)
+
+
 def miniature(options: argparse.Namespace, comfy: Path) -> int:
     from likeness.miniature import command
 
@@ -231,7 +238,7 @@ def workflows(options: argparse.Namespace, comfy: Path) -> int:
 
 COMMANDS = {
     "demo": demo, "run": run, "test": test, "check": check, "host": host, "weights": weights, "train": train,
-    "miniature": miniature, "evaluate": evaluate, "bench": bench, "_workflows": workflows,
+    "prepare": prepare, "miniature": miniature, "evaluate": evaluate, "bench": bench, "_workflows": workflows,
 }  # fmt: skip
 
 if __name__ == "__main__":

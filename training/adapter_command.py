@@ -29,7 +29,7 @@ from ..faces.parsing import FaceParser, load_parser
 from ..faces.search import FaceDetector
 from ..host_process import SetupError
 from ..weights import folders, saving
-from . import curve, face2diffusion, fact, infinite_id, loop, photos, portraits
+from . import curve, face2diffusion, fact, infinite_id, loop, photos, portraits, shards
 from .bases import BUILT_IN, BuiltInBase
 from .distributed import is_main, main_first
 from .frozen import freeze
@@ -110,7 +110,7 @@ class Data:
 class LoadedBase(NamedTuple):
     """MODEL, CLIP and VAE of a base model, the file they are from, and its description where it comes with the pack.
 
-    size: pixels of a picture's side for which it was made.
+    size: pixels of a picture's side for which it was made. kind: "SD1.5", "SDXL" or the word for a built-in one.
     """
 
     model: object
@@ -118,6 +118,7 @@ class LoadedBase(NamedTuple):
     vae: object
     file: str
     size: int
+    kind: str
     built_in: BuiltInBase | None = None
 
 
@@ -143,7 +144,7 @@ def main(arguments: list[str]) -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="likeness.py train", description=__doc__)
     parser.add_argument("method", choices=METHODS, help="what to train")
-    parser.add_argument("photos", type=Path, help="folder with a sub-folder of photos for each person")
+    parser.add_argument("photos", type=Path, help="folder with a sub-folder of photos for each person, or prepared")
     words = "".join(f", or the word {name} for {base.what}" for name, base in BUILT_IN.items())
     parser.add_argument("checkpoint", help=f"SD1.x or, for infinite-id, SDXL checkpoint{words}")
     parser.add_argument("output", type=Path, help="the safetensors file to write")
@@ -157,16 +158,9 @@ def _train(options: argparse.Namespace) -> None:
     settings = check_settings(method.settings, values)
     _check_paths(options.photos, options.checkpoint, options.output)
     line = ProgressLine(settings)
-    data = complete_data(method.networks, about_data, built_in)
-    base = load_base(options.checkpoint, method.bases)
-    data = replace(data, size=data.size or base.size)
-    photos.check_size(data.size, base.vae)
-    watched = [_prepare_portraits(options, data, base)]
-    if settings.validate_steps:
-        watched = portraits.hold_out(watched[0], settings.held_out)
-    more = []
-    if file := data.files.get("clip_vision"):
-        more = [photos.clip_of_nothing(_load_clip_vision(file, built_in))]
+    take = _take_prepared if (options.photos / shards.MANIFEST).is_file() else _take_photos
+    base, encoded, more = take(options, method, about_data, built_in)
+    watched = portraits.hold_out(encoded, settings.held_out) if settings.validate_steps else [encoded]
     comfy.model_management.unload_all_models()  # the base model needs the room
     fixed = freeze(base.model, base.clip, settings.precision, settings.checkpointing)
     progress = loop.Progress()
@@ -188,6 +182,46 @@ def _train(options: argparse.Namespace) -> None:
         curve.draw(progress.losses, settings.steps).save(options.output.with_suffix(".png"))
         print(f"{curve.summarise(progress.losses)}\nwritten to {options.output}", flush=True)
         checkpoint.unlink(missing_ok=True)
+
+
+def _take_photos(options: argparse.Namespace, method: AdapterTraining, about_data: dict, built_in: BuiltInBase | None):
+    """Return base model, portraits and, where it is read, what CLIP sees in nothing, of a folder of photos."""
+    data = complete_data(method.networks, about_data, built_in)
+    base = load_base(options.checkpoint, method.bases)
+    data = replace(data, size=data.size or base.size)
+    photos.check_size(data.size, base.vae)
+    encoded = _prepare_portraits(options, data, base)
+    file = data.files.get("clip_vision")
+    return base, encoded, [photos.clip_of_nothing(_load_clip_vision(file, built_in))] if file else []
+
+
+def _take_prepared(options: argparse.Namespace, method: AdapterTraining, about_data: dict, built_in):
+    """Return the same of photos that `likeness.py prepare` encoded; raises ValueError where they are for another."""
+    check_data(method.networks, about_data)
+    manifest, encoded, more = shards.read(options.photos)
+    there = manifest["data"]
+    if missing := [name for name in method.networks if name not in there["files"]]:
+        raise ValueError(
+            f"{options.photos} was prepared without {missing[0]}, which {options.method} reads: prepare the photos "
+            f"with --for {options.method}."
+        )
+    for name, value in about_data.items():
+        was = there["files"].get(name, there.get(name))
+        if not _agrees(was, value):
+            raise ValueError(f"{options.photos} was prepared with {name} = {was!r}, not {value!r}: prepare it anew.")
+    base = load_base(options.checkpoint, method.bases)
+    if base.kind != manifest["base"]:
+        raise ValueError(f"{options.photos} was prepared for {manifest['base']}, but {base.file} is {base.kind}.")
+    if is_main():
+        print(f"{len(encoded)} photos of {len(encoded.shelves.counts)} people, in {options.photos}", flush=True)
+    return base, encoded, more if "clip_vision" in method.networks else []
+
+
+def _agrees(was: object, value: object) -> bool:
+    """Return whether an entry of [data] says what photos were prepared with: of a file its name is enough."""
+    if isinstance(was, str) and was and value:
+        return was.endswith(str(value))
+    return was == value or (not was and value in ("", NO_PARSER))
 
 
 def _watch(method: AdapterTraining, module, progress: loop.Progress, settings, output: Path, validation) -> Watch:
@@ -254,7 +288,7 @@ def _find_parser(name: str, built_in: BuiltInBase | None) -> str:
 def load_base(checkpoint: str, kinds: tuple[str, ...]) -> LoadedBase:
     """Load the base model to train for; raises ValueError with a sentence where it is of none of `kinds`."""
     if built_in := BUILT_IN.get(checkpoint):
-        return LoadedBase(*built_in.load(), built_in.path("base"), built_in.size, built_in)
+        return LoadedBase(*built_in.load(), built_in.path("base"), built_in.size, checkpoint, built_in)
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(checkpoint)
     config = model.model.model_config
     plain = config.unet_config["in_channels"] == config.latent_format.latent_channels
@@ -264,7 +298,7 @@ def load_base(checkpoint: str, kinds: tuple[str, ...]) -> LoadedBase:
     if clip is None or kind not in kinds or not isinstance(config, family) or not plain or not predicts:
         names = " or ".join("SD1.x" if each == "SD1.5" else each for each in kinds)
         raise ValueError(f"{checkpoint} is no {names} text-to-image checkpoint with its text encoder: name one.")
-    return LoadedBase(model, clip, vae, checkpoint, _SIZES[kind])
+    return LoadedBase(model, clip, vae, checkpoint, _SIZES[kind], kind)
 
 
 def _prepare_portraits(options: argparse.Namespace, data: Data, base: LoadedBase) -> portraits.Portraits:
@@ -325,7 +359,8 @@ def load_networks(data: Data, base: LoadedBase) -> Networks:
                 raise ValueError(f"{file} is no {name} encoder but of the kind {encoder.kind}: name another in [data].")
             encoders.append(encoder)
     estimated = f"Masks estimated from points: no face parser is used ({_PARSER} in models/face_parsing)."
-    print(f"Masks by {data.parser}." if data.parser else estimated, flush=True)
+    if is_main():
+        print(f"Masks by {data.parser}." if data.parser else estimated, flush=True)
     files = data.files
     return Networks(
         detector.load(data.detector, 0.5, 640),

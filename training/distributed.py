@@ -106,3 +106,11 @@ def from_main(content: dict) -> dict:
     from accelerate.utils import broadcast_object_list
 
     return broadcast_object_list([content])[0]
+
+
+def wait_for_all() -> None:
+    """Wait until all processes have come as far as this, however long it takes."""
+    if count_processes() > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()

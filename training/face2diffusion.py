@@ -1,6 +1,7 @@
 """Face2Diffusion's training (arXiv 2403.05094, Eq. 5-7; docs/papers.md 3.6): two words of a face, by CGDR."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -61,7 +62,7 @@ def insert_words(embeddings: torch.Tensor, tokens: torch.Tensor, words: torch.Te
 
 def make_mapping(portraits: Portraits, word: int, settings: Face2DiffusionSettings) -> MappingNetwork:
     """Return a fresh mapping network for the portraits' features, with words as wide as `word`."""
-    identity, expression = (portraits.features[name].flatten(1).shape[1] for name in ("msid", "expression"))
+    identity, expression = (math.prod(portraits.features[name].shape[1:]) for name in ("msid", "expression"))
     network = MappingNetwork(MappingSizes(identity, expression, settings.hidden, word))
     torch.nn.init.zeros_(network.null_exp)
     return network

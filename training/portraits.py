@@ -46,6 +46,8 @@ class Shelves(NamedTuple):
 class Portraits:
     """n pictures of people, all on the CPU.
 
+    latents, faces and features may be `shards.Column`s instead of tensors: they stay on disk until rows are drawn.
+
     latents: [n, c, h, w] float16, as the UNet knows them (after process_latent_in).
     people: int64 [n], a number for each person, any numbers. captions: one a picture.
     faces: [n, h, w] float16 in 0..1, the share of each latent's pixels that is face.
@@ -78,9 +80,10 @@ class Portraits:
     def select(self, rows: torch.Tensor) -> "Portraits":
         """Return the portraits of some rows [m]."""
         captions = [self.captions[row] for row in rows.tolist()]
-        features = {name: tensor[rows] for name, tensor in self.features.items()}
+        features = {name: _select(tensor, rows) for name, tensor in self.features.items()}
+        latents, faces = (_select(tensor, rows) for tensor in (self.latents, self.faces))
         sides = None if self.sides is None else self.sides[rows]
-        return Portraits(self.latents[rows], self.people[rows], captions, self.faces[rows], features, sides)
+        return Portraits(latents, self.people[rows], captions, faces, features, sides)
 
     @cached_property
     def shelves(self) -> Shelves:
@@ -100,6 +103,11 @@ def others(portraits: Portraits, indices: torch.Tensor, generator: torch.Generat
     who = person[indices]
     steps = 1 + torch.randint(1 << 62, indices.shape, generator=generator) % (counts[who] - 1).clamp(min=1)
     return order[starts[who] + (place[indices] + steps) % counts[who]]
+
+
+def _select(tensor, rows: torch.Tensor):
+    """Return rows of a tensor, or of a column that stays in its shards."""
+    return tensor[rows] if isinstance(tensor, torch.Tensor) else tensor.select(rows)
 
 
 def hold_out(portraits: Portraits, share: float) -> tuple[Portraits, Portraits]:

@@ -94,6 +94,36 @@ def test_the_largest_of_several_faces_is_taken(tmp_path):
     assert torch.equal(alone, among)
 
 
+@pytest.mark.parametrize(
+    ("filters", "reasons"),
+    [
+        ({"min_side": 100}, ["1.png: its face is too small: the crop has less than 100 pixels"]),
+        ({"one_face": True}, ["2.png: 2 faces were found in it"]),
+        ({"min_score": 1.5}, [f"{n}.png: the detector's score of its face is below 1.5" for n in (1, 2, 1)]),
+        ({"min_sharpness": 1e6}, [f"{n}.png: its face is blurred: the sharpness is below 1e+06" for n in (1, 2, 1)]),
+        ({}, []),
+    ],
+)
+def test_filters_leave_photos_out_and_say_why(filters, reasons, folder):
+    told = []
+    album = photos.read_files(
+        list(photos.list_photos(folder)),
+        Spotter(),
+        S,
+        None,
+        lambda file, why: told.append(f"{file.name}: {why}"),
+        photos.Filters(**filters),
+    )
+    assert told == reasons and len(album or ()) == 3 - len(reasons)
+
+
+def test_sharpness_is_the_variance_of_the_laplacian():
+    assert photos.measure_sharpness(torch.zeros(9, 9, 3)) == 0
+    stripes = (torch.arange(9) % 2 * 255.0).expand(9, 9)[..., None].expand(9, 9, 3)
+    assert photos.measure_sharpness(stripes) == pytest.approx(510**2, rel=0.05)
+    assert photos.measure_sharpness(stripes / 10) == pytest.approx(51**2, rel=0.05)
+
+
 def test_mirrored_photos_have_mirrored_points_and_masks(folder):
     album = read(folder)
     both, n = photos.add_mirrored(album), len(album)
