@@ -1,11 +1,12 @@
 """People in Places in the miniature: whose face is in whose place of one wide picture, and what the neighbour changes.
 
 Pairs of drawn people whom no network was trained on, two heads in a picture of 192 x 96 pixels. Scores are cosines of
-the recogniser that nothing else uses, a picture without a face in a place counts 0. The printed markdown can go into
-RESULTS.md.
+the recogniser that nothing else uses, a picture without a face in a place counts 0. Then what a step takes with more
+people, as a ratio to one. The printed markdown can go into RESULTS.md.
 """
 
 import argparse
+import time
 
 import bench
 
@@ -15,6 +16,7 @@ bench.open_host()
 import comfy.sample  # noqa: E402
 import torch  # noqa: E402
 from likeness.attention_patches.fact import apply_fact  # noqa: E402
+from likeness.attention_patches.infinite_id import apply_infinite_id  # noqa: E402
 from likeness.attention_patches.people import PlacedPerson  # noqa: E402
 from likeness.faces.places import PARTS  # noqa: E402
 from likeness.miniature.evaluation import instruments  # noqa: E402
@@ -32,24 +34,28 @@ class Pairs:
 
     def __init__(self, count: int):
         self.world = instruments.load()
-        photos = [render_photos(SPLITS["test"].start + number, 1) for number in range(2 * count + 1)]
+        photos = [render_photos(SPLITS["test"].start + number, 1) for number in range(max(2 * count + 1, 4))]
         self.words = [words for _, words in photos]
         faces = [self.world.faces(photo) for photo, _ in photos]
         self.faces, self.photos = faces, [photo for photo, _ in photos]
         self.vectors = torch.cat([self.world.embed_faces(face) for face in faces])
 
-    def place(self, kind: str, number: int, part: str, prompt: str = "") -> PlacedPerson:
+    def place(self, kind: str, number: int, box: tuple, prompt: str = "") -> PlacedPerson:
         face_id = self.world.identity("transface" if kind == "fact" else "arcface", self.faces[number])
-        return PlacedPerson(face_id, self.photos[number], prompt, PARTS[part])
+        return PlacedPerson(face_id, self.photos[number], prompt, box)
 
-    def draw(self, kind: str, people: list[PlacedPerson], seed: int, wide: int = 2, strength=STRENGTH) -> torch.Tensor:
-        """Return images [IMAGES, 96, wide * 96, 3] with people in places."""
+    def draw(self, kind: str, people: list[PlacedPerson], seed: int, wide=2, strength=STRENGTH, mixes=False):
+        """Return images [IMAGES, 96, wide * 96, 3] with people in places; mixes: with Infinite-ID Mixing."""
         latent = self._start(seed, wide)
-        model, positive, _ = PeopleInPlaces.execute(
+        model, positive = self.apply(kind, people, latent, strength)
+        return self.sample(apply_infinite_id(model) if mixes else model, positive, latent)
+
+    def apply(self, kind: str, people: list[PlacedPerson], latent: torch.Tensor, strength: float = STRENGTH):
+        """Return the model with people in places, and the prompt."""
+        return PeopleInPlaces.execute(
             self.world.model, self.world.text(COMMON), tuple(people), self.world.adapters[kind], {"samples": latent},
             strength, 0.0, 1.0, 8.0, 0.3, self.world.clip, self.world.clip_vision,
-        ).result  # fmt: skip
-        return self.sample(model, positive, latent)
+        ).result[:2]  # fmt: skip
 
     def chain(self, numbers: list[int], seed: int) -> torch.Tensor:
         """Return the same by Apply FACT twice with hard masks, without the node."""
@@ -115,7 +121,7 @@ def measure_pair(pairs: Pairs, pair: int, table: dict, strengths: dict) -> torch
     def both(kind: str = "fact", second: int = numbers[1], prompted: bool = False) -> list[PlacedPerson]:
         prompts = ["a photo of {}, wearing a red cap", "a photo of {}, wearing glasses"] if prompted else ["", ""]
         sides = zip((numbers[0], second), ("left half", "right half"), prompts)
-        return [pairs.place(kind, n, part, prompt.format(pairs.words[n])) for n, part, prompt in sides]
+        return [pairs.place(kind, n, PARTS[part], prompt.format(pairs.words[n])) for n, part, prompt in sides]
 
     together = pairs.draw("fact", both(), pair)
     note("FACT, People in Places", together, numbers)
@@ -124,7 +130,8 @@ def measure_pair(pairs: Pairs, pair: int, table: dict, strengths: dict) -> torch
     for number in numbers:
         whole = PlacedPerson(pairs.world.identity("transface", pairs.faces[number]))
         note("FACT, each alone in a picture", pairs.draw("fact", [whole], pair, wide=1), [number])
-    note("Infinite-ID's adapter, People in Places", pairs.draw("infinite_id", both("infinite_id"), pair), numbers)
+    for name, mixes in (("Infinite-ID's adapter, People in Places", False), ("the same and Infinite-ID Mixing", True)):
+        note(name, pairs.draw("infinite_id", both("infinite_id"), pair, mixes=mixes), numbers)
     strengths.setdefault(STRENGTH, []).append(measure(pairs, numbers, together)[:, 0].mean())
     for strength in (0.0, 0.5):
         images = pairs.draw("fact", both(), pair, strength=strength)
@@ -136,10 +143,37 @@ def measure_pair(pairs: Pairs, pair: int, table: dict, strengths: dict) -> torch
     return torch.stack([near, far, *left])
 
 
+def time_people(pairs: Pairs, rounds: int = 5) -> list[list[str]]:
+    """Return, for each method, the CPU's time with nobody, two and four people: median ratios to one."""
+    rows, latent = [], pairs._start(0, 2)
+    for name, kind, mixes in (
+        ("FACT", "fact", False),
+        ("image adapter", "infinite_id", False),
+        ("and Infinite-ID Mixing", "infinite_id", True),
+    ):
+        models = []
+        for count in (1, 0, 2, 4):
+            people = [pairs.place(kind, n, (100 * n / count, 0, 100 / count, 100)) for n in range(count)]
+            model, positive = (
+                pairs.apply(kind, people, latent) if people else (pairs.world.model, pairs.world.text(COMMON))
+            )
+            models.append((apply_infinite_id(model) if mixes else model, positive))
+        seconds = torch.zeros(rounds, len(models))
+        for row in seconds:
+            for i, (model, positive) in enumerate(models):
+                start = time.process_time()
+                pairs.sample(model, positive, latent)
+                row[i] = time.process_time() - start
+        ratios = (seconds[:, 1:] / seconds[:, :1]).median(dim=0).values
+        rows.append([name, *(f"{ratio:.2f}" for ratio in ratios)])
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pairs", type=int, default=12)
     pairs = Pairs(count := parser.parse_args().pairs)
+    print(bench.table(["a step with", "nobody / one", "two / one", "four / one"], time_people(pairs)), flush=True)
     table, strengths, moved = {}, {}, []
     for pair in range(count):
         moved.append(measure_pair(pairs, pair, table, strengths))

@@ -8,6 +8,8 @@ from likeness.attention_patches.fact import apply_fact
 from likeness.attention_patches.identity_control import apply_identity_control, make_identity_control
 from likeness.attention_patches.infinite_id import apply_infinite_id
 from likeness.attention_patches.ip_adapter import apply_ip_adapter
+from likeness.attention_patches.people import PlacedPerson, apply_people, make_masks
+from likeness.faces.places import PARTS
 from likeness.tests.support import guests, tiny, tiny_ip
 from likeness.tests.support.golden_cases import Case
 
@@ -52,6 +54,12 @@ class Bench:
     @torch.inference_mode()
     def fact(self, model):
         return apply_fact(model, tiny.adapter(), tiny.face_id(), strength=1.0)
+
+    @torch.inference_mode()
+    def people(self, model):
+        """Two people, each in a half."""
+        people = [PlacedPerson(tiny_ip.face(), box=PARTS[part]) for part in ("left half", "right half")]
+        return apply_people(model, self.adapter, people, make_masks(people, (64, 64), 8.0))
 
     def orders(self, guest, trajectory, face=None, **settings):
         """Ours with another node behind, and with the same node before."""
@@ -126,11 +134,11 @@ def test_noise_that_windows_reorder_is_the_same_for_both_streams(bench):
 
 
 @pytest.mark.parametrize(
-    "faces", [["fact"], ["image", "fact"], ["guest"], ["image", "guest"], ["fact", "image", "guest"]]
+    "faces", [["fact"], ["image", "fact"], ["guest"], ["image", "guest"], ["fact", "image", "guest"], ["people"]]
 )
 @pytest.mark.parametrize("last", ["mixing", "faces"])
 def test_whatever_brings_a_face_in_leaves_the_text_stream_stock(bench, faces, last):
-    ways = {"fact": bench.fact, "image": bench.image, "guest": guests.attn2_guest}
+    ways = {"fact": bench.fact, "image": bench.image, "guest": guests.attn2_guest, "people": bench.people}
 
     def with_faces(model):
         for face in faces:

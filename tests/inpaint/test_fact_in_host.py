@@ -80,6 +80,7 @@ def test_without_sampling_the_image_stays(executor, base):
         assert torch.equal(image[~grown], before[~grown]) and not torch.equal(image, before), blend
 
 
+@pytest.mark.slow
 def test_the_chosen_face_of_three(executor, base):
     graph, changed = leave_unsampled("fact_inpaint_one_of_three"), []
     before = template(base, graph)
@@ -158,7 +159,9 @@ def paint_mask(graph, width, height, value):
             lambda graph: graph["25"]["inputs"].update(image="examples/pose.png [temp]"),
             "control_image is 512 x 512 pixels, the picture",
         ),
-        (lambda graph: graph["15"]["inputs"].update(min_size=4000), "No face was found"),
+        pytest.param(
+            lambda graph: graph["15"]["inputs"].update(min_size=4000), "No face was found", marks=pytest.mark.slow
+        ),
         (
             lambda graph: graph["24"]["inputs"].update(image=["11", 0]),
             "image is 448 x 512 pixels, but has to be 64 x 64",

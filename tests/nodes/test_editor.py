@@ -1,5 +1,6 @@
 """The pack in the graph editor, with a real browser, by clicks: from a base directory that holds nothing."""
 
+import contextlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from likeness.launcher import environment, hosting, workflow_forms
 from likeness.launcher.workflow_layout import TITLE, read_layouts
 from likeness.tests.support.graphs import WORKFLOWS
 from PIL import Image
+from playwright.sync_api import TimeoutError
 
 LAYOUTS = read_layouts()
 NAMES = {layout["card"]: name for name, layout in LAYOUTS["workflows"].items()}
@@ -22,6 +24,7 @@ TEMPLATES = "api/workflow_templates/ComfyUI-Likeness"
 LETTER = 10  # pixels of a letter of a group's title, on the average
 # The server refuses requests to other hosts and lacks files that its makers' own site has: not ours.
 NOT_OURS = ("Content Security Policy", "Failed to load resource", "status code 404", "PromptExecutionError")
+ACTIVE = "() => app.extensionManager.workflow.activeWorkflow.path"
 BOXES = """isNew => app.graph.nodes.map(node => {
     const rect = isNew && document.querySelector(`[data-node-id="${node.id}"]`).getBoundingClientRect()
     const [width, height] = isNew
@@ -119,14 +122,19 @@ def command(page, name):
 def open_card(page, card) -> dict:
     """Open a template by its card, and return the file."""
     page.evaluate("() => app.graph.clear()")
-    command(page, "Comfy.BrowseTemplates")
-    page.get_by_text("ComfyUI-Likeness").first.wait_for()
-    page.wait_for_timeout(500)  # until the list is drawn for the last time: no event tells
-    page.get_by_text("ComfyUI-Likeness").first.click()
-    page.get_by_test_id(f"template-workflow-{card}").click()
+    before, button = page.evaluate(ACTIVE), page.get_by_test_id(f"template-workflow-{card}")
+    for _ in range(4):  # a click on the list while it is drawn anew is lost, and no event tells when it is drawn
+        with contextlib.suppress(TimeoutError):
+            command(page, "Comfy.BrowseTemplates")
+            page.get_by_text("ComfyUI-Likeness").first.click(timeout=30_000)
+            button.click(timeout=30_000)
+            page.wait_for_function(f"before => ({ACTIVE})() !== before", arg=before, timeout=30_000)
+            break
+    assert card in page.evaluate(ACTIVE)
+    button.wait_for(state="detached")
     graph = json.loads((WORKFLOWS.parent / f"{card}.json").read_text(encoding="utf-8"))
-    page.wait_for_function("ids => ids.every(id => app.graph.getNodeById(id))", arg=[n["id"] for n in graph["nodes"]])
-    page.get_by_test_id(f"template-workflow-{card}").wait_for(state="detached")
+    opened = page.evaluate("() => app.graph.nodes.map(node => `${node.id}`)")
+    assert {str(node["id"]) for node in graph["nodes"]} == set(opened)
     return graph
 
 

@@ -319,6 +319,7 @@ def test_published_workflows_run(executor, name):
     assert not torch.equal(image, base)
 
 
+@pytest.mark.slow
 def test_queued_again_after_a_slider_moved_and_came_back(executor):
     graph = workflow("fact_text_to_image")
     apply, decode = only(graph, "LikenessApplyFACT"), only(graph, "VAEDecode")
@@ -341,6 +342,7 @@ def test_several_references_make_a_longer_identity(executor):
     assert torch.equal(three.features[:1], one.features)
 
 
+@pytest.mark.slow
 def test_a_graph_saved_with_the_first_release_draws_the_same_image(executor):
     """It lacks the inputs that came later."""
     graph = workflow("fact_text_to_image")
@@ -406,6 +408,7 @@ def test_no_face_is_one_clear_sentence_and_the_next_graph_runs(executor, photo):
         run_with_photo(executor, name, if_no_face="skip")
 
 
+@pytest.mark.slow
 def test_two_faces_largest_index_and_too_large_an_index(executor, base, photo):
     person = astronaut()
     small = np.asarray(Image.fromarray(person).resize((320, 320)))

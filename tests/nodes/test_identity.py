@@ -62,6 +62,7 @@ def put(folder, name, identity, **options):
     save_identity(str(folder / name), identity, **options)
 
 
+@pytest.mark.slow
 def test_a_saved_identity_draws_the_same_image_bit_for_bit(executor, folder):
     graph = workflow("fact_text_to_image", steps=1)
     encode, decode = only(graph, "LikenessEncodeIdentity"), only(graph, "VAEDecode")

@@ -149,6 +149,7 @@ def test_a_mask_from_another_node(executor, graph):
         executor.run(change(graph, faces=import_faces()))
 
 
+@pytest.mark.slow
 def test_a_video_with_faceless_frames_in_the_middle(executor, graph, monkeypatch):
     """16 frames: the astronaut walks to the right, 4 of them are grey; quick, as a long video would be searched."""
     head = _astronaut(executor)[:, 10:266, 96:352]

@@ -46,6 +46,7 @@ def test_the_host_takes_it(executor, pictures, name):
     assert executor.check(make_small(OLD[name]))
 
 
+@pytest.mark.slow
 def test_it_draws_the_same_as_today(executor, pictures):
     old, new = make_small(OLD["fact_text_to_image"]), workflow("fact_text_to_image", steps=1)
     images = [executor.run(graph)[only(graph, "VAEDecode")][0] for graph in (old, new)]

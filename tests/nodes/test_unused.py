@@ -27,6 +27,7 @@ def changed(graph: dict, key: str, **values) -> dict:
     return graph
 
 
+@pytest.mark.slow
 def test_a_number_that_does_not_count_detects_nothing_anew(executor):
     graph = encoding("fact_text_to_image")
     key = only(graph, "LikenessDetectFaces")

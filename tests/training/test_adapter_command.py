@@ -108,6 +108,7 @@ def test_photos_become_a_file_that_load_face_adapter_opens(method, people, tmp_p
     assert read_metadata(output) == (how.metadata or {})
 
 
+@pytest.mark.slow
 def test_stopped_it_goes_on_to_the_same_file(people, tmp_path, monkeypatch, capsys):
     whole, parts = tmp_path / "whole" / "out.safetensors", tmp_path / "parts" / "out.safetensors"
     for output in (whole, parts):
