@@ -102,6 +102,7 @@ def _begin(output: Path, files: list, data: Data, base: LoadedBase, filters: pho
         raise ValueError(
             f"{output} holds photos that were prepared otherwise ({changed}): choose another folder, or delete it."
         )
+    shards.sweep_parts(output)
     saving.write(path, f"{json.dumps(manifest, indent=1)}\n".encode(), "Preparing photos")
 
 

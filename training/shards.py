@@ -8,6 +8,7 @@ training draws any row, and pairs of one person, of any number of photos.
 import io
 import json
 import os
+import platform
 import tarfile
 from array import array
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 
 from .portraits import Portraits
@@ -34,7 +36,7 @@ def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, np.ndarray], 
 
     The same samples give the same bytes.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.part")
     try:
         with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
             for name, arrays, details in samples:
@@ -46,6 +48,13 @@ def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, np.ndarray], 
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def sweep_parts(folder: Path) -> None:
+    """Remove what processes of this machine left half written that were killed."""
+    for part in folder.glob(f"*.{platform.node()}.*.part"):
+        if not psutil.pid_exists(int(part.suffixes[-2][1:])):
+            part.unlink(missing_ok=True)
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
