@@ -68,6 +68,10 @@ def _prepare(options: argparse.Namespace) -> None:
     built_in = BUILT_IN.get(options.checkpoint)
     networks = tuple(dict.fromkeys(name for method in options.methods for name in METHODS[method].networks))
     data = adapter_command.complete_data(networks, about_data, built_in)
+    if data.flip and set(options.methods) != {"face2diffusion"}:
+        raise ValueError(
+            "flip = true is for face2diffusion alone: to the others a mirrored photo would be another one of the person."
+        )
     kinds = set.intersection(*(set(METHODS[method].bases) for method in options.methods))
     base = adapter_command.load_base(options.checkpoint, tuple(sorted(kinds)))
     data = replace(data, size=data.size or base.size)

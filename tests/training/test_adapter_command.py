@@ -194,6 +194,7 @@ def watched(people, output, *more) -> int:
     return run("infinite-id", people, output, *(part for each in settings for part in ("--set", each)), *more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", SIZES)
 def test_snapshots_and_validations_come_at_intervals(method, people, tmp_path):
     output = tmp_path / "out.safetensors"
@@ -207,6 +208,7 @@ def test_snapshots_and_validations_come_at_intervals(method, people, tmp_path):
     assert all(entry["loss"] > 0 and entry["lr"] == pytest.approx(1e-2) for entry in entries)
 
 
+@pytest.mark.slow
 def test_a_stopped_training_has_the_log_of_a_whole_one(people, tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole" / "out.safetensors", tmp_path / "parts" / "out.safetensors"
     for output in (whole, parts):

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import tarfile
 
 import numpy as np
@@ -46,16 +47,18 @@ def weights(tmp_path_factory):
     return tiny_miniature.write(tmp_path_factory.mktemp("pack") / "weights")
 
 
-@pytest.fixture(autouse=True)
-def in_this_process(weights, monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def in_this_process(weights):
     folders.register()
     registration.register()
     registration.register_base()
-    monkeypatch.setattr(base_model, "WEIGHTS", weights)
-    monkeypatch.setattr(prepare, "SHARD", 4)
-    monkeypatch.setattr(prepare, "BATCH", 2)
-    for opened in ("open_host", "open_registered"):
-        monkeypatch.setattr(train, opened, lambda comfy, cpu: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base_model, "WEIGHTS", weights)
+        patch.setattr(prepare, "SHARD", 4)
+        patch.setattr(prepare, "BATCH", 2)
+        for opened in ("open_host", "open_registered"):
+            patch.setattr(train, opened, lambda comfy, cpu: None)
+        yield
 
 
 def run(people, output, *more, methods=("fact", "infinite-id")) -> int:
@@ -63,9 +66,10 @@ def run(people, output, *more, methods=("fact", "infinite-id")) -> int:
     return train.prepare([str(people), str(output), "miniature", *wanted, "--set", "data.size=48", *more], None)
 
 
-@pytest.fixture
-def prepared(people, tmp_path):
-    output = tmp_path / "prepared"
+@pytest.fixture(scope="module")
+def prepared(in_this_process, people, tmp_path_factory):
+    """Of which nothing is changed."""
+    output = tmp_path_factory.mktemp("prepared")
     run(people, output)
     return output
 
@@ -74,8 +78,9 @@ def contents(folder) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
-def test_photos_are_prepared_and_what_is_left_out_is_told(people, tmp_path, capsys):
-    output = tmp_path / "prepared"
+def test_photos_are_prepared_and_what_is_left_out_is_told(people, prepared, tmp_path, capsys):
+    output = shutil.copytree(prepared, tmp_path / "prepared")
+    (output / "left_out.csv").unlink()
     assert run(people, output) == 0
     told = capsys.readouterr().out
     assert "8 of 11 photos in 3 shards" in told and "1 left out: it cannot be read as a picture" in told
@@ -117,6 +122,7 @@ class Killed(BaseException):
     """What nobody catches."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [1, 3, 5])
 def test_stopped_at_any_photo_it_goes_on_to_the_same_shards(at, people, prepared, tmp_path, monkeypatch):
     again, calls, encode = tmp_path / "again", [], adapter_command.encode_album
@@ -138,6 +144,7 @@ def test_stopped_at_any_photo_it_goes_on_to_the_same_shards(at, people, prepared
     assert contents(again) == contents(prepared) and all(file.stat().st_mtime_ns == times[file] for file in whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_write_the_same_shards(processes, people, prepared, tmp_path, monkeypatch):
     again = tmp_path / "again"
@@ -179,6 +186,8 @@ def refused(*given, **more) -> str:
 
 
 def test_what_does_not_fit_is_refused_in_a_sentence(people, prepared, tmp_path):
+    prepared = shutil.copytree(prepared, tmp_path / "prepared")
+
     def train_refused(*more, method="fact") -> str:
         with pytest.raises(SetupError) as caught:
             train.main(
@@ -191,6 +200,10 @@ def test_what_does_not_fit_is_refused_in_a_sentence(people, prepared, tmp_path):
     assert "photos that were prepared otherwise (data)" in refused(people, prepared, methods=("fact",))
     assert "photos that were prepared otherwise (filters)" in refused(people, prepared, "--one-face")
     assert "There is no folder" in refused(tmp_path / "nobody", prepared)
+    flip = ("--set", "data.flip=true")
+    assert "flip = true is for face2diffusion alone" in refused(
+        people, prepared, *flip, methods=("fact", "face2diffusion")
+    )
     shard = sorted(prepared.glob("*.tar"))[1]
     whole = shard.read_bytes()
     for length in (len(whole.rstrip(b"\0")), len(whole) // 2, 10_240, 3, 0):
