@@ -70,7 +70,7 @@ def _prepare(options: argparse.Namespace) -> None:
     data = adapter_command.complete_data(networks, about_data, built_in)
     if data.flip and set(options.methods) != {"face2diffusion"}:
         raise ValueError(
-            "flip = true is for face2diffusion alone: to the others a mirrored photo would be another one of the person."
+            "flip = true is for face2diffusion alone: to others a mirrored photo would be another one of the person."
         )
     kinds = set.intersection(*(set(METHODS[method].bases) for method in options.methods))
     base = adapter_command.load_base(options.checkpoint, tuple(sorted(kinds)))
