@@ -264,10 +264,14 @@ def _list_people(folder: Path) -> list[Path]:
     return people
 
 
+def caption_files(file: Path) -> tuple[Path, Path]:
+    """Return where a picture's caption may be: its own, and that of its person."""
+    return file.with_suffix(".txt"), file.with_name("caption.txt")
+
+
 def _read_caption(file: Path) -> str:
     """Return what the caption file of a picture says, or that of its person, in one line."""
-    texts = (file.with_suffix(".txt"), file.with_name("caption.txt"))
-    text = next((path for path in texts if path.is_file()), None)
+    text = next((path for path in caption_files(file) if path.is_file()), None)
     if text is None:
         return CAPTION
     try:

@@ -111,11 +111,12 @@ def _begin(output: Path, files: list, data: Data, base: LoadedBase, filters: pho
 
 
 def _digest(files: list[tuple[Path, int]], checkpoint: str) -> str:
-    """Return hexadecimal digits that stand for names, sizes and times of photos, and for the checkpoint."""
+    """Return hex digits that stand for names, sizes and times of photos and captions, and for the checkpoint."""
     digest = hashlib.sha256()
-    for file in (*(file for file, _ in files), Path(checkpoint)):
-        stat = file.stat()
-        digest.update(json.dumps([file.parent.name, file.name, stat.st_size, stat.st_mtime_ns]).encode())
+    for photo in (*(file for file, _ in files), Path(checkpoint)):
+        for file in (photo, *filter(Path.is_file, photos.caption_files(photo))):
+            stat = file.stat()
+            digest.update(json.dumps([file.parent.name, file.name, stat.st_size, stat.st_mtime_ns]).encode())
     return digest.hexdigest()[:16]
 
 
