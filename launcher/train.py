@@ -36,9 +36,9 @@ def main(arguments: list[str], comfy: Path) -> int:
 def prepare(arguments: list[str], comfy: Path) -> int:
     """Encode photos for trainings of adapters; raises SetupError where something does not serve."""
     open_registered(comfy, cpu=False)
-    from ..training import prepare
+    from ..training import prepare_command
 
-    return prepare.main(arguments)
+    return prepare_command.main(arguments)
 
 
 def open_registered(comfy: Path, cpu: bool) -> None:

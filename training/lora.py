@@ -9,7 +9,7 @@ import torch
 from comfy.weight_adapter import BypassInjectionManager, WeightAdapterTrainBase
 from torch.nn.functional import linear
 
-from .recompute import compute_once, recompute
+from .recompute import recompute
 
 _ATTENTION = re.compile(r"diffusion_model\..*\.attn[12]\.to_(q|k|v|out\.0)")
 _PARTS = ("lora_up.weight", "lora_down.weight", "alpha")
@@ -93,11 +93,12 @@ def in_training(patchers: list, lora: dict[str, LoraBranch], checkpointing: bool
         manager.add_adapter(layer, branch)
     (injection,) = manager.create_injections(model)
     injection.inject(patchers[0])
-    blocks = recompute(model) if checkpointing else []
+    undo = recompute(model) if checkpointing else None
     comfy.model_management.in_training = True
     try:
         yield model
     finally:
         comfy.model_management.in_training = False
-        compute_once(blocks)
+        if undo:
+            undo()
         injection.eject(patchers[0])

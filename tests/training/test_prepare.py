@@ -17,7 +17,7 @@ from likeness.miniature.models import base_model
 from likeness.miniature.world.dataset import SetRecipe
 from likeness.miniature.world.draw import draw
 from likeness.tests.support import tiny_miniature
-from likeness.training import adapter_command, photos, prepare, shards
+from likeness.training import adapter_command, photos, prepare_command, shards
 from likeness.weights import folders
 from PIL import Image
 
@@ -54,8 +54,8 @@ def in_this_process(weights):
     registration.register_base()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base_model, "WEIGHTS", weights)
-        patch.setattr(prepare, "SHARD", 4)
-        patch.setattr(prepare, "BATCH", 2)
+        patch.setattr(prepare_command, "SHARD", 4)
+        patch.setattr(prepare_command, "BATCH", 2)
         for opened in ("open_host", "open_registered"):
             patch.setattr(train, opened, lambda comfy, cpu: None)
         yield
@@ -148,12 +148,12 @@ def test_stopped_at_any_photo_it_goes_on_to_the_same_shards(at, people, prepared
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_write_the_same_shards(processes, people, prepared, tmp_path, monkeypatch):
     again = tmp_path / "again"
-    monkeypatch.setattr(prepare, "main_first", lambda: open(os.devnull))
-    monkeypatch.setattr(prepare, "wait_for_all", lambda: None)
+    monkeypatch.setattr(prepare_command, "main_first", lambda: open(os.devnull))
+    monkeypatch.setattr(prepare_command, "wait_for_all", lambda: None)
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     for rank in (0, *range(1, processes)):
         monkeypatch.setenv("RANK", str(rank))
-        monkeypatch.setattr(prepare, "_report", lambda *given: None)
+        monkeypatch.setattr(prepare_command, "_report", lambda *given: None)
         run(people, again)
     names = {name for name in contents(prepared) if name != "left_out.csv"}
     assert {name: contents(again)[name] for name in names} == {name: contents(prepared)[name] for name in names}
