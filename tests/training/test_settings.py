@@ -1,5 +1,6 @@
 """Settings as the train commands read them: one reader for all, with ranges, and one sentence for what is wrong."""
 
+import os
 import re
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from likeness.faces.types import Faces
 from likeness.launcher import train
 from likeness.training import adapter_command, command
 from likeness.training.face2diffusion import Face2DiffusionSettings
@@ -14,6 +16,7 @@ from likeness.training.facea_run import Settings as FaceaSettings
 from likeness.training.fact import FactSettings
 from likeness.training.infinite_id import InfiniteIdSettings
 from likeness.training.settings import check_data, check_settings, read_config
+from PIL import Image
 
 KINDS = (FactSettings, Face2DiffusionSettings, InfiniteIdSettings, FaceaSettings)
 
@@ -169,3 +172,17 @@ def test_what_can_be_trained_is_asked_first(capsys):
     out, err = capsys.readouterr()
     assert "miniature" in out and "--word" not in out, "help of all, not of facea"
     assert "required: what" in err and "'bogus'" in err
+
+
+def test_a_person_s_unreadable_pictures_are_left_out_and_named(tmp_path, caplog, monkeypatch):
+    from likeness.faces import detector
+
+    Image.new("RGB", (32, 32)).save(tmp_path / "1.png")
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "3.png")  # which never ends
+    seen = []
+    monkeypatch.setattr(detector, "load", lambda *given: None)
+    monkeypatch.setattr(detector, "detect_faces", lambda finder, images: seen.append(images) or Faces(images, ((),)))
+    assert len(command._find_faces(tmp_path, "any")) == 1 == len(seen)
+    assert "2.png is left out: it cannot be read as a picture" in caplog.text
