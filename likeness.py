@@ -65,7 +65,7 @@ def main(arguments: list) -> int:
 def parse(arguments: list) -> argparse.Namespace:
     """Return the command and its options; what the command hands on to another program is in `rest`."""
     parser = argparse.ArgumentParser(prog="likeness.py", description=__doc__)
-    shown = "{demo,run,batch,test,check,host,weights,identities,train,miniature,evaluate,bench}"
+    shown = "{demo,run,batch,test,check,host,weights,identities,train,prepare,miniature,evaluate,bench}"
     commands = parser.add_subparsers(dest="command", required=True, metavar=shown)
     demo = commands.add_parser("demo", help="make a picture with and without the adapter, and a sheet of all steps")
     commands.add_parser("run", help="run a workflow and fetch what comes of it: run -h says more", add_help=False)
@@ -77,6 +77,7 @@ def parse(arguments: list) -> argparse.Namespace:
     listed = commands.add_parser("identities", help="list saved identities: photos, agreement, encoder, note")
     listed.add_argument("folder", nargs="*", type=Path, help="where to look (default: face_id and facea)")
     commands.add_parser("train", help="learn a person or an adapter from photos: train -h", add_help=False)
+    commands.add_parser("prepare", help="encode many photos once, for trainings to read", add_help=False)
     commands.add_parser("miniature", help="draw people: a sheet, or portraits to train on", add_help=False)
     commands.add_parser("evaluate", help="score pictures of people against photos: evaluate PROTOCOL -h; alone: the "
                         "miniature's report", add_help=False)  # fmt: skip
@@ -91,7 +92,7 @@ def parse(arguments: list) -> argparse.Namespace:
     for command in (demo, host):
         command.add_argument("--port", type=int, help="port on 127.0.0.1 (default: a free one)")
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("run", "batch", "test", "host", "weights", "train", "miniature", "evaluate"):
+    if rest and options.command not in ("run", "batch", "test", "host", "weights", "train", "prepare", "miniature", "evaluate"):
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     options.rest = options.arguments if options.command == "bench" else rest
     return options
@@ -216,6 +217,12 @@ def train(options: argparse.Namespace, comfy: Path) -> int:
     return train.main(options.rest, comfy)
 
 
+def prepare(options: argparse.Namespace, comfy: Path) -> int:
+    from likeness.launcher import train
+
+    return train.prepare(options.rest, comfy)
+
+
 def miniature(options: argparse.Namespace, comfy: Path) -> int:
     from likeness.miniature import command
 
@@ -249,7 +256,8 @@ def workflows(options: argparse.Namespace, comfy: Path) -> int:
 
 COMMANDS = {
     "demo": demo, "run": run, "batch": batch, "test": test, "check": check, "host": host, "weights": weights,
-    "train": train, "miniature": miniature, "evaluate": evaluate, "bench": bench, "_workflows": workflows,
+    "train": train, "prepare": prepare, "miniature": miniature, "evaluate": evaluate, "bench": bench,
+    "_workflows": workflows,
 }  # fmt: skip
 
 if __name__ == "__main__":

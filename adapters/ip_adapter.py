@@ -296,7 +296,9 @@ class IpAdapter:
     @property
     def clip_width(self) -> int:
         """The width of the CLIP vision features that the projector reads."""
-        return self.projector.model.get_parameter(self.format.reads_clip).shape[1]
+        projector = self.projector.model
+        each = isinstance(getattr(projector, "clip_mapper", None), ip_projectors.FullTokens)
+        return projector.get_parameter("clip_mapper.proj.0.weight" if each else self.format.reads_clip).shape[1]
 
     def _name_clip_model(self) -> str:
         published = {("embeds", 1280): "bigG-14", ("embeds", 1024): "H-14", ("penultimate", 1280): "H-14"}

@@ -158,12 +158,19 @@ class IdFormerTokens(nn.Module):
 
 
 class InfiniteIdTokens(nn.Module):
-    """Infinite-ID: c_id = [M_clip(hidden states) ; M_face(face embedding)] along the tokens."""
+    """Infinite-ID: c_id = [M_clip(hidden states) ; M_face(face embedding)] along the tokens.
+
+    M_clip is a resampler, or projects each hidden state to a token of its own, whichever the weights are.
+    """
 
     def __init__(self, weights: dict, operations=nn, **factory):
         super().__init__()
         clip = _part(weights, "clip_mapper.")
-        self.clip_mapper = Resampler(ResamplerSizes.of(clip), operations, **factory)
+        self.clip_mapper = (
+            FullTokens(clip, operations, **factory)
+            if "proj.0.weight" in clip
+            else Resampler(ResamplerSizes.of(clip), operations, **factory)
+        )
         self.face_mapper = FaceTokens(_part(weights, "face_mapper."), operations, **factory)
 
     def forward(self, face: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:

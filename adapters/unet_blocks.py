@@ -71,6 +71,12 @@ def transformer_blocks(unet: torch.nn.Module) -> dict[Block, torch.nn.Module]:
     return blocks
 
 
+def recognise_base(unet: torch.nn.Module) -> str | None:
+    """Return the name in `BLOCKS` of the base model whose transformer blocks a UNet has; None for others."""
+    blocks = transformer_blocks(unet).keys()
+    return next((name for name, expected in BLOCKS.items() if blocks == set(expected)), None)
+
+
 class FaceBlock(NamedTuple):
     """A block that FACT extends: the host's name of it, and the two published spellings of its keys' prefix."""
 

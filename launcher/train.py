@@ -33,6 +33,14 @@ def main(arguments: list[str], comfy: Path) -> int:
     return command.main(arguments[1:], partial(open_registered, comfy))
 
 
+def prepare(arguments: list[str], comfy: Path) -> int:
+    """Encode photos for trainings of adapters; raises SetupError where something does not serve."""
+    open_registered(comfy, cpu=False)
+    from ..training import prepare_command
+
+    return prepare_command.main(arguments)
+
+
 def open_registered(comfy: Path, cpu: bool) -> None:
     """Open the host with its further model folders, our own, and what the miniature brings."""
     open_host(comfy, cpu)

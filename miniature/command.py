@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .world.dataset import SetRecipe, write
 from .world.people import SPLITS
+from .world.photo_folder import STYLES, write_photos
 from .world.sheet import save, sheet
 
 
@@ -19,9 +20,17 @@ def main(argv: list[str], say: Callable[[str], None] = print) -> int:
         say(f"Wrote {options.target}.")
         return 0
     names = ("split", "first", "people", "size", "seed")
+    given = {name: getattr(options, name) for name in names}
+
+    def report(done: int, count: int) -> None:
+        say(f"{done} of {count} pictures")
+
     try:
-        recipe = SetRecipe(images=options.pictures, **{name: getattr(options, name) for name in names})
-        write(options.target, recipe, options.processes, lambda done, count: say(f"{done} of {count} pictures"))
+        recipe = SetRecipe(images=options.pictures, **given, **({"styles": STYLES} if options.photos else {}))
+        if options.photos:
+            write_photos(options.target, recipe, report)
+        else:
+            write(options.target, recipe, options.processes, report)
     except (ValueError, OSError) as error:
         say(str(error))
         return 1
@@ -32,6 +41,7 @@ def main(argv: list[str], say: Callable[[str], None] = print) -> int:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="likeness.py miniature", description=__doc__)
     actions = parser.add_subparsers(dest="action", required=True)
+    cores = "how many draw at the same time (default: one a core)"
     sizes = {"sheet": (8, 10, 128), "data": (2000, 12, 64)}
     texts = {"sheet": "draw a PNG with a row of pictures for each person", "data": "draw a folder of portraits"}
     for action, (people, pictures, size) in sizes.items():
@@ -41,6 +51,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         for name, value in (("first", 0), ("people", people), ("pictures", pictures), ("size", size), ("seed", 0)):
             command.add_argument(f"--{name}", type=int, default=value, help=f"default: {value}")
         if action == "data":
-            text = "how many draw at the same time (default: one a core)"
-            command.add_argument("--processes", type=int, default=os.cpu_count() or 1, help=text)
+            text = "a folder of PNG files for each person, as trainings read photos; 96 pixels or more serve best"
+            command.add_argument("--photos", action="store_true", help=text)
+            command.add_argument("--processes", type=int, default=os.cpu_count() or 1, help=cores)
     return parser.parse_args(argv)

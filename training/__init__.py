@@ -6,7 +6,8 @@ the layers of a copy of the host's model. FaceA-Net: `inpainting` makes of photo
 Eq. 2, `facea_run` makes an identity of it, `curve` draws the losses, `command` is for the terminal. Nothing here knows
 a node, so that a script can train too.
 
-Adapters: `photos` reads folders of people, `portraits` keep what adapters are trained on, `frozen` is the base model
-they are trained for, `fact`, `face2diffusion` and `infinite_id` are the papers' losses, `adapter_command` is for the
-terminal; `bases` holds the base models that other rooms register.
+Adapters: `photos` reads folders of people, `portraits` keep what adapters are trained on, in memory or in `shards`
+that `prepare_command` writes, `frozen` is the base model they are trained for, `fact`, `face2diffusion` and
+`infinite_id` are the papers' losses, `recompute` saves memory, `watch` keeps log, snapshots and the best one,
+`adapter_command` is for the terminal; `bases` holds the base models that other rooms register.
 """

@@ -1,6 +1,7 @@
-"""Train an adapter for an SD1.x base on photos of many people: training/README.md says how, and with what settings."""
+"""Train an adapter on photos of many people, for SD1.x or, Infinite-ID, SDXL; training/README.md has the settings."""
 
 import argparse
+import dataclasses
 import glob
 import hashlib
 import json
@@ -17,33 +18,40 @@ import comfy.sd
 import comfy.supported_models
 import safetensors.torch
 import torch
+from comfy.model_base import ModelType
 from tqdm import tqdm
 
 from ..adapters.ip_adapter import INFINITE_ID_METADATA
+from ..adapters.unet_blocks import recognise_base
 from ..encoders.loading import load_encoder, load_expression_encoder
 from ..faces import detector
+from ..faces.parsing import FaceParser, load_parser
+from ..faces.search import FaceDetector
 from ..host_process import SetupError
 from ..weights import folders, saving
-from . import curve, face2diffusion, fact, infinite_id, loop, photos, portraits
+from . import curve, face2diffusion, fact, infinite_id, loop, photos, portraits, shards
 from .bases import BUILT_IN, BuiltInBase
 from .distributed import is_main, main_first
 from .frozen import freeze
 from .progress_line import ProgressLine
-from .settings import TrainingSettings, add_setting_options, check_data, check_settings, read_config
+from .settings import CLIP_FACES, AdapterSettings, add_setting_options, check_data, check_settings, read_config
+from .watch import Watch, averaged, mean_loss
 
 
 class AdapterTraining(NamedTuple):
     """How the adapter of a method is trained and written.
 
-    trainer: with `train`. settings: the class of its settings. networks: those whose features it wants.
-    state: gives the weights of its result by name. metadata: of its file.
+    trainer: with `make`, `make_loss` and `make_groups`. settings: the class of its settings. networks: those whose
+    features it wants. state: gives the weights of its result by name. metadata: of its file. bases: which base models
+    it is for.
     """
 
     trainer: ModuleType
-    settings: type[TrainingSettings]
+    settings: type[AdapterSettings]
     networks: tuple[str, ...]
     state: Callable[[torch.nn.Module], dict[str, torch.Tensor]]
     metadata: dict[str, str] | None = None
+    bases: tuple[str, ...] = ("SD1.5",)
 
 
 class NetworkFile(NamedTuple):
@@ -67,6 +75,7 @@ METHODS = {
         ("arcface", "clip_vision"),
         infinite_id.InfiniteId.state,
         INFINITE_ID_METADATA,
+        ("SD1.5", "SDXL"),
     ),
 }
 FILES = {
@@ -76,25 +85,40 @@ FILES = {
     "arcface": NetworkFile("insightface", "models/buffalo_l/w600k_r50.onnx"),
     "clip_vision": NetworkFile("clip_vision", "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"),
 }
+_FAMILIES = {"SD1.5": comfy.supported_models.SD15, "SDXL": comfy.supported_models.SDXL}
+_SIZES = {"SD1.5": 512, "SDXL": 1024}
+_PARSER, NO_PARSER = "79999_iter.pth", "none"
 _FACE_ENCODERS = ("transface", "msid", "arcface")
 
 
 @dataclass(frozen=True)
 class Data:
-    """How photos are read: the crops' side in pixels, a face detector's label, the files of the networks by name."""
+    """How photos are read: the crops' side in pixels, a face detector's label, the files of the networks by name.
+
+    size: 0 for that of the base model. clip_face: what CLIP sees, one of CLIP_FACES. parser: the file of a face
+    parser, "" for none. flip: whether every photo is there mirrored too.
+    """
 
     size: int
     detector: str
     files: dict[str, str]
+    clip_face: str = CLIP_FACES[0]
+    parser: str = ""
+    flip: bool = False
 
 
 class LoadedBase(NamedTuple):
-    """MODEL, CLIP and VAE of a base model, the file they are from, and its description where it comes with the pack."""
+    """MODEL, CLIP and VAE of a base model, the file they are from, and its description where it comes with the pack.
+
+    size: pixels of a picture's side for which it was made. kind: "SD1.5", "SDXL" or the word for a built-in one.
+    """
 
     model: object
     clip: object
     vae: object
     file: str
+    size: int
+    kind: str
     built_in: BuiltInBase | None = None
 
 
@@ -120,9 +144,9 @@ def main(arguments: list[str]) -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="likeness.py train", description=__doc__)
     parser.add_argument("method", choices=METHODS, help="what to train")
-    parser.add_argument("photos", type=Path, help="folder with a sub-folder of photos for each person")
+    parser.add_argument("photos", type=Path, help="folder with a sub-folder of photos for each person, or prepared")
     words = "".join(f", or the word {name} for {base.what}" for name, base in BUILT_IN.items())
-    parser.add_argument("checkpoint", help=f"SD1.x checkpoint{words}")
+    parser.add_argument("checkpoint", help=f"SD1.x or, for infinite-id, SDXL checkpoint{words}")
     parser.add_argument("output", type=Path, help="the safetensors file to write")
     add_setting_options(parser)
     return parser.parse_args(arguments)
@@ -133,24 +157,85 @@ def _train(options: argparse.Namespace) -> None:
     values, about_data = read_config(options.config, options.set)
     settings = check_settings(method.settings, values)
     _check_paths(options.photos, options.checkpoint, options.output)
-    data = complete_data(method.networks, about_data, built_in)
-    base = load_base(options.checkpoint)
-    portraits_of_people = _prepare_portraits(options, data, base)
-    more = []
-    if file := data.files.get("clip_vision"):
-        more = [photos.clip_of_nothing(_load_clip_vision(file, built_in))]
+    line = ProgressLine(settings)
+    take = _take_prepared if (options.photos / shards.MANIFEST).is_file() else _take_photos
+    base, encoded, more = take(options, method, about_data, built_in)
+    watched = portraits.hold_out(encoded, settings.held_out) if settings.validate_steps else [encoded]
     comfy.model_management.unload_all_models()  # the base model needs the room
-    fixed = freeze(base.model, base.clip, settings.precision)
-    checkpoint = _checkpoint_path(options.output)
+    fixed = freeze(base.model, base.clip, settings.precision, settings.checkpointing)
+    progress = loop.Progress()
+    module = method.trainer.make(fixed, watched[0], settings)
+    loss, *validation = (method.trainer.make_loss(fixed, module, part, *more, settings) for part in watched)
+    watch = _watch(method, module, progress, settings, options.output, validation)
+
+    def after_step(progress: loop.Progress) -> None:
+        line(progress)
+        watch(progress)
+
+    checkpoint, groups = _checkpoint_path(options.output), method.trainer.make_groups(module, settings)
     try:
-        module, progress = method.trainer.train(
-            fixed, portraits_of_people, *more, settings, checkpoint, ProgressLine(settings)
-        )
+        loop.fit(groups, loss, settings, fixed.device, checkpoint, after_step, progress)
     except KeyError as error:
         raise ValueError(f"{checkpoint} is of another training: it has no {error}.") from error
     if is_main():
-        _write(method, module, progress, settings.steps, options.output)
+        watch.write(options.output)
+        curve.draw(progress.losses, settings.steps).save(options.output.with_suffix(".png"))
+        print(f"{curve.summarise(progress.losses)}\nwritten to {options.output}", flush=True)
         checkpoint.unlink(missing_ok=True)
+
+
+def _take_photos(options: argparse.Namespace, method: AdapterTraining, about_data: dict, built_in: BuiltInBase | None):
+    """Return base model, portraits and, where it is read, what CLIP sees in nothing, of a folder of photos."""
+    data = complete_data(method.networks, about_data, built_in)
+    base = load_base(options.checkpoint, method.bases)
+    data = replace(data, size=data.size or base.size)
+    photos.check_size(data.size, base.vae)
+    encoded = _prepare_portraits(options, data, base)
+    file = data.files.get("clip_vision")
+    return base, encoded, [photos.clip_of_nothing(_load_clip_vision(file, built_in))] if file else []
+
+
+def _take_prepared(options: argparse.Namespace, method: AdapterTraining, about_data: dict, built_in):
+    """Return the same of photos that `likeness.py prepare` encoded; raises ValueError where they are for another."""
+    check_data(method.networks, about_data)
+    manifest, encoded, more = shards.read(options.photos)
+    there = manifest["data"]
+    if missing := [name for name in method.networks if name not in there["files"]]:
+        raise ValueError(
+            f"{options.photos} was prepared without {missing[0]}, which {options.method} reads: prepare the photos "
+            f"with --for {options.method}."
+        )
+    for name, value in about_data.items():
+        was = there["files"].get(name, there.get(name))
+        if not _agrees(was, value):
+            raise ValueError(f"{options.photos} was prepared with {name} = {was!r}, not {value!r}: prepare it anew.")
+    base = load_base(options.checkpoint, method.bases)
+    if base.kind != manifest["base"]:
+        raise ValueError(f"{options.photos} was prepared for {manifest['base']}, but {base.file} is {base.kind}.")
+    if is_main():
+        print(f"{len(encoded)} photos of {len(encoded.shelves.counts)} people, in {options.photos}", flush=True)
+    return base, encoded, more if "clip_vision" in method.networks else []
+
+
+def _agrees(was: object, value: object) -> bool:
+    """Return whether an entry of [data] says what photos were prepared with: of a file its name is enough."""
+    if isinstance(was, str) and was and value:
+        return was.endswith(str(value))
+    return was == value or (not was and value in ("", NO_PARSER))
+
+
+def _watch(method: AdapterTraining, module, progress: loop.Progress, settings, output: Path, validation) -> Watch:
+    """Return what writes the adapter and measures the loss on people held out, if any, while the training goes on."""
+
+    def write(path: Path) -> None:
+        with averaged(module, progress):
+            _write(method, module, path)
+
+    def validate() -> float:
+        with averaged(module, progress):
+            return mean_loss(validation[0], settings.validation_batches)
+
+    return Watch(settings, output, write, validate if validation else None)
 
 
 def _check_paths(folder: Path, checkpoint: str, output: Path) -> None:
@@ -176,7 +261,7 @@ def complete_data(networks: tuple[str, ...], values: dict, built_in: BuiltInBase
     Raises ValueError with a sentence for an unknown entry or a wrong value, FileNotFoundError, which tells how to get
     it, where the file of a network is missing.
     """
-    defaults = {"size": built_in.size, "detector": built_in.detector} if built_in else {}
+    defaults = {"detector": built_in.detector} if built_in else {}
     entries = check_data(networks, defaults | values)
     files = {}
     for name in networks:
@@ -185,19 +270,35 @@ def complete_data(networks: tuple[str, ...], values: dict, built_in: BuiltInBase
         else:
             kind, published = FILES[name]
             files[name] = folders.path(kind, getattr(entries, name) or published)
-    return Data(entries.size, entries.detector or detector.first_detector(), files)
+    size = entries.size if "size" in values else 0
+    label = entries.detector or detector.first_detector()
+    return Data(size, label, files, entries.clip_face, _find_parser(entries.parser, built_in), entries.flip)
 
 
-def load_base(checkpoint: str) -> LoadedBase:
-    """Load the base model to train for; raises ValueError with a sentence where it is no SD1.x."""
+def _find_parser(name: str, built_in: BuiltInBase | None) -> str:
+    """Return the file of the face parser that [data] names; raise FileNotFoundError where it is missing.
+
+    Where it names none, the published one if it is there; it knows no drawn people.
+    """
+    if name == NO_PARSER or (built_in and not name):
+        return ""
+    return folders.path("face_parsing", name) if name else folders.find("face_parsing", _PARSER) or ""
+
+
+def load_base(checkpoint: str, kinds: tuple[str, ...]) -> LoadedBase:
+    """Load the base model to train for; raises ValueError with a sentence where it is of none of `kinds`."""
     if built_in := BUILT_IN.get(checkpoint):
-        return LoadedBase(*built_in.load(), built_in.path("base"), built_in)
+        return LoadedBase(*built_in.load(), built_in.path("base"), built_in.size, checkpoint, built_in)
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(checkpoint)
     config = model.model.model_config
     plain = config.unet_config["in_channels"] == config.latent_format.latent_channels
-    if clip is None or not isinstance(config, comfy.supported_models.SD15) or not plain:
-        raise ValueError(f"{checkpoint} is no SD1.x text-to-image checkpoint with its text encoder: name one.")
-    return LoadedBase(model, clip, vae, checkpoint)
+    kind = recognise_base(model.model.diffusion_model)
+    family = _FAMILIES.get(kind)
+    predicts = model.model.model_type in (ModelType.EPS, ModelType.V_PREDICTION)
+    if clip is None or kind not in kinds or not isinstance(config, family) or not plain or not predicts:
+        names = " or ".join("SD1.x" if each == "SD1.5" else each for each in kinds)
+        raise ValueError(f"{checkpoint} is no {names} text-to-image checkpoint with its text encoder: name one.")
+    return LoadedBase(model, clip, vae, checkpoint, _SIZES[kind], kind)
 
 
 def _prepare_portraits(options: argparse.Namespace, data: Data, base: LoadedBase) -> portraits.Portraits:
@@ -223,15 +324,33 @@ def fingerprint(folder: Path, data: Data, checkpoint: str) -> str:
     """
     inside = sorted(file for file in folder.glob("*/*") if file.is_file())
     names = [str(file.relative_to(folder)) for file in inside]
-    stats = [Path(file).stat() for file in (*inside, *data.files.values(), checkpoint)]
-    facts = [names, [(stat.st_size, stat.st_mtime_ns) for stat in stats], data.size, data.detector, data.files]
+    used = [file for file in (*data.files.values(), data.parser) if file]
+    stats = [Path(file).stat() for file in (*inside, *used, checkpoint)]
+    facts = [names, [(stat.st_size, stat.st_mtime_ns) for stat in stats], *dataclasses.astuple(data)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 
 def _encode(folder: Path, data: Data, base: LoadedBase) -> portraits.Portraits:
     """Find the faces of all photos and encode them; only the main process comes here."""
+    networks = load_networks(data, base)
     print(f"Finding faces below {folder} with {data.detector} ...", flush=True)
-    album = photos.read(folder, detector.load(data.detector, 0.5, 640), data.size)
+    album = photos.read(folder, networks.detector, data.size, networks.parser)
+    with tqdm(total=len(album) * (1 + data.flip), desc="encoded", unit=" photos") as bar:
+        return encode_album(album, data, networks, base, report=lambda done, count: bar.update(done - bar.n))
+
+
+class Networks(NamedTuple):
+    """What photos are read with: encoders by "transface" and so on in a list, the others or None."""
+
+    detector: FaceDetector
+    parser: FaceParser | None
+    encoders: list
+    expression: object | None
+    clip_vision: object | None
+
+
+def load_networks(data: Data, base: LoadedBase) -> Networks:
+    """Load what the photos are read with, and print what draws the masks; raises ValueError for a wrong file."""
     encoders = []
     for name in _FACE_ENCODERS:
         if file := data.files.get(name):
@@ -239,15 +358,31 @@ def _encode(folder: Path, data: Data, base: LoadedBase) -> portraits.Portraits:
             if encoder.kind != name:
                 raise ValueError(f"{file} is no {name} encoder but of the kind {encoder.kind}: name another in [data].")
             encoders.append(encoder)
-    with tqdm(total=len(album), desc="encoded", unit=" photos") as bar:
-        encoded = photos.encode(
-            album, base.model, base.vae, encoders, report=lambda done, count: bar.update(done - bar.n)
-        )
+    estimated = f"Masks estimated from points: no face parser is used ({_PARSER} in models/face_parsing)."
+    if is_main():
+        print(f"Masks by {data.parser}." if data.parser else estimated, flush=True)
+    files = data.files
+    return Networks(
+        detector.load(data.detector, 0.5, 640),
+        load_parser(data.parser) if data.parser else None,
+        encoders,
+        load_expression_encoder(files["expression"]) if "expression" in files else None,
+        _load_clip_vision(files["clip_vision"], base.built_in) if "clip_vision" in files else None,
+    )
+
+
+def encode_album(
+    album: photos.Album, data: Data, networks: Networks, base: LoadedBase, report: Callable[[int, int], None] | None
+) -> portraits.Portraits:
+    """Return what a training samples from; report: called with the number of pictures that are done and of all."""
+    if data.flip:
+        album = photos.add_mirrored(album)
+    encoded = photos.encode(album, base.model, base.vae, networks.encoders, report=report)
     more = {}
-    if file := data.files.get("expression"):
-        more["expression"] = photos.expressions(album, load_expression_encoder(file))
-    if file := data.files.get("clip_vision"):
-        more["clip"] = photos.clip_states(album, _load_clip_vision(file, base.built_in))
+    if networks.expression:
+        more["expression"] = photos.expressions(album, networks.expression)
+    if networks.clip_vision:
+        more["clip"] = photos.clip_states(album, networks.clip_vision, data.clip_face)
     return replace(encoded, features=encoded.features | more)
 
 
@@ -260,14 +395,10 @@ def _load_clip_vision(file: str, built_in: BuiltInBase | None) -> comfy.clip_vis
     return loaded
 
 
-def _write(method: AdapterTraining, module: torch.nn.Module, progress: loop.Progress, steps: int, output: Path) -> None:
-    """Write the adapter, in float16, and the plot of its losses; where there is a running average, that."""
-    if progress.average:
-        module.load_state_dict(progress.average)
+def _write(method: AdapterTraining, module: torch.nn.Module, output: Path) -> None:
+    """Write the adapter in float16."""
     state = {name: weight.detach().cpu().half().contiguous() for name, weight in method.state(module).items()}
     saving.write(output, safetensors.torch.save(state, method.metadata), "Training")
-    curve.draw(progress.losses, steps).save(output.with_suffix(".png"))
-    print(f"{curve.summarise(progress.losses)}\nwritten to {output}", flush=True)
 
 
 def _checkpoint_path(output: Path) -> Path:

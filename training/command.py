@@ -1,6 +1,7 @@
 """Train a FaceA identity from a folder of photos, without a server."""
 
 import argparse
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,10 +55,11 @@ def _train(options: argparse.Namespace) -> None:
     settings = check_settings(facea_run.Settings, values)
     about_data |= {name: value for name in ("size", "detector") if (value := getattr(options, name)) is not None}
     data = check_data((), about_data)
+    line = ProgressLine(settings)
     photos = cut_photos(_find_faces(options.photos, data.detector), REGIONS, CropStyle(size=data.size))
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(options.checkpoint))
     base = facea_run.Base(model, clip, vae)
-    result = facea_run.learn(base, photos, facea_run.Task(options.word), settings, after_step=ProgressLine(settings))
+    result = facea_run.learn(base, photos, facea_run.Task(options.word), settings, after_step=line)
     save_facea(options.output, result.identity)
     print(f"{facea_run.report(result)}\nwritten to {options.output}")
 
@@ -69,6 +71,10 @@ def _find_faces(folder: Path, label: str) -> list:
     from .photos import PHOTO_FILES, read_photo
 
     finder = detector.load(label or detector.first_detector(), 0.5, 640)
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PHOTO_FILES)
-    faces = [detector.detect_faces(finder, read_photo(file)[None]) for file in files]
+    faces = []
+    for file in sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in PHOTO_FILES):
+        try:
+            faces.append(detector.detect_faces(finder, read_photo(file)[None]))
+        except ValueError as error:
+            logging.warning("%s is left out: it cannot be read as a picture (%s).", file, error.__cause__)
     return [apply_policy(photo, "largest", 0, "whole picture") for photo in faces]

@@ -27,6 +27,17 @@ def count_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def describe_batch(batch: int, accumulate: int) -> str:
+    """Return in words how many processes train together, and how many samples a step of all of them sees."""
+    count = count_processes()
+    parts = [f"{count} process{'es' * (count > 1)}", f"batch {batch}"]
+    parts += [f"{accumulate} batches a step"] if accumulate > 1 else []
+    text = f"{', '.join(parts)}: {count * batch * accumulate} samples a step"
+    if count == 1 and "ACCELERATE_MIXED_PRECISION" in os.environ:  # which accelerate launch sets
+        text += ". accelerate launch started one process only: on a CPU too it takes --multi_gpu to start several"
+    return text
+
+
 @contextlib.contextmanager
 def main_first() -> Iterator[None]:
     """Let the main process go first, however long it takes, and the others when it is done."""
@@ -95,3 +106,11 @@ def from_main(content: dict) -> dict:
     from accelerate.utils import broadcast_object_list
 
     return broadcast_object_list([content])[0]
+
+
+def wait_for_all() -> None:
+    """Wait until all processes have come as far as this, however long it takes."""
+    if count_processes() > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()

@@ -1,5 +1,8 @@
 """Face2Diffusion's training (arXiv 2403.05094, Eq. 5-7; docs/papers.md 3.6): two words of a face, by CGDR."""
 
+import contextlib
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,24 +13,26 @@ from ..adapters.face_prompt import FIRST
 from . import loop
 from .frozen import Frozen, NoisyBatch, mean_in_mask, prediction_error, sample_noise
 from .portraits import Portraits
-from .settings import Count, Positive, Share, TrainingSettings, Weight
+from .settings import AdapterSettings, Count, Positive, Share, Weight
 from .text_model import NAME
+from .watch import Loss
 
 MODES = ("cgdr", "reconstruction", "masked")
 
 
 @dataclass(frozen=True)
-class Face2DiffusionSettings(TrainingSettings):
-    """hidden: widths of both networks. prompt, class_words: the words around the face, and in its place.
+class Face2DiffusionSettings(AdapterSettings):
+    """hidden: widths of both networks. dropout: share of their numbers that are left out in training, as published.
 
+    prompt, class_words: the words around the face, and in its place.
     keep_expression: how often the expression is told; else it is the learned unconditional one.
     mode: "cgdr", or the ablations "reconstruction" and "masked" (the plain loss, and that inside the face only).
     focus: how many times as much an error inside the face counts as one outside; 1 as published.
     """
 
-    batch: Count = 32
     lr: Positive = 1e-5
     hidden: tuple[Count, ...] = (1536, 1536)
+    dropout: Share = 0.1
     keep_expression: Share = 0.8
     mode: Literal[MODES] = MODES[0]
     focus: Weight = 1.0
@@ -57,10 +62,27 @@ def insert_words(embeddings: torch.Tensor, tokens: torch.Tensor, words: torch.Te
 
 def make_mapping(portraits: Portraits, word: int, settings: Face2DiffusionSettings) -> MappingNetwork:
     """Return a fresh mapping network for the portraits' features, with words as wide as `word`."""
-    identity, expression = (portraits.features[name].flatten(1).shape[1] for name in ("msid", "expression"))
+    identity, expression = (math.prod(portraits.features[name].shape[1:]) for name in ("msid", "expression"))
     network = MappingNetwork(MappingSizes(identity, expression, settings.hidden, word))
     torch.nn.init.zeros_(network.null_exp)
     return network
+
+
+@contextlib.contextmanager
+def dropped(network: MappingNetwork, share: float, generator: torch.Generator) -> Iterator[None]:
+    """Leave out a share of the numbers between the layers of a network in training, as published: before each ReLU."""
+
+    def drop(layer, inputs, outputs: torch.Tensor) -> torch.Tensor:
+        left = torch.rand(outputs.shape, generator=generator) >= share
+        return outputs * left.to(outputs) / (1 - share)
+
+    layers = [layer for mlp in (network.i2t_first, network.i2t_last) for layer in mlp.layers]
+    hooks = [layer.register_forward_hook(drop) for layer in layers if share and network.training]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def step_loss(
@@ -80,7 +102,8 @@ def step_loss(
         portraits.features[name][indices].flatten(1).to(base.device, torch.float32) for name in ("msid", "expression")
     )
     tells_expression = (torch.rand(settings.batch, 1, generator=generator) < settings.keep_expression).to(identity)
-    words = network(identity, expression, tells_expression)
+    with dropped(network, settings.dropout, generator):
+        words = network(identity, expression, tells_expression)
     batch = sample_noise(base, portraits.latents[indices], generator)
     named, of_class = prompts.expand(settings.batch, -1, -1).unbind(1)
     context = base.context(insert_words(base.embeddings(named), named, words))
@@ -100,23 +123,40 @@ def _denoise_class(base: Frozen, batch: NoisyBatch, tokens: torch.Tensor) -> tor
     return base.denoise(batch.z_t, batch.sigma, context.expand(len(tokens), -1, -1), {})
 
 
-def train(base: Frozen, portraits: Portraits, settings: Face2DiffusionSettings, checkpoint, after_step):
-    """Train a mapping network for `base` and return it with the progress.
+def make(base: Frozen, portraits: Portraits, settings: Face2DiffusionSettings) -> MappingNetwork:
+    """Return a fresh mapping network for `base` and "msid" [n, 1, d] and "expression" [n, e] features.
 
-    portraits: with "msid" [n, 1, d] and "expression" [n, e] features.
-    after_step: called with the progress. Raises ValueError for an unknown mode, and what `loop.train` does.
+    Raises ValueError for an unknown mode.
     """
     if settings.mode not in MODES:
         modes = ", ".join(MODES)
         raise ValueError(f"'{settings.mode}' is no mode of Face2Diffusion's training; choose one of {modes}.")
     torch.manual_seed(settings.seed)
     width = base.text.embeddings.token_embedding.weight.shape[1]
-    network = make_mapping(portraits, width, settings).to(base.device)
+    return make_mapping(portraits, width, settings).to(base.device)
+
+
+def make_loss(base: Frozen, network: MappingNetwork, portraits: Portraits, settings: Face2DiffusionSettings) -> Loss:
+    """Return the loss of batches sampled from `portraits`, a function of generator and step."""
     prompts = base.tokens([f"{settings.prompt} {words}" for words in (NAME, settings.class_words)])
 
-    def loss_of(generator: torch.Generator) -> torch.Tensor:
+    def loss(generator: torch.Generator, step: int) -> torch.Tensor:
         with base.autocast():
             return step_loss(base, network, portraits, prompts, settings, generator)
 
-    groups = [loop.Group(dict(network.named_parameters()), settings.lr)]
-    return network, loop.train(groups, loss_of, settings, base.device, checkpoint, after_step)
+    return loss
+
+
+def make_groups(network: MappingNetwork, settings: Face2DiffusionSettings) -> list[loop.Group]:
+    """Return what learns at which rate."""
+    return [loop.Group(dict(network.named_parameters()), settings.lr)]
+
+
+def train(base: Frozen, portraits: Portraits, settings: Face2DiffusionSettings, checkpoint, after_step):
+    """Train a mapping network for `base` on `portraits`, and return it with the progress.
+
+    after_step: called with the progress. Raises what `make` and `loop.train` do.
+    """
+    network = make(base, portraits, settings)
+    loss = make_loss(base, network, portraits, settings)
+    return network, loop.fit(make_groups(network, settings), loss, settings, base.device, checkpoint, after_step)

@@ -17,14 +17,15 @@ from ..attention_patches.sfags import gated_self_attention, project_face
 from . import loop
 from .frozen import Frozen, mean_in_mask, prediction_error, sample_noise
 from .portraits import Portraits, others
-from .settings import Count, Number, Positive, Share, TrainingSettings, Weight
+from .settings import AdapterSettings, Count, Number, Positive, Share, Weight
+from .watch import Loss
 
 DENOMINATORS = ("outside", "increment")  # of L_FAIR
 _EPS = 1e-6
 
 
 @dataclass(frozen=True)
-class FactSettings(TrainingSettings):
+class FactSettings(AdapterSettings):
     """gate: where alpha begins: 0 as published, so that only the gates learn at first; else the layers behind the gates
     begin at nothing, and all learn at once. gates, projector: how many times as fast as the rest these learn.
     queries, dim, depth: sizes of the projector.
@@ -35,7 +36,6 @@ class FactSettings(TrainingSettings):
     the face against that inside; 1 for the plain loss, 0 for the masked one.
     """
 
-    batch: Count = 32
     lr: Positive = 5e-5
     gate: Number = 0.0
     gates: Weight = 1.0
@@ -165,34 +165,46 @@ def step_loss(
     return mean_in_mask(square, weight) + settings.fair * torch.stack(patch.fair).mean()
 
 
-def train(
-    base: Frozen, portraits: Portraits, settings: FactSettings, checkpoint, after_step, projector: dict | None = None
-) -> tuple[Fact, loop.Progress]:
-    """Train an adapter for `base` on "transface" features [n, tokens, d], and return it with the progress.
+def make(base: Frozen, portraits: Portraits, settings: FactSettings) -> Fact:
+    """Return a fresh adapter for `base` and "transface" features [n, tokens, d].
 
-    after_step: called with the progress. projector: the weights that its projector begins with, see `fact_projector`.
-    Raises ValueError for an unknown denominator, and what `loop.train` does.
+    Raises ValueError for an unknown denominator.
     """
     if settings.denominator not in DENOMINATORS:
         raise ValueError(
             f"'{settings.denominator}' is no denominator of FACT's L_FAIR; choose one of {', '.join(DENOMINATORS)}."
         )
     torch.manual_seed(settings.seed)
-    adapter = Fact(base, portraits.features["transface"].shape[-1], settings).to(base.device)
+    return Fact(base, portraits.features["transface"].shape[-1], settings).to(base.device)
+
+
+def make_loss(base: Frozen, adapter: Fact, portraits: Portraits, settings: FactSettings) -> Loss:
+    """Return the loss of batches sampled from `portraits`, a function of generator and step."""
+    tokens = base.tokens([*portraits.captions, ""])
+
+    def loss(generator: torch.Generator, step: int) -> torch.Tensor:
+        with base.autocast():
+            return step_loss(base, adapter, portraits, tokens, settings, step, generator)
+
+    return loss
+
+
+def train(
+    base: Frozen, portraits: Portraits, settings: FactSettings, checkpoint, after_step, projector: dict | None = None
+) -> tuple[Fact, loop.Progress]:
+    """Train an adapter for `base` on `portraits`, and return it with the progress.
+
+    after_step: called with the progress. projector: the weights that its projector begins with, see `fact_projector`.
+    Raises what `make` and `loop.train` do.
+    """
+    adapter = make(base, portraits, settings)
     if projector is not None:
         adapter.projector.load_state_dict(projector)
-    tokens = base.tokens([*portraits.captions, ""])
-    progress = loop.Progress()
-
-    def loss_of(generator: torch.Generator) -> torch.Tensor:
-        with base.autocast():
-            return step_loss(base, adapter, portraits, tokens, settings, progress.step, generator)
-
-    loop.train(_groups(adapter, settings), loss_of, settings, base.device, checkpoint, after_step, progress)
-    return adapter, progress
+    loss = make_loss(base, adapter, portraits, settings)
+    return adapter, loop.fit(make_groups(adapter, settings), loss, settings, base.device, checkpoint, after_step)
 
 
-def _groups(adapter: Fact, settings: FactSettings) -> list[loop.Group]:
+def make_groups(adapter: Fact, settings: FactSettings) -> list[loop.Group]:
     """Return what learns at which rate, in the order of checkpoints; the projector is among the rest if it can be."""
     named = dict(adapter.named_parameters())
     gates = {name: tensor for name, tensor in named.items() if "alpha_" in name}

@@ -6,19 +6,33 @@ from dataclasses import dataclass
 import comfy.model_base
 import torch
 
+from ..adapters.unet_blocks import BLOCKS, recognise_base, transformer_blocks
 from .plain_attention import quick_on
 from .precision import cast_to, compute_dtype
+from .recompute import recompute
 from .text_model import text_rows
+
+_SIZE_WIDTH = 256  # of each of the six numbers in SDXL's y
 
 
 @dataclass(frozen=True, eq=False)
 class Frozen:
-    """model: the host's BaseModel, and text, the text model of CLIP-L in `clip`: both on the training's `device`."""
+    """model: the host's BaseModel, and text, the text model of CLIP-L in `clip`: both on the training's `device`.
+
+    kind: "SD1.5" or "SDXL". SDXL, whose text comes from two encoders, has no `text`: only trainings without words know
+    it.
+    """
 
     model: comfy.model_base.BaseModel
-    text: torch.nn.Module
+    text: torch.nn.Module | None
     clip: object
     device: torch.device
+    kind: str = "SD1.5"
+
+    @property
+    def width(self) -> int:
+        """The width of the rows that cross-attentions read."""
+        return transformer_blocks(self.model.diffusion_model)[BLOCKS[self.kind][0]].attn2.to_k.weight.shape[1]
 
     def tokens(self, captions: Sequence[str]) -> torch.Tensor:
         """Return tokens int32 [n, 77]; of a caption that is longer, the first chunk."""
@@ -38,22 +52,52 @@ class Frozen:
         """Return the context in which adapters, whose weights are float32, compute in the base's precision."""
         return cast_to(self.model.get_dtype_inference(), self.device)
 
-    def denoise(self, z_t: torch.Tensor, sigma: torch.Tensor, context: torch.Tensor, options: dict) -> torch.Tensor:
-        """Return the clean latents, float32, that the model predicts of z_t [b, c, h, w] at levels sigma [b]."""
+    def size_condition(self, sides: torch.Tensor, size: int) -> torch.Tensor | None:
+        """Return SDXL's y [b, 2816] of pictures `size` pixels a side that were `sides` [b] before; None for SD1.x.
+
+        Its text is none: zeros, as where SDXL learned without one. Nothing was cropped.
+        """
+        if self.kind != "SDXL":
+            return None
+        pooled = torch.zeros(1, self.model.adm_channels - 6 * _SIZE_WIDTH)
+        target = {"target_width": size, "target_height": size, "pooled_output": pooled}
+        rows = [self.model.encode_adm(width=side, height=side, **target) for side in sides.tolist()]
+        return torch.cat(rows).to(self.device)
+
+    def denoise(
+        self,
+        z_t: torch.Tensor,
+        sigma: torch.Tensor,
+        context: torch.Tensor,
+        options: dict,
+        y: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the clean latents, float32, that the model predicts of z_t [b, c, h, w] at levels sigma [b].
+
+        y: SDXL's, see `size_condition`.
+        """
+        more = {} if y is None else {"y": y}
         return self.model.apply_model(
-            z_t, sigma, c_crossattn=context, transformer_options=quick_on(self.device) | options
+            z_t, sigma, c_crossattn=context, transformer_options=quick_on(self.device) | options, **more
         )
 
 
-def freeze(model, clip, precision: str) -> Frozen:
-    """Return the base model of a model patcher and CLIP, which nobody else uses, computing in one of PRECISIONS."""
+def freeze(model, clip, precision: str, checkpointing: bool = False) -> Frozen:
+    """Return the base model of a model patcher and CLIP, which nobody else uses, computing in one of PRECISIONS.
+
+    checkpointing: less memory, more time.
+    """
     device = model.load_device
     inner, unet = model.model, model.model.diffusion_model
     unet.dtype = compute_dtype(precision, device)
     inner.manual_cast_dtype = None
     unet.to(device, unet.dtype).requires_grad_(False)
-    text = clip.cond_stage_model.clip_l.transformer.text_model.to(device, torch.float32).requires_grad_(False)
-    return Frozen(inner, text, clip, device)
+    if checkpointing:
+        recompute(unet)
+    kind, text = recognise_base(unet), None
+    if kind == "SD1.5":
+        text = clip.cond_stage_model.clip_l.transformer.text_model.to(device, torch.float32).requires_grad_(False)
+    return Frozen(inner, text, clip, device, kind)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import nn
@@ -13,23 +14,24 @@ from ..attention_patches.calls import attend
 from . import loop
 from .frozen import Frozen, mean_in_mask, prediction_error, sample_noise
 from .portraits import Portraits, others
-from .settings import Count, Positive, Share, TrainingSettings, Weight
+from .settings import AdapterSettings, Count, Share, Weight
+from .watch import Loss
 
-_BASE = "SD1.5"
+CLIP_MAPPERS = ("resampler", "tokens")
 _PARTS = ("to_k", "to_v")
 
 
 @dataclass(frozen=True)
-class InfiniteIdSettings(TrainingSettings):
-    """queries, dim, depth: sizes of the mapper that reads CLIP; face_tokens: how many the face vector becomes.
+class InfiniteIdSettings(AdapterSettings):
+    """clip_mapper: one of CLIP_MAPPERS: a resampler, or two layers that make a token of each of CLIP's hidden states.
+    queries, dim, depth: sizes of the resampler; face_tokens: how many the face vector becomes.
 
     drop: how often there is no face, which the unconditional branch needs. text_off: whether the cross-attention to
     text is out in training; False is the paper's ablation. focus: how many times as much an error inside the face
     counts as one outside; 1 as published.
     """
 
-    batch: Count = 32
-    lr: Positive = 1e-4
+    clip_mapper: Literal[CLIP_MAPPERS] = CLIP_MAPPERS[0]
     queries: Count = 16
     dim: Count = 1280
     depth: Count = 4
@@ -45,10 +47,11 @@ class InfiniteId(nn.Module):
     def __init__(self, base: Frozen, clip_width: int, face_width: int, settings: InfiniteIdSettings):
         super().__init__()
         blocks = transformer_blocks(base.model.diffusion_model)
-        self.width = width = base.text.embeddings.token_embedding.weight.shape[1]
+        self.width = width = base.width
         self.mapper = InfiniteIdTokens(_shapes(width, clip_width, face_width, settings))
-        nn.init.normal_(self.mapper.clip_mapper.latents, std=settings.dim**-0.5)
-        attentions = {block: blocks[block].attn2 for block in BLOCKS[_BASE]}
+        if settings.clip_mapper == "resampler":
+            nn.init.normal_(self.mapper.clip_mapper.latents, std=settings.dim**-0.5)
+        attentions = {block: blocks[block].attn2 for block in BLOCKS[base.kind]}
         self.attentions = nn.ModuleDict(
             {_name(block): _like_text(attention) for block, attention in attentions.items()}
         )
@@ -77,12 +80,17 @@ def _shapes(width: int, clip: int, face: int, settings: InfiniteIdSettings) -> d
     """Return tensors of the shapes from which `InfiniteIdTokens` reads its sizes."""
     inner, dim = max(64, settings.dim // 64 * 64), settings.dim
     shapes = {
-        "clip_mapper.latents": (1, settings.queries, dim),
-        "clip_mapper.proj_in.weight": (dim, clip),
-        "clip_mapper.proj_out.weight": (width, dim),
         "face_mapper.proj.0.weight": (2 * face, face),
         "face_mapper.proj.2.weight": (settings.face_tokens * width, 2 * face),
         "face_mapper.norm.weight": (width,),
+    }
+    if settings.clip_mapper == "tokens":
+        shapes |= {"clip_mapper.proj.0.weight": (clip, clip), "clip_mapper.proj.3.weight": (width,)}
+        return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    shapes |= {
+        "clip_mapper.latents": (1, settings.queries, dim),
+        "clip_mapper.proj_in.weight": (dim, clip),
+        "clip_mapper.proj_out.weight": (width, dim),
     }
     for layer in range(settings.depth):
         shapes[f"clip_mapper.layers.{layer}.0.to_q.weight"] = (inner, dim)
@@ -106,7 +114,7 @@ def attention_patches(base: Frozen, adapter: InfiniteId, tokens: torch.Tensor, t
 
         return replace
 
-    return {"patches_replace": {"attn2": {block: at(block) for block in BLOCKS[_BASE]}}}
+    return {"patches_replace": {"attn2": {block: at(block) for block in BLOCKS[base.kind]}}}
 
 
 def step_loss(
@@ -114,7 +122,8 @@ def step_loss(
 ) -> torch.Tensor:
     """Return |eps - eps(z_t, t, c_id)|^2 of a sampled batch, c_id of another photo of the person, weighted by `focus`.
 
-    data: (portraits, their captions' tokens [n, 77], what CLIP sees in an empty picture [m, d]).
+    data: (portraits, their captions' tokens [n, 77], what CLIP sees in an empty picture [m, d]). With the text out the
+    tokens may be None.
     """
     portraits, tokens, nothing = data
     indices = torch.randint(len(portraits), (settings.batch,), generator=generator)
@@ -127,30 +136,56 @@ def step_loss(
     if not settings.text_off:
         context = base.context(base.embeddings(tokens[indices]))
     batch = sample_noise(base, portraits.latents[indices], generator)
+    size = 8 * portraits.latents.shape[-1]
+    sides = torch.full((len(indices),), size) if portraits.sides is None else portraits.sides[indices]
     options = attention_patches(base, adapter, adapter.mapper(face, clip), settings.text_off)
-    denoised = base.denoise(batch.z_t, batch.sigma, context, options)
+    denoised = base.denoise(batch.z_t, batch.sigma, context, options, base.size_condition(sides, size))
     square = prediction_error(base, denoised, batch.z_0, batch.sigma).square()
     face = portraits.faces[indices].to(base.device, torch.float32)
     return mean_in_mask(square, 1 + (settings.focus - 1) * face)
 
 
-def train(
-    base: Frozen, portraits: Portraits, nothing: torch.Tensor, settings: InfiniteIdSettings, checkpoint, after_step
-):
-    """Train an adapter for `base` and return it with the progress.
+def make(base: Frozen, portraits: Portraits, settings: InfiniteIdSettings) -> InfiniteId:
+    """Return a fresh adapter for `base` and "clip" [n, m, d] and "arcface" [n, 1, d] features.
 
-    portraits: with "clip" [n, m, d] and "arcface" [n, 1, d] features.
-    nothing: CLIP's features [m, d] of an empty picture. after_step: called with the progress. Raises what `loop.train`
-    does.
+    Raises ValueError for SDXL with its text.
     """
+    if base.kind == "SDXL" and not settings.text_off:
+        raise ValueError("text_off = false, an ablation, is there for SD1.x only: leave it out for SDXL.")
     torch.manual_seed(settings.seed)
     widths = (portraits.features[name].shape[-1] for name in ("clip", "arcface"))
-    adapter = InfiniteId(base, *widths, settings).to(base.device)
-    data = portraits, base.tokens(portraits.captions), nothing
+    return InfiniteId(base, *widths, settings).to(base.device)
 
-    def loss_of(generator: torch.Generator) -> torch.Tensor:
+
+def make_loss(
+    base: Frozen, adapter: InfiniteId, portraits: Portraits, nothing: torch.Tensor, settings: InfiniteIdSettings
+) -> Loss:
+    """Return the loss of batches sampled from `portraits`, a function of generator and step.
+
+    nothing: CLIP's features [m, d] of an empty picture.
+    """
+    data = portraits, None if settings.text_off else base.tokens(portraits.captions), nothing
+
+    def loss(generator: torch.Generator, step: int) -> torch.Tensor:
         with base.autocast():
             return step_loss(base, adapter, data, settings, generator)
 
-    groups = [loop.Group(dict(adapter.named_parameters()), settings.lr)]
-    return adapter, loop.train(groups, loss_of, settings, base.device, checkpoint, after_step)
+    return loss
+
+
+def make_groups(adapter: InfiniteId, settings: InfiniteIdSettings) -> list[loop.Group]:
+    """Return what learns at which rate."""
+    return [loop.Group(dict(adapter.named_parameters()), settings.lr)]
+
+
+def train(
+    base: Frozen, portraits: Portraits, nothing: torch.Tensor, settings: InfiniteIdSettings, checkpoint, after_step
+):
+    """Train an adapter for `base` on `portraits`, and return it with the progress.
+
+    nothing: CLIP's features [m, d] of an empty picture. after_step: called with the progress. Raises what `loop.train`
+    does.
+    """
+    adapter = make(base, portraits, settings)
+    loss = make_loss(base, adapter, portraits, nothing, settings)
+    return adapter, loop.fit(make_groups(adapter, settings), loss, settings, base.device, checkpoint, after_step)

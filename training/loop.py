@@ -150,6 +150,28 @@ def _go_on(state: "_State", loss_of: Callable, after_step: Callable[[Progress], 
     return progress
 
 
+def fit(
+    groups: list[Group],
+    loss: Callable[[torch.Generator, int], torch.Tensor],
+    settings: TrainingSettings,
+    device: torch.device,
+    checkpoint: Path | None = None,
+    after_step: Callable[[Progress], None] = lambda progress: None,
+    progress: Progress | None = None,
+) -> Progress:
+    """Do what `train` does with a loss that is also told the step, counted from 0."""
+    progress = progress or Progress()
+    return train(
+        groups,
+        lambda generator: loss(generator, progress.step),
+        settings,
+        device,
+        checkpoint,
+        after_step,
+        progress,
+    )
+
+
 def _read_checkpoint(path: Path) -> dict:
     """Return what a checkpoint holds; a damaged one is moved aside, with a warning, and nothing is returned: {}."""
     try:

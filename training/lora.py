@@ -5,12 +5,11 @@ import re
 from collections.abc import Iterator
 
 import comfy.model_management
-import comfy_extras.nodes_train
 import torch
-from comfy.ldm.modules.attention import BasicTransformerBlock
-from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from comfy.weight_adapter import BypassInjectionManager, WeightAdapterTrainBase
 from torch.nn.functional import linear
+
+from .recompute import recompute
 
 _ATTENTION = re.compile(r"diffusion_model\..*\.attn[12]\.to_(q|k|v|out\.0)")
 _PARTS = ("lora_up.weight", "lora_down.weight", "alpha")
@@ -94,14 +93,12 @@ def in_training(patchers: list, lora: dict[str, LoraBranch], checkpointing: bool
         manager.add_adapter(layer, branch)
     (injection,) = manager.create_injections(model)
     injection.inject(patchers[0])
-    blocks = [block for block in model.modules() if isinstance(block, (BasicTransformerBlock, ResBlock))]
-    for block in blocks if checkpointing else ():
-        comfy_extras.nodes_train.patch(block)
+    undo = recompute(model) if checkpointing else None
     comfy.model_management.in_training = True
     try:
         yield model
     finally:
         comfy.model_management.in_training = False
-        for block in blocks:
-            comfy_extras.nodes_train.unpatch(block)
+        if undo:
+            undo()
         injection.eject(patchers[0])

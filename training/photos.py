@@ -8,9 +8,10 @@ Crops are square and half as wide again as the face's box, as those of FACT's au
 """
 
 import logging
+import os
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,9 @@ from ..faces.search import FaceDetector, move_face
 from ..faces.types import Face, Faces
 from ..inpaint.crop import cut, in_crop, resize, window_around
 from .portraits import Portraits
+from .settings import CLIP_FACES
 
+_CLIP_SIDE = 224  # of the aligned face that CLIP sees
 PHOTO_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 CAPTION = "a photo of a person"
 _FACE_SHARE = 1 / 1.5
@@ -45,7 +48,8 @@ class Album:
 
     images: uint8 [n, S, S, 3]. people: int64 [n], numbers from 0 in the order of the folders' names.
     captions: one a picture. faces: one a picture, in pixels of the crop.
-    face_masks, head_masks: bool [n, S, S], the face, and the head with its hair.
+    face_masks, head_masks: bool [n, S, S], the face, and the head with its hair. sides: int64 [n], pixels of the
+    photo that became the crop's S.
     """
 
     images: torch.Tensor
@@ -54,6 +58,7 @@ class Album:
     faces: tuple[Face, ...]
     face_masks: torch.Tensor
     head_masks: torch.Tensor
+    sides: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.images)
@@ -64,12 +69,41 @@ class Album:
 
 
 class _Portrait(NamedTuple):
-    """One photo cut out: uint8 [S, S, 3], its face, and bool [S, S]."""
+    """One photo cut out: uint8 [S, S, 3], its face, bool [S, S], and the side in the photo."""
 
     image: torch.Tensor
     face: Face
     face_mask: torch.Tensor
     head_mask: torch.Tensor
+    side: int
+
+
+class Filters(NamedTuple):
+    """What photos must be.
+
+    min_side: pixels that the crop has in the photo. min_score: of the detector for the largest face. min_sharpness:
+    variance of the crop's Laplacian in grey of 0..255; a blurred face has less than about 50. one_face: nobody else.
+    """
+
+    min_side: int = 0
+    min_score: float = 0.0
+    min_sharpness: float = 0.0
+    one_face: bool = False
+
+
+class LeftOutError(ValueError):
+    """A photo does not serve; the reason is a sentence's end: "no face was found in it"."""
+
+
+def list_photos(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Yield every picture below `folder` and the number of its person, in the order of the names.
+
+    Raises ValueError where the folder has no sub-folders.
+    """
+    for number, person in enumerate(_list_people(folder)):
+        with os.scandir(person) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_file())  # no pipe, which would never end
+        yield from ((person / name, number) for name in names if name.lower().endswith(PHOTO_FILES))
 
 
 def read(folder: Path, detector: FaceDetector, size: int, parser: FaceParser | None = None) -> Album:
@@ -78,34 +112,72 @@ def read(folder: Path, detector: FaceDetector, size: int, parser: FaceParser | N
     What cannot be used is left out, and a warning names it: files that are no pictures, pictures without a face.
     Raises ValueError where the folder has no sub-folders, a caption is not UTF-8, or nothing is left.
     """
-    files = [
-        file
-        for person in _list_people(folder)
-        for file in sorted(person.iterdir())
-        if file.suffix.lower() in PHOTO_FILES
-    ]
-    captions = [_read_caption(file) for file in files]
-    usable = [
-        (file.parent.name, caption, portrait)
-        for file, caption in zip(files, captions)
-        if (portrait := _cut_portrait(file, detector, size, parser))
-    ]
-    if not usable:
+    files = list(list_photos(folder))
+    for file, _ in files:
+        _read_caption(file)
+    album = read_files(
+        files, detector, size, parser, leave_out=lambda *why: logging.warning("%s is left out: %s.", *why)
+    )
+    if album is None:
         raise ValueError(
             f"None of the {len(files)} pictures below {folder} shows a face to train with: put photos "
             f"({', '.join(PHOTO_FILES)}) into one sub-folder for each person, or choose another face detector."
         )
-    names, captions, portraits = zip(*usable)
-    for name, count in Counter(names).items():
+    names = {number: file.parent.name for file, number in files}
+    for number, count in Counter(album.people.tolist()).items():
         if count == 1:
             logging.warning(
                 "There is only one photo of %s: training cannot pair it with another of the same person. Add photos.",
-                name,
+                names[number],
             )
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    images, faces, *masks = zip(*portraits)
-    people = torch.tensor([numbers[name] for name in names])
-    return Album(torch.stack(images), people, list(captions), faces, *map(torch.stack, masks))
+    return replace(album, people=album.people.unique(return_inverse=True)[1])
+
+
+def read_files(
+    files: Sequence[tuple[Path, int]],
+    detector: FaceDetector,
+    size: int,
+    parser: FaceParser | None,
+    leave_out: Callable[[Path, str], None],
+    filters: Filters | None = None,
+) -> Album | None:
+    """Return photos with the numbers of their people, cut out; None where none serves.
+
+    leave_out: called with a photo that does not serve, and the reason.
+    """
+    usable = []
+    for file, number in files:
+        try:
+            portrait = _cut_portrait(file, detector, size, parser, filters or Filters())
+            usable.append((number, _caption_or_leave_out(file), portrait))
+        except LeftOutError as error:
+            leave_out(file, str(error))
+    if not usable:
+        return None
+    people, captions, portraits = zip(*usable)
+    images, faces, face_masks, head_masks, sides = zip(*portraits)
+    masks = map(torch.stack, (face_masks, head_masks))
+    return Album(torch.stack(images), torch.tensor(people), list(captions), faces, *masks, torch.tensor(sides))
+
+
+def add_mirrored(album: Album) -> Album:
+    """Return the album with a mirrored copy of every photo behind them all."""
+    size = album.images.shape[1]
+
+    def mirror(face: Face) -> Face:
+        """Return the face in the mirrored crop, where the subject's right is left."""
+        points = face.points[[1, 0, 2, 4, 3]] * np.float32([-1, 1]) + np.float32([size - 1, 0])
+        x0, y0, x1, y1 = face.box
+        return replace(face, points=points, box=(size - 1 - x1, y0, size - 1 - x0, y1), landmarks=None, host=None)
+
+    return Album(
+        torch.cat((album.images, album.images.flip(2))),
+        album.people.repeat(2),
+        album.captions * 2,
+        (*album.faces, *map(mirror, album.faces)),
+        *(torch.cat((masks, masks.flip(2))) for masks in (album.face_masks, album.head_masks)),
+        album.sides.repeat(2),
+    )
 
 
 def encode(
@@ -121,12 +193,7 @@ def encode(
     TransFace sees heads before black, other encoders whole crops. report: called with the number of pictures that are
     done and of all. Raises ValueError where the pictures' size is no multiple of a latent's.
     """
-    size, shrink = album.images.shape[1], vae.spacial_compression_encode()
-    if size % shrink:
-        raise ValueError(
-            f"Photos of {size} x {size} pixels do not divide into latents, each of which stands for {shrink} x "
-            f"{shrink} of them: read the photos at {max(round(size / shrink), 1) * shrink} pixels."
-        )
+    check_size(album.images.shape[1], vae)
     parts = []
     for start in range(0, len(album), batch):
         parts.append(_encode_rows(album, slice(start, start + batch), model, vae, encoders))
@@ -134,7 +201,17 @@ def encode(
             report(min(start + batch, len(album)), len(album))
     latents, faces, *features = map(torch.cat, zip(*parts))
     named = {encoder.kind: tensor for encoder, tensor in zip(encoders, features)}
-    return Portraits(latents, album.people, album.captions, faces, named)
+    return Portraits(latents, album.people, album.captions, faces, named, album.sides)
+
+
+def check_size(size: int, vae) -> None:
+    """Raise ValueError where pictures of `size` pixels do not divide into latents."""
+    shrink = vae.spacial_compression_encode()
+    if size % shrink:
+        raise ValueError(
+            f"Photos of {size} x {size} pixels do not divide into latents, each of which stands for {shrink} x "
+            f"{shrink} of them: read the photos at {max(round(size / shrink), 1) * shrink} pixels (data.size)."
+        )
 
 
 @torch.no_grad()
@@ -145,11 +222,14 @@ def expressions(album: Album, encoder: ExpressionEncoder) -> torch.Tensor:
 
 
 @torch.no_grad()
-def clip_states(album: Album, clip_vision, batch: int = 8) -> torch.Tensor:
+def clip_states(album: Album, clip_vision, face: str = CLIP_FACES[0], batch: int = 8) -> torch.Tensor:
     """Return the last hidden states [n, m, d], float16, of every picture in the host's CLIP_VISION: Infinite-ID's
     (3.1).
+
+    face: one of CLIP_FACES: what CLIP sees, the aligned face or the whole crop.
     """
-    parts = (album.select(slice(start, start + batch)).images for start in range(0, len(album), batch))
+    chosen = (album.select(slice(start, start + batch)) for start in range(0, len(album), batch))
+    parts = (align_faces(faces, _CLIP_SIDE) if face == "aligned" else faces.images for faces in chosen)
     return torch.cat([clip_features(clip_vision, tensor, "last").features.to("cpu", torch.float16) for tensor in parts])
 
 
@@ -185,10 +265,14 @@ def _list_people(folder: Path) -> list[Path]:
     return people
 
 
+def caption_files(file: Path) -> tuple[Path, Path]:
+    """Return where a picture's caption may be: its own, and that of its person."""
+    return file.with_suffix(".txt"), file.with_name("caption.txt")
+
+
 def _read_caption(file: Path) -> str:
     """Return what the caption file of a picture says, or that of its person, in one line."""
-    texts = (file.with_suffix(".txt"), file.with_name("caption.txt"))
-    text = next((path for path in texts if path.is_file()), None)
+    text = next((path for path in caption_files(file) if path.is_file()), None)
     if text is None:
         return CAPTION
     try:
@@ -199,19 +283,48 @@ def _read_caption(file: Path) -> str:
         ) from error
 
 
-def _cut_portrait(file: Path, detector: FaceDetector, size: int, parser: FaceParser | None) -> _Portrait | None:
-    """Return the largest face of a photo cut out; None, with a warning, where the photo does not serve."""
+def _warn(file: Path, reason: str) -> None:
+    logging.warning("%s is left out: %s.", file, reason)
+
+
+def _caption_or_leave_out(file: Path) -> str:
+    try:
+        return _read_caption(file)
+    except ValueError as error:
+        raise LeftOutError("its caption is not UTF-8") from error
+
+
+def _cut_portrait(
+    file: Path, detector: FaceDetector, size: int, parser: FaceParser | None, filters: Filters
+) -> _Portrait:
+    """Return the largest face of a photo cut out; raises LeftOutError where the photo does not serve."""
     try:
         image = read_photo(file)
     except ValueError as error:
-        logging.warning("Left out: %s", error)
-        return None
-    seen = choose(detect_faces(detector, image[None]).per_image[0], "largest", 0, tuple(image.shape[:2]))
-    portrait = _cut_out(image, *seen, size, parser) if seen else None
-    if portrait is None or not portrait.face_mask.any():
-        logging.warning("%s is left out: no face was found in it.", file)
-        return None
+        raise LeftOutError(f"it cannot be read as a picture ({error.__cause__})") from error
+    faces = detect_faces(detector, image[None]).per_image[0]
+    seen = choose(faces, "largest", 0, tuple(image.shape[:2]))
+    if not seen:
+        raise LeftOutError("no face was found in it")
+    if filters.one_face and len(faces) > 1:
+        raise LeftOutError(f"{len(faces)} faces were found in it")
+    if seen[0].score < filters.min_score:
+        raise LeftOutError(f"the detector's score of its face is below {filters.min_score:g}")
+    portrait = _cut_out(image, *seen, size, parser)
+    if not portrait.face_mask.any():
+        raise LeftOutError("no face was found in it")
+    if portrait.side < filters.min_side:
+        raise LeftOutError(f"its face is too small: the crop has less than {filters.min_side} pixels")
+    if filters.min_sharpness and measure_sharpness(portrait.image) < filters.min_sharpness:
+        raise LeftOutError(f"its face is blurred: the sharpness is below {filters.min_sharpness:g}")
     return portrait
+
+
+def measure_sharpness(image: torch.Tensor) -> float:
+    """Return the variance of the Laplacian of an image [h, w, 3] of 0..255 in grey."""
+    grey = image.float().mean(dim=-1)
+    middle, rows, columns = grey[1:-1, 1:-1], grey[:-2, 1:-1] + grey[2:, 1:-1], grey[1:-1, :-2] + grey[1:-1, 2:]
+    return float((rows + columns - 4 * middle).var())
 
 
 def read_photo(file: Path) -> torch.Tensor:
@@ -236,4 +349,4 @@ def _cut_out(image: torch.Tensor, face: Face, size: int, parser: FaceParser | No
     there = move_face(face, lambda points: in_crop(points, window, size).astype(np.float32))
     faces = Faces(crop[None], ((there,),))
     masks = (face_masks(faces, region, MaskStyle(), parser)[0][0] > 0.5 for region in ("face", "head"))
-    return _Portrait(torch.from_numpy(as_bytes(crop)), there, *masks)
+    return _Portrait(torch.from_numpy(as_bytes(crop)), there, *masks, window.side)

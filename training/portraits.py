@@ -46,10 +46,13 @@ class Shelves(NamedTuple):
 class Portraits:
     """n pictures of people, all on the CPU.
 
+    latents, faces and features may be `shards.Column`s instead of tensors: they stay on disk until rows are drawn.
+
     latents: [n, c, h, w] float16, as the UNet knows them (after process_latent_in).
     people: int64 [n], a number for each person, any numbers. captions: one a picture.
     faces: [n, h, w] float16 in 0..1, the share of each latent's pixels that is face.
     features: by name of the encoder ("transface", "msid", "arcface", "clip", "expression") [n, ...] float16.
+    sides: int64 [n], pixels of the photo that became the crop's side; None where that is not known.
     Raises ValueError where these are not of as many pictures, or faces and latents differ in size.
     """
 
@@ -58,9 +61,11 @@ class Portraits:
     captions: list[str]
     faces: torch.Tensor
     features: dict[str, torch.Tensor]
+    sides: torch.Tensor | None = None
 
     def __post_init__(self):
         counts = {"latents": len(self.latents), "people": len(self.people), "captions": len(self.captions)}
+        counts |= {"sides": len(self.sides)} if self.sides is not None else {}
         counts |= {"faces": len(self.faces)} | {f"{name} features": len(each) for name, each in self.features.items()}
         if len(set(counts.values())) > 1:
             told = ", ".join(f"{count} {name}" for name, count in counts.items())
@@ -71,6 +76,14 @@ class Portraits:
 
     def __len__(self) -> int:
         return len(self.latents)
+
+    def select(self, rows: torch.Tensor) -> "Portraits":
+        """Return the portraits of some rows [m]."""
+        captions = [self.captions[row] for row in rows.tolist()]
+        features = {name: _select(tensor, rows) for name, tensor in self.features.items()}
+        latents, faces = (_select(tensor, rows) for tensor in (self.latents, self.faces))
+        sides = None if self.sides is None else self.sides[rows]
+        return Portraits(latents, self.people[rows], captions, faces, features, sides)
 
     @cached_property
     def shelves(self) -> Shelves:
@@ -92,10 +105,33 @@ def others(portraits: Portraits, indices: torch.Tensor, generator: torch.Generat
     return order[starts[who] + (place[indices] + steps) % counts[who]]
 
 
+def _select(tensor, rows: torch.Tensor):
+    """Return rows of a tensor, or of a column that stays in its shards."""
+    return tensor[rows] if isinstance(tensor, torch.Tensor) else tensor.select(rows)
+
+
+def hold_out(portraits: Portraits, share: float) -> tuple[Portraits, Portraits]:
+    """Return the portraits to train on, and those of a share of the people, one at least, always the same ones.
+
+    Raises ValueError where nobody would be left.
+    """
+    people = portraits.people.unique()
+    count = max(1, round(share * len(people)))
+    if count >= len(people):
+        raise ValueError(
+            f"To hold out {count} of {len(people)} people for the validation leaves nobody to train on: take photos of "
+            "more people, a smaller held_out, or validate_steps = 0."
+        )
+    chosen = people[torch.randperm(len(people), generator=torch.Generator().manual_seed(0))[:count]]
+    held = torch.isin(portraits.people, chosen)
+    return portraits.select((~held).nonzero()[:, 0]), portraits.select(held.nonzero()[:, 0])
+
+
 def save(path: str | Path, portraits: Portraits) -> None:
     """Write a set to `path`, which holds the whole file or what it held before. Raises OSError where it cannot."""
     tensors = {name: getattr(portraits, name) for name in _TENSORS}
     tensors |= {f"{_FEATURES}{name}": each for name, each in portraits.features.items()}
+    tensors |= {} if portraits.sides is None else {"sides": portraits.sides}
     metadata = {**FORMAT.metadata, "captions": json.dumps(portraits.captions)}
     data = safetensors.torch.save({name: each.contiguous() for name, each in tensors.items()}, metadata)
     saving.write(path, data, "Portraits for training")
@@ -112,4 +148,5 @@ def load(path: str | Path) -> Portraits:
             raise ValueError(f"'{missing[0]}' is missing")
         features = {name.removeprefix(_FEATURES): tensors[name] for name in tensors if name.startswith(_FEATURES)}
         captions = json.loads(metadata.get("captions", "[]"))
-        return Portraits(captions=captions, features=features, **{name: tensors[name] for name in _TENSORS})
+        needed = {name: tensors[name] for name in _TENSORS}
+        return Portraits(captions=captions, features=features, sides=tensors.get("sides"), **needed)

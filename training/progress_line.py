@@ -4,7 +4,7 @@ import sys
 
 from tqdm import tqdm
 
-from .distributed import count_processes, is_main
+from .distributed import count_processes, describe_batch, is_main
 from .loop import Progress
 
 TERMINAL_SECONDS, LOG_SECONDS = 0.5, 5.0  # at least, from one line to the next
@@ -14,10 +14,13 @@ _LOSSES = 100  # of which the mean is shown
 class ProgressLine:
     """What `loop.train` is to call after every step; of several processes the main one shows the line.
 
-    settings: with steps, batch and accumulate. A sample is one image of a batch.
+    settings: with steps, batch and accumulate. A sample is one image of a batch. When it is made it says how many
+    processes and samples a step has.
     """
 
     def __init__(self, settings):
+        if is_main():
+            tqdm.write(describe_batch(settings.batch, settings.accumulate))
         self.steps = settings.steps
         self.samples = settings.batch * settings.accumulate * count_processes()
         self.bar: tqdm | None = None

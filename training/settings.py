@@ -28,6 +28,7 @@ Positive = Annotated[float, Range(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Range(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Range(ge=0, le=1)]
 
+CLIP_FACES = ("aligned", "crop")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 _ALLOWED = {
     "int_type": "a whole number",
@@ -62,6 +63,27 @@ class TrainingSettings:
     warmup: CountOrNone = 0
     cosine: bool = False
     ema: Share = 0.0
+
+
+@dataclass(frozen=True)
+class AdapterSettings(TrainingSettings):
+    """Settings of every adapter's training.
+
+    batch: photos of a loss. lr: the learning rate. checkpointing: less memory, more time. log_steps, snapshot_steps,
+    validate_steps: steps from one line of the log, numbered file or validation to the next, 0 for none. held_out: share
+    of the people who are not trained on, but whom the loss is measured of, where there are validations; always the same
+    validation_batches batches. tensorboard: whether to write the log for TensorBoard too.
+    """
+
+    batch: Count = 32
+    lr: Positive = 1e-4
+    checkpointing: bool = False
+    log_steps: CountOrNone = 50
+    snapshot_steps: CountOrNone = 0
+    validate_steps: CountOrNone = 0
+    held_out: Share = 0.05
+    validation_batches: Count = 8
+    tensorboard: bool = False
 
 
 def add_setting_options(parser: argparse.ArgumentParser) -> None:
@@ -136,20 +158,30 @@ def _explain(error: dict, kind: object, value: object) -> str:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Entries of [data]: side of the crops in pixels, a face detector's label, files of networks; "" for the usual."""
+    """Entries of [data]: side of the crops in pixels, a face detector's label, files of networks; "" for the usual.
 
-    size: Count = 512
+    clip_face: what CLIP sees, one of CLIP_FACES. parser: the file of a face parser, which draws the masks; "none" for
+    none, "" for the usual one if it is there. flip: whether every photo is there mirrored too.
+    """
+
+    size: Annotated[int, Range(ge=16, le=4096)] = 512
     detector: str = ""
     transface: str = ""
     msid: str = ""
     expression: str = ""
     arcface: str = ""
     clip_vision: str = ""
+    clip_face: Literal[CLIP_FACES] = CLIP_FACES[0]
+    parser: str = ""
+    flip: bool = False
 
 
 def check_data(networks: tuple[str, ...], values: dict[str, object]) -> DataSettings:
     """Return what [data] says for a training that needs `networks`; raises ValueError as `check_settings` does."""
     names = ["size", "detector", *networks]
+    names += ["parser"] if networks else []
+    names += ["clip_face"] if "clip_vision" in networks else []
+    names += ["flip"] if "msid" in networks else []  # a mirrored photo would count as another one of the person
     for name in values:
         if name not in names:
             raise ValueError(f"There is no entry '{name}' in [data]; there are {', '.join(names)}.")

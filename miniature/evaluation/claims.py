@@ -18,6 +18,7 @@ class Claim:
     less: bool = False
 
 
+TOO_NEAR = "no verdict: three digits are too few"
 _FACT, _F2D, _INF = SHORT_FACT, SHORT_F2D, "Infinite-ID"
 _DEEP, _MULTI = "ArcFace, deepest layer", "ArcFace, multi-scale"
 CLAIMS = (
@@ -44,12 +45,15 @@ CLAIMS = (
 def verdict(claim: Claim, rows: dict[str, dict]) -> tuple[str, str]:
     """Return what was measured for a claim, and whether it is reproduced: by more than twice its deviation.
 
-    rows: of the report, by name. One seed has no deviation (NaN), of which no difference can be said to be more.
+    rows: of the report, by name. One seed has no deviation (NaN), of which no difference can be said to be more. Where
+    the digits that a row was kept with do not decide, there is no verdict.
     """
     if not is_measured(claim, rows):
         return "", "not measured"
     gain, least = difference(claim, rows)
     figures = "{} {:.3f} against {:.3f}".format(claim.score, *_compare(claim, rows))
+    if abs(abs(gain) - least) <= rounding(claim, rows):
+        return figures, TOO_NEAR
     if not abs(gain) > least:
         return figures, "no difference"
     return figures, "reproduced" if gain > 0 else "not reproduced"
@@ -68,6 +72,16 @@ def difference(claim: Claim, rows: dict[str, dict]) -> tuple[float, float]:
     apart = adapters.get(claim.better) != adapters.get(claim.worse)
     noise = np.max([*seeds, between_trainings(claim.score, rows) if apart else 0.0])
     return second - first if claim.less else first - second, 2 * float(noise)
+
+
+def rounding(claim: Claim, rows: dict[str, dict]) -> float:
+    """Return by how much a difference and what counts may be off together: 0 where no row of a claim is rounded.
+
+    A row with "digits" was kept with so many after the point; each score is off by half of the last at most, and so is
+    the deviation, which counts twice.
+    """
+    digits = [rows[name]["digits"] for name in (claim.better, claim.worse) if "digits" in rows[name]]
+    return sum(0.5 * 10.0**-count for count in digits) + (10.0 ** -min(digits) if digits else 0.0) + 1e-9 * len(digits)
 
 
 def _compare(claim: Claim, rows: dict[str, dict]) -> tuple[float, float]:

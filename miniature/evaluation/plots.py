@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...graphics import PAPER
-from .claims import CLAIMS, difference, is_measured, verdict
+from .claims import CLAIMS, TOO_NEAR, difference, is_measured, verdict
 from .methods import FEW, MAIN, METHODS, ROWS
 from .prompts import PHOTOS
 
@@ -17,7 +17,7 @@ _COLOURS = {
     "Infinite-ID": "#5c8a3a",
     "FaceA-Net": "#8a5a9e",
 }
-_VERDICTS = {"reproduced": "#5c8a3a", "not reproduced": "#b5442e", "no difference": "#a8a59c"}
+_VERDICTS = {"reproduced": "#5c8a3a", "not reproduced": "#b5442e", "no difference": "#a8a59c", TOO_NEAR: "#dedcd6"}
 _PAPER = [value / 255 for value in PAPER]
 _MOST = 6.0  # times of what counts, beyond which a bar says nothing more
 

@@ -20,6 +20,7 @@ FACTS = {
     "fact_no_shuffle": {"shuffle": (0.0, 0.0)},
 }
 PROJECTOR = {"lr": 2e-3, "warmup": 50, "components": 128, **LONG}
+F2D = {"dropout": 0.0}  # as the weights were made
 F2DS = {
     "face2diffusion": {"focus": 4.0},
     "f2d_short": {},
@@ -66,7 +67,7 @@ def train(name: str, steps: int) -> None:
         )
     elif name in F2DS:
         method = adapter_command.METHODS["face2diffusion"]
-        settings = face2diffusion.Face2DiffusionSettings(steps=steps, hidden=(256, 256), **(SHARED | F2DS[name]))
+        settings = face2diffusion.Face2DiffusionSettings(steps=steps, hidden=(256, 256), **(SHARED | F2D | F2DS[name]))
         photos = portraits(_ENCODERS.get(name, "msid"), "expression")
         photos.features["msid"] = photos.features.pop(_ENCODERS.get(name, "msid"))
         adapter, progress = face2diffusion.train(base, photos, settings, checkpoint, ProgressLine(settings))

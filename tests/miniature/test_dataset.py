@@ -11,6 +11,7 @@ from likeness.miniature.world import dataset
 from likeness.miniature.world.captions import agrees, parse
 from likeness.miniature.world.dataset import SetRecipe, read, write
 from likeness.miniature.world.draw import draw
+from likeness.training import photos
 from PIL import Image
 
 RECIPE = SetRecipe(split="test", first=5, people=4, images=3, size=24)
@@ -142,3 +143,22 @@ def test_the_command_draws_sheets_and_sets(tmp_path):
     assert read(tmp_path / "set").people.tolist() == [100_000] * 3 + [100_001] * 3
     assert command.main([*data, "--seed", "3"], said.append) == 1
     assert "holds another set" in said[-1]
+
+
+def test_the_command_draws_a_folder_a_person(tmp_path):
+    given = ["data", str(tmp_path), "--photos", "--people", "2", "--pictures", "3", "--size", "32", "--first", "5"]
+    said = []
+    assert command.main(given, said.append) == 0
+    files = list(photos.list_photos(tmp_path))
+    assert [(file.parent.name, file.name, person) for file, person in files] == [
+        (f"person-{number:06d}", f"{image:02d}.png", person)
+        for person, number in enumerate((5, 6))
+        for image in range(3)
+    ]
+    assert all(" a " in f" {file.with_suffix('.txt').read_text()}" for file, _ in files)
+    first, again = files[0][0], files[3][0]
+    before, whole = first.stat().st_mtime_ns, again.read_bytes()
+    again.unlink()
+    assert command.main(given, said.append) == 0 and again.read_bytes() == whole
+    assert first.stat().st_mtime_ns == before, "what is there is not drawn again"
+    assert command.main([*given[:-1], "9999999999"], said.append) == 1

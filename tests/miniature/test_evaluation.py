@@ -8,10 +8,11 @@ import pytest
 import torch
 from likeness.launcher import picture_sets
 from likeness.miniature.evaluation import command, export, measure, prompts, report
-from likeness.miniature.evaluation.claims import Claim, verdict
+from likeness.miniature.evaluation.claims import TOO_NEAR, Claim, verdict
 from likeness.miniature.evaluation.instruments import WEIGHTS, noise
 from likeness.miniature.evaluation.methods import AGAIN, METHODS, ROWS, SHORT_F2D
 from likeness.miniature.evaluation.people import hold_out
+from likeness.miniature.evaluation.report import MINIATURE
 from likeness.miniature.recipes import facea
 from likeness.miniature.world import captions
 from likeness.miniature.world.people import SPLITS
@@ -94,6 +95,30 @@ def test_rows_of_one_training_differ_by_their_seeds_alone():
     rows = {"Infinite-ID": ROW, "mutual attention": ROW | {"identity": 0.4}}
     rows |= {SHORT_F2D: ROW, AGAIN: ROW | {"identity": 0.42}}
     assert verdict(Claim("", "Infinite-ID", "mutual attention", "identity"), rows)[1] == "reproduced"
+
+
+@pytest.mark.parametrize(
+    ("other", "deviation", "expected"),
+    [(0.47, 0.014, TOO_NEAR), (0.473, 0.014, TOO_NEAR), (0.477, 0.014, "no difference"), (0.465, 0.014, "reproduced")],
+)
+def test_digits_that_a_row_was_not_kept_with_give_no_verdict(other, deviation, expected):
+    rows = {"a": ROW | {"digits": 3}, "b": ROW | {"digits": 3, "identity": other, "identity_deviation": deviation}}
+    assert verdict(Claim("", "a", "b", "identity"), rows)[1] == expected
+
+
+def test_rows_without_all_digits_say_so():
+    rows = json.loads((MINIATURE / "report" / "numbers.json").read_text())
+    for row in rows.values():
+        scores = [value for name, value in row.items() if isinstance(value, float) and not math.isnan(value)]
+        assert row.get("digits") == (3 if all(round(value, 3) == value for value in scores) else None)
+
+
+def test_goals_tell_settings_that_are_not_the_papers(tmp_path):
+    (tmp_path / "limits.json").write_text(json.dumps(LIMITS))
+    for name in ("base", "FACT"):
+        (tmp_path / f"{report.file_name(name)}.json").write_text(json.dumps({"name": name, **ROW}))
+    goals = report.write(tmp_path, tmp_path / "out").read_text().split("## Goals")[1]
+    assert goals.count("| L_FAIR counts 0.002, not 0.01; ") == 2
 
 
 def test_what_was_not_measured_is_said():

@@ -58,7 +58,7 @@ def test_the_projector_may_learn_more_slowly_and_a_checkpoint_keeps_its_order_ot
     names = {}
     for times in (1.0, 0.25):
         settings = replace(SIZES, projector=times, gates=3.0)
-        groups = fact._groups(fact.Fact(base, 24, settings), settings)
+        groups = fact.make_groups(fact.Fact(base, 24, settings), settings)
         names[times] = [{name.split(".")[0] for name in group.parameters} for group in groups]
         assert groups[0].lr == settings.lr and groups[-1].lr == 3 * settings.lr
         assert all("alpha_" in name for name in groups[-1].parameters)

@@ -50,8 +50,12 @@ def shared(rank: int) -> dict:
 
 def main(folder: Path) -> None:
     load_bench()
-    rank = int(os.environ["RANK"])
+    rank = int(os.environ.get("RANK", 0))
+    from likeness.tests.training.test_loop import TOGETHER
+    from likeness.training.distributed import describe_batch
+
     found = {
+        "batch": describe_batch(3, TOGETHER.accumulate),
         "whole": trained(rank),
         "first": trained(rank, folder / "line.ckpt", stop=4),
         "second": trained(rank, folder / "line.ckpt"),

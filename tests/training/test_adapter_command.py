@@ -1,6 +1,9 @@
 """`likeness.py train fact|face2diffusion|infinite-id`: from a folder of photos to a file that the nodes load."""
 
+import dataclasses
+import importlib.util
 import shutil
+import typing
 
 import numpy as np
 import pytest
@@ -16,8 +19,9 @@ from likeness.miniature.models import base_model
 from likeness.miniature.world.dataset import SetRecipe
 from likeness.miniature.world.draw import draw
 from likeness.tests.support import checkpoints, tiny_miniature
-from likeness.training import adapter_command, bases, photos, portraits
+from likeness.training import adapter_command, bases, facea_run, photos, portraits, settings, watch
 from likeness.training.progress_line import ProgressLine
+from likeness.weights import folders
 from likeness.weights.reading import read_metadata
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -58,6 +62,7 @@ def weights(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def in_this_process(weights, monkeypatch):
     """With drawn weights, and on the host that the tests have."""
+    folders.register()
     registration.register()
     registration.register_base()
     monkeypatch.setattr(base_model, "WEIGHTS", weights)
@@ -79,20 +84,22 @@ def beside(output) -> list[str]:
 @pytest.mark.parametrize("method", SIZES)
 def test_photos_become_a_file_that_load_face_adapter_opens(method, people, tmp_path, monkeypatch, capsys):
     output, kept, how = tmp_path / "out.safetensors", [], adapter_command.METHODS[method]
-    learn = how.trainer.train
-    monkeypatch.setattr(how.trainer, "train", lambda *given: kept.append(learn(*given)) or kept[0])
+    learn = adapter_command.loop.fit
+    make = how.trainer.make
+    monkeypatch.setattr(how.trainer, "make", lambda *given: kept.append(make(*given)) or kept[0])
+    monkeypatch.setattr(adapter_command.loop, "fit", lambda *given: kept.append(learn(*given)))
     assert run(method, people, output) == 0
     told = capsys.readouterr()
     assert "4 photos of 2 people" in told.out and f"written to {output}" in told.out
     assert "4/4" in told.err and "3/3 " in told.err and "loss " in told.err and " samples/s" in told.err
-    png, seen, written = beside(output)
-    assert (png, written) == ("out.png", "out.safetensors")
+    log, png, seen, written = beside(output)
+    assert (log, png, written) == ("out.log.jsonl", "out.png", "out.safetensors")
 
     seen = portraits.load(tmp_path / seen)
     assert {name: tuple(each.shape) for name, each in seen.features.items()} == FEATURES[method]
     assert seen.latents.shape == (4, base_model.CHANNELS, 4, 4) and seen.people.tolist() == [0, 0, 1, 1]
 
-    ((module, progress),) = kept
+    module, progress = kept
     module.load_state_dict(progress.average)
     expected, state = how.state(module), load_file(output)
     assert state.keys() == expected.keys() and {each.dtype for each in state.values()} == {torch.float16}
@@ -148,26 +155,135 @@ def test_portraits_are_made_anew_when_photos_or_crops_change(people, tmp_path):
     ("given", "told"),
     [
         ("step=3", "There is no training setting 'step'; there are steps, "),
-        ("data.arcface=x.onnx", r"There is no entry 'arcface' in \[data\]; there are size, detector, transface\."),
+        (
+            "data.arcface=x.onnx",
+            r"There is no entry 'arcface' in \[data\]; there are size, detector, transface, parser\.",
+        ),
         ("steps=many", "steps must be a whole number, not 'many'"),
         ("steps=2.5", "steps must be a whole number, not 2.5"),
         ("lr=true", "lr must be a number, not True"),
         ("shuffle=0.5", "shuffle must be a list of 2 numbers, not 0.5"),
         ("shuffle=[0.5]", r"shuffle must be a list of 2 numbers, not \[0.5\]"),
         ("batch=0", "batch must be at least 1, not 0"),
-        ("data.size=0", "size must be at least 1, not 0"),
-        ("data.size=50", "read the photos at 48 pixels"),
+        ("data.size=0", "size must be at least 16, not 0"),
+        ("data.size=100000", "size must be at most 4096, not 100000"),
         ("precision=double", "'double' is no precision; choose one of"),
         ("denominator=all", "'all' is no denominator"),
         ("steps", "--set needs NAME=VALUE"),
         ("data.detector=eyes", "'eyes' is no face detector; choose one of"),
         ("data.transface=mine.pt", "The weight file 'mine.pt' is missing: looked in"),
+        ("data.parser=mine.pth", "The weight file 'mine.pth' is missing: looked in"),
+        ("data.flip=true", r"There is no entry 'flip' in \[data\]"),
     ],
 )
 def test_wrong_settings_are_refused_in_a_sentence(given, told, people, tmp_path):
     with pytest.raises(SetupError, match=told):
         run("fact", people, tmp_path / "out.safetensors", "--set", given)
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_size_that_latents_do_not_have_is_refused_before_a_photo_is_read(people, tmp_path, monkeypatch):
+    monkeypatch.setattr(photos, "read", lambda *_: pytest.fail("photos were read"))
+    with pytest.raises(SetupError, match=r"read the photos at 48 pixels \(data.size\)"):
+        run("fact", people, tmp_path / "out.safetensors", "--set", "data.size=50")
+
+
+def watched(people, output, *more) -> int:
+    settings = ("validate_steps=2", "held_out=0.5", "validation_batches=2", "snapshot_steps=2", "log_steps=1")
+    settings = (*settings, "steps=5")
+    return run("infinite-id", people, output, *(part for each in settings for part in ("--set", each)), *more)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", SIZES)
+def test_snapshots_and_validations_come_at_intervals(method, people, tmp_path):
+    output = tmp_path / "out.safetensors"
+    more = ("validate_steps=2", "held_out=0.5", "validation_batches=1", "snapshot_steps=2", "log_steps=1")
+    run(method, people, output, *(part for each in more for part in ("--set", each)))
+    for name in ("out.best", "out.step-00000002", "out"):
+        assert isinstance(load_adapter(str(tmp_path / f"{name}.safetensors")), ADAPTERS[method])
+    entries = watch.read_log(tmp_path / "out.log.jsonl")
+    assert [entry["step"] for entry in entries] == [1, 2, 3]
+    assert ["validation" in entry for entry in entries] == [False, True, True]
+    assert all(entry["loss"] > 0 and entry["lr"] == pytest.approx(1e-2) for entry in entries)
+
+
+@pytest.mark.slow
+def test_a_stopped_training_has_the_log_of_a_whole_one(people, tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole" / "out.safetensors", tmp_path / "parts" / "out.safetensors"
+    for output in (whole, parts):
+        output.parent.mkdir()
+    watched(people, whole)
+
+    class Stop(ProgressLine):
+        def __call__(self, progress):
+            if progress.step == 4:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopping, pytest.raises(KeyboardInterrupt):
+        stopping.setattr(adapter_command, "ProgressLine", Stop)
+        watched(people, parts)
+    log = parts.with_suffix(".log.jsonl")
+    log.write_text(log.read_text() + '{"step": 9, "val')
+    watched(people, parts)
+
+    def read(output):
+        return [
+            {name: value for name, value in entry.items() if name != "seconds"}
+            for entry in watch.read_log(output.with_suffix(".log.jsonl"))
+        ]
+
+    assert [entry["step"] for entry in read(whole)] == [1, 2, 3, 4, 5] and read(parts)[:3] == read(whole)[:3]
+    assert read(parts)[-1] == read(whole)[-1]
+    for name in ("out.safetensors", "out.best.safetensors"):
+        expected, state = load_file(whole.parent / name), load_file(parts.parent / name)
+        assert all(torch.equal(state[key], expected[key]) for key in expected | state)
+
+
+def test_a_parser_draws_the_masks_where_its_file_is(people, tmp_path, monkeypatch, capsys):
+    loaded = []
+    monkeypatch.setattr(adapter_command, "load_parser", lambda file: loaded.append(file))
+    run("fact", people, tmp_path / "out.safetensors")
+    assert not loaded and "Masks estimated from points" in capsys.readouterr().out, "it knows no drawn people"
+    parser = tmp_path / "79999_iter.pth"
+    parser.write_bytes(b"")
+    monkeypatch.setattr(adapter_command.folders, "find", lambda kind, name: str(parser))
+    monkeypatch.setattr(adapter_command.folders, "path", lambda kind, name: str(parser))
+    assert adapter_command._find_parser("", None) == str(parser) and adapter_command._find_parser("none", None) == ""
+
+
+def test_photos_are_there_mirrored_too(people, tmp_path):
+    run("face2diffusion", people, tmp_path / "out.safetensors", "--set", "data.flip=true")
+    (file,) = tmp_path.glob("*.portraits-*")
+    read = portraits.load(file)
+    assert read.people.tolist() == [0, 0, 1, 1] * 2 and len(read.captions) == 8
+    assert torch.equal(read.faces[4:], read.faces[:4].flip(2))
+    assert not torch.equal(read.features["msid"][4:], read.features["msid"][:4])
+
+
+def test_nobody_left_to_train_on_is_refused(people, tmp_path):
+    with pytest.raises(SetupError, match="To hold out 2 of 2 people for the validation leaves nobody to train on"):
+        watched(people, tmp_path / "out.safetensors", "--set", "held_out=1")
+
+
+def test_tensorboard_is_asked_for_only_where_it_is_installed(people, tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find(name))
+    with pytest.raises(SetupError, match="tensorboard = true needs TensorBoard, which is not installed"):
+        run("fact", people, tmp_path / "out.safetensors", "--set", "tensorboard=true")
+
+
+def test_tensorboard_gets_the_log(people, tmp_path):
+    pytest.importorskip("tensorboard")
+    run("fact", people, tmp_path / "out.safetensors", "--set", "tensorboard=true", "--set", "log_steps=1")
+    assert list((tmp_path / "out.tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_every_number_of_the_settings_has_a_range():
+    kinds = [how.settings for how in adapter_command.METHODS.values()] + [facea_run.Settings, settings.DataSettings]
+    for field in (field for kind in kinds for field in dataclasses.fields(kind)):
+        numbers = [part for part in (field.type, *typing.get_args(field.type)) if part in (int, float)]
+        assert not numbers or typing.get_origin(field.type) is typing.Annotated, field.name
 
 
 def test_other_bad_input_is_refused_in_a_sentence(people, tmp_path):

@@ -11,6 +11,7 @@ from likeness.tests.support import tiny_frozen
 from likeness.training.face2diffusion import (
     Face2DiffusionSettings,
     cgdr_target,
+    dropped,
     insert_words,
     make_mapping,
     step_loss,
@@ -18,7 +19,7 @@ from likeness.training.face2diffusion import (
 )
 from likeness.training.frozen import Frozen
 
-TINY = {"steps": 3, "batch": 2, "hidden": (16, 12), "precision": "float32"}
+TINY = {"steps": 3, "batch": 2, "hidden": (16, 12), "dropout": 0.0, "precision": "float32"}
 WORD = 128
 
 
@@ -161,3 +162,26 @@ def test_a_training_goes_on_as_if_never_stopped(base, portraits, tmp_path):
         assert torch.equal(each, whole.state_dict()[name]) and not torch.equal(
             each, fresh(portraits).state_dict()[name]
         )
+
+
+def test_dropout_leaves_numbers_out_in_training_only(base, portraits):
+    network = fresh(portraits)
+    inputs = torch.randn(3, 12), torch.randn(3, 6)
+    hidden = []
+    network.i2t_last.layers[1].register_forward_pre_hook(lambda layer, given: hidden.append(given[0]))
+    with dropped(network, 0.5, torch.Generator().manual_seed(1)):
+        network(*inputs)
+    plain = network(*inputs)
+    assert 5 < (hidden[0] == 0).sum() < 43 and (hidden[1] != 0).all(), "of 3 x 16"
+    left = hidden[0] != 0
+    assert torch.allclose(hidden[0][left], 2 * hidden[1][left], atol=1e-6)
+    with dropped(network.eval(), 0.5, torch.Generator().manual_seed(1)):
+        assert torch.equal(network(*inputs), plain)
+
+
+def test_dropout_goes_on_as_if_never_stopped(base, portraits, tmp_path):
+    settings = Face2DiffusionSettings(**TINY | {"dropout": 0.3}, lr=1e-2)
+    whole, progress = train(base, portraits, settings, None, lambda progress: None)
+    for until in (replace(settings, steps=1), settings):
+        _, again = train(base, portraits, until, tmp_path / "a.pt", lambda progress: None)
+    assert again.resumed_at == 1 and again.losses == progress.losses

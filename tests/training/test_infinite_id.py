@@ -5,12 +5,24 @@ from dataclasses import replace
 import pytest
 import torch
 from likeness.adapters.ip_adapter import INFINITE_ID_METADATA, IpAdapter
+from likeness.adapters.unet_blocks import BLOCKS
 from likeness.attention_patches.ip_adapter import apply_ip_adapter
 from likeness.encoders.clip_vision import ClipFeatures
 from likeness.encoders.identity import FaceId
-from likeness.tests.support import tiny_frozen
-from likeness.training.frozen import sample_noise
-from likeness.training.infinite_id import InfiniteId, InfiniteIdSettings, attention_patches, step_loss, train
+from likeness.tests.support import tiny_frozen, tiny_ip
+from likeness.training.frozen import freeze, sample_noise
+from likeness.training.infinite_id import (
+    CLIP_MAPPERS,
+    InfiniteId,
+    InfiniteIdSettings,
+    attention_patches,
+    make,
+    make_loss,
+    step_loss,
+    train,
+)
+from likeness.training.loop import make_stream
+from likeness.training.portraits import others
 from torch.nn.functional import normalize
 
 TINY = {"steps": 3, "batch": 2, "queries": 3, "dim": 64, "depth": 1, "face_tokens": 2, "precision": "float32"}
@@ -142,3 +154,109 @@ def test_a_training_goes_on_as_if_never_stopped(base, portraits, tmp_path):
         resumed, again = train(base, portraits, nothing(), until, tmp_path / "adapter.pt", lambda progress: None)
     assert again.resumed_at == 1 and again.losses == progress.losses
     assert all(torch.equal(each, whole.state()[name]) for name, each in resumed.state().items())
+
+
+@pytest.fixture(scope="module")
+def sdxl():
+    return freeze(tiny_ip.sdxl(), None, "float32")
+
+
+@pytest.fixture(scope="module")
+def large():
+    """Portraits as SDXL has them: four channels, and crops that were of several sizes."""
+    few = tiny_frozen.portraits(clip=CLIP, arcface=(1, 512))
+    latents = torch.randn(len(few), 4, 8, 8, generator=torch.Generator().manual_seed(5)).half()
+    faces = torch.ones(len(few), 8, 8).half()
+    return replace(few, latents=latents, faces=faces, sides=torch.tensor([40, 64, 300, 64, 64, 900]))
+
+
+SDXL = TINY | {"batch": 1, "drop": 0.0}
+
+
+@pytest.mark.parametrize("clip_mapper", CLIP_MAPPERS)
+def test_on_sdxl_the_mappers_and_70_attentions_learn_and_nothing_else(sdxl, large, clip_mapper):
+    settings = InfiniteIdSettings(**SDXL, clip_mapper=clip_mapper)
+    adapter = make(sdxl, large, settings)
+    assert len(adapter.attentions) == 70 == len(BLOCKS["SDXL"]) and sdxl.kind == "SDXL"
+    make_loss(sdxl, adapter, large, nothing(), settings)(make_stream(2), 0).backward()
+    assert all(each.grad.abs().max() > 0 for each in adapter.parameters())
+    assert all(each.grad is None for each in sdxl.model.diffusion_model.parameters())
+
+
+def test_on_sdxl_the_loss_is_that_of_the_noise_with_images_in_the_place_of_text(sdxl, large):
+    """By the host's own model and the attention written out, from the same samples."""
+    settings = InfiniteIdSettings(**SDXL)
+    adapter = make(sdxl, large, settings)
+    loss = make_loss(sdxl, adapter, large, nothing(), settings)(make_stream(2), 0).item()
+
+    generator = make_stream(2)
+    index = torch.randint(len(large), (1,), generator=generator)
+    other = others(large, index, generator)
+    torch.rand(1, generator=generator)
+    clip, face = large.features["clip"][other].float(), large.features["arcface"][other, 0].float()
+    t = torch.randint(1000, (1,), generator=generator)
+    eps = torch.randn(1, 4, 8, 8, generator=generator)
+    z_0, sigma = large.latents[index].float(), sdxl.model.model_sampling.sigmas[t]
+    side = int(large.sides[index])
+    numbers = torch.tensor([side, side, 0, 0, 64, 64]).float()
+    y = torch.cat((torch.zeros(1, tiny_ip.POOLED), sdxl.model.embedder(numbers).flatten()[None]), dim=1)
+
+    def at(block):
+        part = adapter.attentions["-".join(map(str, block))]
+
+        def replaced(q, k, v, options):
+            heads = options["n_heads"]
+            q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, part.to_k(tokens), part.to_v(tokens)))
+            weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1)
+            return (weights @ v).transpose(1, 2).flatten(2)
+
+        return replaced
+
+    with torch.no_grad():
+        tokens = torch.cat(
+            (adapter.mapper.clip_mapper(clip), adapter.mapper.face_mapper(normalize(face, dim=1))), dim=1
+        )
+        options = {"patches_replace": {"attn2": {block: at(block) for block in BLOCKS["SDXL"]}}}
+        x, context = z_0 + sigma * eps, torch.zeros(1, 1, tiny_ip.DIM)
+        scaled = x / (sigma**2 + 1) ** 0.5
+        predicted = sdxl.model.diffusion_model(scaled, t.float(), context=context, y=y, transformer_options=options)
+    assert loss == pytest.approx((predicted - eps).square().mean().item(), rel=1e-4)
+
+
+def test_on_sdxl_the_size_of_the_photo_counts(sdxl, large):
+    settings = InfiniteIdSettings(**SDXL)
+    adapter = make(sdxl, large, settings)
+    losses = [
+        make_loss(sdxl, adapter, each, nothing(), settings)(make_stream(2), 0).item()
+        for each in (large, replace(large, sides=large.sides + 500), replace(large, sides=None))
+    ]
+    assert len(set(losses)) == 3
+
+
+@pytest.mark.parametrize("clip_mapper", CLIP_MAPPERS)
+def test_a_file_for_sdxl_is_used_as_it_was_trained(sdxl, large, clip_mapper):
+    """Through Apply Image Adapter's own way, a row with a face and one without."""
+    settings = InfiniteIdSettings(**SDXL, clip_mapper=clip_mapper)
+    adapter = make(sdxl, large, settings)
+    read = IpAdapter({name: each.clone() for name, each in adapter.state().items()}, "x", metadata=INFINITE_ID_METADATA)
+    assert read.base == "SDXL" and read.clip_width == CLIP[1] and read.token_dim == tiny_ip.DIM
+    clip, face = large.features["clip"][:1].float(), normalize(large.features["arcface"][:1, 0].float(), dim=1)
+    batch = sample_noise(sdxl, large.latents[:2], make_stream(3))
+    context, y = torch.randn(2, 7, tiny_ip.DIM, generator=make_stream(4)), sdxl.size_condition(large.sides[:2], 64)
+    with torch.inference_mode():
+        tokens = adapter.mapper(torch.cat((face, 0 * face)), torch.cat((clip, nothing()[None])))
+        trained = sdxl.denoise(
+            batch.z_t, batch.sigma, context, attention_patches(sdxl, adapter, tokens, text_off=False), y
+        )
+        identity = FaceId("arcface", "tiny", "0" * 64, face[:, None] * 3, face, torch.zeros(1, 8, 8, 3), False)
+        patched = apply_ip_adapter(
+            tiny_ip.sdxl(), read, read.tokens(identity, ClipFeatures("last", clip, nothing()[None]))
+        )
+        options = patched.model_options["transformer_options"] | {"cond_or_uncond": [0, 1]}
+        used = patched.model.apply_model(batch.z_t, batch.sigma, c_crossattn=context, y=y, transformer_options=options)
+    assert torch.allclose(used, trained, atol=1e-3 * trained.abs().max())
+
+
+def test_sdxl_with_its_text_is_refused(sdxl, large):
+    with pytest.raises(ValueError, match="text_off = false, an ablation, is there for SD1.x only"):
+        make(sdxl, large, InfiniteIdSettings(**SDXL, text_off=False))

@@ -19,6 +19,7 @@ import pytest
 import torch
 from likeness.training import facea_run, loop
 from likeness.training.curve import draw, outline
+from likeness.training.distributed import describe_batch
 from likeness.training.loop import Group, Progress, StoppedError, make_stream, train
 from likeness.training.precision import compute_dtype, lower
 from likeness.training.settings import TrainingSettings
@@ -429,13 +430,10 @@ def test_several_processes_want_accelerate(monkeypatch):
         train(line.groups, line.loss, TrainingSettings(steps=1), CPU)
 
 
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory):
-    """What two processes of `loop_processes.py` found, and the folder of their checkpoint."""
-    folder = tmp_path_factory.mktemp("processes")
-    # With --cpu there would be one process: accelerate leaves the others to mpirun.
-    options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
-    command = [sys.executable, "-m", "accelerate.commands.launch", *options.split(), "--main_process_port", "0"]
+def launch(folder, *options):
+    """Start `loop_processes.py` with accelerate, and wait until it is done."""
+    options = [*options, *"--num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no".split()]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, "--main_process_port", "0"]
     script = Path(__file__).parents[1] / "support" / "loop_processes.py"
     done = subprocess.run(
         [*command, script, folder],
@@ -446,6 +444,13 @@ def processes(tmp_path_factory):
         timeout=900,
     )
     assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """What two processes of `loop_processes.py` found, and the folder of their checkpoint."""
+    folder = tmp_path_factory.mktemp("processes")
+    launch(folder, "--multi_gpu")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)], folder
 
 
@@ -461,6 +466,28 @@ def test_two_processes_step_by_the_mean_of_their_gradients(processes):
         assert found["losses"] == pytest.approx(progress.losses, rel=1e-6)
     assert torch.equal(torch.stack(main["whole"]["drawn"]), torch.stack(line.drawn[::2]))
     assert torch.equal(torch.stack(other["whole"]["drawn"]), torch.stack(line.drawn[1::2]))
+
+
+@pytest.mark.slow
+def test_each_step_of_two_processes_sees_two_batches(processes):
+    for found in processes[0]:
+        assert found["batch"] == "2 processes, batch 3: 6 samples a step"
+        assert len(found["whole"]["drawn"]) == TOGETHER.steps
+
+
+@pytest.mark.slow
+def test_accelerates_cpu_option_starts_one_process_and_that_is_said(tmp_path):
+    launch(tmp_path, "--cpu")
+    (file,) = tmp_path.glob("[0-9].pt")
+    told = torch.load(file, weights_only=True)["batch"]
+    assert told.startswith("1 process, batch 3: 3 samples a step. accelerate launch started one process only")
+
+
+def test_samples_of_a_step_are_told(monkeypatch):
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    assert describe_batch(4, 1) == "1 process, batch 4: 4 samples a step"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert describe_batch(4, 3) == "2 processes, batch 4, 3 batches a step: 24 samples a step"
 
 
 @pytest.mark.slow

@@ -94,6 +94,53 @@ def test_the_largest_of_several_faces_is_taken(tmp_path):
     assert torch.equal(alone, among)
 
 
+@pytest.mark.parametrize(
+    ("filters", "reasons"),
+    [
+        ({"min_side": 100}, ["1.png: its face is too small: the crop has less than 100 pixels"]),
+        ({"one_face": True}, ["2.png: 2 faces were found in it"]),
+        ({"min_score": 1.5}, [f"{n}.png: the detector's score of its face is below 1.5" for n in (1, 2, 1)]),
+        ({"min_sharpness": 1e6}, [f"{n}.png: its face is blurred: the sharpness is below 1e+06" for n in (1, 2, 1)]),
+        ({}, []),
+    ],
+)
+def test_filters_leave_photos_out_and_say_why(filters, reasons, folder):
+    told = []
+    album = photos.read_files(
+        list(photos.list_photos(folder)),
+        Spotter(),
+        S,
+        None,
+        lambda file, why: told.append(f"{file.name}: {why}"),
+        photos.Filters(**filters),
+    )
+    assert told == reasons and len(album or ()) == 3 - len(reasons)
+
+
+def test_sharpness_is_the_variance_of_the_laplacian():
+    assert photos.measure_sharpness(torch.zeros(9, 9, 3)) == 0
+    stripes = (torch.arange(9) % 2 * 255.0).expand(9, 9)[..., None].expand(9, 9, 3)
+    assert photos.measure_sharpness(stripes) == pytest.approx(510**2, rel=0.05)
+    assert photos.measure_sharpness(stripes / 10) == pytest.approx(51**2, rel=0.05)
+
+
+def test_mirrored_photos_have_mirrored_points_and_masks(folder):
+    album = read(folder)
+    both, n = photos.add_mirrored(album), len(album)
+    assert len(both) == 2 * n and torch.equal(both.images[n:], album.images.flip(2))
+    assert torch.equal(both.face_masks[n:], album.face_masks.flip(2))
+    for face, other in zip(album.faces, both.faces[n:]):
+        assert other.points[0] == pytest.approx([S - 1 - face.points[1, 0], face.points[1, 1]])
+        assert other.points[0, 0] < other.points[1, 0], "the subject's right eye is at the left again"
+        assert other.box[0] == pytest.approx(S - 1 - face.box[2])
+
+
+def test_the_side_that_a_crop_had_in_its_photo_is_known(folder):
+    """Bob's face is half as large as ada's first."""
+    first, _, bob = read(folder).sides.tolist()
+    assert first == pytest.approx(2 * bob, abs=3) and first == pytest.approx(1.5 * 77, abs=30)
+
+
 def test_the_points_move_along(folder):
     for picture, face in zip(read(folder).images, read(folder).faces):
         assert face.points.dtype == np.float32
@@ -149,7 +196,7 @@ def test_what_is_no_picture_or_has_no_face_is_left_out_and_named(folder, caplog)
     with caplog.at_level(logging.WARNING):
         assert read(folder).people.tolist() == [0, 0, 1]
     for name in ("cut.png", "page.jpg", "dot.png"):
-        assert f"Left out: {folder / 'ada' / name} cannot be read as a picture (" in caplog.text
+        assert f"{folder / 'ada' / name} is left out: it cannot be read as a picture (" in caplog.text
     assert f"{folder / 'ada' / 'tree.png'} is left out: no face was found in it." in caplog.text
     assert "notes.md" not in caplog.text
 

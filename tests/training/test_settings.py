@@ -1,17 +1,22 @@
 """Settings as the train commands read them: one reader for all, with ranges, and one sentence for what is wrong."""
 
+import os
+import re
 import subprocess
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
+from likeness.faces.types import Faces
 from likeness.launcher import train
-from likeness.training import command
+from likeness.training import adapter_command, command
 from likeness.training.face2diffusion import Face2DiffusionSettings
 from likeness.training.facea_run import Settings as FaceaSettings
 from likeness.training.fact import FactSettings
 from likeness.training.infinite_id import InfiniteIdSettings
 from likeness.training.settings import check_data, check_settings, read_config
+from PIL import Image
 
 KINDS = (FactSettings, Face2DiffusionSettings, InfiniteIdSettings, FaceaSettings)
 
@@ -114,7 +119,7 @@ def test_a_person_s_training_reads_config_and_options(tmp_path, monkeypatch):
     assert "checkpointing must be true or false, not 'ja'." in run("--set", "checkpointing=ja")
     assert "lr_lora must be more than 0, not -1." in run("--set", "lr_lora=-1")
     assert "--set needs NAME=VALUE" in run("--set", "steps")
-    assert "size must be at least 1, not 0." in run("--size", "0")
+    assert "size must be at least 16, not 0." in run("--size", "0")
     assert "There is no entry 'msid' in [data]; there are size, detector." in run("--set", "data.msid=a.pt")
 
     cut, trained = [], []
@@ -128,6 +133,26 @@ def test_a_person_s_training_reads_config_and_options(tmp_path, monkeypatch):
     monkeypatch.setattr(facea_run, "learn", learn)
     assert "not today" in run("--set", "rank=7", "--size", "320")
     assert cut == [320] and trained == [FaceaSettings(steps=5, rank=7)]
+
+
+RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.toml"))
+METHODS = {"facea": (FaceaSettings, ())} | {
+    name.replace("-", "_"): (how.settings, how.networks) for name, how in adapter_command.METHODS.items()
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipes_are_read_and_every_line_has_its_source(recipe):
+    kind, networks = METHODS[recipe.stem.removesuffix("_sdxl")]
+    values, data = read_config(recipe, [])
+    check_settings(kind, values)
+    check_data(networks, data)
+    for line in recipe.read_text("utf-8").splitlines():
+        assert "=" not in line.partition("#")[0] or re.search(r"# (paper|code|ours)\b", line), line
+
+
+def test_recipes_are_of_all_methods():
+    assert {recipe.stem.removesuffix("_sdxl") for recipe in RECIPES} == METHODS.keys()
 
 
 @pytest.mark.slow
@@ -147,3 +172,17 @@ def test_what_can_be_trained_is_asked_first(capsys):
     out, err = capsys.readouterr()
     assert "miniature" in out and "--word" not in out, "help of all, not of facea"
     assert "required: what" in err and "'bogus'" in err
+
+
+def test_a_person_s_unreadable_pictures_are_left_out_and_named(tmp_path, caplog, monkeypatch):
+    from likeness.faces import detector
+
+    Image.new("RGB", (32, 32)).save(tmp_path / "1.png")
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "3.png")  # which never ends
+    seen = []
+    monkeypatch.setattr(detector, "load", lambda *given: None)
+    monkeypatch.setattr(detector, "detect_faces", lambda finder, images: seen.append(images) or Faces(images, ((),)))
+    assert len(command._find_faces(tmp_path, "any")) == 1 == len(seen)
+    assert "2.png is left out: it cannot be read as a picture" in caplog.text

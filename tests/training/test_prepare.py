@@ -1,0 +1,237 @@
+"""`likeness.py prepare`: photos become shards, whatever stops it, and trainings read them as they read photos."""
+
+import csv
+import json
+import os
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from likeness.adapters.loading import load_adapter
+from likeness.host_process import SetupError
+from likeness.launcher import train
+from likeness.miniature import registration
+from likeness.miniature.models import base_model
+from likeness.miniature.world.dataset import SetRecipe
+from likeness.miniature.world.draw import draw
+from likeness.tests.support import tiny_miniature
+from likeness.training import adapter_command, photos, prepare_command, shards
+from likeness.weights import folders
+from PIL import Image
+
+PEOPLE, PHOTOS = 3, 3
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """Drawn people, and among their photos one that is no picture, one without a face and a pipe."""
+    folder = tmp_path_factory.mktemp("people")
+    recipe = SetRecipe(people=PEOPLE, images=PHOTOS, styles=(1, 0, 0))
+    drawn = draw(*zip(*(recipe.describe(index)[:2] for index in range(len(recipe)))), 96)
+    for index, picture in enumerate(drawn.images):
+        file = folder / f"person{index // PHOTOS}" / f"{index}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray((picture.numpy() * 255).astype(np.uint8)).save(file)
+    (folder / "person0" / "broken.png").write_bytes(b"no picture")
+    Image.new("RGB", (64, 64), "gray").save(folder / "person1" / "empty.png")
+    (folder / "person2" / "8.txt").write_bytes("Jos\xe9".encode("latin-1"))
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(folder / "person1" / "pipe.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return tiny_miniature.write(tmp_path_factory.mktemp("pack") / "weights")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_this_process(weights):
+    folders.register()
+    registration.register()
+    registration.register_base()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base_model, "WEIGHTS", weights)
+        patch.setattr(prepare_command, "SHARD", 4)
+        patch.setattr(prepare_command, "BATCH", 2)
+        for opened in ("open_host", "open_registered"):
+            patch.setattr(train, opened, lambda comfy, cpu: None)
+        yield
+
+
+def run(people, output, *more, methods=("fact", "infinite-id")) -> int:
+    wanted = [part for method in methods for part in ("--for", method)]
+    return train.prepare([str(people), str(output), "miniature", *wanted, "--set", "data.size=48", *more], None)
+
+
+@pytest.fixture(scope="module")
+def prepared(in_this_process, people, tmp_path_factory):
+    """Of which nothing is changed."""
+    output = tmp_path_factory.mktemp("prepared")
+    run(people, output)
+    return output
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+def test_photos_are_prepared_and_what_is_left_out_is_told(people, prepared, tmp_path, capsys):
+    output = shutil.copytree(prepared, tmp_path / "prepared")
+    (output / "left_out.csv").unlink()
+    assert run(people, output) == 0
+    told = capsys.readouterr().out
+    assert "8 of 11 photos in 3 shards" in told and "1 left out: it cannot be read as a picture" in told
+    rows = list(csv.reader((output / "left_out.csv").read_text().splitlines()))
+    assert [(os.path.basename(photo), why.partition(" (")[0]) for photo, why in rows] == [
+        ("photo", "reason"),
+        ("broken.png", "it cannot be read as a picture"),
+        ("empty.png", "no face was found in it"),
+        ("8.png", "its caption is not UTF-8"),
+    ]
+
+
+def test_shards_hold_what_a_training_from_photos_encodes(people, prepared, caplog):
+    _, read, (nothing,) = shards.read(prepared)
+    (people / "person2" / "8.txt").rename(people / "person2" / "8.text")
+    try:
+        data = adapter_command.complete_data(("transface", "arcface", "clip_vision"), {"size": 48}, built_in())
+        base = adapter_command.load_base("miniature", ("SD1.5",))
+        encoded = adapter_command._encode(people, data, base)
+    finally:
+        (people / "person2" / "8.text").rename(people / "person2" / "8.txt")
+    rows = torch.arange(8)
+    assert len(encoded) == 9 and len(read) == 8 and read.people.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+    assert read.captions == encoded.captions[:8] and read.sides.tolist() == encoded.sides.tolist()[:8]
+    assert torch.equal(read.faces[rows], encoded.faces[:8]) and nothing.ndim == 2
+    assert torch.allclose(read.latents[rows].float(), encoded.latents[:8].float(), atol=2e-2)
+    for name, tensor in encoded.features.items():
+        assert read.features[name].shape == (8, *tensor.shape[1:])
+        assert torch.allclose(read.features[name][rows].float(), tensor[:8].float(), atol=2e-2), name
+    some = read.select(torch.tensor([7, 2]))
+    assert torch.equal(some.latents[torch.tensor([0])], read.latents[torch.tensor([7])]) and len(some) == 2
+
+
+def built_in():
+    return adapter_command.BUILT_IN["miniature"]
+
+
+class Killed(BaseException):
+    """What nobody catches."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [1, 3, 5])
+def test_stopped_at_any_photo_it_goes_on_to_the_same_shards(at, people, prepared, tmp_path, monkeypatch):
+    again, calls, encode = tmp_path / "again", [], adapter_command.encode_album
+
+    def stop(*given):
+        calls.append(1)
+        if len(calls) == at:
+            raise Killed
+        return encode(*given)
+
+    with monkeypatch.context() as stopping, pytest.raises(Killed):
+        stopping.setattr(adapter_command, "encode_album", stop)
+        run(people, again)
+    whole = [file for file in again.glob("*.tar")]
+    times = {file: file.stat().st_mtime_ns for file in whole}
+    with pytest.raises(ValueError, match="shards are missing in .* run 'likeness.py prepare' again"):
+        shards.read(again)
+    run(people, again)
+    assert contents(again) == contents(prepared) and all(file.stat().st_mtime_ns == times[file] for file in whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_write_the_same_shards(processes, people, prepared, tmp_path, monkeypatch):
+    again = tmp_path / "again"
+    monkeypatch.setattr(prepare_command, "main_first", lambda: open(os.devnull))
+    monkeypatch.setattr(prepare_command, "wait_for_all", lambda: None)
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    for rank in (0, *range(1, processes)):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setattr(prepare_command, "_report", lambda *given: None)
+        run(people, again)
+    names = {name for name in contents(prepared) if name != "left_out.csv"}
+    assert {name: contents(again)[name] for name in names} == {name: contents(prepared)[name] for name in names}
+
+
+@pytest.mark.parametrize("method", ["fact", "infinite-id"])
+def test_a_training_reads_them(method, prepared, tmp_path, monkeypatch):
+    output = tmp_path / "out.safetensors"
+    monkeypatch.setattr(photos, "read", lambda *_: pytest.fail("photos were read"))
+    sizes = "steps=2", "batch=2", "dim=32", "depth=1", "queries=4", "validate_steps=2", "held_out=0.3", "data.size=48"
+    settings = [part for each in sizes for part in ("--set", each)]
+    assert train.main([method, str(prepared), "miniature", str(output), *settings], None) == 0
+    assert load_adapter(str(output)) and not list(tmp_path.glob("*.portraits-*"))
+
+
+def test_webdataset_reads_them(prepared):
+    webdataset = pytest.importorskip("webdataset")
+    _, read, _ = shards.read(prepared)
+    files = sorted(map(str, prepared.glob("*.tar")))
+    samples = list(webdataset.WebDataset(files, shardshuffle=False).decode())
+    assert [sample["json"]["person"] for sample in samples] == read.people.tolist()
+    for row, sample in enumerate(samples):
+        assert np.array_equal(sample["latents.npy"], read.latents[torch.tensor([row])][0].numpy())
+
+
+def refused(*given, **more) -> str:
+    with pytest.raises(SetupError) as caught:
+        run(*given, **more)
+    return str(caught.value)
+
+
+def test_what_does_not_fit_is_refused_in_a_sentence(people, prepared, tmp_path):
+    prepared = shutil.copytree(prepared, tmp_path / "prepared")
+
+    def train_refused(*more, method="fact") -> str:
+        with pytest.raises(SetupError) as caught:
+            train.main(
+                [method, str(prepared), "miniature", str(tmp_path / "x.safetensors"), "--set", "steps=1", *more], None
+            )
+        return str(caught.value)
+
+    assert "was prepared without msid, which face2diffusion reads" in train_refused(method="face2diffusion")
+    assert "was prepared with size = 48, not 96: prepare it anew" in train_refused("--set", "data.size=96")
+    assert "photos that were prepared otherwise (data)" in refused(people, prepared, methods=("fact",))
+    assert "photos that were prepared otherwise (filters)" in refused(people, prepared, "--one-face")
+    assert "There is no folder" in refused(tmp_path / "nobody", prepared)
+    flip = ("--set", "data.flip=true")
+    assert "flip = true is for face2diffusion alone" in refused(
+        people, prepared, *flip, methods=("fact", "face2diffusion")
+    )
+    shard = sorted(prepared.glob("*.tar"))[1]
+    whole = shard.read_bytes()
+    for length in (len(whole.rstrip(b"\0")), len(whole) // 2, 10_240, 3, 0):
+        shard.write_bytes(whole[:length])
+        told = train_refused()
+        assert f"The shard {shard} cannot be read (" in told and "run 'likeness.py prepare' again" in told
+    shard.unlink()
+    assert f"1 of 3 shards are missing in {prepared}, the first is {shard.name}" in train_refused()
+    run(people, prepared)
+    assert shard.read_bytes() == whole
+    manifest = json.loads((prepared / "prepared.json").read_text())
+    (prepared / "prepared.json").write_text(json.dumps(manifest | {"base": "SDXL"}))
+    assert "was prepared for SDXL, but " in train_refused()
+    (prepared / "prepared.json").write_text(json.dumps(manifest | {"version": 2}))
+    assert "was prepared by another version of Likeness" in train_refused()
+
+
+def test_photos_of_which_none_serves_are_refused_and_told(people, tmp_path):
+    told = refused(people, tmp_path / "none", "--min-side", "5000", methods=("fact",))
+    assert "No photo serves to train with" in told
+    reasons = (tmp_path / "none" / "left_out.csv").read_text()
+    assert reasons.count("its face is too small: the crop has less than 5000 pixels") == 9
+
+
+def test_shards_of_the_same_samples_are_the_same_bytes(tmp_path):
+    samples = [("0", {"a": np.arange(3)}, {"person": 1})]
+    for name in ("a.tar", "b.tar"):
+        shards.write_shard(tmp_path / name, iter(samples))
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        assert tar.getnames() == ["0.a.npy", "0.json"]

@@ -1,0 +1,44 @@
+"""`likeness.py train infinite-id` with an SDXL checkpoint: from photos to a file that *Apply Image Adapter* uses."""
+
+import folder_paths
+import numpy as np
+import pytest
+import torch
+from likeness.adapters.loading import load_adapter
+from likeness.launcher import train
+from likeness.miniature import registration
+from likeness.miniature.world.dataset import SetRecipe
+from likeness.miniature.world.draw import draw
+from likeness.training import portraits
+from PIL import Image
+
+
+@pytest.mark.slow
+def test_photos_become_a_file_for_sdxl(tmp_path, base, monkeypatch, capsys):
+    registration.register()
+    registration.register_base()
+    for opened in ("open_host", "open_registered"):
+        monkeypatch.setattr(train, opened, lambda comfy, cpu: None)
+    folder = ([str(base / "models" / "clip_vision")], {".pt"})
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "clip_vision", folder)
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    drawn = draw(*zip(*(SetRecipe(people=2, images=2, styles=(1, 0, 0)).describe(index)[:2] for index in range(4))), 96)
+    for index, picture in enumerate(drawn.images):
+        file = tmp_path / "photos" / f"person{index // 2}" / f"{index}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((picture.numpy() * 255).astype(np.uint8)).save(file)
+    checkpoint = str(base / "models" / "checkpoints" / "likeness_builtin_sdxl.ckpt")
+    output = tmp_path / "sdxl.safetensors"
+    given = ("steps=2", "batch=1", "depth=1", "dim=64", "checkpointing=true", "data.size=64", "checkpoint_seconds=600",
+             "data.detector=drawn: miniature", "data.arcface=miniature_arcface.onnx",
+             "data.clip_vision=likeness_builtin_clip_vision_l.pt")  # fmt: skip
+    settings = [part for each in given for part in ("--set", each)]
+    assert train.main(["infinite-id", str(tmp_path / "photos"), checkpoint, str(output), *settings], None) == 0
+    assert "1 process, batch 1: 1 samples a step" in capsys.readouterr().out
+    (encoded,) = tmp_path.glob("*.portraits-*")
+    encoded = portraits.load(encoded)
+    assert encoded.latents.shape == (4, 4, 8, 8) and encoded.features["clip"].shape == (4, 257, 1024)
+    assert 20 < encoded.sides.min() and encoded.sides.max() < 200
+    adapter = load_adapter(str(output))
+    assert (adapter.base, adapter.token_dim, len(adapter.widths)) == ("SDXL", 2048, 70)
+    assert all(torch.isfinite(each).all() for each in adapter.attentions.model.parameters())

@@ -1,0 +1,198 @@
+"""Prepared photos on disk: tar shards of the WebDataset convention, written one by one, whose rows are read by place.
+
+A sample is files of one name in a shard, "00000008-03.latents.npy" and so on, and "00000008-03.json" with person,
+caption and side. Any reader of WebDataset reads them in turn. Here only their places are kept in memory, so that a
+training draws any row, and pairs of one person, of any number of photos.
+"""
+
+import io
+import json
+import os
+import platform
+import tarfile
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from .portraits import Portraits
+
+MANIFEST, NOTHING = "prepared.json", "clip_of_nothing.npy"
+VERSION = 1  # of the manifest and what it speaks of
+_LATENTS, _FACES, _DETAILS = "latents", "faces", "json"
+
+
+def name_shard(folder: Path, number: int) -> Path:
+    """Return where a shard lies."""
+    return folder / f"shard-{number:06d}.tar"
+
+
+def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, np.ndarray], dict]]) -> None:
+    """Write samples (name, arrays by name, details for the JSON), so that `path` is whole or not there.
+
+    The same samples give the same bytes.
+    """
+    part = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.part")
+    try:
+        with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for name, arrays, details in samples:
+                for key, array in arrays.items():
+                    content = io.BytesIO()
+                    np.save(content, array)
+                    _add(tar, f"{name}.{key}.npy", content.getvalue())
+                _add(tar, f"{name}.{_DETAILS}", json.dumps(details).encode())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sweep_parts(folder: Path) -> None:
+    """Remove what processes of this machine left half written that were killed."""
+    for part in folder.glob(f"*.{platform.node()}.*.part"):
+        if not psutil.pid_exists(int(part.suffixes[-2][1:])):
+            part.unlink(missing_ok=True)
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    tar.addfile(entry, io.BytesIO(content))
+
+
+def describe(portraits: Portraits, row: int) -> tuple[dict[str, np.ndarray], dict]:
+    """Return arrays and details of one portrait, as `write_shard` takes them."""
+    tensors = {_LATENTS: portraits.latents, _FACES: portraits.faces} | portraits.features
+    details = {
+        "person": int(portraits.people[row]),
+        "caption": portraits.captions[row],
+        "side": int(portraits.sides[row]),
+    }
+    return {name: tensor[row].numpy() for name, tensor in tensors.items()}, details
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """One tensor of n samples that stays in its shards until rows are asked for: `column[rows]` is a tensor.
+
+    files: the shards. shard, place: int64 [n], which, and where in it the numbers begin. row_shape, dtype: of a sample.
+    """
+
+    files: list[Path]
+    shard: torch.Tensor
+    place: torch.Tensor
+    row_shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self), *self.row_shape)
+
+    def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
+        length = int(np.prod(self.row_shape)) * self.dtype.itemsize
+        parts = []
+        for shard, place in zip(self.shard[rows].tolist(), self.place[rows].tolist()):
+            with self.files[shard].open("rb", buffering=0) as file:
+                file.seek(place)
+                parts.append(np.frombuffer(file.read(length), self.dtype).reshape(self.row_shape))
+        return torch.from_numpy(np.stack(parts))
+
+    def select(self, rows: torch.Tensor) -> "Column":
+        """Return the column of some rows, still in the shards."""
+        return Column(self.files, self.shard[rows], self.place[rows], self.row_shape, self.dtype)
+
+
+class _Places:
+    """Where the rows of one column are, while shards are read through."""
+
+    def __init__(self, row_shape: tuple[int, ...], dtype: np.dtype, size: int):
+        self.row_shape, self.dtype, self.size = row_shape, dtype, size
+        self.shard, self.place = array("q"), array("q")
+
+    def add(self, shard: int, entry: tarfile.TarInfo) -> None:
+        if entry.size != self.size:
+            raise ValueError(f"{entry.name} has another size than the others")
+        head = self.size - int(np.prod(self.row_shape)) * self.dtype.itemsize
+        self.shard.append(shard)
+        self.place.append(entry.offset_data + head)
+
+    def column(self, files: list[Path]) -> Column:
+        shard, place = (torch.tensor(np.asarray(numbers)) for numbers in (self.shard, self.place))
+        return Column(files, shard, place, self.row_shape, self.dtype)
+
+
+def read_shards(files: list[Path]) -> Portraits:
+    """Return the portraits of shards; raises ValueError, naming file and fault, for one that is cut off or strange."""
+    places: dict[str, _Places] = {}
+    details: list[dict] = []
+    for number, file in enumerate(files):
+        try:
+            _check_end(file)
+            with tarfile.open(file, "r:") as tar:
+                for entry in tar:
+                    key = entry.name.partition(".")[2].removesuffix(".npy")
+                    if key == _DETAILS:
+                        details.append(json.load(tar.extractfile(entry)))
+                        continue
+                    if key not in places:
+                        places[key] = _Places(*_read_kind(tar.extractfile(entry)))
+                    places[key].add(number, entry)
+                    tar.members.clear()  # it would keep them all
+        except (tarfile.TarError, ValueError, KeyError, EOFError) as error:
+            raise ValueError(
+                f"The shard {file} cannot be read ({error}): delete it, and run 'likeness.py prepare' again, which "
+                "makes only what is missing."
+            ) from error
+    columns = {key: where.column(files) for key, where in places.items()}
+    people, sides = (torch.tensor([each[name] for each in details]) for name in ("person", "side"))
+    captions = [each["caption"] for each in details]
+    return Portraits(columns.pop(_LATENTS), people, captions, columns.pop(_FACES), columns, sides)
+
+
+def _check_end(file: Path) -> None:
+    """Raise ValueError where a tar file does not end as one: with two empty blocks."""
+    with file.open("rb") as tar:
+        tar.seek(max(file.stat().st_size - 2 * tarfile.BLOCKSIZE, 0))
+        if tar.read() != bytes(2 * tarfile.BLOCKSIZE):
+            raise ValueError("it is cut off")
+
+
+def _read_kind(file) -> tuple[tuple[int, ...], np.dtype, int]:
+    """Return shape, dtype and length in bytes of an npy file, of which nothing but the head is read."""
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    return shape, dtype, file.tell() + int(np.prod(shape)) * dtype.itemsize
+
+
+def read_manifest(folder: Path) -> dict:
+    """Return what a folder of shards says of itself; raises ValueError where it is not of this version."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder / MANIFEST} is damaged: prepare the photos again.") from error
+    if manifest.get("version") != VERSION:
+        raise ValueError(f"{folder} was prepared by another version of Likeness: prepare the photos again.")
+    return manifest
+
+
+def read(folder: Path) -> tuple[dict, Portraits, list[torch.Tensor]]:
+    """Return the manifest of prepared photos, the portraits and, where CLIP saw them, what it sees in nothing.
+
+    Raises ValueError with a sentence where shards are missing or damaged.
+    """
+    manifest = read_manifest(folder)
+    files = [name_shard(folder, number) for number in range(manifest["shards"])]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise ValueError(
+            f"{len(missing)} of {len(files)} shards are missing in {folder}, the first is {missing[0]}: run "
+            "'likeness.py prepare' again, which makes what is missing."
+        )
+    nothing = folder / NOTHING
+    return manifest, read_shards(files), [torch.from_numpy(np.load(nothing))] if nothing.is_file() else []
