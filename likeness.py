@@ -19,6 +19,8 @@ TALKING = {"run": ("aiohttp",), "batch": ("aiohttp", "filelock", "tqdm", "PIL", 
 # By what `evaluate` scores pictures that are there, as in launcher/protocols.py; without one it is the miniature's.
 PROTOCOLS = ("fact-t2i", "fact-inpaint", "face2diffusion", "infinite-id", "facea", "stress")
 CLONE_ONLY |= {f"evaluate {protocol}": "" for protocol in PROTOCOLS}
+# Commands that take more arguments than are listed here.
+TAKING_MORE = ("run", "batch", "test", "host", "weights", "train", "prepare", "miniature", "evaluate")
 # Scripts in benchmarks/, by the name that `bench` takes.
 BENCHMARKS = {
     "sfags": "sfags.py", "encoder": "encoder.py", "startup": "startup.py", "image": "image.py", "mixed": "mixed.py",
@@ -92,7 +94,7 @@ def parse(arguments: list) -> argparse.Namespace:
     for command in (demo, host):
         command.add_argument("--port", type=int, help="port on 127.0.0.1 (default: a free one)")
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("run", "batch", "test", "host", "weights", "train", "prepare", "miniature", "evaluate"):
+    if rest and options.command not in TAKING_MORE:
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     options.rest = options.arguments if options.command == "bench" else rest
     return options

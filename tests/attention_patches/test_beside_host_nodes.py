@@ -17,7 +17,7 @@ from likeness.tests.support import guests, menu, tiny, tiny_ip
 import nodes
 
 NEUTRAL, ROUNDING, ACTS = 1e-5, 1e-4, 1e-3
-FAST = ("SelfAttentionGuidance", "PerpNeg", "TomePatchModel", "HyperTile", "EasyCache", "ContextWindowsManual")
+FAST = ("PerpNeg", "TomePatchModel", "HyperTile")
 RANDOM = ("HyperTile",)  # draws its pieces anew in every call
 WEIGHTS = ("model/merging", "experimental/attention_experiments")  # categories that change weights, key by key: slow
 ON_SDXL = ("UNetCrossAttentionMultiply",)  # of these; merging takes ten seconds a node there
@@ -156,6 +156,7 @@ def test_beside_every_model_node(benches, base, patches):
     assert len(ran) >= 40, ran.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base, patch", EVERY)
 def test_under_every_guider(benches, base, patch):
     """With one prompt for all that are positive, and one for the others, they come to the host's CFG, or to cfg 1."""

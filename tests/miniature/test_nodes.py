@@ -134,6 +134,7 @@ def test_every_file_loads_from_its_menu(shipped):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_facea_learns_with_the_miniature_that_inpaints(loaded):
     for task in TASKS:
         model, _, vae, *_ = loaded(task)

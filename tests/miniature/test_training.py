@@ -128,6 +128,7 @@ def test_the_likeness_loss_is_the_angle_between_whom_is_seen(pictures):
     assert loss.item() == pytest.approx(1 - cosines.mean().item(), abs=1e-5) and loss > 0.01
 
 
+@pytest.mark.slow
 def test_a_decoder_learns_by_a_recognisers_eyes(pictures):
     """It makes faces more alike than without them, and neither the eyes nor the encoder change."""
     torch.manual_seed(2)
@@ -313,6 +314,7 @@ def test_a_time_power_chooses_between_little_noise_and_much(pictures, vocabulary
     assert progress.losses[0] == pytest.approx(loss, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_base_trains_and_goes_on(pictures, vocabulary, tmp_path):
     lessons = text_to_image.Lessons(
         random(6, miniature.CHANNELS, 4, 4), random(6, len(VECTOR_NAMES)), Captions(pictures.captions, vocabulary)

@@ -25,7 +25,9 @@ def hurried(graph: dict) -> dict:
     return graph
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.slow if "facea" in name else ()) for name in NAMES
+])  # fmt: skip
 def test_it_runs_with_nothing_but_the_pack(executor, name):
     graph = hurried(load_workflow(name))
     images = executor.run(graph)[only(graph, "ImageScaleBy")][0]

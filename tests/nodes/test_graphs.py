@@ -352,6 +352,7 @@ def test_a_saved_person_is_drawn_as_from_the_photo(executor):
     assert torch.equal(executor.run(saved)["13"][0], outputs["13"][0])
 
 
+@pytest.mark.slow
 def test_queued_again_after_a_slider_moved_and_came_back(executor):
     graph = workflow("fact_text_to_image")
     apply, decode = only(graph, "LikenessApplyFACT"), only(graph, "VAEDecode")

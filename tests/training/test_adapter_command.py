@@ -132,6 +132,7 @@ def test_stopped_it_goes_on_to_the_same_file(people, tmp_path, monkeypatch, caps
     assert "out.training.pt" not in beside(parts)
 
 
+@pytest.mark.slow
 def test_portraits_are_made_anew_when_photos_or_crops_change(people, tmp_path):
     mine, output = tmp_path / "people", tmp_path / "out.safetensors"
     shutil.copytree(people, mine)
