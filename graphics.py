@@ -1,8 +1,9 @@
-"""Images shown to people: one palette, type that knows the text's letters, fitted images, contact sheets."""
+"""Pictures read from files, and images shown to people: one palette, type that knows the text's letters, sheets."""
 
 import functools
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ FONTS = (
 EAST_ASIAN = "\u2e80-\uffef"  # characters from the radicals of Chinese to full-width forms
 NO_CHARACTER = "\U0010ffff"  # every font draws for it what it draws for all that it lacks
 
+LONGEST = 6000  # pixels a side, to which larger pictures are made smaller: 144 megapixels would take gigabytes
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for broken files
+
 load_builtin = functools.lru_cache(ImageFont.load_default)  # by size: Pillow decodes its own font anew for every call
 
 COLUMNS = 3  # of a sheet
@@ -37,6 +41,27 @@ CELL = 192  # pixels of an image's square in a row
 CELL_LINE = 17
 CELL_SIZE = 13
 CELL_LINES = 4
+
+
+def read_image(file: Path) -> torch.Tensor:
+    """Return the picture in `file` as its camera was held: [H, W, 3] in 0..1, H and W at most `LONGEST`.
+
+    Grey becomes RGB, alpha goes, 16 bits become 8 as they look. Raises ValueError naming a file that cannot be read.
+    """
+    try:
+        with Image.open(file) as image:
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith(("I", "F")):  # Pillow would cut values above 255 off
+                pixels = np.asarray(upright, dtype=np.float32)
+                limit = 65535 if pixels.max() > 255 else 255
+                upright = Image.fromarray((pixels / limit * 255).round().clip(0, 255).astype(np.uint8))
+            upright = upright.convert("RGB")
+        upright.thumbnail((LONGEST, LONGEST))
+        if min(upright.size) < 2:
+            raise ValueError("it is less than 2 pixels wide or high")
+    except _UNREADABLE as error:
+        raise ValueError(f"{file} cannot be read as a picture ({error}).") from error
+    return torch.from_numpy(np.array(upright)).float().div_(255)
 
 
 def to_pillow(image: torch.Tensor) -> Image.Image:

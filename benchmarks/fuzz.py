@@ -165,10 +165,10 @@ def list_pictures() -> dict[str, tuple[Make | None, Callable]]:
     from likeness.faces.choose import IF_NO_FACE, RULES, apply_policy
     from likeness.faces.masks import REGIONS, SHAPES, UNITS, MaskStyle, face_masks
     from likeness.faces.search import SEARCHES
+    from likeness.graphics import read_image
     from likeness.inpaint.fact_crop import prepare
     from likeness.inpaint.paste import BLENDS, paste
     from likeness.tests.support.strange_images import make_images, write_image
-    from likeness.training.photos import read_photo
 
     finder = detector.load("opencv: haar cascade", 0.5, 192)
     regions = [region for region in REGIONS if region != "hair"]  # which needs a parser
@@ -189,7 +189,7 @@ def list_pictures() -> dict[str, tuple[Make | None, Callable]]:
             raise RuntimeError("something is not finite")
 
     def use_file(path: Path) -> None:
-        image = read_photo(path)[None]
+        image = read_image(path)[None]
         try:
             use(image, random.Random(path.read_bytes()))
         except ValueError as error:  # of a node, which the host names beside it

@@ -32,10 +32,11 @@ from likeness.encoders.agreement import MIN_AGREEMENT, agreement  # noqa: E402
 from likeness.encoders.face_encoder import FaceEncoder  # noqa: E402
 from likeness.faces import detector as detectors  # noqa: E402
 from likeness.faces.choose import choose  # noqa: E402
+from likeness.graphics import read_image  # noqa: E402
 from likeness.metrics.loading import load_recogniser  # noqa: E402
 from likeness.metrics.similarity import pair_cosines  # noqa: E402
 from likeness.metrics.statistics import separation  # noqa: E402
-from likeness.training.photos import PHOTO_FILES, read_photo  # noqa: E402
+from likeness.training.photos import PHOTO_FILES  # noqa: E402
 from likeness.weights import folders  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from torch.nn.functional import normalize  # noqa: E402
@@ -55,7 +56,7 @@ def embed(label: str, encoder: FaceEncoder, paths: list[Path]) -> tuple[torch.Te
     photos = list_photos(paths)
     alone = [name for name, count in Counter(name for name, _ in photos).items() if count == 1]
     for person, file in photos:
-        faces = detectors.detect_faces(detector, read_photo(file)[None])
+        faces = detectors.detect_faces(detector, read_image(file)[None])
         found = faces.per_image[0] if person in alone else choose(faces.per_image[0], "largest", 0, (0, 0))
         faceless += not found
         if found:

@@ -16,15 +16,13 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 
+from .. import graphics
 from ..host_process import SetupError
 
 IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 CLASS_WORDS = "a person"
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for broken files
 
 
 @dataclass(frozen=True)
@@ -142,20 +140,11 @@ def match(pictures: list[Picture], people: dict[str, Person], folder: Path) -> d
 
 
 def read_image(file: Path) -> torch.Tensor:
-    """Return a picture upright as [H, W, 3] in 0..1: grey becomes RGB, alpha goes, 16 bits become 8 as they look.
-
-    Raises SetupError naming a file that cannot be read.
-    """
+    """Return what `graphics.read_image` does; raise SetupError naming a file that cannot be read."""
     try:
-        with Image.open(file) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith(("I", "F")):  # Pillow would cut values above 255 off
-                pixels = np.asarray(upright, dtype=np.float32)
-                limit = 65535 if pixels.max() > 255 else 255
-                upright = Image.fromarray((pixels / limit * 255).round().clip(0, 255).astype(np.uint8))
-            return torch.from_numpy(np.array(upright.convert("RGB"), dtype=np.float32) / 255)
-    except _UNREADABLE as error:
-        raise SetupError(f"{file} cannot be read as a picture: {error}.", "Make it again, or take it away.") from error
+        return graphics.read_image(file)
+    except ValueError as error:
+        raise SetupError(str(error), "Make it again, or take it away.") from error
 
 
 def _list_images(folder: Path) -> list[Path]:

@@ -68,13 +68,14 @@ def _find_faces(folder: Path, label: str) -> list:
     """Return the largest face of every photo in a folder, as `Faces` of one image each."""
     from ..faces import detector
     from ..faces.choose import apply_policy
-    from .photos import PHOTO_FILES, read_photo
+    from ..graphics import read_image
+    from .photos import PHOTO_FILES
 
     finder = detector.load(label or detector.first_detector(), 0.5, 640)
     faces = []
     for file in sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in PHOTO_FILES):
         try:
-            faces.append(detector.detect_faces(finder, read_photo(file)[None]))
+            faces.append(detector.detect_faces(finder, read_image(file)[None]))
         except ValueError as error:
             logging.warning("%s is left out: it cannot be read as a picture (%s).", file, error.__cause__)
     return [apply_policy(photo, "largest", 0, "whole picture") for photo in faces]

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 
+from .. import graphics
 from ..encoders.clip_vision import clip_features
 from ..encoders.expression import ExpressionEncoder
 from ..encoders.face_encoder import FaceEncoder
@@ -38,8 +38,6 @@ PHOTO_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 CAPTION = "a photo of a person"
 _FACE_SHARE = 1 / 1.5
 _ON_BLACK = ("transface",)  # encoders that were trained on heads without background
-LONGEST = 6000  # pixels a side, to which larger pictures are made smaller: 144 megapixels would take gigabytes
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises for broken files
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,7 +297,7 @@ def _cut_portrait(
 ) -> _Portrait:
     """Return the largest face of a photo cut out; raises LeftOutError where the photo does not serve."""
     try:
-        image = read_photo(file)
+        image = graphics.read_image(file)
     except ValueError as error:
         raise LeftOutError(f"it cannot be read as a picture ({error.__cause__})") from error
     faces = detect_faces(detector, image[None]).per_image[0]
@@ -325,22 +323,6 @@ def measure_sharpness(image: torch.Tensor) -> float:
     grey = image.float().mean(dim=-1)
     middle, rows, columns = grey[1:-1, 1:-1], grey[:-2, 1:-1] + grey[2:, 1:-1], grey[1:-1, :-2] + grey[1:-1, 2:]
     return float((rows + columns - 4 * middle).var())
-
-
-def read_photo(file: Path) -> torch.Tensor:
-    """Return the picture in `file` as its camera was held: [H, W, 3] in 0..1, H and W at most `LONGEST`.
-
-    Raises ValueError naming the file where it cannot be read.
-    """
-    try:
-        with Image.open(file) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-        upright.thumbnail((LONGEST, LONGEST))
-        if min(upright.size) < 2:
-            raise ValueError("it is less than 2 pixels wide or high")
-    except _UNREADABLE as error:
-        raise ValueError(f"{file} cannot be read as a picture ({error}).") from error
-    return torch.from_numpy(np.array(upright)).float().div_(255)
 
 
 def _cut_out(image: torch.Tensor, face: Face, size: int, parser: FaceParser | None) -> _Portrait:

@@ -16,6 +16,8 @@ from likeness.tests.support.face_at import face_at
 from likeness.training import photos
 from PIL import Image
 
+from likeness import graphics
+
 S = 48  # pixels a side of the crops
 CPU = torch.device("cpu")
 RED, BLUE = [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]
@@ -202,9 +204,9 @@ def test_what_is_no_picture_or_has_no_face_is_left_out_and_named(folder, caplog)
 
 
 def test_a_huge_picture_is_made_smaller(tmp_path, monkeypatch):
-    monkeypatch.setattr(photos, "LONGEST", 120)
+    monkeypatch.setattr(graphics, "LONGEST", 120)
     drawn(face_at(120, 110), size=(200, 300)).save(tmp_path / "huge.png")
-    assert photos.read_photo(tmp_path / "huge.png").shape == (80, 120, 3)
+    assert graphics.read_image(tmp_path / "huge.png").shape == (80, 120, 3)
 
 
 def test_the_camera_may_have_been_held_upright(tmp_path):
