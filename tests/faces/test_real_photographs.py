@@ -98,6 +98,7 @@ def test_upright_photographs_in_other_forms(load, photo, backend, change):
 
 
 @pytest.mark.parametrize("backend, lying, turns", [("yunet", 90, 0), ("mediapipe", 0, 3)])
+@pytest.mark.slow
 def test_everybody_in_a_group_lying_or_stored_sideways(load, photo, backend, lying, turns):
     tiles, people, left = [], [], 0
     for name, degrees in (("obama", 0), ("astronaut", 20), ("biden", 0), ("obama", lying), ("astronaut", -15)):
@@ -131,6 +132,7 @@ def test_rows_of_small_and_large_people_one_of_whom_is_rolled_to_the_next_turn(l
     assert all(min(error(face, points) for face in faces) < 0.15 for points in people)
 
 
+@pytest.mark.slow
 def test_a_person_in_a_picture_five_times_as_wide(load, photo):
     pixels, points = photo("astronaut")
     side = pixels.shape[1]
@@ -140,6 +142,7 @@ def test_a_person_in_a_picture_five_times_as_wide(load, photo):
 
 
 @pytest.mark.parametrize("is_profile", [False, True], ids=["a mesh beside it", "taken for a profile"])
+@pytest.mark.slow
 def test_what_a_close_up_shows_elsewhere_counts(load, photo, is_profile):
     pixels, points = photo("obama")
     loaded = load("mediapipe")
@@ -156,6 +159,7 @@ def test_what_a_close_up_shows_elsewhere_counts(load, photo, is_profile):
 
 @pytest.mark.parametrize("name", ["motorcycle_left", "color", "cell"])
 @pytest.mark.parametrize("backend", ["mediapipe", "yunet"])
+@pytest.mark.slow
 def test_pictures_without_people_that_were_taken_for_faces(load, backend, name):
     data = importlib.util.find_spec("skimage")
     if data is None:

@@ -56,6 +56,7 @@ def test_the_table_of_unused_numbers_names_what_there_is(executor):
 
 
 @pytest.mark.parametrize(("name", "masked"), [("fact_text_to_image", True), ("f2d_text_to_image", False)])
+@pytest.mark.slow
 def test_auto_is_what_the_encoder_was_trained_on(executor, name, masked):
     """Graphs of earlier versions hold True or False, which mean what they meant."""
     graph = encoding(name)

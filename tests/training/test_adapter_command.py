@@ -253,6 +253,7 @@ def test_a_parser_draws_the_masks_where_its_file_is(people, tmp_path, monkeypatc
     assert adapter_command._find_parser("", None) == str(parser) and adapter_command._find_parser("none", None) == ""
 
 
+@pytest.mark.slow
 def test_photos_are_there_mirrored_too(people, tmp_path):
     run("face2diffusion", people, tmp_path / "out.safetensors", "--set", "data.flip=true")
     (file,) = tmp_path.glob("*.portraits-*")

@@ -66,6 +66,7 @@ def gradients(checkpointing=False, **options):
     return features, {layer: (branch.up.grad, branch.down.grad) for layer, branch in learned.lora.items()}
 
 
+@pytest.mark.slow
 def test_only_the_drawn_features_and_the_lora_learn():
     features, lora = gradients(attributes=("nose",))
     assert {region for region, grad in features.items() if grad is not None} == {"face", "nose"}
@@ -167,6 +168,7 @@ def test_a_base_that_predicts_v():
     assert torch.allclose(eps, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_less_precision_keeps_what_is_learned_in_float32():
     model, data = tiny_facea.loaded_model(), tiny_facea.data()
     model.set_model_compute_dtype(torch.bfloat16)

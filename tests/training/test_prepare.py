@@ -93,6 +93,7 @@ def test_photos_are_prepared_and_what_is_left_out_is_told(people, prepared, tmp_
     ]
 
 
+@pytest.mark.slow
 def test_shards_hold_what_a_training_from_photos_encodes(people, prepared, caplog):
     _, read, (nothing,) = shards.read(prepared)
     (people / "person2" / "8.txt").rename(people / "person2" / "8.text")
@@ -185,6 +186,7 @@ def refused(*given, **more) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_in_a_sentence(people, prepared, tmp_path):
     prepared = shutil.copytree(prepared, tmp_path / "prepared")
 
