@@ -65,6 +65,11 @@ def example(name: str) -> dict:
     return {"class_type": "LikenessExamplePicture", "inputs": {"image": f"examples/{name} [temp]"}}
 
 
+def node(class_type: str, **inputs) -> dict:
+    """A node in API form."""
+    return {"class_type": class_type, "inputs": inputs}
+
+
 def only(graph: dict, class_type: str) -> str:
     """The id of the one node of a class."""
     (node,) = (key for key, value in graph.items() if value["class_type"] == class_type)
