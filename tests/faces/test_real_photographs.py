@@ -175,6 +175,7 @@ def test_the_templates_own_pictures(load, root, backend, file, count):
     assert len(search.find(load(backend), pixels)) == count
 
 
+@pytest.mark.slow
 def test_twenty_faces_are_twenty(load, photo):
     pixels, points = photo("obama", 150)
     faces = search.find(load("yunet"), np.tile(pixels, (4, 5, 1)))

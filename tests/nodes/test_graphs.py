@@ -460,6 +460,7 @@ def test_two_faces_largest_index_and_too_large_an_index(executor, base, photo):
 
 
 @pytest.mark.parametrize("shape", ["grey", "rgba"])
+@pytest.mark.slow
 def test_grey_and_rgba_photos(executor, base, photo, shape):
     person = astronaut()
     if shape == "grey":

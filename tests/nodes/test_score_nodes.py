@@ -84,6 +84,7 @@ def test_where_none_is_left_nothing_behind_runs(executor, graph):
     assert any(data["node"] == "14" for event, data in executor.events if event == "executed"), "all four are rejected"
 
 
+@pytest.mark.slow
 def test_two_people_and_a_text(executor, graph):
     """Neither is in the other's pictures, so none is let through; CLIP reads the prompt beside."""
     two = copy.deepcopy(graph)

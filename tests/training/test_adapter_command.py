@@ -82,6 +82,7 @@ def beside(output) -> list[str]:
 
 
 @pytest.mark.parametrize("method", SIZES)
+@pytest.mark.slow
 def test_photos_become_a_file_that_load_face_adapter_opens(method, people, tmp_path, monkeypatch, capsys):
     output, kept, how = tmp_path / "out.safetensors", [], adapter_command.METHODS[method]
     learn = adapter_command.loop.fit

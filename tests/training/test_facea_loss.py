@@ -78,6 +78,7 @@ def test_only_the_drawn_features_and_the_lora_learn():
     assert {region for region, grad in features.items() if grad is not None} == {"mouth"}, "attribute transfer"
 
 
+@pytest.mark.slow
 def test_checkpointing_gives_the_same_gradients():
     plain, again = gradients(), gradients(checkpointing=True)
     for region, grad in plain[0].items():

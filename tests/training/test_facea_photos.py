@@ -99,6 +99,7 @@ def test_another_model_is_refused():
 
 
 @torch.inference_mode()
+@pytest.mark.slow
 def test_with_everything_masked_the_masked_latent_is_that_of_grey(checkpoint):
     model, _, vae = checkpoint
     crops = noise(2, 64, 64, 3)
@@ -118,6 +119,7 @@ def test_a_mask_that_the_latents_cannot_show_is_refused(checkpoint):
 
 
 @torch.inference_mode()
+@pytest.mark.slow
 def test_the_training_input_is_what_the_host_feeds_its_unet(checkpoint):
     """The same crop and mask through InpaintModelConditioning and KSampler, tensor for tensor."""
     model, clip, vae = checkpoint

@@ -223,6 +223,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(people, prepared, tmp_path):
     assert "was prepared by another version of Likeness" in train_refused()
 
 
+@pytest.mark.slow
 def test_photos_of_which_none_serves_are_refused_and_told(people, tmp_path):
     told = refused(people, tmp_path / "none", "--min-side", "5000", methods=("fact",))
     assert "No photo serves to train with" in told
