@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from ..host_process import SetupError
+from ..weights.files import file_sha256
 from . import picture_sets
 from .picture_sets import Person, Picture
 from .protocols import PROTOCOLS
@@ -123,17 +124,13 @@ def refuse_copies(people: dict[str, Person], drawn_from: Path | None) -> None:
     """Raise SetupError where a photo to compare with is one that the pictures were made from, byte for byte."""
     if drawn_from is None:
         return
-    used = {_digest(path) for path in drawn_from.rglob("*") if path.suffix.lower() in picture_sets.IMAGE_FILES}
+    used = {file_sha256(path) for path in drawn_from.rglob("*") if path.suffix.lower() in picture_sets.IMAGE_FILES}
     for person in people.values():
-        if copies := [path for path in person.photos if _digest(path) in used]:
+        if copies := [path for path in person.photos if file_sha256(path) in used]:
             raise SetupError(
                 f"{copies[0]} is one of the photos that the pictures were made from: a copy of it would score highest.",
                 "Take it out of --photos, or leave out --drawn-from.",
             )
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def load_judges(options: argparse.Namespace):
@@ -205,7 +202,6 @@ def _load_drawn_judges():
     from ..miniature.detector import MiniatureFinder
     from ..miniature.models import base_model
     from ..miniature.registration import NETWORKS
-    from ..weights.files import file_sha256
 
     def locate(name: str) -> str:
         return str(base_model.weight_file(base_model.WEIGHTS, NETWORKS[name]))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..weights.files import file_sha256
 from .client import Prompt
 from .run import Place, RunError, convert, find_place
 from .workers import Photo, Task
@@ -246,7 +247,7 @@ class Jobs:
 def hash_photo(path: Path) -> str:
     """Return the sha256 of a photo's content; raise RunError where it cannot be read."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise RunError(f"{path}: {error.strerror}") from error
 

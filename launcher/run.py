@@ -241,7 +241,7 @@ def convert(prompt: Prompt, known: dict, place: Place, text: str):
     described = known[node["class_type"]]["input"]
     spec = (described.get("required", {}) | described.get("optional", {})).get(place.input, [""])
     kind, more = spec[0], spec[1] if len(spec) > 1 else {}
-    options = kind if isinstance(kind, list) else more.get("options", [])
+    options = list_options(spec)
     if any(more.get(f"{what}_upload") for what in ("image", "audio", "video", "file")):
         return _find_file(text, options, label)
     if kind == "COMBO" or isinstance(kind, list):
@@ -253,6 +253,11 @@ def convert(prompt: Prompt, known: dict, place: Place, text: str):
         return READERS[kind](text)
     except (ValueError, KeyError) as error:
         raise RunError(f"{label} takes {NAMES[kind]}, not '{text}'.") from error
+
+
+def list_options(spec: list) -> list:
+    """Return what a combo offers, as the server describes the input; [] for other inputs."""
+    return spec[0] if isinstance(spec[0], list) else (spec[1] if len(spec) > 1 else {}).get("options", [])
 
 
 def _find_file(text: str, options: list, label: str) -> str | Path:

@@ -1,7 +1,7 @@
 """Scores beside every picture of a batch: a Best of N node in its graph, with what the graph has of its person."""
 
 from .client import Prompt
-from .run import Place, RunError, find_place, shows_media
+from .run import Place, RunError, find_place, list_options, shows_media
 
 _NODE = "likeness_scores"
 # Recognisers that no adapter learned from, the first of which that a server has compares the faces.
@@ -65,8 +65,7 @@ def _find_recogniser(prompt: Prompt, known: dict, identity: str) -> tuple[Prompt
 
 
 def _list_options(known: dict, node_class: str, name: str) -> list:
-    spec = known[node_class]["input"]["required"][name]
-    return spec[0] if isinstance(spec[0], list) else spec[1].get("options", [])
+    return list_options(known[node_class]["input"]["required"][name])
 
 
 def _find_clip(prompt: Prompt, known: dict) -> tuple[Prompt, dict]:

@@ -3,6 +3,7 @@
 The host's own nodes that save pictures write what stands under `extra_pnginfo` of a request into them.
 """
 
+import functools
 import os
 import tomllib
 from concurrent import futures
@@ -60,6 +61,7 @@ def describe(prompt: dict[str, dict]) -> dict | None:
     methods = dict.fromkeys(METHODS[node["class_type"]] for node in prompt.values() if node["class_type"] in METHODS)
     if not methods:
         return None
+    entries = licences.find_entries(prompt)
     weights = [
         {
             "file": name,
@@ -67,7 +69,7 @@ def describe(prompt: dict[str, dict]) -> dict | None:
             "licence": entry.licence,
             "commercial_use": manifest.COMMERCIAL_USE[entry.commercial_use],
         }
-        for name, entry in licences.find_entries(prompt)
+        for name, entry in entries
     ]
     weights += [{"file": name, "sha256": None, "licence": "not known"} for name in licences.find_unlisted(prompt)]
     weights += [
@@ -75,7 +77,7 @@ def describe(prompt: dict[str, dict]) -> dict | None:
         for name in licences.find_shipped(prompt)
     ]
     identities = [{"file": name, "sha256": None} for name in licences.find_identities(prompt)]
-    _fill(weights, identities, dict(licences.find_entries(prompt)))
+    _fill(weights, identities, dict(entries))
     return {
         "statement": "made with a person's likeness",
         "pack": f"ComfyUI-Likeness {read_version()}",
@@ -88,6 +90,7 @@ def describe(prompt: dict[str, dict]) -> dict | None:
     }
 
 
+@functools.cache
 def read_version() -> str:
     """Return the version of the pack."""
     return tomllib.loads((_PACK / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
