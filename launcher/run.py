@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from .. import source_label
 from ..host_process import BASE, SetupError
-from . import hosting, source_label
+from . import hosting
 from .client import Client, GraphError, Prompt
 from .progress import print_line, progress_line, title_of
 

@@ -13,8 +13,9 @@ from typing import NamedTuple, Protocol
 
 import aiohttp
 
+from .. import source_label
 from ..host_process import BASE
-from . import hosting, run, source_label
+from . import hosting, run
 from .client import Client, GraphError, HostGoneError, Prompt
 
 IN_FLIGHT = 2  # graphs that a worker has at once: one runs, and the next waits beside it

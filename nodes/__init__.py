@@ -33,6 +33,7 @@ from . import (  # noqa: E402
     provenance,
     pulid,
     refine_faces,
+    save_image,
     scores,
     unused,
     weights,
@@ -61,6 +62,7 @@ class LikenessExtension(ComfyExtension):
         PromptServer.instance.add_on_prompt_handler(weights.show_missing)
         PromptServer.instance.add_on_prompt_handler(unused.settle)
         PromptServer.instance.add_on_prompt_handler(provenance.attach)
+        PromptServer.instance.add_on_prompt_handler(save_image.exchange)
         PromptServer.instance.routes.post("/likeness/check")(provenance.check)
 
     async def get_node_list(self):
@@ -83,6 +85,7 @@ class LikenessExtension(ComfyExtension):
             *people.NODES,
             *best_of.NODES,
             *scores.NODES,
+            *save_image.NODES,
             *miniature.NODES,
             *weights.NODES,
         ]

@@ -1,6 +1,7 @@
 """What a picture says of itself: how it was made, with which files, and that it shows a person's likeness.
 
-The host's own nodes that save pictures write what stands under `extra_pnginfo` of a request into them.
+The host's own nodes that save pictures write what stands under `extra_pnginfo` of a request into them; what they cannot
+write, nodes/save_image.py adds.
 """
 
 import functools

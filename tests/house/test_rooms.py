@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # A room is a folder or a module at the root. Imports point down: to an earlier line of this list.
 FLOORS = [
     {"weights"},
-    {"patcher", "host_process", "graphics"},
+    {"patcher", "host_process", "graphics", "source_label"},
     {"faces"},
     {"encoders", "inpaint"},
     {"adapters", "metrics"},

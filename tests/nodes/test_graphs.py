@@ -178,6 +178,7 @@ NODE_IDS = {
     ],
     "LikenessKeepBest": ["images", "scores", "count", "min_identity"],
     "LikenessGate": ["images", "scores", "min_identity"],
+    "LikenessSaveImage": ["images", "filename_prefix"],
     "LikenessCompareIdentities": ["face_id", "compare_with"],
     "LikenessCropFacesToRefine": ["image", "index", "face_share", "size", "shape", "expand", "faces", "mask"],
     "LikenessRefineFaces": [
@@ -281,6 +282,7 @@ OUTPUTS = {
     "LikenessScorePictures": ["PICTURE_SCORES", "IMAGE", "FLOAT", "FLOAT", "FLOAT", "STRING", "STRING"],
     "LikenessKeepBest": ["IMAGE", "INT", "FLOAT", "STRING"],
     "LikenessGate": ["IMAGE", "IMAGE", "FLOAT", "STRING"],
+    "LikenessSaveImage": ["IMAGE"],
     "LikenessCompareIdentities": ["IMAGE", "FLOAT", "FLOAT", "STRING"],
     "LikenessCropFacesToRefine": ["FACE_CROP", "IMAGE", "MASK"],
     "LikenessRefineFaces": ["IMAGE", "IMAGE", "IMAGE", "MASK"],

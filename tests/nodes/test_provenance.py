@@ -1,14 +1,18 @@
 """What pictures say of how they were made."""
 
+import copy
 import hashlib
 import io
 import json
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
-from likeness.launcher import source_label
-from likeness.nodes import provenance
+from likeness.nodes import provenance, save_image
 from likeness.tests.support.graphs import WORKFLOWS
 from PIL import Image
+
+from likeness import source_label
 
 
 def read(name: str) -> dict:
@@ -100,3 +104,29 @@ def test_the_source_type_stands_where_programs_look_for_it(base):
     assert source_label.add(data, description) == data
     assert source_label.add(jpeg.getvalue(), description) == jpeg.getvalue()
     assert source_label.add(plain.getvalue(), None) == plain.getvalue()
+
+
+def test_save_image_marks_pictures_of_a_person(executor, base):
+    """As the server queues it: the person's picture is marked, the photo beside it is not; both name Save Image."""
+    import folder_paths
+
+    graph = read("miniature_fact")
+    graph["11"]["inputs"] |= {"width": 64, "height": 64, "batch_size": 1}
+    graph["4"]["inputs"]["size"], graph["12"]["inputs"]["steps"] = 96, 1
+    graph["15"] = {"class_type": "SaveImage", "inputs": {"images": ["4", 0], "filename_prefix": "likeness/photo"}}
+    queued = save_image.exchange(provenance.attach({"prompt": copy.deepcopy(graph)}))
+    executor.run(queued["prompt"], **queued["extra_data"])
+    files = {
+        data["node"]: Path(folder_paths.get_output_directory(), item["subfolder"], item["filename"])
+        for event, data in executor.events if event == "executed"
+        for item in data["output"].get("images", []) if item["type"] == "output"
+    }  # fmt: skip
+    picture, photo = (Image.open(files[key]) for key in ("14", "15"))
+    assert files["14"].name.startswith("miniature_fact_0") and json.loads(picture.text["prompt"]) == graph
+    packet = ElementTree.fromstring(picture.info["xmp"])  # where Pillow has it from an XMP chunk
+    source = packet.find(".//{*}Description").get("{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType")
+    assert source.endswith("/trainedAlgorithmicMedia")
+    assert json.loads(picture.text["likeness"])["methods"] == ["FaceChain-FACT"]
+    assert "xmp" not in photo.info and json.loads(photo.text["prompt"]) == graph
+    plain = {"prompt": {"15": graph["15"]}, "extra_data": {}}
+    assert save_image.exchange(copy.deepcopy(plain)) == plain, "switched off, or nobody is in the graph"

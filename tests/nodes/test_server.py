@@ -37,6 +37,8 @@ def test_progress_previews_and_image(server):
     assert answer.status == "success"
     assert {value for node, value, most in reports if node == only(graph, "KSampler") and most == 3} >= {1, 2}
     assert result(graph, answer).shape == (64, 64, 3)
+    (saved,) = answer.images[only(graph, "SaveImage")]
+    assert b"trainedAlgorithmicMedia" in Image.open(io.BytesIO(saved.data)).info["xmp"]
     overlay = answer.images[only(graph, "LikenessDetectFaces")]
     assert Image.open(io.BytesIO(overlay[0].data)).size == (512, 512), "Detect Faces shows what it found on itself"
 

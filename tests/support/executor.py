@@ -41,11 +41,14 @@ class Executor:
             raise GraphError(f"{reason} {node_errors}")
         return targets
 
-    def run(self, graph: dict) -> dict[str, list]:
-        """Run a graph and return the outputs of every node by node id; raises GraphError with the host's message."""
+    def run(self, graph: dict, **extra) -> dict[str, list]:
+        """Run a graph and return the outputs of every node by node id; raises GraphError with the host's message.
+
+        extra: what a request has beside the graph, such as `extra_pnginfo`.
+        """
         targets = self.check(graph)
         self.events.clear()
-        self._executor.execute(graph, "test", {"client_id": "test"}, targets)
+        self._executor.execute(graph, "test", {"client_id": "test", **extra}, targets)
         for event, data in self.events:
             if event == "execution_error":
                 raise GraphError(f"{data['node_type']}: {data['exception_message']}")
