@@ -1,55 +1,31 @@
 """CLIP and SigLIP by transformers' own pipeline on the same tiny weights."""
 
-import io
 import json
 import logging
 from pathlib import Path
 
 import comfy.sd1_clip
 import pytest
-import sentencepiece
 import torch
 import transformers
 from likeness.metrics.crops import to_bytes
 from likeness.metrics.text_image import load_text_image
+from likeness.tests.support import tiny_text_image
 from torch.nn.functional import normalize
 
 IMAGES = torch.rand(3, 96, 61, 3, generator=torch.Generator().manual_seed(4))
 TEXTS = ["a photo of a Woman, (smiling:1.4)!", "a man"]
-TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 TOKENIZER = Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    config = transformers.CLIPConfig(
-        text_config=TINY | {"vocab_size": 49408}, vision_config=TINY | {"image_size": 32, "patch_size": 16},
-        projection_dim=24,
-    )  # fmt: skip
-    return save(transformers.CLIPModel, config, tmp_path_factory.mktemp("clip-tiny"))
+    return tiny_text_image.make_clip(tmp_path_factory.mktemp("clip-tiny"))
 
 
 @pytest.fixture(scope="module")
 def siglip(tmp_path_factory):
-    config = transformers.SiglipConfig(
-        text_config=TINY | {"vocab_size": 60, "max_position_embeddings": 16, "projection_size": 32},
-        vision_config=TINY | {"image_size": 32, "patch_size": 16},
-    )  # fmt: skip
-    folder = save(transformers.SiglipModel, config, tmp_path_factory.mktemp("siglip-tiny"))
-    model = io.BytesIO()
-    sentences = iter(["a photo of a woman smiling", "a man with a hat", "an old house by the sea", "a portrait"] * 5)
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=sentences, model_writer=model, vocab_size=60, hard_vocab_limit=False, minloglevel=2,
-        pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
-    )  # fmt: skip
-    (folder / "spiece.model").write_bytes(model.getvalue())
-    return folder
-
-
-def save(network, config, folder):
-    torch.manual_seed(0)
-    network(config).save_pretrained(folder)
-    return folder
+    return tiny_text_image.make_siglip(tmp_path_factory.mktemp("siglip-tiny"))
 
 
 @torch.inference_mode()

@@ -5,11 +5,15 @@ import csv
 import io
 import json
 
+import folder_paths
 import pytest
 import torch
 from comfy_execution.graph_utils import ExecutionBlocker
+from likeness.metrics.loading import load_image_scorer
 from likeness.tests.support.executor import GraphError
 from likeness.tests.support.graphs import node, only, workflow
+from likeness.tests.support.tiny_text_image import make_clip, make_dino, make_siglip
+from torch.nn.functional import normalize
 
 
 def person(number: int, photos: int, size: int = 96, seed: int = 0) -> dict:
@@ -117,6 +121,38 @@ def test_pictures_of_several_sizes(executor, graph):
     best, indices = executor.read_lists("10")[:2]
     assert len(best) == 4 and [picture.shape[2] for picture in best] == [96, 96, 96, 64]
     assert indices[-1] == 3, "no face, so it comes last"
+
+
+@pytest.mark.slow
+def test_image_scorers_from_their_files_to_the_numbers(executor, graph, tmp_path, monkeypatch):
+    """DINO, CLIP and SigLIP as they are published, chained: what the graph gives is what the networks say."""
+    extensions = folder_paths.folder_names_and_paths["image_metrics"][1]
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "image_metrics", ([str(tmp_path)], extensions))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    make_clip(tmp_path / "clip-tiny"), make_siglip(tmp_path / "siglip-tiny"), make_dino(tmp_path / "dino-tiny.pth")
+    files = ["dino-tiny.pth", "clip-tiny/model.safetensors", "siglip-tiny/model.safetensors"]
+    scored, text = copy.deepcopy(graph), "a photo of {face} smiling"
+    for number, file in enumerate(files):
+        chained = {"image_scorer": [str(29 + number), 0]} if number else {}
+        scored[str(30 + number)] = node("LikenessLoadImageScorer", scorer_name=file, **chained)
+    scored["9"]["inputs"] |= {"image_scorer": ["32", 0], "text": text}
+    outputs = executor.run(scored)
+    ranking, pictures, photos = outputs["9"][0], outputs["5"][0], outputs["6"][0]
+    dino, clip, siglip = (load_image_scorer(tmp_path / file) for file in files)
+    words = ["a photo of a person smiling"]
+    cosines = siglip.embed_images(pictures) @ siglip.embed_texts(words).T
+    expected = {
+        f"text {clip.label}": clip.embed_images(pictures) @ clip.embed_texts(words).T,
+        f"text {siglip.label}": siglip.probability(cosines),
+        "siglip cosine": cosines,
+        "dino-i": (normalize(dino.embed_images(pictures)) @ normalize(dino.embed_images(photos)).T).mean(dim=1),
+        f"{clip.label}-i": (clip.embed_images(pictures) @ clip.embed_images(photos).T).mean(dim=1),
+    }
+    for name, values in expected.items():
+        torch.testing.assert_close(ranking.scores[name], values.reshape(-1), atol=1e-5, rtol=0)
+    texts = torch.stack([expected[name].reshape(-1) for name in expected if name.startswith("text")]).mean(dim=0)
+    torch.testing.assert_close(torch.tensor(executor.read_lists("9")[4]), texts, atol=1e-5, rtol=0)
+    assert "dino-tiny.pth" in ranking.sources["dino-i"]
 
 
 @pytest.mark.slow
