@@ -5,17 +5,26 @@ import importlib.util
 import json
 from types import SimpleNamespace
 
+import folder_paths
 import numpy as np
 import pytest
 import torch
+from likeness.faces import detector as detectors
 from likeness.host_process import SetupError
 from likeness.launcher import evaluate, evaluation_report, picture_sets
 from likeness.launcher.picture_sets import Person, Picture
 from likeness.launcher.protocols import PROTOCOLS
 from likeness.metrics import evaluation
 from likeness.metrics.evaluation import Job
+from likeness.metrics.image_features import load_image_network
+from likeness.miniature.detector import MiniatureFinder
+from likeness.miniature.models import base_model
+from likeness.miniature.registration import NETWORKS
 from likeness.miniature.world.photos import render_photos
+from likeness.tests.support.golden_cases import Case
+from likeness.weights import folders
 from PIL import Image
+from safetensors.torch import load_file
 
 NAN = float("nan")
 
@@ -272,6 +281,40 @@ def test_pictures_are_scored_once_and_reported(drawn, capsys):
     kept[0].write_bytes(kept[0].read_bytes()[:50])  # of a disk that was full
     (drawn / "pictures" / "6" / "{subject} 0" / "1.png").touch()
     assert run(drawn).report == first.report and capsys.readouterr().out.count("people)") in (1, 2)
+
+
+@pytest.mark.slow
+def test_fid_by_the_published_inception(drawn, base, tmp_path, monkeypatch):
+    """FID's network as pytorch-fid publishes it, found in its folder, with drawn weights."""
+    case = Case("metric_inception_fid")
+    gain = float(case.metadata["conv_gain"])  # without it such weights forget what they see
+    folder = tmp_path / "models"
+    folder.mkdir()
+    file = folder / "pt_inception-2015-12-05-6726825d.pth"
+    torch.save({name: value * gain if value.ndim > 1 else value for name, value in case.weights().items()}, file)
+    folders.register()
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "image_metrics", ([str(folder)], {".pth"}))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    monkeypatch.setattr(detectors, "load", lambda label: MiniatureFinder(0.5))
+    recogniser = base_model.weight_file(base_model.WEIGHTS, NETWORKS["arcface"])
+    command = ["stress", "--photos", f"{drawn / 'photos'}", "--pictures", f"{drawn / 'pictures'}",
+               "--recogniser", f"{recogniser}", "--detector", "drawn", "--out", f"{tmp_path / 'out'}"]  # fmt: skip
+    printed = evaluate.run(evaluate.parse(command))
+    figures = json.loads((tmp_path / "out" / "report.json").read_text())["methods"]["pictures"]
+    scores = sorted((tmp_path / "out" / "scores").glob("pictures_*"))
+    parts = [torch.cat([load_file(path)["inception"] for path in scores])]
+    parts.append(load_file(tmp_path / "out" / "scores" / "real.safetensors")["features"])
+    pixels = np.asarray(Image.open(drawn / "photos" / "5" / "0.png"))
+    with torch.inference_mode():
+        first = load_image_network(file).patcher.model(torch.tensor(pixels).movedim(-1, 0)[None] / 255)
+    torch.testing.assert_close(parts[1][:1], first, atol=1e-4, rtol=0)
+    means = [rows.double().numpy().mean(axis=0) for rows in parts]
+    roots = [(rows.double().numpy() - mean) / (len(rows) - 1) ** 0.5 for rows, mean in zip(parts, means)]
+    cross = np.linalg.eigvalsh(roots[0] @ roots[1].T @ roots[1] @ roots[0].T).clip(0) ** 0.5  # of root.T @ root each
+    expected = ((means[0] - means[1]) ** 2).sum() + sum((root**2).sum() for root in roots) - 2 * cross.sum()
+    assert figures["FID"] == pytest.approx(expected, rel=1e-4) and figures["real"] == 3
+    assert f"| FID | {expected:.2f}"[:-1] in printed and figures["FID, endless"] is not None
+    assert "pt_inception-2015-12-05" in (tmp_path / "out" / "report.md").read_text()
 
 
 @pytest.mark.slow

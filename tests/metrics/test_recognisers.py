@@ -8,22 +8,11 @@ from likeness.metrics.crops import align_in_image, cut_boxes
 from likeness.metrics.image_features import load_image_network
 from likeness.metrics.loading import load_recogniser
 from likeness.metrics.scores import identity_scores
-from likeness.tests.support.golden_cases import Case
+from likeness.tests.support.golden_cases import shrunk_shapes
 from likeness.tests.support.golden_recipe import state_dict
+from likeness.tests.support.tiny_text_image import make_dino
 
 POINTS = np.array([[60.0, 70.0], [100.0, 68.0], [81.0, 95.0], [64.0, 115.0], [98.0, 113.0]])
-
-
-def shrunk_shapes(name: str, factor: int) -> dict:
-    """The shapes of a golden's network with a `factor`th of its channels."""
-    shapes = Case(name).json("shapes")
-    return {
-        key: [
-            max(part // factor, 1) if part > 3 and (i < 2 or len(shape) == 3) and "pos" not in key else part
-            for i, part in enumerate(shape)
-        ]
-        for key, shape in shapes.items()
-    }
 
 
 def write(path, name: str, prefix: str = "", **more):
@@ -95,9 +84,7 @@ def test_features_of_whole_images(tmp_path):
     assert inception.kind == "inception" and features.shape[0] == 3 and features.isfinite().all()
     torch.testing.assert_close(inception.embed_images(images[1:2]), features[1:2], atol=1e-5, rtol=1e-5)
     assert torch.equal(inception.embed_images((images * 255).round() / 255), features), "as 8-bit pictures"
-    shapes = shrunk_shapes("metric_dino_vits16", 6) | {"pos_embed": [1, 197, 64]}
-    torch.save(state_dict(shapes, seed=1), tmp_path / "dino.pth")
-    dino = load_image_network(tmp_path / "dino.pth")
+    dino = load_image_network(make_dino(tmp_path / "dino.pth"))
     features = dino.embed_images(images)
     assert dino.kind == "dino" and features.shape == (3, 64)
     torch.testing.assert_close(dino.embed_images(images[1:2]), features[1:2], atol=1e-5, rtol=1e-5)
