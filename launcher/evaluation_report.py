@@ -4,7 +4,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -182,15 +183,17 @@ def _measure_group(method: Method, first: str, rows: list[int], results: dict) -
 
 
 def _counts(methods: dict[str, Method], people: dict[str, Person]) -> list[str]:
-    lines = ["| method | people | prompts | seeds a prompt | pictures |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| method | people | prompts a person | seeds a prompt | pictures |", "| --- | --- | --- | --- | --- |"]
     for name, method in methods.items():
         cells = [(person, picture.prompt) for person, picture in zip(method.people, method.pictures)]
-        seeds = sorted({cells.count(cell) for cell in set(cells)})
-        prompts = len({prompt for _, prompt in cells})
-        span = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-        lines.append(f"| {name} | {len(set(method.people))} | {prompts} | {span} | {len(cells)} |")
+        seeds, prompts = (_span(Counter(counted).values()) for counted in (cells, [person for person, _ in {*cells}]))
+        lines.append(f"| {name} | {len(set(method.people))} | {prompts} | {seeds} | {len(cells)} |")
     photos = [len(people[person].photos) for person in {name for method in methods.values() for name in method.people}]
     return [*lines, "", f"Photos compared with: {min(photos)} a person, {max(photos)} at most.", ""]
+
+
+def _span(counts: Collection[int]) -> str:
+    return f"{min(counts)}" if len({*counts}) == 1 else f"{min(counts)} to {max(counts)}"
 
 
 def _judges(judges: Judges) -> list[str]:

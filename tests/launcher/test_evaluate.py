@@ -181,6 +181,14 @@ def test_identities_count_0_without_a_face_and_are_given_apart():
     assert figures["text clip l14"]["mean"] == pytest.approx(0.3) and "found" not in figures["text clip l14"]
 
 
+def test_prompts_are_counted_by_person():
+    """Whose prompts name a man and a woman have no more of them."""
+    ann, bob = (method([0.5] * 4, [0.2] * 4, prompts=["p", "p", words, words]) for words in ("a woman", "a man"))
+    people = {name: Person(name, [None] * 3) for name in ("ann", "bob")}
+    lines = evaluation_report._counts({"FACT": evaluation_report.gather({"ann": ann, "bob": bob})}, people)
+    assert "| FACT | 2 | 2 | 2 | 8 |" in lines and "Photos compared with: 3 a person, 3 at most." in lines
+
+
 def test_seeds_and_sets_of_pictures():
     pictures, scores = method([0.4, 0.6, 0.2, 0.4], [0.2] * 4, prompts=["p", "p", "q", "q"])
     features = torch.rand(4, 3, generator=torch.Generator().manual_seed(0))
