@@ -333,6 +333,8 @@ def test_a_disk_that_is_full_stops_all_with_one_sentence(share, tmp_path, capsys
     code, records = share(crew, *GRID)
     assert code == 1 and not records and len(crew.calls) <= workers.IN_FLIGHT
     assert f"{tmp_path / 'out'}: No space left on device." in capsys.readouterr().err
+    monkeypatch.undo()
+    assert share(crew, *GRID)[0] == 0, "once there is room again"
 
 
 @pytest.mark.parametrize(

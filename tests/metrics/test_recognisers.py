@@ -6,7 +6,7 @@ import torch
 from likeness.faces.types import Face, Faces
 from likeness.metrics.crops import align_in_image, cut_boxes
 from likeness.metrics.image_features import load_image_network
-from likeness.metrics.loading import load_recogniser
+from likeness.metrics.loading import load_image_scorer, load_recogniser
 from likeness.metrics.scores import identity_scores
 from likeness.tests.support.golden_cases import shrunk_shapes
 from likeness.tests.support.golden_recipe import state_dict
@@ -84,6 +84,8 @@ def test_features_of_whole_images(tmp_path):
     assert inception.kind == "inception" and features.shape[0] == 3 and features.isfinite().all()
     torch.testing.assert_close(inception.embed_images(images[1:2]), features[1:2], atol=1e-5, rtol=1e-5)
     assert torch.equal(inception.embed_images((images * 255).round() / 255), features), "as 8-bit pictures"
+    with pytest.raises(ValueError, match="fid.pth is the Inception of FID, .* Choose DINO, a CLIP or a SigLIP"):
+        load_image_scorer(str(tmp_path / "fid.pth"))
     dino = load_image_network(make_dino(tmp_path / "dino.pth"))
     features = dino.embed_images(images)
     assert dino.kind == "dino" and features.shape == (3, 64)

@@ -192,6 +192,9 @@ def test_expression_and_shape_by_deep3d(executor, graph):
 
 
 def test_bad_input_is_one_sentence(executor, graph):
+    single = change(change(change(graph, "9", images=["2", 0]), "10", images=["2", 0]), "12", images=["2", 0])
+    executor.run(single)
+    assert executor.read_lists("10")[1] == [0], "one picture is the best of one"
     fewer = change(graph, "10", images=["1", 0])
     assert "2 pictures came with the scores of 4" in refusal(executor, fewer)
     faceless = change(graph, "9", photos=["3", 0])
