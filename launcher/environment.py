@@ -108,13 +108,25 @@ def is_comfy(folder: Path) -> bool:
     return (folder / "main.py").is_file() and (folder / "comfy").is_dir()
 
 
+def add_extra(name: str) -> None:
+    """Install an extra of this project into `.venv`; what is there already stays. Raises SetupError where pip fails."""
+    with _step(f"installing the extra '{name}'"):
+        _pip(PYTHON, ["install", *read_extra(name)], INSTALL_LOG)
+
+
+def read_extra(name: str) -> list[str]:
+    """Return the requirements of an extra of this project."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"][
+        name
+    ]
+
+
 def requirements(comfy: Path) -> list[str]:
     """Return everything pip resolves together: torch, what the host needs, and the `dev` extra of this project."""
     version = cpu_torch_version(os.environ.get("PIP_FIND_LINKS", ""))
     torch = [f"torch=={version}", *TORCH[1:]] if version else [*TORCH]
     host = trim_requirements((comfy / "requirements.txt").read_text(encoding="utf-8"))
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return [*torch, *host, *project["optional-dependencies"]["dev"], INSIGHTFACE_NEEDS]
+    return [*torch, *host, *read_extra("dev"), INSIGHTFACE_NEEDS]
 
 
 def trim_requirements(text: str) -> list[str]:

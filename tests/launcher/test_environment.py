@@ -53,6 +53,15 @@ def test_requirements_join_host_and_project(comfy, monkeypatch):
     assert "opencv-python" not in names
 
 
+def test_what_the_tests_of_optional_packages_need(monkeypatch):
+    calls = []
+    monkeypatch.setattr(environment, "_pip", lambda python, arguments, log: calls.append(arguments))
+    environment.add_extra("test")
+    ((order, *wanted),) = calls
+    assert order == "install"
+    assert {re.match(r"[\w-]+", line)[0] for line in wanted} == {"ray", "webdataset", "tensorboard", "comfy-cli"}
+
+
 def test_cpu_wheel_is_found_for_this_python_only(tmp_path, monkeypatch, comfy):
     other, mine = tmp_path / "other", tmp_path / "mine"
     for folder, tag in (other, "cp27"), (mine, CPU_TAG):

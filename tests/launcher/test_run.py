@@ -13,6 +13,7 @@ import pytest
 from likeness.launcher import run
 from likeness.launcher.client import Client
 from likeness.tests.support.graphs import ASSETS, WORKFLOWS
+from likeness.tests.support.optional import need_program
 
 FILES = sorted(WORKFLOWS.glob("*.json"))
 MINIATURE = WORKFLOWS / "miniature.json"
@@ -300,13 +301,13 @@ def test_the_pages_curl(server, checkout):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("comfy"), reason="there is no comfy-cli")
 def test_the_pages_comfy_cli(server, checkout):
+    program = need_program("comfy")
     (command,) = (block for block in blocks("sh") if block.startswith("comfy "))
     command = command.replace("8188", server.rpartition(":")[2])
     environment = {**os.environ, "HOME": str(checkout)}  # where it keeps what it remembers
     run = subprocess.run(
-        shlex.split(command), cwd=checkout, env=environment, capture_output=True, text=True, timeout=300
+        [program, *shlex.split(command)[1:]], cwd=checkout, env=environment, capture_output=True, text=True, timeout=300
     )
     answer = json.loads(run.stdout)
     assert run.returncode == 0 and answer["ok"] and "filename=miniature_" in "".join(answer["data"]["outputs"])

@@ -19,6 +19,7 @@ from likeness.miniature.models import base_model
 from likeness.miniature.world.dataset import SetRecipe
 from likeness.miniature.world.draw import draw
 from likeness.tests.support import checkpoints, tiny_miniature
+from likeness.tests.support.optional import need
 from likeness.training import adapter_command, bases, facea_run, photos, portraits, settings, watch
 from likeness.training.progress_line import ProgressLine
 from likeness.weights import folders
@@ -277,7 +278,7 @@ def test_tensorboard_is_asked_for_only_where_it_is_installed(people, tmp_path, m
 
 
 def test_tensorboard_gets_the_log(people, tmp_path):
-    pytest.importorskip("tensorboard")
+    need("tensorboard")
     run("fact", people, tmp_path / "out.safetensors", "--set", "tensorboard=true", "--set", "log_steps=1")
     assert list((tmp_path / "out.tensorboard").glob("events.out.tfevents.*"))
 

@@ -17,6 +17,7 @@ from likeness.miniature.models import base_model
 from likeness.miniature.world.dataset import SetRecipe
 from likeness.miniature.world.draw import draw
 from likeness.tests.support import tiny_miniature
+from likeness.tests.support.optional import need
 from likeness.training import adapter_command, photos, prepare_command, shards
 from likeness.weights import folders
 from PIL import Image
@@ -171,7 +172,7 @@ def test_a_training_reads_them(method, prepared, tmp_path, monkeypatch):
 
 
 def test_webdataset_reads_them(prepared):
-    webdataset = pytest.importorskip("webdataset")
+    webdataset = need("webdataset")
     _, read, _ = shards.read(prepared)
     files = sorted(map(str, prepared.glob("*.tar")))
     samples = list(webdataset.WebDataset(files, shardshuffle=False).decode())
