@@ -32,6 +32,7 @@ from likeness.metrics.statistics import frechet_distance, kernel_distance  # noq
 from likeness.metrics.text_image import load_text_image  # noqa: E402
 from likeness.tests.support.checkpoints import deep3d_shapes, drawn  # noqa: E402
 from likeness.tests.support.golden_cases import Case  # noqa: E402
+from likeness.tests.support.tiny_text_image import write_tokenizer  # noqa: E402
 
 IMAGES, SIDE = 16, 512
 POINTS = np.array([[200, 210], [310, 208], [256, 270], [212, 330], [300, 328]], np.float32)
@@ -65,6 +66,9 @@ def works(folder: Path, images: torch.Tensor) -> Iterator[tuple[str, Callable[[]
         transformers.CLIPModel(config).save_pretrained(folder / name)
         clip = load_text_image(folder / name)
         yield name, lambda clip=clip: clip.embed_images(images)
+    transformers.SiglipModel(transformers.SiglipConfig()).save_pretrained(folder / "siglip")  # the defaults are B/16
+    siglip = load_text_image(write_tokenizer(folder / "siglip"))
+    yield "SigLIP B/16", lambda: siglip.embed_images(images)
     torch.save({"net_recon": drawn(deep3d_shapes(), seed=2)}, folder / "deep3d.pth")
     expression = load_expression_encoder(str(folder / "deep3d.pth"))
     yield "Deep3DFaceRecon ResNet-50", lambda: regress(expression, faces)

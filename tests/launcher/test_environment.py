@@ -59,7 +59,7 @@ def test_what_the_tests_of_optional_packages_need(monkeypatch):
     environment.add_extra("test")
     ((order, *wanted),) = calls
     assert order == "install"
-    assert {re.match(r"[\w-]+", line)[0] for line in wanted} == {"ray", "webdataset", "tensorboard", "comfy-cli"}
+    assert {re.match(r"[\w-]+", line)[0] for line in wanted} == {"webdataset", "tensorboard", "comfy-cli"}
 
 
 def test_cpu_wheel_is_found_for_this_python_only(tmp_path, monkeypatch, comfy):

@@ -10,7 +10,6 @@ from likeness.launcher import batch, ray_crew
 from likeness.launcher.run import RunError
 from likeness.tests.launcher.test_batch_server import LIMIT, check_all, light, wait_for  # noqa: F401
 from likeness.tests.support import checkout
-from likeness.tests.support.optional import need
 
 
 def test_without_ray_it_says_how_to_have_it(tmp_path, monkeypatch):
@@ -22,7 +21,7 @@ def test_without_ray_it_says_how_to_have_it(tmp_path, monkeypatch):
 
 @pytest.fixture
 def ray():
-    return need("ray")
+    return pytest.importorskip("ray")
 
 
 @pytest.mark.slow

@@ -28,12 +28,17 @@ def make_siglip(folder: Path) -> Path:
         text_config=TINY | {"vocab_size": 60, "max_position_embeddings": 16, "projection_size": 32},
         vision_config=TINY | {"image_size": 32, "patch_size": 16},
     )  # fmt: skip
+    _save(transformers.SiglipModel, config, folder)
+    return write_tokenizer(folder)
+
+
+def write_tokenizer(folder: Path) -> Path:
+    """Write SigLIP's spiece.model with a vocabulary of 60 into a folder and return that."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(SENTENCES), model_writer=model, vocab_size=60, hard_vocab_limit=False, minloglevel=2,
         pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
     )  # fmt: skip
-    _save(transformers.SiglipModel, config, folder)
     (folder / "spiece.model").write_bytes(model.getvalue())
     return folder
 
