@@ -10,6 +10,7 @@ from ..faces.places import blend_places, fill_box, fill_head, resize_mask
 from ..faces.types import Face
 from .fact import apply_fact
 from .ip_adapter import apply_ip_adapter
+from .lora_rows import ALL
 
 # What a region does not take over from the common prompt: where and when that holds.
 _OF_THE_COMMON_PROMPT = ("mask", "mask_strength", "area", "strength", "start_percent", "end_percent", "pooled_output")
@@ -59,10 +60,13 @@ def make_masks(people: tuple[PlacedPerson, ...], size: tuple[int, int], percent:
     return blend_places(places, percent)
 
 
-def apply_people(model, adapter, people, masks, clip_vision=None, strength=1.0, start_percent=0.0, end_percent=1.0):
+def apply_people(
+    model, adapter, people, masks, clip_vision=None, strength=1.0, start_percent=0.0, end_percent=1.0, lora_rows=ALL
+):
     """Return a clone of `model` that draws each person where its mask [H, W] says.
 
-    The LoRA of a FaceID file acts on the whole model, so that it is added once, not once a person.
+    The LoRA of a FaceID file acts on the whole image, so that it is added once, not once a person; lora_rows: one of
+    `lora_rows.LORA_ROWS`.
     Raises ValueError for an adapter that makes words, and where adapter, identity and model do not belong together.
     """
     span = (strength, start_percent, end_percent)
@@ -74,7 +78,8 @@ def apply_people(model, adapter, people, masks, clip_vision=None, strength=1.0, 
             zeros, method = METHODS[_PULID_METHOD] if adapter.format.face == KIND else ({}, "none")
             tokens = add_zero_tokens(tokens, zeros.get(adapter.format.name, 0))
             lora = 0.0 if number else 1.0
-            model = apply_ip_adapter(model, adapter, tokens, *span, mask=mask, lora_strength=lora, method=method)
+            settings = {"lora_strength": lora, "lora_rows": lora_rows}
+            model = apply_ip_adapter(model, adapter, tokens, *span, mask=mask, method=method, **settings)
         else:
             raise ValueError(
                 f"{adapter.name} is of the kind {adapter.kind}, which puts people into words and not into places: use "

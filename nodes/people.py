@@ -2,11 +2,12 @@
 
 from comfy_api.latest import io
 
+from ..attention_patches.lora_rows import ALL
 from ..attention_patches.people import PlacedPerson, apply_people, make_masks, place_prompts
 from ..encoders import agreement
 from ..encoders.person import ODD_PHOTOS, encode_photos
 from ..faces.places import PARTS
-from .inputs import check_mask, image_size, is_masked, schedule
+from .inputs import check_mask, image_size, is_masked, lora_rows, schedule
 from .remarks import show_faces
 from .sockets import (
     FaceAdapterType,
@@ -175,6 +176,7 @@ class PeopleInPlaces(io.ComfyNode):
                 io.ClipVision.Input(
                     "clip_vision", optional=True, tooltip="For image adapters that read it, see Apply Image Adapter."
                 ),
+                lora_rows(),
             ],
             outputs=[
                 io.Model.Output("model_out", display_name="model", tooltip="The model with all people, to a sampler."),
@@ -186,7 +188,7 @@ class PeopleInPlaces(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, positive, people, face_adapter, latent, strength, start_percent, end_percent, blend, common_share,
-        clip=None, clip_vision=None,
+        clip=None, clip_vision=None, lora_rows=ALL,
     ) -> io.NodeOutput:  # fmt: skip
         if clip is None and any(person.prompt for person in people):
             raise ValueError(
@@ -197,7 +199,8 @@ class PeopleInPlaces(io.ComfyNode):
             clip.encode_from_tokens_scheduled(clip.tokenize(person.prompt)) if person.prompt else None
             for person in people
         ]
-        model = apply_people(model, face_adapter, people, masks, clip_vision, strength, start_percent, end_percent)
+        span = (strength, start_percent, end_percent)
+        model = apply_people(model, face_adapter, people, masks, clip_vision, *span, lora_rows)
         return io.NodeOutput(model, place_prompts(positive, prompts, masks, common_share), masks)
 
 
