@@ -21,18 +21,23 @@ import comfy.sample  # noqa: E402
 import torch  # noqa: E402
 from likeness.attention_patches.fact import apply_fact  # noqa: E402
 from likeness.attention_patches.infinite_id import apply_infinite_id  # noqa: E402
-from likeness.attention_patches.people import PlacedPerson  # noqa: E402
+from likeness.attention_patches.people import (  # noqa: E402
+    PlacedPerson,
+    apply_people,
+    make_masks,
+    place_prompts,
+)
 from likeness.graphics import to_pillow  # noqa: E402
 from likeness.miniature.evaluation import instruments  # noqa: E402
 from likeness.miniature.models import base_model  # noqa: E402
 from likeness.miniature.world.people import SPLITS  # noqa: E402
 from likeness.miniature.world.photos import render_photos  # noqa: E402
-from likeness.nodes.people import PeopleInPlaces  # noqa: E402
 from PIL import Image  # noqa: E402
 
 COMMON = "a photo of a person, wearing a blue shirt, at the beach"
 PROMPTS = ("a photo of {}, wearing a red cap", "a photo of {}, wearing glasses")
 STRENGTH, IMAGES, STEPS, SIDE = 1.0, 1, 20, 96
+FURTHER = 40  # pairs of which also prompts of their own and another neighbour are drawn
 MOVED, ALONE = "FACT, another person on the right", "FACT, each alone in a picture"
 SHEET = ("FACT, People in Places", "image adapter, People in Places", "the same and Infinite-ID Mixing")
 
@@ -60,10 +65,11 @@ class Groups:
 
     def apply(self, kind: str, people: list[PlacedPerson], latent: torch.Tensor, strength: float = STRENGTH):
         """Return the model with people in places, and the prompt."""
-        return PeopleInPlaces.execute(
-            self.world.model, self.world.text(COMMON), tuple(people), self.world.adapters[kind], {"samples": latent},
-            strength, 0.0, 1.0, 8.0, 0.3, self.world.clip, self.world.clip_vision,
-        ).result[:2]  # fmt: skip
+        masks = make_masks(people, (SIDE, latent.shape[-1] * SIDE // latent.shape[-2]), 8.0)
+        prompts = [person.prompt and self.world.text(person.prompt) or None for person in people]
+        world = self.world
+        model = apply_people(world.model, world.adapters[kind], people, masks, world.clip_vision, strength)
+        return model, place_prompts(world.text(COMMON), prompts, masks, 0.3)
 
     def chain(self, numbers: list[int], seed: int) -> torch.Tensor:
         """Return the same by one Apply FACT a person with hard masks, without the node."""
@@ -136,10 +142,11 @@ def draw_group(people: Groups, numbers: list[int], seed: int) -> dict[str, tuple
         "the same and Infinite-ID Mixing": people.draw("infinite_id", places("infinite_id"), seed, size, mixes=True),
     }
     drawn = {name: (numbers, image) for name, image in images.items()}
-    if size == 2:
+    if size == 2 and seed < FURTHER:
         other = [numbers[0], numbers[1] + 1]
         drawn["FACT, with prompts of their own"] = numbers, people.draw("fact", places(prompted=True), seed)
         drawn[MOVED] = other, people.draw("fact", places(numbers=other), seed)
+    if size == 2:
         for number in numbers:
             whole = PlacedPerson(people.world.identity("transface", people.faces[number]))
             drawn[f"{ALONE} {number}"] = [number], people.draw("fact", [whole], seed, 1)
@@ -155,7 +162,7 @@ def measure_group(people: Groups, numbers: list[int], seed: int, folder: Path) -
     result["rows"] = {name: measure(people, *of_method).tolist() for name, of_method in drawn.items()}
     for name, (_, images) in drawn.items():
         to_pillow(images[0]).save(folder / f"{len(numbers)} {seed:03} {name}.png")
-    if len(numbers) == 2:
+    if MOVED in drawn:
         before, after = (drawn[name][1] for name in ("FACT, People in Places", MOVED))
         change = (before - after).square()
         near, far = (part.mean().sqrt().item() for part in (change[:, :, : SIDE - 8], change[:, :, SIDE + 8 :]))
@@ -227,15 +234,15 @@ def print_results(size: int, results: list[dict]) -> None:
         wins = (right > neighbour).float().mean() if neighbour.isfinite().all() else torch.tensor(torch.nan)
         error = right.std() / math.sqrt(len(right))
         means = (f"{value.mean():.2f}" for value in (neighbour, strangers, wins, present))
-        rows.append([name, f"{right.mean():.3f} ± {error:.3f}", *means])
+        rows.append([name, len(values) // (1 if name == ALONE else size), f"{right.mean():.3f} ± {error:.3f}", *means])
     print(f"\n{len(results)} groups of {size}\n")
-    columns = ["", "right person", "nearest neighbour", "strangers", "right beats neighbours", "face found"]
+    columns = ["", "images", "right person", "nearest neighbour", "strangers", "right beats neighbours", "face found"]
     print(bench.table(columns, rows), flush=True)
     if moved := [result["moved"] for result in results if "moved" in result]:
         near, far, before, after = torch.tensor(moved).mean(dim=0).tolist()
         print(
-            f"\nAnother person on the right: rms change {near:.3f} on the left (beyond the rim), {far:.3f} on the "
-            f"right; the left person's likeness {before:.2f} before, {after:.2f} after.",
+            f"\nAnother person on the right ({len(moved)} pairs): rms change {near:.3f} on the left (beyond the rim), "
+            f"{far:.3f} on the right; the left person's likeness {before:.2f} before, {after:.2f} after.",
             flush=True,
         )
 

@@ -3,12 +3,12 @@
 from comfy_api.latest import io
 
 from ..attention_patches.lora_rows import ALL
-from ..attention_patches.people import PlacedPerson, apply_people, make_masks, place_prompts
+from ..attention_patches.people import PlacedPerson, apply_people, find_twins, make_masks, place_prompts
 from ..encoders import agreement
 from ..encoders.person import ODD_PHOTOS, encode_photos
 from ..faces.places import PARTS
 from .inputs import check_mask, image_size, is_masked, lora_rows, schedule
-from .remarks import show_faces
+from .remarks import show, show_faces
 from .sockets import (
     FaceAdapterType,
     FaceDetectorType,
@@ -183,6 +183,7 @@ class PeopleInPlaces(io.ComfyNode):
                 io.Conditioning.Output("positive_out", display_name="positive", tooltip="To the sampler's positive."),
                 io.Mask.Output("masks", tooltip="Where each person acts, in turn, as for other nodes with a mask."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -201,7 +202,9 @@ class PeopleInPlaces(io.ComfyNode):
         ]
         span = (strength, start_percent, end_percent)
         model = apply_people(model, face_adapter, people, masks, clip_vision, *span, lora_rows)
-        return io.NodeOutput(model, place_prompts(positive, prompts, masks, common_share), masks)
+        twins = find_twins(people)
+        remark = twins and "Person {} and person {} have the same face, once in each place.".format(*twins)
+        return io.NodeOutput(model, place_prompts(positive, prompts, masks, common_share), masks, **show(cls, remark))
 
 
 class LoadPerson(io.ComfyNode):
