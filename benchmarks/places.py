@@ -37,9 +37,10 @@ from PIL import Image  # noqa: E402
 COMMON = "a photo of a person, wearing a blue shirt, at the beach"
 PROMPTS = ("a photo of {}, wearing a red cap", "a photo of {}, wearing glasses")
 STRENGTH, IMAGES, STEPS, SIDE = 1.0, 1, 20, 96
-FURTHER = 40  # pairs of which also prompts of their own and another neighbour are drawn
+FURTHER = 40  # groups of which also prompts of their own, another neighbour and Infinite-ID Mixing are drawn
 MOVED, ALONE = "FACT, another person on the right", "FACT, each alone in a picture"
-SHEET = ("FACT, People in Places", "image adapter, People in Places", "the same and Infinite-ID Mixing")
+MIXED = "the same and Infinite-ID Mixing"
+SHEET = ("FACT, People in Places", "image adapter, People in Places", MIXED)
 
 
 class Groups:
@@ -139,8 +140,9 @@ def draw_group(people: Groups, numbers: list[int], seed: int) -> dict[str, tuple
         "FACT, People in Places": people.draw("fact", places(), seed, size),
         "FACT, several Apply FACT with hard masks": people.chain(numbers, seed),
         "image adapter, People in Places": people.draw("infinite_id", places("infinite_id"), seed, size),
-        "the same and Infinite-ID Mixing": people.draw("infinite_id", places("infinite_id"), seed, size, mixes=True),
     }
+    if seed < FURTHER:
+        images[MIXED] = people.draw("infinite_id", places("infinite_id"), seed, size, mixes=True)
     drawn = {name: (numbers, image) for name, image in images.items()}
     if size == 2 and seed < FURTHER:
         other = [numbers[0], numbers[1] + 1]
