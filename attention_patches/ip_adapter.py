@@ -287,7 +287,9 @@ def apply_ip_adapter(
     in_weights, lora = bool(adapter.lora) and lora_strength != 0, None
     if in_weights and lora_rows != ALL:
         layers = adapter.lora_layers(model.model.get_dtype_inference())
-        in_weights, lora = False, LoraOnRows(*layers, lora_strength, lora_rows)
+        blocks = transformer_blocks(model.get_model_object("diffusion_model"))
+        heads = {block: module.n_heads for block, module in blocks.items()}
+        in_weights, lora = False, LoraOnRows(*layers, heads, lora_strength, lora_rows)
     model = ImageAttentionPatch(adapter, keys_values, strengths, schedule, mask, method, lora).apply(model)
     if in_weights:
         model.add_patches(adapter.lora, lora_strength)

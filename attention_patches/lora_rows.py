@@ -28,12 +28,14 @@ class LoraOnRows:
 
     layers:    index of each of its layers in the network, by block, attention and projection; weights: the patcher
     strength:  s
+    heads:     of the attention in each block, for a pack that runs the host's blocks and does not tell
     rows:      IDENTITY: the positive rows, with Infinite-ID those of the identity stream; WITH_NEGATIVE: all rows, with
                Infinite-ID all of the identity stream
     """
 
-    def __init__(self, layers: dict[tuple[Block, str, str], int], weights, strength: float, rows: str):
+    def __init__(self, layers: dict[tuple[Block, str, str], int], weights, heads: dict, strength: float, rows: str):
         self.layers = layers
+        self.heads = heads
         self.weights = weights
         self.strength = strength
         self.rows = rows
@@ -118,6 +120,7 @@ class LoraAttention:
         k and v may have rows behind those of q (NAG), which are negative prompts', q more than k, each cut (HyperTile).
         """
         lora, block = self.lora, _name_block(extra_options)
+        extra_options.setdefault("n_heads", lora.heads.get(block))
         inputs, outputs = self.notes.pop((block, q.device), None), (q, k, v)
         if inputs is None or any(x.shape[:2] != y.shape[:2] for x, y in zip(inputs, outputs)):
             raise RuntimeError(

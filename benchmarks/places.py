@@ -33,6 +33,7 @@ from likeness.miniature.models import base_model  # noqa: E402
 from likeness.miniature.world.people import SPLITS  # noqa: E402
 from likeness.miniature.world.photos import render_photos  # noqa: E402
 from PIL import Image  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 COMMON = "a photo of a person, wearing a blue shirt, at the beach"
 PROMPTS = ("a photo of {}, wearing a red cap", "a photo of {}, wearing glasses")
@@ -87,9 +88,9 @@ class Groups:
         return torch.randn(IMAGES, base_model.CHANNELS, side, wide * side, generator=generator)
 
     @torch.inference_mode()
-    def sample(self, model, positive: list, start: torch.Tensor) -> torch.Tensor:
+    def sample(self, model, positive: list, start: torch.Tensor, steps: int = STEPS) -> torch.Tensor:
         latents = comfy.sample.sample(
-            model, start, STEPS, 3.0, "euler", "normal", positive, self.world.text(""), torch.zeros_like(start),
+            model, start, steps, 3.0, "euler", "normal", positive, self.world.text(""), torch.zeros_like(start),
             disable_pbar=True, seed=0,
         )  # fmt: skip
         return self.world.vae.decode(latents)
@@ -173,7 +174,10 @@ def measure_group(people: Groups, numbers: list[int], seed: int, folder: Path) -
 
 
 def time_people(people: Groups, rounds: int = 5) -> list[list[str]]:
-    """Return, for each method, the CPU's time with nobody, two and four people: median ratios to one."""
+    """Return, for each method, the CPU's time with nobody, two and four people: median ratios to one.
+
+    Behind them the same ratios of the operations counted in a step of the UNet, the decoder left out.
+    """
     rows, latent = [], people._start(0, 2)
     for name, kind, mixes in (
         ("FACT", "fact", False),
@@ -194,8 +198,18 @@ def time_people(people: Groups, rounds: int = 5) -> list[list[str]]:
                 people.sample(model, positive, latent)
                 row[i] = time.process_time() - start
         ratios = (seconds[:, 1:] / seconds[:, :1]).median(dim=0).values
-        rows.append([name, *(f"{ratio:.2f}" for ratio in ratios)])
+        counted = [count_operations(people, *model, latent) for model in models]
+        rows.append([name, *(f"{ratio:.2f}" for ratio in ratios), *(f"{n / counted[0]:.3f}" for n in counted[1:])])
     return rows
+
+
+def count_operations(people: Groups, model, positive: list, latent: torch.Tensor) -> int:
+    """Return the floating point operations of one step's products, convolutions and attentions."""
+    with FlopCounterMode(display=False) as counter:
+        people.sample(model, positive, latent, 1)
+    with FlopCounterMode(display=False) as decoder:
+        people.world.vae.decode(latent)
+    return counter.get_total_flops() - decoder.get_total_flops()
 
 
 def main() -> None:
@@ -209,7 +223,9 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     people = Groups(max(2 * options.pairs + 1, 3 * options.triples, 4))
     if not options.no_times:
-        print(bench.table(["a step with", "nobody / one", "two / one", "four / one"], time_people(people)), flush=True)
+        ratios = ["nobody / one", "two / one", "four / one"]
+        columns = ["a step with", *(f"{what}, {ratio}" for what in ("time", "counted") for ratio in ratios)]
+        print(bench.table(columns, time_people(people)), flush=True)
     for size, count in ((2, options.pairs), (3, options.triples)):
         results = []
         for group in range(count):

@@ -113,6 +113,7 @@ GUESTS = {
     "turned": guests.turned,
     "two calls": guests.two_calls,
     "uneven rows": guests.uneven_rows,
+    "a reference that tells little": partial(guests.reference, missing=("attn_precision", "n_heads"), half=False),
     "query tiles": guests.query_tiles,
     "bypass": guests.bypass,
     "tiles": guests.tiles,
