@@ -186,9 +186,9 @@ def time_people(people: Groups, rounds: int = 5) -> list[list[str]]:
     ):
         models = []
         for count in (1, 0, 2, 4):
-            people = [people.place(kind, n, (100 * n / count, 0, 100 / count, 100)) for n in range(count)]
+            placed = [people.place(kind, n, (100 * n / count, 0, 100 / count, 100)) for n in range(count)]
             model, positive = (
-                people.apply(kind, people, latent) if people else (people.world.model, people.world.text(COMMON))
+                people.apply(kind, placed, latent) if placed else (people.world.model, people.world.text(COMMON))
             )
             models.append((apply_infinite_id(model) if mixes else model, positive))
         seconds = torch.zeros(rounds, len(models))
