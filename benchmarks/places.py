@@ -33,7 +33,7 @@ from likeness.miniature.models import base_model  # noqa: E402
 from likeness.miniature.world.people import SPLITS  # noqa: E402
 from likeness.miniature.world.photos import render_photos  # noqa: E402
 from PIL import Image  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop  # noqa: E402
 
 COMMON = "a photo of a person, wearing a blue shirt, at the beach"
 PROMPTS = ("a photo of {}, wearing a red cap", "a photo of {}, wearing glasses")
@@ -205,9 +205,10 @@ def time_people(people: Groups, rounds: int = 5) -> list[list[str]]:
 
 def count_operations(people: Groups, model, positive: list, latent: torch.Tensor) -> int:
     """Return the floating point operations of one step's products, convolutions and attentions."""
-    with FlopCounterMode(display=False) as counter:
+    cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop}  # which it would leave out
+    with FlopCounterMode(display=False, custom_mapping=cpu) as counter:
         people.sample(model, positive, latent, 1)
-    with FlopCounterMode(display=False) as decoder:
+    with FlopCounterMode(display=False, custom_mapping=cpu) as decoder:
         people.world.vae.decode(latent)
     return counter.get_total_flops() - decoder.get_total_flops()
 
@@ -245,13 +246,15 @@ def print_results(size: int, results: list[dict]) -> None:
     table = {}
     for result in results:
         for name, values in result["rows"].items():
+            if name == MOVED:
+                continue
             table.setdefault(ALONE if name.startswith(ALONE) else name, []).extend(values)
     rows = []
     for name, values in table.items():
         right, neighbour, strangers, present = torch.tensor(values).T
         wins = (right > neighbour).float().mean() if neighbour.isfinite().all() else torch.tensor(torch.nan)
         error = right.std() / math.sqrt(len(right))
-        means = (f"{value.mean():.2f}" for value in (neighbour, strangers, wins, present))
+        means = [f"{value.mean():.2f}".replace("nan", "") for value in (neighbour, strangers, wins, present)]
         rows.append([name, len(values) // (1 if name == ALONE else size), f"{right.mean():.3f} ± {error:.3f}", *means])
     print(f"\n{len(results)} groups of {size}\n")
     columns = ["", "images", "right person", "nearest neighbour", "strangers", "right beats neighbours", "face found"]
