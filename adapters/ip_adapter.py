@@ -19,14 +19,15 @@ import comfy.model_management
 import comfy.ops
 import comfy.utils
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import nn
 
 from ..encoders import pulid
 from ..encoders.clip_vision import ClipFeatures, clip_features
 from ..encoders.identity import FaceId
-from ..patcher import check_finite, is_finite, manage
+from ..patcher import LightCast, check_finite, is_finite, manage
 from . import ip_projectors
-from .unet_blocks import BLOCKS, Block, list_lora_targets, number_attentions
+from .unet_blocks import BLOCKS, Block, list_lora_layers, list_lora_targets, number_attentions
 
 INFINITE_ID_METADATA = {"format": "likeness-infinite-id", "version": "1"}
 FACE_WIDTH = 512  # of every ArcFace embedding; tells InstantID's resampler from IP-Adapter plus's
@@ -152,6 +153,18 @@ class ImageAttention(nn.Module):
         self.to_v = operations.Linear(dim, width, bias=False, **factory)
 
 
+class LoraLayer(nn.Module):
+    """What a LoRA adds to the output of one projection, of the projection's input."""
+
+    def __init__(self, inputs: int, rank: int, outputs: int, **factory):
+        super().__init__()
+        self.down = LightCast.Linear(inputs, rank, bias=False, **factory)
+        self.up = LightCast.Linear(rank, outputs, bias=False, **factory)
+
+    def forward(self, x):
+        return self.up(self.down(x))
+
+
 class IpAdapter:
     """One loaded adapter file; `projector` and `attentions` are model patchers, so the host decides where they are.
 
@@ -183,9 +196,33 @@ class IpAdapter:
         self.token_dim = attentions["0.to_k.weight"].shape[1]
         self.projector = _make_patcher(partial(self.format.projector, projector), projector)
         self.attentions = _make_patcher(self._make_attentions, attentions)
+        self._lora_layers = {}
 
     def _make_attentions(self, **factory) -> nn.ModuleList:
         return nn.ModuleList(ImageAttention(self.token_dim, width, **factory) for width in self.widths.values())
+
+    def lora_layers(self, dtype: torch.dtype) -> tuple[dict[tuple[Block, str, str], int], ModelPatcher]:
+        """Return the LoRA of a FaceID file as layers beside the UNet's projections, in the precision it computes in.
+
+        The patcher's network lists them; the dict has the index of each by block, attention and projection.
+        """
+        if dtype not in self._lora_layers:
+            names, targets = list_lora_layers(self.base), list_lora_targets(self.base)
+            present = [name for name, target in targets.items() if target in self.lora]
+            pairs = [self.lora[targets[name]].weights[:2] for name in present]
+            weights = {
+                f"{index}.{part}.weight": weight.to(dtype)
+                for index, pair in enumerate(pairs)
+                for part, weight in zip(("up", "down"), pair)
+            }
+            sizes = [(down.shape[1], len(down), len(up)) for up, down in pairs]
+
+            def build(operations, **factory):
+                return nn.ModuleList(LoraLayer(*layer, **factory) for layer in sizes)
+
+            index = {names[name]: number for number, name in enumerate(present)}
+            self._lora_layers[dtype] = index, _make_patcher(build, weights)
+        return self._lora_layers[dtype]
 
     def clip_input(self, clip_vision, images: torch.Tensor | None) -> ClipFeatures | None:
         """Return what this format reads of images [n, H, W, 3]; None where it reads none or an input is not connected.

@@ -51,12 +51,20 @@ def number_attentions(base: str) -> dict[int, Block]:
 def list_lora_targets(base: str) -> dict[str, str]:
     """Return the host's weight that each LoRA of a FaceID file changes, by the LoRA's name `<number>.to_q`."""
     targets = {}
-    for n, (part, number, index) in enumerate(BLOCKS[base]):
+    for name, ((part, number, index), attention, projection) in list_lora_layers(base).items():
         module = f"diffusion_model.{_MODULES[part].format(number)}.transformer_blocks.{index}"
-        for attention in (1, 2):
-            for short, projection in _PROJECTIONS.items():
-                targets[f"{2 * n + attention - 1}.{short}"] = f"{module}.attn{attention}.{projection}.weight"
+        targets[name] = f"{module}.{attention}.{_PROJECTIONS[projection]}.weight"
     return targets
+
+
+def list_lora_layers(base: str) -> dict[str, tuple[Block, str, str]]:
+    """Return the block, the attention "attn1" or "attn2" and the projection "to_q" ... of each LoRA by its name."""
+    return {
+        f"{2 * n + number}.{projection}": (block, f"attn{number + 1}", projection)
+        for n, block in enumerate(BLOCKS[base])
+        for number in (0, 1)
+        for projection in _PROJECTIONS
+    }
 
 
 def transformer_blocks(unet: torch.nn.Module) -> dict[Block, torch.nn.Module]:

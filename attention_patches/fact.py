@@ -8,14 +8,19 @@ import torch
 from ..adapters.unet_blocks import transformer_blocks
 from .adapter_patch import AdapterPatch, Run, check_base, watch
 from .calls import ALWAYS, Rows, Schedule, attend, read_call, read_rows
-from .sfags import gated_self_attention, project_face
+from .sfags import gated_self_attention, project_face, project_visual
 
 
 @dataclass
 class FactRun(Run):
-    """gates: by block s tanh(alpha_attn) and s tanh(alpha_dense)."""
+    """What no step of a run changes.
+
+    gates:   by block s tanh(alpha_attn) and s tanh(alpha_dense)
+    inside:  by resolution and batch layout which tokens the region touches in any row [t]; None: all of them
+    """
 
     gates: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    inside: dict[tuple, torch.Tensor | None] = field(default_factory=dict)
 
 
 class FactPatch(AdapterPatch):
@@ -48,8 +53,12 @@ class FactPatch(AdapterPatch):
         self.attach(model)
         return model
 
-    def add_face(self, x: torch.Tensor, rows: Rows, extra_options: dict) -> torch.Tensor:
-        """Return the tokens [rows, n, d] after the face block of the block at hand."""
+    def add_face(self, x: torch.Tensor, rows: Rows, extra_options: dict, visual: dict) -> torch.Tensor:
+        """Return the tokens [rows, n, d] after the face block of the block at hand.
+
+        Outside of the region its gates are closed, so that only the tokens inside are worked out.
+        visual: what faces by the same adapter share of x, by the adapter's weights; the first fills it in
+        """
         block = extra_options.get("block")
         if block not in self.blocks:
             return x
@@ -58,11 +67,21 @@ class FactPatch(AdapterPatch):
             return x
         run = self.run_on(x.device, x.dtype)
         keys, values = self.keys_values(run, block, x, rows)
-        gates, mask = run.gates[block], self.find_region(run, x, rows, extra_options)
+        gates, mask, tokens = run.gates[block], self.find_region(run, x, rows, extra_options), None
         if mask is not None:
-            gates = tuple(gate * mask for gate in gates)
+            layout = (rows, mask.shape)
+            if layout not in run.inside:
+                inside = mask.any(dim=0).flatten().nonzero().flatten()
+                run.inside[layout] = inside if len(inside) < mask.shape[1] else None
+            tokens = run.inside[layout]
+            if tokens is not None and not len(tokens):
+                return x
+            gates = tuple(gate * (mask if tokens is None else mask[:, tokens]) for gate in gates)
         weights = self.weights.model[self.blocks.index(block)]
-        return gated_self_attention(x, keys, values, weights, *gates, partial(attend, extra_options=extra_options))
+        if weights not in visual:
+            visual[weights] = project_visual(weights, x)
+        attention = partial(attend, extra_options=extra_options)
+        return gated_self_attention(x, keys, values, weights, *gates, attention, tokens, visual[weights])
 
     def guard(self, transformer_options: dict) -> None:
         """See that the host will call this patch; where another node holds it instead, watch that it is called."""
@@ -105,7 +124,8 @@ class FactPatches:
         """Run the face blocks of the block at hand on its tokens."""
         extra_options.setdefault("n_heads", self.heads.get(extra_options.get("block")))
         rows = read_rows(extra_options, len(x))
-        first, *others = (face.add_face(x, rows, extra_options) for face in self.faces)
+        visual = {}
+        first, *others = (face.add_face(x, rows, extra_options, visual) for face in self.faces)
         return sum((other - x for other in others), start=first)
 
     def models(self):

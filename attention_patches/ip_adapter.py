@@ -12,6 +12,7 @@ from .adapter_patch import AdapterPatch, Run, check_base, watch
 from .calls import ALWAYS, Rows, Schedule, attend, list_packs, read_call, read_rows
 from .image_cross_attention import image_cross_attention
 from .infinite_id import PARTS, STYLE
+from .lora_rows import ALL, LoraOnRows
 from .orthogonal_attention import make_orthogonal
 
 KEY = "likeness_ip_adapter"
@@ -24,21 +25,23 @@ class ImageAttentionPatch(AdapterPatch):
     keys_values:  [2, m, ...] of `IpAdapter.keys_values`, for the positive and the other rows
     strengths:    s at each block
     method:       one of `orthogonal_attention.METHODS`: what of the image is added where the prompt speaks too
+    lora:         a LoRA on some rows, which goes with the image; None: there is none, or it is in the weights
     """
 
     node = "Apply Image Adapter"
 
-    def __init__(self, adapter, keys_values, strengths, schedule=ALWAYS, mask=None, method="none"):
+    def __init__(self, adapter, keys_values, strengths, schedule=ALWAYS, mask=None, method="none", lora=None):
         super().__init__(strengths, schedule, mask)
         self.name = adapter.name
         self.adapter = adapter
         self.projected = keys_values
         self.strengths = strengths
         self.method = method
+        self.lora = lora
 
     def apply(self, model):
         """Return a clone of `model` that runs this patch, on top of whatever replaces its cross-attentions."""
-        model = model.clone()
+        model = self.lora.apply(model) if self.lora else model.clone()
         blocks = transformer_blocks(model.get_model_object("diffusion_model"))
         family = {}
         for block in self.strengths:
@@ -159,8 +162,9 @@ class AttentionReplacement:
         return out
 
     def models(self):
-        """Return the models of the callable before; the adapter's own weights did their work before sampling."""
-        return self.previous.models() if hasattr(self.previous, "models") else []
+        """Return the LoRA's weights and the models of the callable before; the adapter's own have done their work."""
+        models = self.previous.models() if hasattr(self.previous, "models") else []
+        return [*models, *([self.patch.lora.weights] if self.patch.lora else [])]
 
     def to(self, device_or_dtype):
         """Move the callable before, if it can be moved; there is nothing else to move."""
@@ -255,7 +259,7 @@ def _read_number(text: str) -> float:
 
 def apply_ip_adapter(
     model, adapter, tokens, strength=1.0, start_percent=0.0, end_percent=1.0, weights=1.0, mask=None,
-    lora_strength=1.0, method="none",
+    lora_strength=1.0, method="none", lora_rows=ALL,
 ):  # fmt: skip
     """Return a clone of `model` whose cross-attentions also look at the image tokens of an identity.
 
@@ -264,7 +268,8 @@ def apply_ip_adapter(
     strength:       s of all layers; weights: of single layers, as `spread_strengths` takes them
     start_percent, end_percent: part of the sampling, 0..1
     mask:           [H, W] or [1 or batch, H, W] in 0..1, or None
-    lora_strength:  of the LoRA in FaceID files, which acts everywhere and at all steps
+    lora_strength:  of the LoRA in FaceID files, which acts everywhere in the image and at all steps
+    lora_rows:      one of `lora_rows.LORA_ROWS`: on which rows it acts; on all of them it is in the model's weights
     method:         one of `orthogonal_attention.METHODS`
 
     Strength 0, an empty mask and an empty part of the sampling leave the model as it was, bit for bit.
@@ -279,7 +284,13 @@ def apply_ip_adapter(
     if not any(strengths.values()) or schedule.is_empty or (mask is not None and not mask.any()):
         return model.clone()
     keys_values = adapter.keys_values(tokens, model.model.get_dtype_inference())
-    model = ImageAttentionPatch(adapter, keys_values, strengths, schedule, mask, method).apply(model)
-    if adapter.lora and lora_strength != 0:
+    in_weights, lora = bool(adapter.lora) and lora_strength != 0, None
+    if in_weights and lora_rows != ALL:
+        layers = adapter.lora_layers(model.model.get_dtype_inference())
+        blocks = transformer_blocks(model.get_model_object("diffusion_model"))
+        heads = {block: module.n_heads for block, module in blocks.items()}
+        in_weights, lora = False, LoraOnRows(*layers, heads, lora_strength, lora_rows)
+    model = ImageAttentionPatch(adapter, keys_values, strengths, schedule, mask, method, lora).apply(model)
+    if in_weights:
         model.add_patches(adapter.lora, lora_strength)
     return model

@@ -1,6 +1,7 @@
 """Several people in one picture: each one's adapter where the person is to be, and each one's prompt there."""
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 
@@ -10,6 +11,7 @@ from ..faces.places import blend_places, fill_box, fill_head, resize_mask
 from ..faces.types import Face
 from .fact import apply_fact
 from .ip_adapter import apply_ip_adapter
+from .lora_rows import ALL
 
 # What a region does not take over from the common prompt: where and when that holds.
 _OF_THE_COMMON_PROMPT = ("mask", "mask_strength", "area", "strength", "start_percent", "end_percent", "pooled_output")
@@ -59,34 +61,53 @@ def make_masks(people: tuple[PlacedPerson, ...], size: tuple[int, int], percent:
     return blend_places(places, percent)
 
 
-def apply_people(model, adapter, people, masks, clip_vision=None, strength=1.0, start_percent=0.0, end_percent=1.0):
+def apply_people(
+    model, adapter, people, masks, clip_vision=None, strength=1.0, start_percent=0.0, end_percent=1.0, lora_rows=ALL
+):
     """Return a clone of `model` that draws each person where its mask [H, W] says.
 
-    The LoRA of a FaceID file acts on the whole model, so that it is added once, not once a person.
+    The LoRA of a FaceID file acts on the whole image, so that it is added once, not once a person; lora_rows: one of
+    `lora_rows.LORA_ROWS`.
     Raises ValueError for an adapter that makes words, and where adapter, identity and model do not belong together.
     """
-    span = (strength, start_percent, end_percent)
-    for number, (person, mask) in enumerate(zip(people, masks)):
-        if adapter.kind == "fact":
-            model = apply_fact(model, adapter, _require_face(person, number), *span, mask=mask)
-        elif adapter.kind == "ip-adapter":
-            tokens = adapter.tokens(person.face_id, adapter.clip_input(clip_vision, person.image))
-            zeros, method = METHODS[_PULID_METHOD] if adapter.format.face == KIND else ({}, "none")
-            tokens = add_zero_tokens(tokens, zeros.get(adapter.format.name, 0))
-            lora = 0.0 if number else 1.0
-            model = apply_ip_adapter(model, adapter, tokens, *span, mask=mask, lora_strength=lora, method=method)
-        else:
-            raise ValueError(
-                f"{adapter.name} is of the kind {adapter.kind}, which puts people into words and not into places: use "
-                "Face to Words, or choose a FACT file or an image adapter in Load Face Adapter."
-            )
+    if adapter.kind not in ("fact", "ip-adapter"):
+        raise ValueError(
+            f"{adapter.name} is of the kind {adapter.kind}, which puts people into words and not into places: use "
+            "Face to Words, or choose a FACT file or an image adapter in Load Face Adapter."
+        )
+    settings = {"strength": strength, "start_percent": start_percent, "end_percent": end_percent}
+    if adapter.kind == "ip-adapter":
+        settings |= {"clip_vision": clip_vision, "lora_rows": lora_rows}
+    for number, (person, mask) in enumerate(zip(people, masks), 1):
+        try:
+            if adapter.kind == "fact":
+                model = _apply_fact(model, adapter, person, mask=mask, **settings)
+            else:
+                model = _apply_image(model, adapter, person, mask=mask, lora_strength=float(number == 1), **settings)
+        except ValueError as error:  # whose it is, the adapter's own words cannot say
+            raise ValueError(f"Person {number}: {error}") from error
     return model
 
 
-def _require_face(person: PlacedPerson, number: int) -> FaceId:
+def _apply_fact(model, adapter, person: PlacedPerson, **settings):
     if person.face_id is None:
-        raise ValueError(f"Person {number + 1} has no face: connect face_id of Person in Place.")
-    return person.face_id
+        raise ValueError("there is no face: connect face_id of Person in Place.")
+    return apply_fact(model, adapter, person.face_id, **settings)
+
+
+def _apply_image(model, adapter, person: PlacedPerson, clip_vision, **settings):
+    tokens = adapter.tokens(person.face_id, adapter.clip_input(clip_vision, person.image))
+    zeros, method = METHODS[_PULID_METHOD] if adapter.format.face == KIND else ({}, "none")
+    tokens = add_zero_tokens(tokens, zeros.get(adapter.format.name, 0))
+    return apply_ip_adapter(model, adapter, tokens, method=method, **settings)
+
+
+def find_twins(people: tuple[PlacedPerson, ...]) -> tuple[int, int] | None:
+    """Return the numbers, from 1, of the first two people with one and the same face; None where there are none."""
+    faces = [(number, person.face_id) for number, person in enumerate(people, 1) if person.face_id]
+    return next(
+        ((a, b) for (a, one), (b, other) in combinations(faces, 2) if torch.equal(one.embedding, other.embedding)), None
+    )
 
 
 def place_prompts(positive: list, prompts: list, masks: torch.Tensor, common_share: float) -> list:

@@ -5,6 +5,7 @@ The sampling is the host's: what follows is InpaintModelConditioning and KSample
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations
 from typing import NamedTuple
 
 import comfy.model_patcher
@@ -52,14 +53,21 @@ def assign(crop: FaceCrop, numbers: tuple[int, ...], people: tuple[FacePerson, .
 
     That is the person who names its number; else one whom it is like, each person once in an image and the likest pairs
     first; else the one who takes every face; else nobody.
+
+    Raises ValueError where two are one and the same person, of whom the second would become somebody else's face.
     """
     by_number = {person.number: person for person in people if person.score is None}
     owners = [by_number.get(number) if number != EVERY_FACE else None for number in numbers]
+    scores = [(person, [float(likeness) for likeness in person.score(crop.found)]) for person in people if person.score]
+    if any(one and one == other for (_, one), (_, other) in combinations(scores, 2)):
+        raise ValueError(
+            "Two of the people are the same person, equally like every face: keep one of them, or choose the faces by "
+            "their index without face_id."
+        )
     pairs = [
-        (float(likeness), i, person)
-        for person in people
-        if person.score
-        for i, likeness in enumerate(person.score(crop.found))
+        (likeness, i, person)
+        for person, likenesses in scores
+        for i, likeness in enumerate(likenesses)
         if likeness >= person.min_likeness
     ]
     taken = set()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from comfy_api.latest import io
 
+from ..attention_patches.lora_rows import LORA_ROWS
 from ..faces.headmask import head_masks, masks_per_face
 from ..faces.masks import SHAPES
 from ..faces.types import Faces
@@ -80,6 +81,20 @@ def schedule(begins: str, stops: str) -> list[io.Float.Input]:
         io.Float.Input("start_percent", default=0.0, tooltip=begins, **bounds),
         io.Float.Input("end_percent", default=1.0, tooltip=stops, **bounds),
     ]
+
+
+def lora_rows() -> io.Combo.Input:
+    """Return on which rows of a batch the LoRA of a FaceID file acts."""
+    return io.Combo.Input(
+        "lora_rows",
+        options=list(LORA_ROWS),
+        default=LORA_ROWS[0],
+        optional=True,
+        advanced=True,
+        tooltip="What the LoRA inside FaceID files acts on; others have none. all: the whole model, as published. "
+        "identity and negative: for Infinite-ID Mixing, whose text stream stays the stock picture. identity: not on "
+        "negative prompts either. A step takes longer with the latter two.",
+    )
 
 
 def face_share(remark: str, default: float = 0.5, least: float = 0.1) -> io.Float.Input:

@@ -4,7 +4,8 @@ from comfy_api.latest import io
 
 from ..adapters.ip_adapter import check_ip_adapter
 from ..attention_patches.ip_adapter import apply_ip_adapter, parse_layer_weights
-from .inputs import check_numbers, explain_placeholder, is_masked, schedule
+from ..attention_patches.lora_rows import ALL
+from .inputs import check_numbers, explain_placeholder, is_masked, lora_rows, schedule
 from .remarks import show
 from .sockets import FaceAdapterType, FaceIdType
 
@@ -57,9 +58,8 @@ def _reach_inputs() -> list[io.Input]:
             step=0.01,
             optional=True,
             advanced=True,
-            tooltip="Of the LoRA inside FaceID files, which acts on the whole model; others have none. Set 0 "
-            "for Infinite-ID Mixing, whose text stream stays the stock picture then, and where the LoRA is "
-            "loaded as a file of its own.",
+            tooltip="Of the LoRA inside FaceID files, see lora_rows; others have none. Set 0 where the LoRA is loaded "
+            "as a file of its own.",
         ),
         io.Float.Input(
             "shortcut_scale",
@@ -72,6 +72,7 @@ def _reach_inputs() -> list[io.Input]:
             tooltip="Only for FaceID-PlusV2: how much of the picture is added to the face embedding; 0 is the "
             "embedding alone.",
         ),
+        lora_rows(),
     ]
 
 
@@ -142,13 +143,15 @@ class ApplyImageAdapter(io.ComfyNode):
         layer_weights="",
         lora_strength=1.0,
         shortcut_scale=1.0,
+        lora_rows=ALL,
     ) -> io.NodeOutput:
         check_ip_adapter(face_adapter)
         tokens = face_adapter.tokens(face_id, face_adapter.clip_input(clip_vision, image), shortcut_scale)
         weights, mask = parse_layer_weights(layer_weights), check_numbers(mask)
         patched = apply_ip_adapter(
-            model, face_adapter, tokens, strength, start_percent, end_percent, weights, mask, lora_strength
-        )
+            model, face_adapter, tokens, strength, start_percent, end_percent, weights, mask, lora_strength,
+            lora_rows=lora_rows,
+        )  # fmt: skip
         remarks = filter(None, (explain_placeholder(mask), doubt_crops(face_id)))
         return io.NodeOutput(patched, **show(cls, " ".join(remarks)))
 

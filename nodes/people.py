@@ -2,12 +2,13 @@
 
 from comfy_api.latest import io
 
-from ..attention_patches.people import PlacedPerson, apply_people, make_masks, place_prompts
+from ..attention_patches.lora_rows import ALL
+from ..attention_patches.people import PlacedPerson, apply_people, find_twins, make_masks, place_prompts
 from ..encoders import agreement
 from ..encoders.person import ODD_PHOTOS, encode_photos
 from ..faces.places import PARTS
-from .inputs import check_mask, image_size, is_masked, schedule
-from .remarks import show_faces
+from .inputs import check_mask, image_size, is_masked, lora_rows, schedule
+from .remarks import show, show_faces
 from .sockets import (
     FaceAdapterType,
     FaceDetectorType,
@@ -175,18 +176,20 @@ class PeopleInPlaces(io.ComfyNode):
                 io.ClipVision.Input(
                     "clip_vision", optional=True, tooltip="For image adapters that read it, see Apply Image Adapter."
                 ),
+                lora_rows(),
             ],
             outputs=[
                 io.Model.Output("model_out", display_name="model", tooltip="The model with all people, to a sampler."),
                 io.Conditioning.Output("positive_out", display_name="positive", tooltip="To the sampler's positive."),
                 io.Mask.Output("masks", tooltip="Where each person acts, in turn, as for other nodes with a mask."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(
         cls, model, positive, people, face_adapter, latent, strength, start_percent, end_percent, blend, common_share,
-        clip=None, clip_vision=None,
+        clip=None, clip_vision=None, lora_rows=ALL,
     ) -> io.NodeOutput:  # fmt: skip
         if clip is None and any(person.prompt for person in people):
             raise ValueError(
@@ -197,8 +200,11 @@ class PeopleInPlaces(io.ComfyNode):
             clip.encode_from_tokens_scheduled(clip.tokenize(person.prompt)) if person.prompt else None
             for person in people
         ]
-        model = apply_people(model, face_adapter, people, masks, clip_vision, strength, start_percent, end_percent)
-        return io.NodeOutput(model, place_prompts(positive, prompts, masks, common_share), masks)
+        span = (strength, start_percent, end_percent)
+        model = apply_people(model, face_adapter, people, masks, clip_vision, *span, lora_rows)
+        twins = find_twins(people)
+        remark = twins and "Person {} and person {} have the same face, once in each place.".format(*twins)
+        return io.NodeOutput(model, place_prompts(positive, prompts, masks, common_share), masks, **show(cls, remark))
 
 
 class LoadPerson(io.ComfyNode):

@@ -27,13 +27,13 @@ def repaint(world: World, name: str, held: HeldOutPerson, sampled: SampledImages
     for text, images in zip(sampled.texts, sampled.images.unbind(1), strict=True):
         prompt = encode_prompt(clip, identity, text.format(who=f"a {held.word}"), "", True)
         person = FacePerson(patched, *prompt, EVERY_FACE)
-        painted = torch.stack([_repaint(world, image, person, vae) for image in images.float() / 255])
+        painted = torch.stack([repaint_image(world, image, person, vae) for image in images.float() / 255])
         made.append((painted * 255).round().to(torch.uint8))
     return SampledImages(torch.stack(made, dim=1), sampled.texts)
 
 
 @torch.inference_mode()
-def _repaint(world: World, image: torch.Tensor, person: FacePerson, vae) -> torch.Tensor:
+def repaint_image(world: World, image: torch.Tensor, person: FacePerson, vae) -> torch.Tensor:
     """Return an image [h, w, 3] with its head painted anew; as it is where no face is found."""
     (faces,) = world.faces(image[None]).per_image
     if not faces:

@@ -28,10 +28,11 @@ class HeldOutPerson:
 
 def hold_out(count: int, seed: int = 0) -> list[HeldOutPerson]:
     """Return the first `count` people of the test split, seen in photos."""
-    return [_render(SPLITS["test"].start + number, seed) for number in range(count)]
+    return [render_person(SPLITS["test"].start + number, seed) for number in range(count)]
 
 
-def _render(number: int, seed: int) -> HeldOutPerson:
+def render_person(number: int, seed: int = 0) -> HeldOutPerson:
+    """Return the person of a number, seen in photos."""
     subject = person(number, seed)
     rendering = draw(
         [subject] * (1 + _OTHERS), [scene(number, index, seed, PHOTOS) for index in range(1 + _OTHERS)], SIZE

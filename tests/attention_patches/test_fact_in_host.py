@@ -8,6 +8,9 @@ import pytest
 import torch
 from likeness.attention_patches.fact import apply_fact
 from likeness.tests.support import tiny
+from torch.utils.flop_counter import FlopCounterMode
+
+import nodes
 
 ROUNDING = 1e-5
 
@@ -108,6 +111,47 @@ def test_half_mask_acts_on_its_half(model, adapter, face):
         moved = (patch(x, options) - x).unflatten(1, (16, 16)).abs().amax((0, 1, 3))
     patch.cleanup()
     assert (moved[:8] > 0).all() and (moved[8:] == 0).all()
+
+
+def test_people_in_places_of_their_own_cost_what_one_costs(model, adapter):
+    """Each is worked out in its place alone, where it is what it is without a mask; what all look at, once."""
+    faces, places = [tiny.face_id(seed=seed) for seed in range(4)], torch.zeros(4, 1, 128, 128)
+    four = model
+    for number, (one, place) in enumerate(zip(faces, places)):
+        place[..., 32 * number : 32 * (number + 1)] = 1
+        four = patched(four, adapter, one, mask=place)
+    x = torch.randn(2, 256, 32, generator=torch.Generator().manual_seed(0))
+    options = {
+        "block": ("input", 1), "cond_or_uncond": [1, 0], "activations_shape": [2, 32, 16, 16], "attn_precision": None,
+    }  # fmt: skip
+
+    @torch.inference_mode()
+    def call(patch):
+        patch(x, dict(options))  # what is made once
+        with FlopCounterMode(display=False) as counter:
+            result = patch(x, dict(options))
+        patch.cleanup()
+        return result.unflatten(1, (16, 16)), counter.get_total_flops()
+
+    together, flops = call(patches_of(four))
+    for number, one in enumerate(faces):
+        alone, flops_of_one = call(patches_of(patched(model, adapter, one)))
+        columns = slice(4 * number, 4 * (number + 1))
+        assert difference(together[:, :, columns], alone[:, :, columns]) < ROUNDING
+    assert flops_of_one <= flops < 1.1 * flops_of_one
+
+
+def test_a_place_that_an_area_does_not_show(model, adapter, face, base):
+    left = torch.zeros(1, 128, 128)
+    left[..., :64] = 1
+    prompt = [[tiny.conditioning(3)[0][0], {"area": (16, 8, 0, 8)}]]
+
+    @torch.inference_mode()
+    def sample(model):
+        latent = {"samples": torch.zeros(1, 4, 16, 16)}
+        return nodes.common_ksampler(model, 7, 1, 1.0, "euler", "normal", prompt, prompt, latent)[0]["samples"]
+
+    assert torch.equal(sample(patched(model, adapter, face, mask=left)), sample(model))
 
 
 def test_mask_of_any_strength_scales_the_gates(model, adapter, face, with_face):

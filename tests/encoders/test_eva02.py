@@ -3,6 +3,7 @@
 import pytest
 import torch
 from likeness.encoders.eva02 import Eva02, Eva02Sizes, make_angles, read_weights, rotate_pairs
+from likeness.encoders.loading import load_eva
 from likeness.tests.support.golden_cases import TOLERANCE, Case, error
 
 TAPS_TOLERANCE = 5e-6  # of the largest value: hidden states reach 27
@@ -42,6 +43,22 @@ def test_file_without_prefix_and_with_text_and_rotations(case):
     expected = build(weights)(image)[0]
     assert torch.equal(build(weights | more)(image)[0], expected)
     assert torch.equal(build(plain)(image)[0], expected)
+
+
+def test_a_truncated_file_is_one_sentence(case, tmp_path):
+    """Cut off on the way, or without its last block."""
+    file, weights = tmp_path / "eva.pt", case.weights()
+    torch.save(weights, file)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(ValueError, match=r"eva\.pt' cannot be read .* cut short, .* download it again") as caught:
+        load_eva(str(file))
+    assert "\n" not in str(caught.value)
+    torch.save({key: value for key, value in weights.items() if ".blocks.3.attn" not in key}, file)
+    with pytest.raises(ValueError, match=r"eva\.pt looks like EVA02-CLIP but cannot be loaded") as caught:
+        load_eva(str(file))
+    assert "\n" not in str(caught.value)
+    torch.save(weights, file)
+    assert load_eva(str(file))[1] == "eva.pt"
 
 
 def test_rotation_turns_neighbouring_channels():

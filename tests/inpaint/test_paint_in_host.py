@@ -165,6 +165,8 @@ def test_people_are_found_by_likeness(photo):
     assert assign(crop, numbers, (anna, berta, rest)) == [anna, berta, anna, rest]
     named = FacePerson("second", None, None, 1)
     assert assign(crop, numbers, (anna, berta, named)) == [anna, named, anna, named]
+    with pytest.raises(ValueError, match="the same person, equally like every face: keep one of them, or choose"):
+        assign(crop, numbers, (anna, by_likeness("c", [0.6, 0.7, 0.5, 0.3])))
     some = crop.select([1, 2])
     assert some.owners == (0, 1) and torch.equal(some.images, crop.images[1:3])
     assert list(map(len, some.found.per_image)) == [1, 1] and crop.select([]).images.shape == (0, 64, 64, 3)

@@ -222,6 +222,26 @@ def test_a_mask_beside_the_faces_says_so():
         crops(noise(90, 300, 3), face_at(40, 45, 0.3), mask=mask)
 
 
+def test_a_batch_with_two_none_and_five_faces():
+    """Two people by likeness: each once where it is, nobody where there is no face, everybody else as before."""
+    images = torch.stack([noise(120, 300, 3)] * 3)
+    rows = [[face_at(60 * i + 20, 50, 0.4) for i in range(count)] for count in (2, 0, 5)]
+    faces = Faces(images, tuple(map(tuple, rows)))
+    crop, numbers = refine_crops(images, faces, None, ALL, SMALL)
+    assert crop.owners == (0, 0, 2, 2, 2, 2, 2) and numbers == (0, 1, 0, 1, 2, 3, 4)
+    likeness = {"anna": [0.2, 0.8, 0.1, 0.1, 0.9, 0.5, 0.1], "berta": [0.7, 0.1, 0.1, 0.1, 0.6, 0.1, 0.1]}
+    anna, berta = (
+        FacePerson(None, [], [], EVERY_FACE, lambda found, cosines=cosines: cosines, 0.4)
+        for cosines in likeness.values()
+    )
+    owners = assign(crop, numbers, (anna, berta))
+    assert owners == [berta, anna, None, None, anna, None, None]
+    painted = crop.select([i for i, owner in enumerate(owners) if owner])
+    changed = (invert(painted) != images).any(dim=-1)
+    assert not changed[1].any() and changed[0].any() and changed[2, :, 130:170].any()
+    assert not changed[2, :, :110].any() and not changed[2, :, 190:].any()
+
+
 def person(number):
     return FacePerson(None, [], [], number)
 

@@ -52,6 +52,14 @@ def test_by_likeness(executor, graph):
     assert torch.equal(refine(executor, person(graph, **chosen, min_likeness=0.9))[1], refine(executor, graph)[1])
     with pytest.raises(GraphError, match="both face_id and the face_encoder"):
         executor.run(person(graph, face_id=["17", 0]))
+    stranger = person(graph, **chosen, min_likeness=1.0)
+    stranger["17"]["inputs"]["mask_background"] = "on"  # not as the face is read in the picture
+    with pytest.raises(GraphError, match="No face of the picture is like any of the people: lower min_likeness"):
+        executor.run(stranger)
+    assert torch.equal(refine(executor, person(stranger, min_likeness=-1.0))[1], refine(executor, graph)[1])
+    stranger[REFINE]["inputs"]["if_no_face"] = "pass through"
+    photo, fixed = refine(executor, stranger)
+    assert torch.equal(photo, fixed)
 
 
 def test_the_published_workflow_paints_one_face_of_three(executor):

@@ -74,6 +74,7 @@ NODE_IDS = {
         "layer_weights",
         "lora_strength",
         "shortcut_scale",
+        "lora_rows",
     ],
     "LikenessApplyInstantId": [
         "model",
@@ -131,7 +132,7 @@ NODE_IDS = {
     ],
     "LikenessPeopleInPlaces": [
         *("model", "positive", "people", "face_adapter", "latent", "strength", "start_percent", "end_percent"),
-        *("blend", "common_share", "clip", "clip_vision"),
+        *("blend", "common_share", "clip", "clip_vision", "lora_rows"),
     ],
     "LikenessInfiniteID": [
         "model",
