@@ -62,7 +62,7 @@ SAVED = {
     "saved": likeness("SaveIdentity", face_id=["8", 0], filename_prefix="her", thumbnails=True, note="may be drawn"),
     "loaded": likeness("LoadIdentity", identity_name="her_00001_.safetensors"),
 }
-SIX = {"11.batch_size": 6}
+SIX = {"11.batch_size": 6, "12.seed": 5}
 SCORED = {
     "scorer": likeness("LoadFaceScorer", scorer_name="miniature_arcface.onnx"),
     "second scorer": likeness("LoadFaceScorer", scorer_name="face_recognition_sface_2021dec_int8bq.onnx"),
@@ -245,7 +245,7 @@ PICTURES: dict[str, tuple[str | None, dict, list]] = {
     ),
     "Gate": (
         "miniature_scores",
-        {"gate": likeness("Gate", images=["13", 0], scores=["19", 3], min_identity=0.4)},
+        {"gate": likeness("Gate", images=["13", 0], scores=["19", 3], min_identity=0.6)},
         [("images, as scored", "19.1", SIX), ("accepted", "gate", SIX), ("rejected", "gate.1", SIX)],
     ),
     "ImportFaces": (
