@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import itertools
 import json
 
 from PIL import Image, ImageDraw, ImageOps
@@ -65,7 +66,9 @@ SAVED = {
 SIX = {"11.batch_size": 6, "12.seed": 5}
 SCORED = {
     "scorer": likeness("LoadFaceScorer", scorer_name="miniature_arcface.onnx"),
-    "second scorer": likeness("LoadFaceScorer", scorer_name="face_recognition_sface_2021dec_int8bq.onnx"),
+    "second scorer": likeness(
+        "LoadFaceScorer", scorer_name="face_recognition_sface_2021dec_int8bq.onnx", face_scorer=["scorer", 0]
+    ),
     "scores": likeness("ScorePictures", images=["13", 0], photos=["4", 0], face_detector=["5", 0],
                        face_scorer=["scorer", 0], text=["16", 0], clip=["1", 4], clip_vision=["1", 3]),
 }  # fmt: skip
@@ -260,7 +263,7 @@ PICTURES: dict[str, tuple[str | None, dict, list]] = {
     ),
     "FacesToLandmarks": (
         None,
-        PHOTOGRAPH | {
+        PORTRAIT_FACE | {
             "landmarks": likeness("FacesToLandmarks", faces=["face", 0]),
             "mesh": node("MediaPipeFaceMeshVisualize", face_landmarks=["landmarks", 0], image=["photo", 0],
                          connections="all"),
@@ -277,8 +280,9 @@ PICTURES: dict[str, tuple[str | None, dict, list]] = {
     ),
     "LoadFaceEncoder": (
         "miniature_fact", {},
-        [PHOTO, *sweep("7.encoder_name", ("miniature_transface.safetensors", "miniature_msid.safetensors",
-                                          "miniature_arcface.onnx"), "8.1")],
+        [PHOTO, *[(label, source, changes | {"8.mask_background": "auto"}) for label, source, changes in sweep(
+            "7.encoder_name", ("miniature_transface.safetensors", "miniature_msid.safetensors",
+                               "miniature_arcface.onnx"), "8.1")]],
     ),
     "LoadFaceAdapter": (
         "miniature_fact", {},
@@ -330,11 +334,11 @@ DIAGRAMS: dict[str, tuple[dict, list[list[tuple]]]] = {
          [("Face to Words", "two words for the person with this expression")]],
     ),
     "LoadFaceParser": (
-        PHOTOGRAPH,
-        [[("79999_iter.pth", "BiSeNet, in models/face_parsing"), ("faces", "photo", {})],
-         [("Load Face Parser", "tells 19 kinds of pixels apart"), ("Face Masks", "region, face_parser")],
-         [("region hair, head", "only with a parser exact"), ("region face, eyes, nose, mouth, brows",
-           "also without one, from landmarks")]],
+        {},
+        [[("79999_iter.pth", "BiSeNet, in models/face_parsing")],
+         [("Load Face Parser", "tells 19 kinds of pixels apart")], [("Face Masks", "region")],
+         [("hair, head", "exact only with a parser"),
+          ("face, eyes, nose, mouth, brows", "also without one, from landmarks")]],
     ),
     "LoadImageScorer": (
         {},
@@ -352,17 +356,15 @@ DIAGRAMS: dict[str, tuple[dict, list[list[tuple]]]] = {
     ),
     "ApplyPulid": (
         PORTRAIT_FACE,
-        [[("the person", "photo", {}), ("prompt", "style, light, place")],
-         [("Encode Identity", "with Load PuLID Encoder"), ("Load Checkpoint", "SDXL; its LoRAs")],
-         [("Apply PuLID", "strength 0.8, method fidelity")],
-         [("KSampler", "the prompt's picture with the person's face")]],
+        [[("face_id: the person", "photo", {}), ("model", "SDXL, after its LoRAs")],
+         [("Apply PuLID", "strength: how much; method: fidelity, style or neutral")],
+         [("model, to KSampler", "style, light and place by the prompt; the face by the person")]],
     ),
     "ApplyInstantId": (
         POSE,
         [[("face_id: the person", "portrait", {}), ("pose: another photo", "photo", {})],
-         [("face_id", "512 numbers: who"), ("keypoints", "drawn", {})],
-         [("model", "strength: the face in the attention"),
-          ("positive, negative", "control_strength: the ControlNet holds place, size and turn")],
+         [("who", "512 numbers"), ("keypoints", "drawn", {})],
+         [("Apply InstantID", "strength: of the face in the model; control_strength: of place, size and turn")],
          [("KSampler", "the person, where and as the pose has the face")]],
     ),
     "ApplyInstantIdControl": (
@@ -475,7 +477,10 @@ def print_text(text: str) -> Image.Image:
 
 
 def connect(columns: list[list[tuple[str, str | Image.Image]]]) -> Image.Image:
-    """Return columns of boxes, each a heading over a text or an image, and arrows from each column to the next."""
+    """Return columns of boxes, each a heading over a text or an image, and arrows from each column to the next.
+
+    From every box to every one; one to one where both columns have as many.
+    """
     drawn = [[draw_box(*box) for box in column] for column in columns]
     heights = [sum(box.height for box in column) + ARROW * (len(column) - 1) for column in drawn]
     width, height = len(columns) * (BOX + ARROW) - ARROW, max(heights)
@@ -487,7 +492,8 @@ def connect(columns: list[list[tuple[str, str | Image.Image]]]) -> Image.Image:
             sheet.paste(box, (left, top))
             middles.append(top + box.height // 2)
             top += box.height + ARROW
-        for start, end in [(start, end) for start in before for end in middles]:
+        pairs = zip(before, middles) if len(before) == len(middles) else itertools.product(before, middles)
+        for start, end in pairs:
             pen.line((left - ARROW + 2, start, left - 8, end), graphics.FAINT, 2)
         for end in middles if before else ():
             pen.polygon(((left - 9, end - 5), (left - 9, end + 5), (left - 2, end)), graphics.FAINT)
