@@ -313,7 +313,12 @@ PICTURES: dict[str, tuple[str | None, dict, list]] = {
         [("who was learned", "15", {}), ("the other person", "others", {}), ("before", "20", {}),
          ("after", "20", {"11.facea_identity": ["transfer", 0]})],
     ),
-    "Weights": ("fact_text_to_image", {"weights": likeness("Weights")}, [("report", "weights", {})]),
+    "Weights": (
+        None,
+        {"encoder": likeness("LoadFaceEncoder", encoder_name="ms1mv2_model_TransFace_S.pt"),
+         "detector": likeness("LoadFaceDetector", detector=DETECTOR), "weights": likeness("Weights")},
+        [("report", "weights", {})],
+    ),
 }  # fmt: skip
 
 
@@ -421,10 +426,12 @@ async def _run(client, info: dict, workflow: str | None, beside: dict, source: s
         if part["class_type"] == "EmptyLatentImage":
             part["inputs"]["batch_size"] = 1
         for name, (kind, *options) in info[part["class_type"]]["input"].get("required", {}).items():
+            if name in part["inputs"]:
+                continue
             if options and "default" in options[0]:
-                part["inputs"].setdefault(name, options[0]["default"])
+                part["inputs"][name] = options[0]["default"]
             elif kind == "COMBO" or isinstance(kind, list):
-                part["inputs"].setdefault(name, (options[0]["options"] if kind == "COMBO" else kind)[0])
+                part["inputs"][name] = (options[0]["options"] if kind == "COMBO" else kind)[0]
     for path, value in changes.items():
         key, name = path.split(".")
         graph[key]["inputs"][name] = value

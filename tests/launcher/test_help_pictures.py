@@ -2,12 +2,12 @@
 
 import re
 
-from likeness import graphics
 from likeness.host_process import ROOT
 from likeness.launcher import help_pictures
 from PIL import Image
 
 import nodes
+from likeness import graphics
 
 
 def test_every_picture_of_the_help_pages_is_made_here():

@@ -314,7 +314,7 @@ def test_ids_inputs_and_outputs_are_the_promised_ones(executor):
 def test_every_node_explains_itself(executor, root):
     """A tooltip on every input, a description, a place in the menu, and a help page.
 
-    The page names every input and output, shows what the node does, and begins with the three settings that matter most.
+    The page names every input and output, has a picture, and begins with the three settings that matter most.
     """
     for key, node in ours().items():
         schema = node.GET_SCHEMA()
