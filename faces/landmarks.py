@@ -22,7 +22,7 @@ _SAME_POINTS = 0.3  # eye distances between the mesh's five points and the detec
 def complete(faces: Faces) -> Faces:
     """Return `faces` with landmarks for those that have none, where MediaPipe's file is there and sees the face.
 
-    Points, boxes and scores stay. Stand-ins and profiles, which no mesh fits, stay as they are.
+    Points, boxes and scores stay. Stand-ins, profiles and drawn faces, which no mesh fits, stay as they are.
     """
     if not any(map(_lacks_landmarks, (face for _, face in faces.pairs))):
         return faces
@@ -37,7 +37,7 @@ def complete(faces: Faces) -> Faces:
 
 
 def _lacks_landmarks(face: Face) -> bool:
-    return face.landmarks is None and face.score > 0 and not face.profile
+    return face.landmarks is None and face.score > 0 and not (face.profile or face.drawn)
 
 
 def _read(reader: MediaPipe, pixels: np.ndarray, face: Face) -> Face:

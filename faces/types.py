@@ -19,6 +19,7 @@ class Face:
     landmarks: [n, 2] dense landmarks, where the detector gives them.
     host: the face as the host's FACE_LANDMARKS hold it, in pixels of this image, where MediaPipe found it.
     profile: seen so far from the side that MediaPipe's mesh does not fit; the points are its detector's own.
+    drawn: of the drawn world, in whose faces the networks for photographs see the outlines of others.
     number: the person's number, from 0, in a video whose faces are followed from frame to frame.
     """
 
@@ -29,6 +30,7 @@ class Face:
     host: dict | None = None
     number: int | None = None
     profile: bool = False
+    drawn: bool = False
 
     @property
     def sides(self) -> tuple[float, float]:

@@ -138,7 +138,7 @@ def _face(points: np.ndarray, place: Window, score: float) -> Face:
     """Return what was found in a window, in pixels of the image; points: in pixels of the network's."""
     scale = max(2, round(place.side)) / SIZE
     moved = (points + 0.5) * scale - 0.5 + [round(place.left), round(place.top)]
-    return Face(moved.astype(np.float32), box(moved.astype(np.float32)), score)
+    return Face(moved.astype(np.float32), box(moved.astype(np.float32)), score, drawn=True)
 
 
 def _without_doubles(faces: list[Face]) -> list[Face]:

@@ -200,20 +200,11 @@ class TrainFaceA(io.ComfyNode):
     def execute(
         cls, model, clip, vae, photos: io.Autogrow.Type, word, preset, face_id=None, **options
     ) -> io.NodeOutput:
-        chosen, options["steps"] = options["steps"], _PRESETS[preset] or options["steps"]
+        options["steps"] = _PRESETS[preset] or options["steps"]
         masks = {region: options.pop(f"{region.replace(' ', '_')}_mask", None) for region in REGIONS}
         count = sum(len(faces.images) for faces in photos.values())
         base, task = facea_run.Base(model, clip, vae), facea_run.Task(word)
-        doubts = [*list_doubts(count, face_id), *doubt_steps(chosen, preset)]
-        return _learn(cls, base, photos, task, masks, doubts, options)
-
-
-def doubt_steps(steps: int, preset: str) -> list[str]:
-    """Return a sentence where `steps`, as they are set, are neither what the preset trains nor the node's own."""
-    trained = _PRESETS[preset]
-    if trained is None or steps in (trained, facea_run.STEPS):
-        return []
-    return [f"The preset trains {trained} steps; steps, which is set to {steps}, counts only with the preset own."]
+        return _learn(cls, base, photos, task, masks, list_doubts(count, face_id), options)
 
 
 def list_doubts(photos: int, face_id) -> list[str]:

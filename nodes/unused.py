@@ -4,7 +4,10 @@ from typing import NamedTuple
 
 
 class Unused(NamedTuple):
-    """An input that counts only where `choice` is one of `counts_for`; elsewhere `value` stands for all values."""
+    """An input that counts only where `choice` is one of `counts_for`; elsewhere `value` stands for all values.
+
+    Without `counts_for` it counts where the socket `choice` is connected.
+    """
 
     name: str
     choice: str
@@ -15,11 +18,16 @@ class Unused(NamedTuple):
 UNUSED = {
     "LikenessDetectFaces": (Unused("index", "choose", ("left to right",), 0),),
     "LikenessImportFaces": (Unused("index", "choose", ("left to right",), 0),),
-    "LikenessPersonInPlace": tuple(Unused(name, "place", ("box",), 50.0) for name in ("x", "y", "width", "height")),
+    "LikenessPersonInPlace": (
+        *(Unused(name, "place", ("box",), 50.0) for name in ("x", "y", "width", "height")),
+        Unused("index", "faces", (), 0),
+    ),
     "LikenessCombineIdentities": (
         Unused("slider", "method", ("interpolate",), 0.5),
         Unused("min_agreement", "method", ("drop outliers",), 0.5),
     ),
+    "LikenessFaceToWords": (Unused("expression_strength", "expression", (), 1.0),),
+    "LikenessTrainFaceA": (Unused("steps", "preset", ("own: as many as steps says",), 1000),),
 }
 
 
@@ -32,7 +40,13 @@ def settle(request: dict) -> dict:
     for node in prompt.values() if isinstance(prompt, dict) else ():
         inputs = node.get("inputs", {}) if isinstance(node, dict) else {}
         for unused in UNUSED.get(node.get("class_type"), ()) if inputs else ():
-            choice = inputs.get(unused.choice)
-            if isinstance(choice, str) and choice not in unused.counts_for and unused.name in inputs:
+            if unused.name in inputs and not _counts(unused, inputs.get(unused.choice)):
                 inputs[unused.name] = unused.value
     return request
+
+
+def _counts(unused: Unused, choice) -> bool:
+    """Return whether an input counts beside a choice; where that comes from another node, nobody knows it yet."""
+    if not unused.counts_for:
+        return choice is not None
+    return not isinstance(choice, str) or choice in unused.counts_for

@@ -66,7 +66,7 @@ def names(kind: str) -> list[str]:
         folder_paths.filename_list_cache.pop(kind, None)
         present = folder_paths.get_filename_list(kind)
     offered = [name for name in present if not (strangers and strangers.match(os.path.basename(name)))]
-    return sorted(offered, key=lambda name: _is_shipped(kind, name))
+    return sorted(offered, key=_list_shipped(kind).__contains__)
 
 
 def find(kind: str, name: str) -> str | None:
@@ -103,11 +103,12 @@ def list_choices(published: dict[str, tuple[str, ...]]) -> list[str]:
     """
     own, shipped = [], []
     for kind, files in published.items():
+        of_the_pack = _list_shipped(kind)
         for name in names(kind):
-            (shipped if _is_shipped(kind, name) else own).append(name)
+            (shipped if name in of_the_pack else own).append(name)
         own += [name for name in files if name not in own and find(kind, name)]
     return list(dict.fromkeys([*(own or [NO_FILE]), *shipped]))
 
 
-def _is_shipped(kind: str, name: str) -> bool:
-    return any(kind in kinds and (folder / kind / name).is_file() for folder, kinds in _SHIPPED.items())
+def _list_shipped(kind: str) -> set[str]:
+    return {name for folder, kinds in _SHIPPED.items() if kind in kinds for name in os.listdir(folder / kind)}

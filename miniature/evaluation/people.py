@@ -37,6 +37,8 @@ def render_person(number: int, seed: int = 0) -> HeldOutPerson:
     rendering = draw(
         [subject] * (1 + _OTHERS), [scene(number, index, seed, PHOTOS) for index in range(1 + _OTHERS)], SIZE
     )
-    faces = tuple((Face(points, (0.0, 0.0, SIZE - 1.0, SIZE - 1.0), 1.0),) for points in rendering.points.numpy())
+    faces = tuple(
+        (Face(points, (0.0, 0.0, SIZE - 1.0, SIZE - 1.0), 1.0, drawn=True),) for points in rendering.points.numpy()
+    )
     parts = (slice(0, 1), slice(1, None))
     return HeldOutPerson(subject, *(Faces(rendering.images[part], faces[part], "the drawn world") for part in parts))

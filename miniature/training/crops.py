@@ -19,7 +19,7 @@ def read_faces(dataset: ImageSet, indices: Sequence[int]) -> Faces:
     """Return the faces of drawn pictures from the points they were drawn with."""
     images, points = dataset.images(indices).float() / 255, dataset.points(indices).numpy()
     side = float(dataset.recipe.size - 1)
-    faces = tuple((Face(five, (0.0, 0.0, side, side), 1.0),) for five in points)
+    faces = tuple((Face(five, (0.0, 0.0, side, side), 1.0, drawn=True),) for five in points)
     return Faces(images, faces, "the drawn world")
 
 

@@ -13,6 +13,7 @@ from likeness.faces.host_types import export_landmarks
 from likeness.faces.landmarks import complete
 from likeness.faces.masks import MaskStyle, face_masks
 from likeness.faces.types import Face, Faces
+from likeness.miniature.world.photos import render_photos
 from PIL import Image
 
 LABELS = {
@@ -257,6 +258,14 @@ def test_masks_from_five_points_cover_the_part(load, photo, region, cover):
             (estimated,), source = face_masks(five, region, MaskStyle())
         assert source == ("estimated from five points",)
         assert ((closest > 0) & (estimated > 0)).sum() / (closest > 0).sum() > cover, name
+
+
+def test_a_drawn_face_is_masked_alike_whether_the_file_is_there_or_not(load):
+    """The miniature's networks learned from these outlines: with others its pictures are of somebody else."""
+    images, _ = render_photos(5, 1)
+    finder = detector.load("drawn: miniature")
+    (face,) = complete(detector.detect_faces(finder, images)).per_image[0]
+    assert face.drawn and face.landmarks is None
 
 
 def test_masks_prefer_landmarks_where_the_file_is_there(load, photo):

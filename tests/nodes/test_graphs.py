@@ -315,7 +315,10 @@ def test_ids_inputs_and_outputs_are_the_promised_ones(executor):
 
 
 def test_every_node_explains_itself(executor, root):
-    """A tooltip on every input, a description, a place in the menu, a help page that names every input and output."""
+    """A tooltip on every input, a description, a place in the menu, and a help page.
+
+    The page names every input and output, has a picture, and begins with the three settings that matter most.
+    """
     for key, node in ours().items():
         schema = node.GET_SCHEMA()
         assert schema.description and schema.category.startswith("likeness/")
@@ -326,8 +329,10 @@ def test_every_node_explains_itself(executor, root):
         for socket in schema.outputs:
             assert socket.tooltip, f"{key}: output {socket.id}"
             assert f"`{socket.display_name or socket.id}`" in page
-        for name in re.findall("`(.+?)`", "".join(re.findall("^Set first: .*", page, re.MULTILINE))):
-            assert name in NODE_IDS[key], f"{key} has no {name} to set"
+        first = re.findall("`(.+?)`", "".join(re.findall("^Set first: .*", page, re.MULTILINE)))
+        assert set(first) <= set(NODE_IDS[key]), f"{key} has not all of {first} to set"
+        assert len(first) >= min(3, len(NODE_IDS[key])), f"{key}: {first} is all that is to be set first"
+        assert "](img/" in page, f"{key} has no picture on its help page"
         for image in re.findall(r"\]\((.+?)\)", page):
             assert image.startswith("https://") or (root / "web" / "docs" / image).stat().st_size < 30_000, image
 

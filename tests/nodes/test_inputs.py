@@ -1,5 +1,8 @@
 """What inputs of several nodes have in common: masks that are none are told from masks."""
 
+import sys
+
+import folder_paths
 import pytest
 import torch
 from likeness.nodes.inputs import check_mask, check_numbers, explain_placeholder
@@ -48,3 +51,24 @@ def test_node_search_knows_the_words_people_type(executor, words):
     """It looks into names and aliases."""
     schemas = [node.GET_SCHEMA() for key, node in nodes.NODE_CLASS_MAPPINGS.items() if key.startswith("Likeness")]
     assert any(words in [schema.display_name.lower(), *(schema.search_aliases or ())] for schema in schemas)
+
+
+def test_menus_of_folders_with_2000_files_look_into_none(executor, tmp_path, monkeypatch):
+    """The editor asks for all menus at once, when it starts and whenever R is pressed."""
+    kinds = ("facechain_fact", "ipadapter", "metrics", "insightface", "detection", "face_parsing", "face_id", "facea")
+    for kind in kinds:
+        extensions = folder_paths.folder_names_and_paths[kind][1]
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path)], extensions))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    names = {f"{number:04}.{ending}" for number in range(1000) for ending in ("onnx", "safetensors")}
+    for name in names:
+        (tmp_path / name).touch()
+
+    opened = []  # by anything in this process, as a hook cannot be taken away
+    sys.addaudithook(lambda event, values: opened.append(str(values[0])) if event == "open" else None)
+    offered = set()
+    for key, node in nodes.NODE_CLASS_MAPPINGS.items():
+        if key.startswith("Likeness"):
+            for socket in node.GET_SCHEMA().inputs:
+                offered |= names.intersection(getattr(socket, "options", None) or ())
+    assert offered == names and not any(str(tmp_path) in file for file in opened)

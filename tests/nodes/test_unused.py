@@ -46,13 +46,35 @@ def test_numbers_that_count_and_links_stay():
     assert unused.settle({}) == {} and unused.settle({"prompt": None}) == {"prompt": None}
 
 
-def test_the_table_of_unused_numbers_names_what_there_is(executor):
-    for key, entries in unused.UNUSED.items():
-        schema = {entry.id: entry for entry in nodes.NODE_CLASS_MAPPINGS[key].GET_SCHEMA().inputs}
-        for entry in entries:
+def test_every_number_that_may_not_count_says_when_it_does_and_is_settled(executor):
+    for key, node in nodes.NODE_CLASS_MAPPINGS.items():
+        schema = {entry.id: entry for entry in node.GET_SCHEMA().inputs} if key.startswith("Likeness") else {}
+        numbers = {name for name, entry in schema.items() if entry.io_type in ("INT", "FLOAT")}
+        speaking = {name for name in numbers if "Counts only" in schema[name].tooltip}
+        assert speaking == {entry.name for entry in unused.UNUSED.get(key, ())}, key
+        for entry in unused.UNUSED.get(key, ()):
             number, choice = schema[entry.name], schema[entry.choice]
-            assert number.min <= entry.value <= number.max and {*entry.counts_for} <= {*choice.options}
-            assert "Counts only with" in number.tooltip
+            assert number.min <= entry.value <= number.max
+            assert {*entry.counts_for} <= {*choice.options} if entry.counts_for else choice.optional
+
+
+def test_steps_beside_a_preset_train_nothing_anew():
+    likeness, *_, own = facea_train._PRESETS
+    assert _settled("LikenessTrainFaceA", preset=likeness, steps=40)["steps"] == facea_train._PRESETS[likeness]
+    assert _settled("LikenessTrainFaceA", preset=own, steps=40)["steps"] == 40
+
+
+def test_a_number_for_a_socket_counts_where_that_is_connected():
+    for kind, name, socket in (
+        ("FaceToWords", "expression_strength", "expression"),
+        ("PersonInPlace", "index", "faces"),
+    ):
+        assert _settled(f"Likeness{kind}", **{name: 0.25})[name] != 0.25
+        assert _settled(f"Likeness{kind}", **{name: 0.25, socket: ["1", 0]})[name] == 0.25
+
+
+def _settled(kind: str, **inputs) -> dict:
+    return unused.settle({"prompt": {"a": {"class_type": kind, "inputs": inputs}}})["prompt"]["a"]["inputs"]
 
 
 @pytest.mark.parametrize(("name", "masked"), [("fact_text_to_image", True), ("f2d_text_to_image", False)])
@@ -80,11 +102,3 @@ def test_crops_blacked_out_for_another_encoder_are_remarked_upon():
     blackened, whole = (replace(tiny.face_id(4), encoder="arcface", masked=masked) for masked in (True, False))
     assert "with a blacked out background" in ip_adapter.doubt_crops(blackened)
     assert ip_adapter.doubt_crops(whole) is None and ip_adapter.doubt_crops(None) is None
-
-
-def test_steps_under_a_preset_are_spoken_of():
-    likeness, fewer, own = facea_train._PRESETS
-    assert facea_train.doubt_steps(1000, likeness) == facea_train.doubt_steps(1000, fewer) == []
-    assert facea_train.doubt_steps(40, own) == []
-    (remark,) = facea_train.doubt_steps(40, likeness)
-    assert "trains 1000 steps" in remark and "set to 40" in remark and "preset own" in remark
