@@ -30,6 +30,10 @@ ACTIVE = "() => app.extensionManager.workflow.activeWorkflow.path"
 LOAD_TEMPLATE = """async ([path, name]) => app.loadGraphData(
     await (await fetch(path)).json(), true, true, name, { openSource: 'template' })"""
 DRAWN = """() => app.graph.nodes.every(node => document.querySelector(`[data-node-id="${node.id}"]`))"""
+FEW_CARDS = """() => {
+    const cards = document.querySelectorAll('[data-testid^="template-workflow-"]').length
+    return 0 < cards && cards < 10
+}"""
 BOXES = """isNew => app.graph.nodes.map(node => {
     const rect = isNew && document.querySelector(`[data-node-id="${node.id}"]`).getBoundingClientRect()
     const [width, height] = isNew
@@ -130,13 +134,14 @@ def open_card(page, card, pack="ComfyUI-Likeness") -> dict:
     """Open a template by its card, and return the file."""
     page.evaluate("() => app.graph.clear()")
     before, button = page.evaluate(ACTIVE), page.get_by_test_id(f"template-workflow-{card}")
-    for _ in range(4):  # a click on the list while it is drawn anew is lost, and no event tells when it is drawn
+    for _ in range(9):  # a click on the list while it is drawn anew is lost
         with contextlib.suppress(TimeoutError):
             command(page, "Comfy.BrowseTemplates")
             page.get_by_text(pack).first.click(timeout=30_000)
             page.get_by_placeholder("Search").last.fill(card, timeout=30_000)  # newer editors draw the first cards only
+            page.wait_for_function(FEW_CARDS, timeout=30_000)
             button.click(timeout=30_000)
-            page.wait_for_function(f"before => ({ACTIVE})() !== before", arg=before, timeout=30_000)
+            page.wait_for_function(f"before => ({ACTIVE})() !== before", arg=before, timeout=10_000)
             break
     assert card in page.evaluate(ACTIVE)
     button.wait_for(state="detached")
