@@ -32,7 +32,7 @@ LOAD_TEMPLATE = """async ([path, name]) => app.loadGraphData(
 DRAWN = """() => app.graph.nodes.every(node => document.querySelector(`[data-node-id="${node.id}"]`))"""
 FEW_CARDS = """() => {
     const cards = document.querySelectorAll('[data-testid^="template-workflow-"]').length
-    return 0 < cards && cards < 10
+    return 0 < cards && cards < 20
 }"""
 BOXES = """isNew => app.graph.nodes.map(node => {
     const rect = isNew && document.querySelector(`[data-node-id="${node.id}"]`).getBoundingClientRect()
