@@ -47,8 +47,18 @@ def make_graph(picture: dict) -> dict:
 
 
 def compose(images: list[Image.Image], people: list[int], framed: int | None) -> Image.Image:
-    """Return a square of four results, or two wide ones, with the people's photos in its corners; framed: the best."""
-    card = Image.new("RGB", (SIDE, SIDE))
+    """Return a square of four results, or two wide ones, with the people's photos in its corners; framed: the best.
+
+    Of a group, three times as wide as high, it shows what is there (before and after) and each photo below its face.
+    """
+    card = Image.new("RGB", (SIDE, SIDE), "white")
+    if images[0].width == 3 * images[0].height:
+        for number, image in enumerate(images):
+            card.paste(image.resize((SIDE, SIDE // 3), Image.Resampling.LANCZOS), (0, number * (SIDE // 3)))
+        corners = [(number * SIDE // 3, SIDE * 2 // 3 + 2) for number in range(len(people[:2]))]
+        for person, corner in zip(people, corners):
+            card.paste(_draw_photo(person), corner)
+        return card
     for number, image in enumerate(images[:4]):
         half = SIDE // 2
         size = (SIDE, half) if image.width > image.height else (half, half)
@@ -58,17 +68,22 @@ def compose(images: list[Image.Image], people: list[int], framed: int | None) ->
             edges = (*corner, corner[0] + half - 1, corner[1] + half - 1)
             ImageDraw.Draw(card).rectangle(edges, outline="#e0b84f", width=8)
     for number, person in enumerate(people[:2]):
-        photo, _ = render_photos(FIRST_PERSON + person, 1)
-        inset = Image.fromarray((photo[0].numpy() * 255).round().astype(np.uint8)).resize((INSET, INSET))
         left = (SIDE - INSET) // 2 if len(people) == 1 else number * (SIDE - INSET)
         top = (SIDE - INSET) // 2
         ImageDraw.Draw(card).rectangle((left - 5, top - 5, left + INSET + 4, top + INSET + 4), fill="white")
-        card.paste(inset, (left, top))
+        card.paste(_draw_photo(person), (left, top))
     return card
+
+
+def _draw_photo(person: int) -> Image.Image:
+    photo, _ = render_photos(FIRST_PERSON + person, 1)
+    return Image.fromarray((photo[0].numpy() * 255).round().astype(np.uint8)).resize((INSET, INSET))
 
 
 async def _sample(url: str, graph: dict) -> list[Image.Image]:
     async with clients.Client(url) as client:
         answer = await client.run(graph, lambda *_: None)
-    (node,) = (key for key, value in graph.items() if value["class_type"] == "SaveImage")
-    return [Image.open(io.BytesIO(file.data)).convert("RGB") for file in answer.images[node]]
+    shown = [
+        key for kind in ("PreviewImage", "SaveImage") for key, value in graph.items() if value["class_type"] == kind
+    ]
+    return [Image.open(io.BytesIO(file.data)).convert("RGB") for key in shown for file in answer.images[key]]

