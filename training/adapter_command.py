@@ -30,6 +30,7 @@ from ..faces.search import FaceDetector
 from ..host_process import SetupError
 from ..weights import folders, saving
 from . import curve, face2diffusion, fact, infinite_id, loop, photos, portraits, shards
+from .adapter_loop import train_adapter
 from .bases import BUILT_IN, BuiltInBase
 from .distributed import is_main, main_first
 from .frozen import freeze
@@ -165,16 +166,16 @@ def _train(options: argparse.Namespace) -> None:
     fixed = freeze(base.model, base.clip, settings.precision, settings.checkpointing)
     progress = loop.Progress()
     module = method.trainer.make(fixed, watched[0], settings)
-    loss, *validation = (method.trainer.make_loss(fixed, module, part, *more, settings) for part in watched)
+    validation = [method.trainer.make_loss(fixed, module, part, *more, settings) for part in watched[1:]]
     watch = _watch(method, module, progress, settings, options.output, validation)
 
     def after_step(progress: loop.Progress) -> None:
         line(progress)
         watch(progress)
 
-    checkpoint, groups = _checkpoint_path(options.output), method.trainer.make_groups(module, settings)
+    checkpoint = _checkpoint_path(options.output)
     try:
-        loop.fit(groups, loss, settings, fixed.device, checkpoint, after_step, progress)
+        train_adapter(method.trainer, fixed, module, (watched[0], *more), settings, checkpoint, after_step, progress)
     except KeyError as error:
         raise ValueError(f"{checkpoint} is of another training: it has no {error}.") from error
     if is_main():

@@ -150,13 +150,3 @@ def make_loss(base: Frozen, network: MappingNetwork, portraits: Portraits, setti
 def make_groups(network: MappingNetwork, settings: Face2DiffusionSettings) -> list[loop.Group]:
     """Return what learns at which rate."""
     return [loop.Group(dict(network.named_parameters()), settings.lr)]
-
-
-def train(base: Frozen, portraits: Portraits, settings: Face2DiffusionSettings, checkpoint, after_step):
-    """Train a mapping network for `base` on `portraits`, and return it with the progress.
-
-    after_step: called with the progress. Raises what `make` and `loop.train` do.
-    """
-    network = make(base, portraits, settings)
-    loss = make_loss(base, network, portraits, settings)
-    return network, loop.fit(make_groups(network, settings), loss, settings, base.device, checkpoint, after_step)

@@ -187,7 +187,7 @@ class _Run:
         groups = [loop.Group(lora, self.settings.lr_lora), loop.Group(features, self.settings.lr_features)]
         return groups if self.settings.learned_rows else groups[:1]
 
-    def loss(self, generator: torch.Generator) -> torch.Tensor:
+    def loss(self, generator: torch.Generator, step: int) -> torch.Tensor:
         """Return the loss of a sampled batch: Eq. 2 with the terms that task and settings leave of it."""
         attribute, batch = self.task.attribute, self.settings.batch
         attributes = (attribute,) if attribute else ATTRIBUTES if self.settings.attribute_loss else ()

@@ -189,21 +189,6 @@ def make_loss(base: Frozen, adapter: Fact, portraits: Portraits, settings: FactS
     return loss
 
 
-def train(
-    base: Frozen, portraits: Portraits, settings: FactSettings, checkpoint, after_step, projector: dict | None = None
-) -> tuple[Fact, loop.Progress]:
-    """Train an adapter for `base` on `portraits`, and return it with the progress.
-
-    after_step: called with the progress. projector: the weights that its projector begins with, see `fact_projector`.
-    Raises what `make` and `loop.train` do.
-    """
-    adapter = make(base, portraits, settings)
-    if projector is not None:
-        adapter.projector.load_state_dict(projector)
-    loss = make_loss(base, adapter, portraits, settings)
-    return adapter, loop.fit(make_groups(adapter, settings), loss, settings, base.device, checkpoint, after_step)
-
-
 def make_groups(adapter: Fact, settings: FactSettings) -> list[loop.Group]:
     """Return what learns at which rate, in the order of checkpoints; the projector is among the rest if it can be."""
     named = dict(adapter.named_parameters())

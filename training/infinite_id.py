@@ -176,16 +176,3 @@ def make_loss(
 def make_groups(adapter: InfiniteId, settings: InfiniteIdSettings) -> list[loop.Group]:
     """Return what learns at which rate."""
     return [loop.Group(dict(adapter.named_parameters()), settings.lr)]
-
-
-def train(
-    base: Frozen, portraits: Portraits, nothing: torch.Tensor, settings: InfiniteIdSettings, checkpoint, after_step
-):
-    """Train an adapter for `base` on `portraits`, and return it with the progress.
-
-    nothing: CLIP's features [m, d] of an empty picture. after_step: called with the progress. Raises what `loop.train`
-    does.
-    """
-    adapter = make(base, portraits, settings)
-    loss = make_loss(base, adapter, portraits, nothing, settings)
-    return adapter, loop.fit(make_groups(adapter, settings), loss, settings, base.device, checkpoint, after_step)

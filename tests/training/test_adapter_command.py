@@ -85,10 +85,10 @@ def beside(output) -> list[str]:
 @pytest.mark.slow
 def test_photos_become_a_file_that_load_face_adapter_opens(method, people, tmp_path, monkeypatch, capsys):
     output, kept, how = tmp_path / "out.safetensors", [], adapter_command.METHODS[method]
-    learn = adapter_command.loop.fit
+    learn = adapter_command.train_adapter
     make = how.trainer.make
     monkeypatch.setattr(how.trainer, "make", lambda *given: kept.append(make(*given)) or kept[0])
-    monkeypatch.setattr(adapter_command.loop, "fit", lambda *given: kept.append(learn(*given)))
+    monkeypatch.setattr(adapter_command, "train_adapter", lambda *given: kept.append(learn(*given)))
     assert run(method, people, output) == 0
     told = capsys.readouterr()
     assert "4 photos of 2 people" in told.out and f"written to {output}" in told.out
