@@ -15,7 +15,7 @@ from ..adapters.unet_blocks import transformer_blocks
 from ..attention_patches.calls import attend
 from ..attention_patches.sfags import gated_self_attention, project_face
 from . import loop
-from .frozen import Frozen, mean_in_mask, prediction_error, sample_noise
+from .frozen import Condition, Frozen, mean_in_mask, prediction_error, sample_noise
 from .portraits import Portraits, others
 from .settings import AdapterSettings, Count, Number, Positive, Share, Weight
 from .watch import Loss
@@ -187,6 +187,21 @@ def make_loss(base: Frozen, adapter: Fact, portraits: Portraits, settings: FactS
             return step_loss(base, adapter, portraits, tokens, settings, step, generator)
 
     return loss
+
+
+def conditions(base: Frozen, adapter: Fact, data: tuple[Portraits], rows: torch.Tensor, settings: FactSettings):
+    """Return the `Condition`s of drawing some rows [b] of the portraits: with caption and face, and without."""
+    (portraits,) = data
+    features = portraits.features["transface"][rows].to(base.device, torch.float32)
+    masks = portraits.faces[rows].to(base.device, torch.float32)
+
+    def tell(captions: list[str], features: torch.Tensor) -> Condition:
+        patch = FaceBlockPatch(adapter.by_block, adapter.projector(features), masks, settings.denominator)
+        context = base.context(base.embeddings(base.tokens(captions)))
+        return Condition(context, {"patches": {"middle_patch": [patch]}})
+
+    captions = [portraits.captions[row] for row in rows.tolist()]
+    return tell(captions, features), tell([""] * len(rows), torch.zeros_like(features))
 
 
 def make_groups(adapter: Fact, settings: FactSettings) -> list[loop.Group]:
