@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import comfy.model_management
-import comfy.sd
 import folder_paths
 import torch
 
@@ -27,7 +26,7 @@ from ..adapters.facea import (
 from ..adapters.facea_file import KIND, load_facea, save_facea
 from ..weights import saving
 from . import inpainting, loop
-from .bases import BUILT_IN
+from .bases import BUILT_IN, load_checkpoint
 from .curve import summarise
 from .distributed import is_main
 from .facea import Learned, step_loss
@@ -38,6 +37,7 @@ from .sampling import sample
 from .settings import Count, CountOrNone, Positive, TrainingSettings, WatchedSettings
 
 ROWS = {"man": 3, "woman": 4}  # learned features of a prompt, as published
+WHOLE = "none"  # attribute alone: the whole face is learned
 STEPS, FEWER_STEPS, TRANSFER_STEPS = 1000, 600, 100
 _KEPT = 5  # checkpoints of other trainings that were stopped
 _PREVIEW_STEPS, _PREVIEW_SCALE = 20, 3.0
@@ -75,12 +75,12 @@ class Settings(WatchedSettings):
 class PersonSettings(Settings):
     """Settings of the command: those of the training, and what it is to learn of whom, see `Task`.
 
-    start: file of the identity to go on from, "" for none. attribute: "" for the whole face.
+    start: file of the identity to go on from, "" for none. attribute: one of ATTRIBUTES, or WHOLE.
     """
 
     word: str = "woman"
     start: str = ""
-    attribute: Literal[("", *ATTRIBUTES)] = ""
+    attribute: Literal[(WHOLE, *ATTRIBUTES)] = WHOLE
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,22 +121,21 @@ class Result:
 
 def read_task(person: PersonSettings) -> Task:
     """Return what settings say of whom what is to be learned; raises ValueError or OSError where they do not fit."""
-    if person.attribute and not person.start:
+    if person.attribute != WHOLE and not person.start:
         raise ValueError(
             f"attribute = '{person.attribute}' changes a person who was learned: name that identity's file as start."
         )
     if not person.start:
         return Task(person.word)
     start = load_facea(person.start)
-    return Task(start.word, start, person.attribute or None)
+    return Task(start.word, start, None if person.attribute == WHOLE else person.attribute)
 
 
 def load_base(checkpoint: str) -> Base:
     """Return what a checkpoint file holds, or of a base that comes with the pack the UNet that inpaints."""
     if built_in := BUILT_IN.get(checkpoint):
         return Base(*built_in.load_inpainting())
-    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(checkpoint)
-    return Base(model, clip, vae)
+    return Base(*load_checkpoint(checkpoint))
 
 
 def learn(
