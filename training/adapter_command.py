@@ -33,7 +33,16 @@ from .bases import BUILT_IN, BuiltInBase, load_checkpoint
 from .distributed import is_main, main_first
 from .frozen import freeze
 from .progress_line import ProgressLine
-from .settings import BASES, CLIP_FACES, AdapterSettings, check_data, check_paths, check_settings, make_parser, read_config
+from .settings import (
+    BASES,
+    CLIP_FACES,
+    AdapterSettings,
+    check_data,
+    check_paths,
+    check_settings,
+    make_parser,
+    read_config,
+)
 from .watch import Watch, averaged, mean_loss
 
 
@@ -165,7 +174,7 @@ def _train(options: argparse.Namespace) -> None:
     base, encoded, more, label = take(options, settings, method, about_data, built_in)
     watched = portraits.hold_out(encoded, settings.held_out) if settings.validate_steps else [encoded]
     comfy.model_management.unload_all_models()  # the base model needs the room
-    fixed = freeze(base.model, base.clip, settings.precision, settings.checkpointing)
+    fixed = freeze(base.model, base.clip, settings.precision, settings.checkpointing, settings.compile)
     progress = loop.Progress()
     module = method.trainer.make(fixed, watched[0], settings)
     validate = None

@@ -54,7 +54,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 def _train(options: argparse.Namespace) -> None:
     values, about_data = read_config(options.config, options.set)
     values |= {"word": options.word} if options.word else {}
-    values = ({"steps": facea_run.TRANSFER_STEPS} if values.get("attribute", facea_run.WHOLE) != facea_run.WHOLE else {}) | values
+    values = (
+        {"steps": facea_run.TRANSFER_STEPS} if values.get("attribute", facea_run.WHOLE) != facea_run.WHOLE else {}
+    ) | values
     about_data |= {name: value for name in ("size", "detector") if (value := getattr(options, name)) is not None}
     person = check_settings(facea_run.PersonSettings, values)
     settings = facea_run.Settings(**{field.name: getattr(person, field.name) for field in fields(facea_run.Settings)})

@@ -48,7 +48,7 @@ _NOT_LEARNED = (
     *(field.name for field in fields(WatchedSettings)[len(fields(TrainingSettings)) :]),
 )
 # Younger settings: left alone they must not change the keys of older checkpoints.
-_ADDED = {"warmup": 0, "cosine": False, "ema": 0.0, "attribute_loss": True, "learned_rows": True}
+_ADDED = {"warmup": 0, "cosine": False, "ema": 0.0, "attribute_loss": True, "learned_rows": True, "compile": False}
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Settings(WatchedSettings):
     """How to tune; docs/papers.md 6.5 tells which defaults are published and which chosen.
 
     batch: photos sampled for a step, with replacement. rank: of the LoRA, whose alpha is the same. features: learned
-    rows of each prompt, 0 for `ROWS`. level: one of LEVELS. checkpointing: less memory, more time.
+    rows of each prompt, 0 for `ROWS`. level: one of LEVELS. checkpointing: less memory, more time. compile: minutes first, less time then.
     attribute_loss, learned_rows: False for the ablations of the paper's Table 2: no local terms, and rows that stay.
     """
 
@@ -69,6 +69,7 @@ class Settings(WatchedSettings):
     checkpointing: bool = False
     attribute_loss: bool = True
     learned_rows: bool = True
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def learn(
         if is_main():
             _sweep(checkpoint)
         try:
-            with in_training(run.patchers, run.learned.lora, settings.checkpointing):
+            with in_training(run.patchers, run.learned.lora, settings.checkpointing, settings.compile):
                 loop.train(run.groups(), run.loss, settings, run.device, checkpoint, look, progress)
         except BaseException as error:  # the host's interruption is one
             remark = _save_stopped(run.identity(progress, len(photos.crops)), progress, checkpoint)

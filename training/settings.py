@@ -89,17 +89,19 @@ class WatchedSettings(TrainingSettings):
 class AdapterSettings(WatchedSettings):
     """Settings of every adapter's training.
 
-    base: the kind of base model that the settings are for, one of BASES. batch: photos of a loss. lr: the
-    learning rate. checkpointing: less memory, more time. held_out: share of the people who are not trained on, but whom
-    validations are of: the loss of always the same validation_batches batches, and validation_pictures of as many
-    photos, drawn in sampling_steps steps at the guidance cfg. text_scorer: file of the CLIP that compares them with
-    their captions, "" for no such score. best: one of BEST, by which the best file is chosen.
+    base: the kind of base model that the settings are for, one of BASES. batch: photos of a loss. lr: the learning
+    rate. checkpointing: less memory, more time. compile: minutes first, less time then. held_out: share of the people
+    who are not trained on, but whom validations are of: the loss of always the same validation_batches batches, and
+    validation_pictures of as many photos, drawn in sampling_steps steps at the guidance cfg. text_scorer: file of the
+    CLIP that compares them with their captions, "" for no such score. best: one of BEST, by which the best file is
+    chosen.
     """
 
     base: Literal[BASES] = BASES[0]
     batch: Count = 32
     lr: Positive = 1e-4
     checkpointing: bool = False
+    compile: bool = False
     held_out: Share = 0.05
     validation_batches: Count = 8
     validation_pictures: CountOrNone = 0
