@@ -287,7 +287,7 @@ def _find_parser(name: str, built_in: BuiltInBase | None) -> str:
 def load_base(checkpoint: str, kinds: tuple[str, ...], wanted: str = BASES[0]) -> LoadedBase:
     """Load the base model to train for; raises ValueError with a sentence where it is of none of `kinds`.
 
-    wanted: the kind for which settings are that were read from a file, one of BASES; of another one ValueError is raised.
+    wanted: one of BASES, the kind that the settings are for; for another one ValueError is raised too.
     """
     if built_in := BUILT_IN.get(checkpoint):
         return LoadedBase(*built_in.load(), built_in.path("base"), built_in.size, checkpoint, built_in)

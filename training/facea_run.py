@@ -56,8 +56,9 @@ class Settings(WatchedSettings):
     """How to tune; docs/papers.md 6.5 tells which defaults are published and which chosen.
 
     batch: photos sampled for a step, with replacement. rank: of the LoRA, whose alpha is the same. features: learned
-    rows of each prompt, 0 for `ROWS`. level: one of LEVELS. checkpointing: less memory, more time. compile: minutes first, less time then.
-    attribute_loss, learned_rows: False for the ablations of the paper's Table 2: no local terms, and rows that stay.
+    rows of each prompt, 0 for `ROWS`. level: one of LEVELS. checkpointing: less memory, more time. compile: minutes
+    first, less time then. attribute_loss, learned_rows: False for the ablations of the paper's Table 2: no local terms,
+    and rows that stay.
     """
 
     batch: Count = 4

@@ -13,6 +13,7 @@ from likeness.inpaint.refine import CropStyle
 from likeness.launcher import train
 from likeness.training import adapter_command, command
 from likeness.training.face2diffusion import Face2DiffusionSettings
+from likeness.training.facea_run import PersonSettings
 from likeness.training.facea_run import Settings as FaceaSettings
 from likeness.training.fact import FactSettings
 from likeness.training.infinite_id import InfiniteIdSettings
@@ -140,14 +141,14 @@ def test_a_person_s_training_reads_config_and_options(tmp_path, monkeypatch):
 
 
 RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.toml"))
-METHODS = {"facea": (FaceaSettings, ())} | {
+METHODS = {"facea": (PersonSettings, ())} | {
     name.replace("-", "_"): (how.settings, how.networks) for name, how in adapter_command.METHODS.items()
 }
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipes_are_read_and_every_line_has_its_source(recipe):
-    kind, networks = METHODS[recipe.stem.removesuffix("_sdxl")]
+    kind, networks = METHODS[recipe.stem.removesuffix("_sdxl").removesuffix("_transfer")]
     values, data = read_config(recipe, [])
     check_settings(kind, values)
     check_data(networks, data)
@@ -156,7 +157,7 @@ def test_recipes_are_read_and_every_line_has_its_source(recipe):
 
 
 def test_recipes_are_of_all_methods():
-    assert {recipe.stem.removesuffix("_sdxl") for recipe in RECIPES} == METHODS.keys()
+    assert {recipe.stem.removesuffix("_sdxl").removesuffix("_transfer") for recipe in RECIPES} == METHODS.keys()
 
 
 @pytest.mark.slow
