@@ -27,6 +27,7 @@ BENCHMARKS = {
     "f2d": "f2d.py", "facea": "facea.py", "miniature": "miniature.py", "code": "code_figures.py", "cuda": "on_cuda.py",
     "intensity": "intensity.py", "recogniser": "recogniser.py", "scores": "scores.py", "fuzz": "fuzz.py",
     "faces": "faces.py", "places": "places.py", "strength": "strength.py", "step": "step.py", "batch": "batch.py",
+    "train": "training_cost.py",
 }  # fmt: skip
 
 

@@ -5,7 +5,6 @@ import dataclasses
 import glob
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import NamedTuple
 
 import comfy.clip_vision
 import comfy.model_management
-import comfy.sd
 import comfy.supported_models
 import safetensors.torch
 import torch
@@ -29,12 +27,22 @@ from ..faces.parsing import FaceParser, load_parser
 from ..faces.search import FaceDetector
 from ..host_process import SetupError
 from ..weights import folders, saving
-from . import curve, face2diffusion, fact, infinite_id, loop, photos, portraits, shards
-from .bases import BUILT_IN, BuiltInBase
+from . import curve, face2diffusion, fact, infinite_id, loop, photos, portraits, shards, validation
+from .adapter_loop import train_adapter
+from .bases import BUILT_IN, BuiltInBase, load_checkpoint
 from .distributed import is_main, main_first
 from .frozen import freeze
 from .progress_line import ProgressLine
-from .settings import CLIP_FACES, AdapterSettings, add_setting_options, check_data, check_settings, read_config
+from .settings import (
+    BASES,
+    CLIP_FACES,
+    AdapterSettings,
+    check_data,
+    check_paths,
+    check_settings,
+    make_parser,
+    read_config,
+)
 from .watch import Watch, averaged, mean_loss
 
 
@@ -142,39 +150,60 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="likeness.py train", description=__doc__)
-    parser.add_argument("method", choices=METHODS, help="what to train")
-    parser.add_argument("photos", type=Path, help="folder with a sub-folder of photos for each person, or prepared")
+    kinds = " or ".join(map(name_kind, METHODS[arguments[0]].bases))
     words = "".join(f", or the word {name} for {base.what}" for name, base in BUILT_IN.items())
-    parser.add_argument("checkpoint", help=f"SD1.x or, for infinite-id, SDXL checkpoint{words}")
-    parser.add_argument("output", type=Path, help="the safetensors file to write")
-    add_setting_options(parser)
-    return parser.parse_args(arguments)
+    photos = "folder with a sub-folder of photos for each person, or prepared"
+    parser = make_parser(arguments[0], __doc__, photos, f"{kinds} checkpoint{words}")
+    return parser.parse_args(arguments[1:], argparse.Namespace(method=arguments[0]))
+
+
+def name_kind(kind: str) -> str:
+    """Return a kind of base model as sentences name it."""
+    return "SD1.x" if kind == "SD1.5" else kind
 
 
 def _train(options: argparse.Namespace) -> None:
     method, built_in = METHODS[options.method], BUILT_IN.get(options.checkpoint)
     values, about_data = read_config(options.config, options.set)
     settings = check_settings(method.settings, values)
-    _check_paths(options.photos, options.checkpoint, options.output)
+    check_paths(options.photos, options.checkpoint, options.output, "an SD1.x", BUILT_IN)
+    validation.check(settings)
+    scorers = validation.load_scorers(settings.face_scorer, settings.text_scorer)
     line = ProgressLine(settings)
     take = _take_prepared if (options.photos / shards.MANIFEST).is_file() else _take_photos
-    base, encoded, more = take(options, method, about_data, built_in)
+    base, encoded, more, label = take(options, settings, method, about_data, built_in)
     watched = portraits.hold_out(encoded, settings.held_out) if settings.validate_steps else [encoded]
     comfy.model_management.unload_all_models()  # the base model needs the room
-    fixed = freeze(base.model, base.clip, settings.precision, settings.checkpointing)
+    fixed = freeze(base.model, base.clip, settings.precision, settings.checkpointing, settings.compile)
     progress = loop.Progress()
     module = method.trainer.make(fixed, watched[0], settings)
-    loss, *validation = (method.trainer.make_loss(fixed, module, part, *more, settings) for part in watched)
-    watch = _watch(method, module, progress, settings, options.output, validation)
+    validate = None
+    if settings.validate_steps:
+        loss, gallery = method.trainer.make_loss(fixed, module, watched[1], *more, settings), None
+        if settings.validation_pictures and is_main():
+            finder, data = detector.load(label, 0.5, 640), (watched[1], *more)
+            gallery = validation.Gallery(
+                method.trainer, fixed, base.vae, data, settings, options.output, finder, *scorers
+            )
+
+        def validate(step: int) -> dict[str, float]:
+            with averaged(module, progress):
+                numbers = {"validation": mean_loss(loss, settings.validation_batches)}
+                return numbers | (gallery(module, step) if gallery else {})
+
+    def write(path: Path) -> None:
+        with averaged(module, progress):
+            _write(method, module, path)
+
+    watch = Watch(settings, settings.lr, options.output, write, validate, settings.best)
 
     def after_step(progress: loop.Progress) -> None:
         line(progress)
         watch(progress)
 
-    checkpoint, groups = _checkpoint_path(options.output), method.trainer.make_groups(module, settings)
+    checkpoint = _checkpoint_path(options.output)
     try:
-        loop.fit(groups, loss, settings, fixed.device, checkpoint, after_step, progress)
+        train_adapter(method.trainer, fixed, module, (watched[0], *more), settings, checkpoint, after_step, progress)
     except KeyError as error:
         raise ValueError(f"{checkpoint} is of another training: it has no {error}.") from error
     if is_main():
@@ -184,18 +213,19 @@ def _train(options: argparse.Namespace) -> None:
         checkpoint.unlink(missing_ok=True)
 
 
-def _take_photos(options: argparse.Namespace, method: AdapterTraining, about_data: dict, built_in: BuiltInBase | None):
-    """Return base model, portraits and, where it is read, what CLIP sees in nothing, of a folder of photos."""
+def _take_photos(options: argparse.Namespace, settings: AdapterSettings, method: AdapterTraining, about_data, built_in):
+    """Return base model, portraits, where it is read what CLIP sees in nothing, and the detector's label."""
     data = complete_data(method.networks, about_data, built_in)
-    base = load_base(options.checkpoint, method.bases)
+    base = load_base(options.checkpoint, method.bases, settings.base)
     data = replace(data, size=data.size or base.size)
     photos.check_size(data.size, base.vae)
     encoded = _prepare_portraits(options, data, base)
     file = data.files.get("clip_vision")
-    return base, encoded, [photos.clip_of_nothing(_load_clip_vision(file, built_in))] if file else []
+    more = [photos.clip_of_nothing(_load_clip_vision(file, built_in))] if file else []
+    return base, encoded, more, data.detector
 
 
-def _take_prepared(options: argparse.Namespace, method: AdapterTraining, about_data: dict, built_in):
+def _take_prepared(options: argparse.Namespace, settings: AdapterSettings, method: AdapterTraining, about_data, _):
     """Return the same of photos that `likeness.py prepare` encoded; raises ValueError where they are for another."""
     check_data(method.networks, about_data)
     manifest, encoded, more = shards.read(options.photos)
@@ -209,12 +239,12 @@ def _take_prepared(options: argparse.Namespace, method: AdapterTraining, about_d
         was = there["files"].get(name, there.get(name))
         if not _agrees(was, value):
             raise ValueError(f"{options.photos} was prepared with {name} = {was!r}, not {value!r}: prepare it anew.")
-    base = load_base(options.checkpoint, method.bases)
+    base = load_base(options.checkpoint, method.bases, settings.base)
     if base.kind != manifest["base"]:
         raise ValueError(f"{options.photos} was prepared for {manifest['base']}, but {base.file} is {base.kind}.")
     if is_main():
         print(f"{len(encoded)} photos of {len(encoded.shelves.counts)} people, in {options.photos}", flush=True)
-    return base, encoded, more if "clip_vision" in method.networks else []
+    return base, encoded, more if "clip_vision" in method.networks else [], there["detector"]
 
 
 def _agrees(was: object, value: object) -> bool:
@@ -222,37 +252,6 @@ def _agrees(was: object, value: object) -> bool:
     if isinstance(was, str) and was and value:
         return was.endswith(str(value))
     return was == value or (not was and value in ("", NO_PARSER))
-
-
-def _watch(method: AdapterTraining, module, progress: loop.Progress, settings, output: Path, validation) -> Watch:
-    """Return what writes the adapter and measures the loss on people held out, if any, while the training goes on."""
-
-    def write(path: Path) -> None:
-        with averaged(module, progress):
-            _write(method, module, path)
-
-    def validate() -> float:
-        with averaged(module, progress):
-            return mean_loss(validation[0], settings.validation_batches)
-
-    return Watch(settings, output, write, validate if validation else None)
-
-
-def _check_paths(folder: Path, checkpoint: str, output: Path) -> None:
-    """Raise ValueError or OSError where photos or checkpoint are not there, or the output cannot be written."""
-    if not folder.is_dir():
-        raise ValueError(f"There is no folder {folder} with photos.")
-    if checkpoint not in BUILT_IN and not Path(checkpoint).is_file():
-        names = ", or ".join(["name an SD1.x checkpoint file", *BUILT_IN])
-        raise ValueError(f"There is no checkpoint {checkpoint}: {names}.")
-    if output.suffix != ".safetensors":
-        raise ValueError(f"The file to write must be called something.safetensors, not {output.name}.")
-    try:
-        with tempfile.TemporaryFile(dir=output.parent):
-            pass
-    except OSError as error:
-        why = error.strerror or error
-        raise OSError(f"Nothing can be written into {output.parent} ({why}): make it, or name another.") from error
 
 
 def complete_data(networks: tuple[str, ...], values: dict, built_in: BuiltInBase | None) -> Data:
@@ -285,19 +284,27 @@ def _find_parser(name: str, built_in: BuiltInBase | None) -> str:
     return folders.path("face_parsing", name) if name else folders.find("face_parsing", _PARSER) or ""
 
 
-def load_base(checkpoint: str, kinds: tuple[str, ...]) -> LoadedBase:
-    """Load the base model to train for; raises ValueError with a sentence where it is of none of `kinds`."""
+def load_base(checkpoint: str, kinds: tuple[str, ...], wanted: str = BASES[0]) -> LoadedBase:
+    """Load the base model to train for; raises ValueError with a sentence where it is of none of `kinds`.
+
+    wanted: one of BASES, the kind that the settings are for; for another one ValueError is raised too.
+    """
     if built_in := BUILT_IN.get(checkpoint):
         return LoadedBase(*built_in.load(), built_in.path("base"), built_in.size, checkpoint, built_in)
-    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(checkpoint)
+    model, clip, vae = load_checkpoint(checkpoint)
     config = model.model.model_config
     plain = config.unet_config["in_channels"] == config.latent_format.latent_channels
     kind = recognise_base(model.model.diffusion_model)
     family = _FAMILIES.get(kind)
     predicts = model.model.model_type in (ModelType.EPS, ModelType.V_PREDICTION)
     if clip is None or kind not in kinds or not isinstance(config, family) or not plain or not predicts:
-        names = " or ".join("SD1.x" if each == "SD1.5" else each for each in kinds)
+        names = " or ".join(map(name_kind, kinds))
         raise ValueError(f"{checkpoint} is no {names} text-to-image checkpoint with its text encoder: name one.")
+    if wanted not in (BASES[0], kind):
+        raise ValueError(
+            f"These settings are for {name_kind(wanted)} (base = '{wanted}'), but {checkpoint} is {name_kind(kind)}: "
+            "take the recipe for that base, or another checkpoint."
+        )
     return LoadedBase(model, clip, vae, checkpoint, _SIZES[kind], kind)
 
 

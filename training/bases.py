@@ -1,7 +1,9 @@
-"""Base models that come with the pack: `train` takes their names in the place of a checkpoint."""
+"""Base models: those that come with the pack, whose names `train` takes in the place of a checkpoint, and files."""
 
 from collections.abc import Callable
 from typing import NamedTuple
+
+import comfy.sd
 
 
 class BuiltInBase(NamedTuple):
@@ -9,7 +11,8 @@ class BuiltInBase(NamedTuple):
 
     what: what it is, in words. size: pixels of a picture's side. detector: the label of the face detector that sees
     its people. path: the file of "base" or of a network by name; raises FileNotFoundError where it is missing.
-    load: makes MODEL, CLIP and VAE. load_clip_vision: makes the CLIP_VISION of the file "clip_vision".
+    load: makes MODEL, CLIP and VAE, load_inpainting the same with a UNet that inpaints. load_clip_vision: makes the
+    CLIP_VISION of the file "clip_vision".
     """
 
     what: str
@@ -17,7 +20,19 @@ class BuiltInBase(NamedTuple):
     detector: str
     path: Callable[[str], str]
     load: Callable[[], tuple]
+    load_inpainting: Callable[[], tuple]
     load_clip_vision: Callable[[], object]
 
 
 BUILT_IN: dict[str, BuiltInBase] = {}
+
+
+def load_checkpoint(file: str) -> tuple:
+    """Return MODEL, CLIP and VAE of a checkpoint file; raises ValueError, naming it, where the host cannot read it."""
+    try:
+        return comfy.sd.load_checkpoint_guess_config(file)[:3]
+    except Exception as error:  # a damaged pickle can make the unpickler raise anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{file} cannot be read as a checkpoint ({reason}): fetch it again, or name another."
+        ) from error

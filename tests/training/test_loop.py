@@ -39,7 +39,7 @@ class Line:
         self.groups = [Group({"slope": self.slope}, slope_lr), Group({"offset": self.offset}, offset_lr)]
         self.drawn = []
 
-    def loss(self, generator):
+    def loss(self, generator, step=0):
         x = torch.randn(8, generator=generator)
         self.drawn.append(x)
         return (self.slope * x + self.offset - (3 * x - 1)).square().mean()
@@ -88,7 +88,7 @@ def test_accumulated_losses_make_one_step():
     progress = train(line.groups, line.loss, TrainingSettings(steps=2, accumulate=3), CPU)
     assert len(line.drawn) == 6 and progress.step == 2
     once = Line()
-    whole = train(once.groups, lambda g: sum(once.loss(g) for _ in range(3)) / 3, TrainingSettings(steps=2), CPU)
+    whole = train(once.groups, lambda g, step: sum(once.loss(g) for _ in range(3)) / 3, TrainingSettings(steps=2), CPU)
     assert torch.allclose(line.state(), once.state(), atol=1e-6)
     assert progress.losses == pytest.approx(whole.losses, rel=1e-5)
 
@@ -97,7 +97,7 @@ def test_the_gradient_is_clipped():
     line = Line()
     norms = []
 
-    def loss(generator):
+    def loss(generator, step):
         return line.loss(generator) * 1e4
 
     def seen(optimiser, *_):
@@ -192,7 +192,7 @@ def test_a_checkpoint_fits_parameters_that_lie_otherwise_in_memory(tmp_path):
         start = torch.linspace(-1, 1, 48).view(4, 3, 2, 2)
         kernel = torch.nn.Parameter(start.to(memory_format=layout))
 
-        def loss(generator):
+        def loss(generator, step):
             return (kernel * torch.randn(kernel.shape, generator=generator)).sum()
 
         progress = train(
@@ -209,7 +209,7 @@ def test_an_error_within_a_step_leaves_the_state_before_it(tmp_path):
     whole, broken, progress = Line(), Line(), Progress()
     train(whole.groups, whole.loss, TrainingSettings(steps=6), CPU)
 
-    def loss(generator):
+    def loss(generator, step):
         value = broken.loss(generator)  # the batch is drawn
         if len(broken.drawn) == 4:
             raise Killed
@@ -310,7 +310,7 @@ def test_enough_steps_are_done_already(tmp_path):
 def test_no_number_stops_it_and_the_last_good_state_stays(tmp_path, where):
     line, good = Line(), []
 
-    def loss(generator):
+    def loss(generator, step):
         value = line.loss(generator)
         if len(line.drawn) < 4:
             return value
@@ -331,7 +331,7 @@ def test_no_number_stops_it_and_the_last_good_state_stays(tmp_path, where):
 def test_no_checkpoint_is_named_where_there_is_none(tmp_path, path):
     line = Line()
     with pytest.raises(StoppedError, match="step 1. .*, or set precision to float32$"):
-        train(line.groups, lambda g: line.loss(g) * torch.nan, TrainingSettings(), CPU, path and tmp_path / path)
+        train(line.groups, lambda g, step: line.loss(g) * torch.nan, TrainingSettings(), CPU, path and tmp_path / path)
     assert not list(tmp_path.iterdir())
 
 
@@ -342,7 +342,7 @@ def test_a_gradient_too_large_for_half_precision_is_a_step_left_out():
         states.append(line.state())
 
     options = TrainingSettings(steps=3, precision="float16")
-    progress = train(line.groups, lambda g: line.loss(g).half().float(), options, CPU, None, after_step)
+    progress = train(line.groups, lambda g, step: line.loss(g).half().float(), options, CPU, None, after_step)
     assert not states[0].any(), "the scale is 65536 at first, more than half precision can hold"
     assert states[1].all() and states[-1].isfinite().all() and all(map(math.isfinite, progress.losses))
 
@@ -430,27 +430,29 @@ def test_several_processes_want_accelerate(monkeypatch):
         train(line.groups, line.loss, TrainingSettings(steps=1), CPU)
 
 
-def launch(folder, *options):
+def launch(folder, *options, count=2, more=(), succeeds=True):
     """Start `loop_processes.py` with accelerate, and wait until it is done."""
-    options = [*options, *"--num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no".split()]
+    options = [*options, *f"--num_processes {count} --num_machines 1 --mixed_precision no --dynamo_backend no".split()]
     command = [sys.executable, "-m", "accelerate.commands.launch", *options, "--main_process_port", "0"]
     script = Path(__file__).parents[1] / "support" / "loop_processes.py"
     done = subprocess.run(
-        [*command, script, folder],
+        [*command, script, folder, *more],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         timeout=900,
     )
-    assert done.returncode == 0, done.stdout
+    assert (done.returncode == 0) == succeeds, done.stdout
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     """What two processes of `loop_processes.py` found, and the folder of their checkpoint."""
     folder = tmp_path_factory.mktemp("processes")
-    launch(folder, "--multi_gpu")
+    launch(folder, "--multi_gpu", more=["killed"], succeeds=False)
+    assert not list(folder.glob("[01].pt")) and (folder / "killed.ckpt").is_file()
+    launch(folder, "--multi_gpu", more=["killed"])
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)], folder
 
 
@@ -459,13 +461,46 @@ def test_two_processes_step_by_the_mean_of_their_gradients(processes):
     (main, other), _ = processes
     line = Line()
     turns = itertools.cycle([make_stream(TOGETHER.seed, rank) for rank in range(2)])
-    progress = train(line.groups, lambda _: line.loss(next(turns)), replace(TOGETHER, accumulate=2), CPU)
+    progress = train(line.groups, lambda *_: line.loss(next(turns)), replace(TOGETHER, accumulate=2), CPU)
     for found in main["whole"], other["whole"]:
         assert torch.equal(found["state"], line.state())
         assert torch.equal(found["average"], torch.cat(list(progress.average.values())))
         assert found["losses"] == pytest.approx(progress.losses, rel=1e-6)
     assert torch.equal(torch.stack(main["whole"]["drawn"]), torch.stack(line.drawn[::2]))
     assert torch.equal(torch.stack(other["whole"]["drawn"]), torch.stack(line.drawn[1::2]))
+
+
+@pytest.mark.slow
+def test_four_processes_step_by_the_mean_of_their_gradients(tmp_path):
+    launch(tmp_path, "--multi_gpu", count=4)
+    line = Line()
+    turns = itertools.cycle([make_stream(TOGETHER.seed, rank) for rank in range(4)])
+    progress = train(line.groups, lambda *_: line.loss(next(turns)), replace(TOGETHER, accumulate=4), CPU)
+    for rank in range(4):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert found["batch"] == "4 processes, batch 3: 12 samples a step"
+        assert torch.allclose(found["whole"]["state"], line.state(), atol=1e-6)
+        assert found["whole"]["losses"] == pytest.approx(progress.losses, rel=1e-5)
+        assert torch.equal(torch.stack(found["whole"]["drawn"]), torch.stack(line.drawn[rank::4]))
+
+
+@pytest.mark.slow
+def test_where_one_of_two_is_killed_the_same_command_goes_on(processes):
+    """The launcher ends the other one too; then to the same bit as where nobody was killed."""
+    for found in processes[0]:
+        killed, whole = found["killed"], found["whole"]
+        assert killed["resumed_at"] in (3, 4) and killed["losses"] == whole["losses"]
+        assert torch.equal(killed["state"], whole["state"])
+
+
+def test_what_divides_networks_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    line = Line()
+    with pytest.raises(
+        RuntimeError, match="told to train with FSDP, which divides a network among processes. Here each"
+    ):
+        train(line.groups, line.loss, TrainingSettings(steps=1), CPU)
 
 
 @pytest.mark.slow

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from likeness.faces.types import Faces
+from likeness.inpaint.refine import CropStyle
 from likeness.launcher import train
 from likeness.training import adapter_command, command
 from likeness.training.face2diffusion import Face2DiffusionSettings
+from likeness.training.facea_run import PersonSettings
 from likeness.training.facea_run import Settings as FaceaSettings
 from likeness.training.fact import FactSettings
 from likeness.training.infinite_id import InfiniteIdSettings
@@ -101,7 +103,7 @@ def test_what_a_training_refuses(kind, option, sentence):
 
 def test_a_person_s_training_reads_config_and_options(tmp_path, monkeypatch):
     """`train facea` as the others: what it would train with, without training."""
-    from likeness.training import facea_run, inpainting
+    from likeness.training import facea_run
 
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -112,38 +114,41 @@ def test_a_person_s_training_reads_config_and_options(tmp_path, monkeypatch):
 
     def run(*more) -> str:
         with pytest.raises(command.SetupError) as caught:
-            command.main([str(argument) for argument in (*arguments, *more)], lambda cpu: None)
+            command.main([str(argument) for argument in (*arguments, *more)])
         return str(caught.value)
 
+    assert "a.ckpt cannot be read as a checkpoint (EOFError): fetch it again" in run()
+    monkeypatch.setattr("comfy.sd.load_checkpoint_guess_config", lambda file: (None,) * 4)
     assert "There is no photo to learn from" in run("--set", "checkpointing=true")
     assert "checkpointing must be true or false, not 'ja'." in run("--set", "checkpointing=ja")
     assert "lr_lora must be more than 0, not -1." in run("--set", "lr_lora=-1")
     assert "--set needs NAME=VALUE" in run("--set", "steps")
     assert "size must be at least 16, not 0." in run("--size", "0")
-    assert "There is no entry 'msid' in [data]; there are size, detector." in run("--set", "data.msid=a.pt")
+    assert "There is no entry 'msid' in [data]; there are size, detector, face_share, mask_expand." in run(
+        "--set", "data.msid=a.pt"
+    )
 
     cut, trained = [], []
-    monkeypatch.setattr(inpainting, "cut_photos", lambda faces, regions, style: cut.append(style.size))
-    monkeypatch.setattr("comfy.sd.load_checkpoint_guess_config", lambda file: (None,) * 4)
+    monkeypatch.setattr(command, "cut_photos", lambda faces, regions, style: cut.append(style))
 
-    def learn(base, photos, task, settings, after_step):
+    def learn(base, photos, task, settings, preview_every, after_step):
         trained.append(settings)
         raise ValueError("not today")
 
     monkeypatch.setattr(facea_run, "learn", learn)
-    assert "not today" in run("--set", "rank=7", "--size", "320")
-    assert cut == [320] and trained == [FaceaSettings(steps=5, rank=7)]
+    assert "not today" in run("--set", "rank=7", "--size", "320", "--set", "data.mask_expand=4")
+    assert cut == [CropStyle(0.5, 320, expand=4)] and trained == [FaceaSettings(steps=5, rank=7)]
 
 
 RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.toml"))
-METHODS = {"facea": (FaceaSettings, ())} | {
+METHODS = {"facea": (PersonSettings, ())} | {
     name.replace("-", "_"): (how.settings, how.networks) for name, how in adapter_command.METHODS.items()
 }
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipes_are_read_and_every_line_has_its_source(recipe):
-    kind, networks = METHODS[recipe.stem.removesuffix("_sdxl")]
+    kind, networks = METHODS[recipe.stem.removesuffix("_sdxl").removesuffix("_transfer")]
     values, data = read_config(recipe, [])
     check_settings(kind, values)
     check_data(networks, data)
@@ -152,7 +157,7 @@ def test_recipes_are_read_and_every_line_has_its_source(recipe):
 
 
 def test_recipes_are_of_all_methods():
-    assert {recipe.stem.removesuffix("_sdxl") for recipe in RECIPES} == METHODS.keys()
+    assert {recipe.stem.removesuffix("_sdxl").removesuffix("_transfer") for recipe in RECIPES} == METHODS.keys()
 
 
 @pytest.mark.slow
@@ -182,7 +187,6 @@ def test_a_person_s_unreadable_pictures_are_left_out_and_named(tmp_path, caplog,
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "3.png")  # which never ends
     seen = []
-    monkeypatch.setattr(detector, "load", lambda *given: None)
     monkeypatch.setattr(detector, "detect_faces", lambda finder, images: seen.append(images) or Faces(images, ((),)))
-    assert len(command._find_faces(tmp_path, "any")) == 1 == len(seen)
+    assert len(command._find_faces(tmp_path, None)) == 1 == len(seen)
     assert "2.png is left out: it cannot be read as a picture" in caplog.text
