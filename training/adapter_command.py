@@ -33,9 +33,10 @@ from . import curve, face2diffusion, fact, infinite_id, loop, photos, portraits,
 from .bases import BUILT_IN, BuiltInBase
 from .distributed import is_main, main_first
 from .frozen import freeze
+from .photo_lists import list_tars
 from .progress_line import ProgressLine
 from .settings import CLIP_FACES, AdapterSettings, add_setting_options, check_data, check_settings, read_config
-from .watch import Watch, averaged, mean_loss
+from .watch import Loss, Watch, averaged, mean_loss
 
 
 class AdapterTraining(NamedTuple):
@@ -131,14 +132,19 @@ def main(arguments: list[str]) -> int:
     try:
         _train(options)
     except (ValueError, RuntimeError, OSError) as error:
-        left = f"{options.output} was not written."
-        if (checkpoint := _checkpoint_path(options.output)).is_file():
-            left += (
-                f" What was learned is in {checkpoint}: run the command again to go on from there, or delete that file "
-                "to begin anew, as other sizes of the networks need."
-            )
-        raise SetupError(str(error), left) from error
+        raise SetupError(str(error), tell_left(options.output)) from error
     return 0
+
+
+def tell_left(output: Path) -> str:
+    """Return in words what a training that cannot go on leaves behind."""
+    left = f"{output} was not written."
+    if (checkpoint := _checkpoint_path(output)).is_file():
+        left += (
+            f" What was learned is in {checkpoint}: run the command again to go on from there, or delete that file "
+            "to begin anew, as other sizes of the networks need."
+        )
+    return left
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -159,62 +165,94 @@ def _train(options: argparse.Namespace) -> None:
     _check_paths(options.photos, options.checkpoint, options.output)
     line = ProgressLine(settings)
     take = _take_prepared if (options.photos / shards.MANIFEST).is_file() else _take_photos
-    base, encoded, more = take(options, method, about_data, built_in)
-    watched = portraits.hold_out(encoded, settings.held_out) if settings.validate_steps else [encoded]
+    base, encoded, more, count = take(options, method, about_data, built_in)
+    watched = portraits.hold_out(encoded, settings.held_out, count) if settings.validate_steps else [encoded]
     comfy.model_management.unload_all_models()  # the base model needs the room
     fixed = freeze(base.model, base.clip, settings.precision, settings.checkpointing)
     progress = loop.Progress()
     module = method.trainer.make(fixed, watched[0], settings)
     loss, *validation = (method.trainer.make_loss(fixed, module, part, *more, settings) for part in watched)
     watch = _watch(method, module, progress, settings, options.output, validation)
+    groups = method.trainer.make_groups(module, settings)
+    learn(groups, loss, settings, fixed.device, options.output, line, watch, progress)
+
+
+def learn(
+    groups: list[loop.Group],
+    loss: Loss,
+    settings: AdapterSettings,
+    device: torch.device,
+    output: Path,
+    line: ProgressLine,
+    watch: Watch,
+    progress: loop.Progress,
+) -> None:
+    """Train until it is done and write the file; raises ValueError where the checkpoint is of another training."""
 
     def after_step(progress: loop.Progress) -> None:
         line(progress)
         watch(progress)
 
-    checkpoint, groups = _checkpoint_path(options.output), method.trainer.make_groups(module, settings)
+    checkpoint = _checkpoint_path(output)
     try:
-        loop.fit(groups, loss, settings, fixed.device, checkpoint, after_step, progress)
+        loop.fit(groups, loss, settings, device, checkpoint, after_step, progress)
     except KeyError as error:
         raise ValueError(f"{checkpoint} is of another training: it has no {error}.") from error
     if is_main():
-        watch.write(options.output)
-        curve.draw(progress.losses, settings.steps).save(options.output.with_suffix(".png"))
-        print(f"{curve.summarise(progress.losses)}\nwritten to {options.output}", flush=True)
+        watch.write(output)
+        curve.draw(progress.losses, settings.steps).save(output.with_suffix(".png"))
+        print(f"{curve.summarise(progress.losses)}\nwritten to {output}", flush=True)
         checkpoint.unlink(missing_ok=True)
 
 
 def _take_photos(options: argparse.Namespace, method: AdapterTraining, about_data: dict, built_in: BuiltInBase | None):
-    """Return base model, portraits and, where it is read, what CLIP sees in nothing, of a folder of photos."""
+    """Return of a folder of photos base model, portraits and, where it is read, what CLIP sees in nothing; and None."""
     data = complete_data(method.networks, about_data, built_in)
+    if about_data.get("split"):
+        raise ValueError(
+            f"split = true is for prepared photos, which {options.photos} is not: 'likeness.py prepare' them."
+        )
     base = load_base(options.checkpoint, method.bases)
     data = replace(data, size=data.size or base.size)
     photos.check_size(data.size, base.vae)
     encoded = _prepare_portraits(options, data, base)
     file = data.files.get("clip_vision")
-    return base, encoded, [photos.clip_of_nothing(_load_clip_vision(file, built_in))] if file else []
+    return base, encoded, [photos.clip_of_nothing(_load_clip_vision(file, built_in))] if file else [], None
 
 
 def _take_prepared(options: argparse.Namespace, method: AdapterTraining, about_data: dict, built_in):
-    """Return the same of photos that `likeness.py prepare` encoded; raises ValueError where they are for another."""
-    check_data(method.networks, about_data)
-    manifest, encoded, more = shards.read(options.photos)
-    there = manifest["data"]
-    if missing := [name for name in method.networks if name not in there["files"]]:
+    """Return the same of photos that `likeness.py prepare` encoded, and where they are split how many people there are.
+
+    Raises ValueError where they are for another training.
+    """
+    split = check_data(method.networks, about_data).split
+    manifest = shards.read_manifest(options.photos)
+    if missing := [name for name in method.networks if name not in manifest["data"]["files"]]:
         raise ValueError(
             f"{options.photos} was prepared without {missing[0]}, which {options.method} reads: prepare the photos "
             f"with --for {options.method}."
         )
-    for name, value in about_data.items():
-        was = there["files"].get(name, there.get(name))
-        if not _agrees(was, value):
-            raise ValueError(f"{options.photos} was prepared with {name} = {was!r}, not {value!r}: prepare it anew.")
+    check_prepared(options.photos, manifest, about_data)
+    encoded, more = shards.read(options.photos, manifest, split)
     base = load_base(options.checkpoint, method.bases)
     if base.kind != manifest["base"]:
         raise ValueError(f"{options.photos} was prepared for {manifest['base']}, but {base.file} is {base.kind}.")
     if is_main():
         print(f"{len(encoded)} photos of {len(encoded.shelves.counts)} people, in {options.photos}", flush=True)
-    return base, encoded, more if "clip_vision" in method.networks else []
+    return base, encoded, more if "clip_vision" in method.networks else [], manifest["people"] if split else None
+
+
+def check_prepared(folder: Path, manifest: dict, about_data: dict) -> None:
+    """Raise ValueError where entries of [data] are others than what a folder's photos were prepared with."""
+    there = manifest["data"]
+    for name, value in about_data.items():
+        was = there["files"].get(name, there.get(name))
+        if name != "split" and not _agrees(was, value):
+            raise ValueError(f"{folder} was prepared with {name} = {was!r}, not {value!r}: prepare it anew.")
+    if about_data.get("split") and "people" not in manifest:
+        raise ValueError(
+            f"{folder} was prepared by an earlier version, which split = true cannot read: prepare it anew."
+        )
 
 
 def _agrees(was: object, value: object) -> bool:
@@ -240,11 +278,18 @@ def _watch(method: AdapterTraining, module, progress: loop.Progress, settings, o
 
 def _check_paths(folder: Path, checkpoint: str, output: Path) -> None:
     """Raise ValueError or OSError where photos or checkpoint are not there, or the output cannot be written."""
+    if folder.is_file() or (list_tars(folder) and not (folder / shards.MANIFEST).is_file()):
+        raise ValueError(f"Photos of a table or of tar shards are prepared first: 'likeness.py prepare {folder} ...'.")
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder} with photos.")
     if checkpoint not in BUILT_IN and not Path(checkpoint).is_file():
         names = ", or ".join(["name an SD1.x checkpoint file", *BUILT_IN])
         raise ValueError(f"There is no checkpoint {checkpoint}: {names}.")
+    check_output(output)
+
+
+def check_output(output: Path) -> None:
+    """Raise ValueError or OSError where a training cannot write its file."""
     if output.suffix != ".safetensors":
         raise ValueError(f"The file to write must be called something.safetensors, not {output.name}.")
     try:

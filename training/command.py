@@ -69,7 +69,7 @@ def _find_faces(folder: Path, label: str) -> list:
     from ..faces import detector
     from ..faces.choose import apply_policy
     from ..graphics import read_image
-    from .photos import PHOTO_FILES
+    from .photo_lists import PHOTO_FILES
 
     finder = detector.load(label or detector.first_detector(), 0.5, 640)
     faces = []

@@ -12,7 +12,7 @@ Checked = TypeVar("Checked")
 
 
 class Range(dict):
-    """Limits of a number by pydantic's names: gt, ge, le, allow_inf_nan.
+    """Limits of a number by pydantic's names: gt, ge, le, multiple_of, allow_inf_nan.
 
     `pydantic.Field` would say the same, but nodes import these settings too, and do without pydantic.
     """
@@ -39,6 +39,7 @@ _ALLOWED = {
     "greater_than": "more than {gt:g}",
     "greater_than_equal": "at least {ge:g}",
     "less_than_equal": "at most {le:g}",
+    "multiple_of": "a multiple of {multiple_of:g}",
 }  # by the types of pydantic's errors
 
 
@@ -161,7 +162,8 @@ class DataSettings:
     """Entries of [data]: side of the crops in pixels, a face detector's label, files of networks; "" for the usual.
 
     clip_face: what CLIP sees, one of CLIP_FACES. parser: the file of a face parser, which draws the masks; "none" for
-    none, "" for the usual one if it is there. flip: whether every photo is there mirrored too.
+    none, "" for the usual one if it is there. flip: whether every photo is there mirrored too. split: whether every
+    process trains on shards of its own alone, as machines without a common disk must.
     """
 
     size: Annotated[int, Range(ge=16, le=4096)] = 512
@@ -174,11 +176,12 @@ class DataSettings:
     clip_face: Literal[CLIP_FACES] = CLIP_FACES[0]
     parser: str = ""
     flip: bool = False
+    split: bool = False
 
 
 def check_data(networks: tuple[str, ...], values: dict[str, object]) -> DataSettings:
     """Return what [data] says for a training that needs `networks`; raises ValueError as `check_settings` does."""
-    names = ["size", "detector", *networks]
+    names = ["size", "detector", "split", *networks]
     names += ["parser"] if networks else []
     names += ["clip_face"] if "clip_vision" in networks else []
     names += ["flip"] if "msid" in networks else []  # a mirrored photo would count as another one of the person
