@@ -225,7 +225,7 @@ def _take_prepared(options: argparse.Namespace, method: AdapterTraining, about_d
 
     Raises ValueError where they are for another training.
     """
-    split = check_data(method.networks, about_data).split
+    split = check_data(method.networks, about_data, prepared=True).split
     manifest = shards.read_manifest(options.photos)
     if missing := [name for name in method.networks if name not in manifest["data"]["files"]]:
         raise ValueError(
@@ -238,7 +238,10 @@ def _take_prepared(options: argparse.Namespace, method: AdapterTraining, about_d
     if base.kind != manifest["base"]:
         raise ValueError(f"{options.photos} was prepared for {manifest['base']}, but {base.file} is {base.kind}.")
     if is_main():
-        print(f"{len(encoded)} photos of {len(encoded.shelves.counts)} people, in {options.photos}", flush=True)
+        counts = encoded.shelves.counts
+        print(f"{len(encoded)} photos of {len(counts)} people, in {options.photos}", flush=True)
+        if single := int((counts == 1).sum()):
+            print(f"{single} people have one photo only, which cannot be paired with another of them", flush=True)
     return base, encoded, more if "clip_vision" in method.networks else [], manifest["people"] if split else None
 
 
@@ -307,7 +310,7 @@ def complete_data(networks: tuple[str, ...], values: dict, built_in: BuiltInBase
     it, where the file of a network is missing.
     """
     defaults = {"detector": built_in.detector} if built_in else {}
-    entries = check_data(networks, defaults | values)
+    entries = check_data(networks, defaults | values, prepared=True)
     files = {}
     for name in networks:
         if built_in and name not in values:

@@ -44,7 +44,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def _train(options: argparse.Namespace) -> None:
     values, about_data = read_config(options.config, options.set)
-    settings, split = check_settings(msid.MsidSettings, values), check_data((), about_data).split
+    settings, split = check_settings(msid.MsidSettings, values), check_data((), about_data, prepared=True).split
     if not options.photos.exists():
         raise ValueError(f"There is no folder {options.photos} with photos.")
     adapter_command.check_output(options.output)
@@ -85,8 +85,8 @@ def _watch(
     def write(path: Path) -> None:
         with averaged(module, progress):
             msid.settle(module.network, trained, settings, device)
-            state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.network.state_dict().items()}
-        saving.write(path, safetensors.torch.save(state), "Training")
+            state = {name: tensor.cpu().contiguous() for name, tensor in module.network.state_dict().items()}
+            saving.write(path, safetensors.torch.save(state), "Training")  # before the weights are others again
 
     def validate() -> float:
         with averaged(module, progress):

@@ -179,9 +179,13 @@ class DataSettings:
     split: bool = False
 
 
-def check_data(networks: tuple[str, ...], values: dict[str, object]) -> DataSettings:
-    """Return what [data] says for a training that needs `networks`; raises ValueError as `check_settings` does."""
-    names = ["size", "detector", "split", *networks]
+def check_data(networks: tuple[str, ...], values: dict[str, object], prepared: bool = False) -> DataSettings:
+    """Return what [data] says for a training that needs `networks`; raises ValueError as `check_settings` does.
+
+    prepared: whether it reads prepared photos too.
+    """
+    names = ["size", "detector", *networks]
+    names += ["split"] if prepared else []
     names += ["parser"] if networks else []
     names += ["clip_face"] if "clip_vision" in networks else []
     names += ["flip"] if "msid" in networks else []  # a mirrored photo would count as another one of the person
