@@ -33,6 +33,7 @@ from likeness.tests.support.checkpoints import (
     transface_shapes,
 )
 from likeness.training import face2diffusion, fact, frozen, infinite_id
+from likeness.training.adapter_loop import train_adapter  # noqa: E402
 from likeness.training.portraits import Portraits
 from torch.profiler import ProfilerActivity, profile
 
@@ -199,19 +200,19 @@ def measure_trainers(scale: Scale, figures: dict) -> None:
     portraits = _portraits(scale.pixels[0] // 8)
     shared = {"steps": scale.steps // 3 + 2, "batch": 8 if scale.sd15 == networks.WIDTH else 2}
     runs = {
-        "FACT": lambda after: fact.train(base, portraits, fact.FactSettings(**shared), None, after),
-        "Face2Diffusion": lambda after: face2diffusion.train(
-            base, portraits, face2diffusion.Face2DiffusionSettings(**shared), None, after
-        ),
-        "Infinite-ID": lambda after: infinite_id.train(
-            base, portraits, portraits.features["clip"][0], infinite_id.InfiniteIdSettings(**shared), None, after
-        ),
+        "FACT": (fact, fact.FactSettings(**shared)),
+        "Face2Diffusion": (face2diffusion, face2diffusion.Face2DiffusionSettings(**shared)),
+        "Infinite-ID": (infinite_id, infinite_id.InfiniteIdSettings(**shared), portraits.features["clip"][0]),
     }
-    for name, run in runs.items():
+    for name, (trainer, settings, *more) in runs.items():
         ends = []
         if base.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        run(lambda progress: ends.append(time.perf_counter()))  # noqa: B023
+        adapter = trainer.make(base, portraits, settings)
+        train_adapter(
+            trainer, base, adapter, (portraits, *more), settings,
+            after_step=lambda progress: ends.append(time.perf_counter()),  # noqa: B023
+        )  # fmt: skip
         seconds = statistics.median(b - a for a, b in zip(ends, ends[1:]))
         figures[f"{name}: ms a step of {shared['batch']}"] = seconds * 1e3
         figures[f"{name}: samples a second"] = shared["batch"] / seconds

@@ -100,7 +100,7 @@ def train(loop, settings, path: Path):
 
     parameter = torch.nn.Parameter(torch.zeros(3))
 
-    def loss(generator):
+    def loss(generator, step):
         return (parameter - torch.randn(3, generator=generator)).square().mean()
 
     def stop(progress):

@@ -21,6 +21,7 @@ from likeness.miniature.recipes import diffusion as recipe  # noqa: E402
 from likeness.miniature.training import text_to_image as base  # noqa: E402
 from likeness.miniature.world.people import VECTOR_NAMES  # noqa: E402
 from likeness.training import face2diffusion, fact, frozen, infinite_id  # noqa: E402
+from likeness.training.adapter_loop import train_adapter  # noqa: E402
 from likeness.training.portraits import Portraits  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
@@ -57,6 +58,13 @@ def trainers(data: Portraits) -> dict:
     captions = language.Captions(data.captions, words)
     lessons = base.Lessons(data.latents, torch.zeros(len(data), len(VECTOR_NAMES)), captions)
 
+    def run(trainer, *more):
+        def train(settings, after):
+            adapter = trainer.make(ground, data, settings)
+            return train_adapter(trainer, ground, adapter, (data, *more), settings, after_step=after)
+
+        return train
+
     def text_to_image(settings, after):
         network = base.BaseNetwork(words, 64)
         return base.train(network, lessons, recipe.alphas_bar(), settings, torch.device("cpu"), None, after)
@@ -64,15 +72,15 @@ def trainers(data: Portraits) -> dict:
     return {
         "base": (text_to_image, base.BaseSettings(steps=STEPS, **(recipe.BASE | {"ema": 0.0}))),
         "FACT": (
-            lambda settings, after: fact.train(ground, data, settings, None, after),
+            run(fact),
             fact.FactSettings(**(shared | adapters.FACT)),
         ),
         "Face2Diffusion": (
-            lambda settings, after: face2diffusion.train(ground, data, settings, None, after),
+            run(face2diffusion),
             face2diffusion.Face2DiffusionSettings(hidden=(256, 256), **shared),
         ),
         "Infinite-ID": (
-            lambda settings, after: infinite_id.train(ground, data, nothing, settings, None, after),
+            run(infinite_id, nothing),
             infinite_id.InfiniteIdSettings(queries=12, **shared, **small),
         ),
     }

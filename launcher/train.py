@@ -1,11 +1,9 @@
 """`python3 likeness.py train`: a person, an adapter, an encoder, or the miniature's own weights."""
 
 import argparse
-from functools import partial
 from pathlib import Path
 
 from ..host_process import load_extra_models, open_host
-from ..training import command
 
 PERSON, ENCODER, ADAPTERS, MINIATURE = "facea", "msid", ("fact", "face2diffusion", "infinite-id"), "miniature"
 
@@ -25,17 +23,14 @@ def main(arguments: list[str], comfy: Path) -> int:
         from ..miniature.recipes import command as recipes
 
         return recipes.main(arguments[1:])
-    if what in ADAPTERS:
-        open_registered(comfy, cpu=False)
-        from ..training import adapter_command
+    open_registered(comfy, cpu="--cpu" in arguments)
+    from ..training import adapter_command, command
 
-        return adapter_command.main(arguments)
     if what == ENCODER:
-        open_registered(comfy, cpu=False)
         from ..training import msid_command
 
         return msid_command.main(arguments[1:])
-    return command.main(arguments[1:], partial(open_registered, comfy))
+    return adapter_command.main(arguments) if what in ADAPTERS else command.main(arguments[1:])
 
 
 def prepare(arguments: list[str], comfy: Path) -> int:

@@ -34,5 +34,6 @@ def register_base() -> None:
         detector.LABEL,
         lambda name: base_model.weight_file(base_model.WEIGHTS, NETWORKS[name]),
         lambda: base_model.load_miniature(base_model.WEIGHTS),
+        lambda: base_model.load_miniature(base_model.WEIGHTS, inpainting=True),
         lambda: base_model.load_pair(base_model.WEIGHTS)[1],
     )

@@ -5,9 +5,9 @@ import dataclasses
 import glob
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -29,14 +29,24 @@ from ..faces.parsing import FaceParser, load_parser
 from ..faces.search import FaceDetector
 from ..host_process import SetupError
 from ..weights import folders, saving
-from . import curve, face2diffusion, fact, infinite_id, loop, photos, portraits, shards
+from . import curve, face2diffusion, fact, infinite_id, loop, photos, portraits, shards, validation
+from .adapter_loop import train_adapter
 from .bases import BUILT_IN, BuiltInBase
 from .distributed import is_main, main_first
 from .frozen import freeze
 from .photo_lists import list_tars
 from .progress_line import ProgressLine
-from .settings import CLIP_FACES, AdapterSettings, add_setting_options, check_data, check_settings, read_config
-from .watch import Loss, Watch, averaged, mean_loss
+from .settings import (
+    CLIP_FACES,
+    AdapterSettings,
+    WatchedSettings,
+    check_data,
+    check_paths,
+    check_settings,
+    make_parser,
+    read_config,
+)
+from .watch import Watch, averaged, mean_loss
 
 
 class AdapterTraining(NamedTuple):
@@ -148,46 +158,67 @@ def tell_left(output: Path) -> str:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="likeness.py train", description=__doc__)
-    parser.add_argument("method", choices=METHODS, help="what to train")
-    parser.add_argument("photos", type=Path, help="folder with a sub-folder of photos for each person, or prepared")
+    kinds = " or ".join(map(name_kind, METHODS[arguments[0]].bases))
     words = "".join(f", or the word {name} for {base.what}" for name, base in BUILT_IN.items())
-    parser.add_argument("checkpoint", help=f"SD1.x or, for infinite-id, SDXL checkpoint{words}")
-    parser.add_argument("output", type=Path, help="the safetensors file to write")
-    add_setting_options(parser)
-    return parser.parse_args(arguments)
+    photos = "folder with a sub-folder of photos for each person, or prepared"
+    parser = make_parser(arguments[0], __doc__, photos, f"{kinds} checkpoint{words}")
+    return parser.parse_args(arguments[1:], argparse.Namespace(method=arguments[0]))
+
+
+def name_kind(kind: str) -> str:
+    """Return a kind of base model as sentences name it."""
+    return "SD1.x" if kind == "SD1.5" else kind
 
 
 def _train(options: argparse.Namespace) -> None:
     method, built_in = METHODS[options.method], BUILT_IN.get(options.checkpoint)
     values, about_data = read_config(options.config, options.set)
     settings = check_settings(method.settings, values)
-    _check_paths(options.photos, options.checkpoint, options.output)
+    if options.photos.is_file() or (list_tars(options.photos) and not (options.photos / shards.MANIFEST).is_file()):
+        raise ValueError(
+            f"Photos of a table or of tar shards are prepared first: 'likeness.py prepare {options.photos} ...'."
+        )
+    check_paths(options.photos, options.checkpoint, options.output, "an SD1.x", BUILT_IN)
+    validation.check(settings)
+    scorers = validation.load_scorers(settings.face_scorer, settings.text_scorer)
     line = ProgressLine(settings)
     take = _take_prepared if (options.photos / shards.MANIFEST).is_file() else _take_photos
-    base, encoded, more, count = take(options, method, about_data, built_in)
+    base, encoded, more, label, count = take(options, settings, method, about_data, built_in)
     watched = portraits.hold_out(encoded, settings.held_out, count) if settings.validate_steps else [encoded]
     comfy.model_management.unload_all_models()  # the base model needs the room
     fixed = freeze(base.model, base.clip, settings.precision, settings.checkpointing)
     progress = loop.Progress()
     module = method.trainer.make(fixed, watched[0], settings)
-    loss, *validation = (method.trainer.make_loss(fixed, module, part, *more, settings) for part in watched)
-    watch = _watch(method, module, progress, settings, options.output, validation)
-    groups = method.trainer.make_groups(module, settings)
-    learn(groups, loss, settings, fixed.device, options.output, line, watch, progress)
+    validate = None
+    if settings.validate_steps:
+        loss, gallery = method.trainer.make_loss(fixed, module, watched[1], *more, settings), None
+        if settings.validation_pictures and is_main():
+            finder, data = detector.load(label, 0.5, 640), (watched[1], *more)
+            gallery = validation.Gallery(
+                method.trainer, fixed, base.vae, data, settings, options.output, finder, *scorers
+            )
+
+        def validate(step: int) -> dict[str, float]:
+            with averaged(module, progress):
+                numbers = {"validation": mean_loss(loss, settings.validation_batches)}
+                return numbers | (gallery(module, step) if gallery else {})
+
+    def write(path: Path) -> None:
+        with averaged(module, progress):
+            _write(method, module, path)
+
+    watch = Watch(settings, settings.lr, options.output, write, validate, settings.best)
+    train = partial(train_adapter, method.trainer, fixed, module, (watched[0], *more), settings)
+    learn(train, settings, options.output, line, watch, progress)
 
 
 def learn(
-    groups: list[loop.Group],
-    loss: Loss,
-    settings: AdapterSettings,
-    device: torch.device,
-    output: Path,
-    line: ProgressLine,
-    watch: Watch,
-    progress: loop.Progress,
+    train: Callable, settings: WatchedSettings, output: Path, line: ProgressLine, watch: Watch, progress: loop.Progress
 ) -> None:
-    """Train until it is done and write the file; raises ValueError where the checkpoint is of another training."""
+    """Train until it is done and write the file; raises ValueError where the checkpoint is of another training.
+
+    train: takes the checkpoint, what to call after every step, and the progress.
+    """
 
     def after_step(progress: loop.Progress) -> None:
         line(progress)
@@ -195,7 +226,7 @@ def learn(
 
     checkpoint = _checkpoint_path(output)
     try:
-        loop.fit(groups, loss, settings, device, checkpoint, after_step, progress)
+        train(checkpoint, after_step, progress)
     except KeyError as error:
         raise ValueError(f"{checkpoint} is of another training: it has no {error}.") from error
     if is_main():
@@ -205,23 +236,24 @@ def learn(
         checkpoint.unlink(missing_ok=True)
 
 
-def _take_photos(options: argparse.Namespace, method: AdapterTraining, about_data: dict, built_in: BuiltInBase | None):
-    """Return of a folder of photos base model, portraits and, where it is read, what CLIP sees in nothing; and None."""
+def _take_photos(options: argparse.Namespace, settings: AdapterSettings, method: AdapterTraining, about_data, built_in):
+    """Return base model, portraits, where it is read what CLIP sees in nothing, the detector's label, and None."""
     data = complete_data(method.networks, about_data, built_in)
     if about_data.get("split"):
         raise ValueError(
             f"split = true is for prepared photos, which {options.photos} is not: 'likeness.py prepare' them."
         )
-    base = load_base(options.checkpoint, method.bases)
+    base = load_base(options.checkpoint, method.bases, settings.base)
     data = replace(data, size=data.size or base.size)
     photos.check_size(data.size, base.vae)
     encoded = _prepare_portraits(options, data, base)
     file = data.files.get("clip_vision")
-    return base, encoded, [photos.clip_of_nothing(_load_clip_vision(file, built_in))] if file else [], None
+    more = [photos.clip_of_nothing(_load_clip_vision(file, built_in))] if file else []
+    return base, encoded, more, data.detector, None
 
 
-def _take_prepared(options: argparse.Namespace, method: AdapterTraining, about_data: dict, built_in):
-    """Return the same of photos that `likeness.py prepare` encoded, and where they are split how many people there are.
+def _take_prepared(options: argparse.Namespace, settings: AdapterSettings, method: AdapterTraining, about_data, _):
+    """Return the same of photos that `likeness.py prepare` encoded; where they are split, how many people there are.
 
     Raises ValueError where they are for another training.
     """
@@ -234,7 +266,7 @@ def _take_prepared(options: argparse.Namespace, method: AdapterTraining, about_d
         )
     check_prepared(options.photos, manifest, about_data)
     encoded, more = shards.read(options.photos, manifest, split)
-    base = load_base(options.checkpoint, method.bases)
+    base = load_base(options.checkpoint, method.bases, settings.base)
     if base.kind != manifest["base"]:
         raise ValueError(f"{options.photos} was prepared for {manifest['base']}, but {base.file} is {base.kind}.")
     if is_main():
@@ -242,7 +274,8 @@ def _take_prepared(options: argparse.Namespace, method: AdapterTraining, about_d
         print(f"{len(encoded)} photos of {len(counts)} people, in {options.photos}", flush=True)
         if single := int((counts == 1).sum()):
             print(f"{single} people have one photo only, which cannot be paired with another of them", flush=True)
-    return base, encoded, more if "clip_vision" in method.networks else [], manifest["people"] if split else None
+    more, count = more if "clip_vision" in method.networks else [], manifest["people"] if split else None
+    return base, encoded, more, manifest["data"]["detector"], count
 
 
 def check_prepared(folder: Path, manifest: dict, about_data: dict) -> None:
@@ -263,44 +296,6 @@ def _agrees(was: object, value: object) -> bool:
     if isinstance(was, str) and was and value:
         return was.endswith(str(value))
     return was == value or (not was and value in ("", NO_PARSER))
-
-
-def _watch(method: AdapterTraining, module, progress: loop.Progress, settings, output: Path, validation) -> Watch:
-    """Return what writes the adapter and measures the loss on people held out, if any, while the training goes on."""
-
-    def write(path: Path) -> None:
-        with averaged(module, progress):
-            _write(method, module, path)
-
-    def validate() -> float:
-        with averaged(module, progress):
-            return mean_loss(validation[0], settings.validation_batches)
-
-    return Watch(settings, output, write, validate if validation else None)
-
-
-def _check_paths(folder: Path, checkpoint: str, output: Path) -> None:
-    """Raise ValueError or OSError where photos or checkpoint are not there, or the output cannot be written."""
-    if folder.is_file() or (list_tars(folder) and not (folder / shards.MANIFEST).is_file()):
-        raise ValueError(f"Photos of a table or of tar shards are prepared first: 'likeness.py prepare {folder} ...'.")
-    if not folder.is_dir():
-        raise ValueError(f"There is no folder {folder} with photos.")
-    if checkpoint not in BUILT_IN and not Path(checkpoint).is_file():
-        names = ", or ".join(["name an SD1.x checkpoint file", *BUILT_IN])
-        raise ValueError(f"There is no checkpoint {checkpoint}: {names}.")
-    check_output(output)
-
-
-def check_output(output: Path) -> None:
-    """Raise ValueError or OSError where a training cannot write its file."""
-    if output.suffix != ".safetensors":
-        raise ValueError(f"The file to write must be called something.safetensors, not {output.name}.")
-    try:
-        with tempfile.TemporaryFile(dir=output.parent):
-            pass
-    except OSError as error:
-        why = error.strerror or error
-        raise OSError(f"Nothing can be written into {output.parent} ({why}): make it, or name another.") from error
 
 
 def complete_data(networks: tuple[str, ...], values: dict, built_in: BuiltInBase | None) -> Data:
@@ -333,8 +328,11 @@ def _find_parser(name: str, built_in: BuiltInBase | None) -> str:
     return folders.path("face_parsing", name) if name else folders.find("face_parsing", _PARSER) or ""
 
 
-def load_base(checkpoint: str, kinds: tuple[str, ...]) -> LoadedBase:
-    """Load the base model to train for; raises ValueError with a sentence where it is of none of `kinds`."""
+def load_base(checkpoint: str, kinds: tuple[str, ...], wanted: str = "") -> LoadedBase:
+    """Load the base model to train for; raises ValueError with a sentence where it is of none of `kinds`.
+
+    wanted: the kind for which settings are that were read from a file, "" for any; of another one ValueError is raised.
+    """
     if built_in := BUILT_IN.get(checkpoint):
         return LoadedBase(*built_in.load(), built_in.path("base"), built_in.size, checkpoint, built_in)
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(checkpoint)
@@ -344,8 +342,13 @@ def load_base(checkpoint: str, kinds: tuple[str, ...]) -> LoadedBase:
     family = _FAMILIES.get(kind)
     predicts = model.model.model_type in (ModelType.EPS, ModelType.V_PREDICTION)
     if clip is None or kind not in kinds or not isinstance(config, family) or not plain or not predicts:
-        names = " or ".join("SD1.x" if each == "SD1.5" else each for each in kinds)
+        names = " or ".join(map(name_kind, kinds))
         raise ValueError(f"{checkpoint} is no {names} text-to-image checkpoint with its text encoder: name one.")
+    if wanted not in ("", kind):
+        raise ValueError(
+            f"These settings are for {name_kind(wanted)} (base = '{wanted}'), but {checkpoint} is {name_kind(kind)}: "
+            "take the recipe for that base, or another checkpoint."
+        )
     return LoadedBase(model, clip, vae, checkpoint, _SIZES[kind], kind)
 
 

@@ -9,7 +9,8 @@ class BuiltInBase(NamedTuple):
 
     what: what it is, in words. size: pixels of a picture's side. detector: the label of the face detector that sees
     its people. path: the file of "base" or of a network by name; raises FileNotFoundError where it is missing.
-    load: makes MODEL, CLIP and VAE. load_clip_vision: makes the CLIP_VISION of the file "clip_vision".
+    load: makes MODEL, CLIP and VAE, load_inpainting the same with a UNet that inpaints. load_clip_vision: makes the
+    CLIP_VISION of the file "clip_vision".
     """
 
     what: str
@@ -17,6 +18,7 @@ class BuiltInBase(NamedTuple):
     detector: str
     path: Callable[[str], str]
     load: Callable[[], tuple]
+    load_inpainting: Callable[[], tuple]
     load_clip_vision: Callable[[], object]
 
 

@@ -1,26 +1,37 @@
-"""Train a FaceA identity from a folder of photos, without a server."""
+"""Train a FaceA identity, or one attribute of it, from a folder of photos, without a server; training/README.md has the
+settings.
+"""
 
 import argparse
 import logging
-from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
+import torch
+
+from ..adapters.facea_file import save_facea
+from ..faces import detector
+from ..faces.choose import apply_policy
+from ..faces.search import FaceDetector
+from ..graphics import read_image
 from ..host_process import SetupError
-from .settings import add_setting_options, check_data, check_settings, read_config
+from ..inpaint.refine import CropStyle
+from . import curve, facea_run, validation
+from .bases import BUILT_IN
+from .distributed import is_main
+from .inpainting import cut_photos
+from .photo_lists import PHOTO_FILES
+from .progress_line import ProgressLine
+from .settings import check_data, check_paths, check_settings, make_parser, read_config
+from .watch import Watch
 
 
-def main(arguments: list[str], open_host: Callable[[bool], None]) -> int:
+def main(arguments: list[str]) -> int:
     """Train a person; stopped with Ctrl-C it keeps what was learned, run again it goes on.
 
-    open_host: makes the host importable; its argument is whether to leave the GPU alone.
-    Raises SetupError with a sentence where photos, checkpoint or settings do not serve.
+    Raises SetupError with a sentence where photos, checkpoint, settings or the output's folder do not serve.
     """
     options = _parse(arguments)
-    if not options.photos.is_dir():
-        raise SetupError(f"There is no folder {options.photos} with photos.", "Name the folder that holds them.")
-    if not options.checkpoint.is_file():
-        raise SetupError(f"There is no checkpoint {options.checkpoint}.", "Name an SD inpainting checkpoint.")
-    open_host(options.cpu)
     try:
         _train(options)
     except (ValueError, RuntimeError, OSError) as error:
@@ -29,49 +40,69 @@ def main(arguments: list[str], open_host: Callable[[bool], None]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="likeness.py train facea", description=__doc__)
-    parser.add_argument("photos", type=Path, help="folder with photos of one person, one face in each")
-    parser.add_argument("checkpoint", type=Path, help="SD1.x or 2.x inpainting checkpoint")
-    parser.add_argument("output", type=Path, help="the safetensors file to write")
-    parser.add_argument("--word", default="woman", help="woman or man: the person in the prompts (default: woman)")
-    parser.add_argument("--detector", help="as Load Face Detector lists them (default: the first that is ready)")
-    parser.add_argument("--size", type=int, help="side of the crops in pixels (default: 512)")
-    parser.add_argument("--cpu", action="store_true", help="do not use the GPU")
-    add_setting_options(parser)
+    photos = "folder with photos of one person, one face in each"
+    parser = make_parser("facea", __doc__, photos, "SD1.x or 2.x inpainting checkpoint, or the word miniature")
+    for name, text in {
+        "word": "the same as --set word=…",
+        "detector": "the same as --set data.detector=…",
+        "size": "the same as --set data.size=…",
+    }.items():
+        parser.add_argument(f"--{name}", type=int if name == "size" else str, help=text)
     return parser.parse_args(arguments)
 
 
 def _train(options: argparse.Namespace) -> None:
-    import comfy.sd
-
-    from ..adapters.facea import REGIONS
-    from ..adapters.facea_file import save_facea
-    from ..inpaint.refine import CropStyle
-    from . import facea_run
-    from .inpainting import cut_photos
-    from .progress_line import ProgressLine
-
     values, about_data = read_config(options.config, options.set)
-    settings = check_settings(facea_run.Settings, values)
+    values |= {"word": options.word} if options.word else {}
+    values = ({"steps": facea_run.TRANSFER_STEPS} if values.get("attribute") else {}) | values
     about_data |= {name: value for name in ("size", "detector") if (value := getattr(options, name)) is not None}
+    person = check_settings(facea_run.PersonSettings, values)
+    settings = facea_run.Settings(**{field.name: getattr(person, field.name) for field in fields(facea_run.Settings)})
     data = check_data((), about_data)
+    check_paths(options.photos, options.checkpoint, options.output, "an SD inpainting", BUILT_IN)
+    task, built_in = facea_run.read_task(person), BUILT_IN.get(options.checkpoint)
+    recogniser, _ = validation.load_scorers(settings.face_scorer)
     line = ProgressLine(settings)
-    photos = cut_photos(_find_faces(options.photos, data.detector), REGIONS, CropStyle(size=data.size))
-    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(options.checkpoint))
-    base = facea_run.Base(model, clip, vae)
-    result = facea_run.learn(base, photos, facea_run.Task(options.word), settings, after_step=line)
-    save_facea(options.output, result.identity)
-    print(f"{facea_run.report(result)}\nwritten to {options.output}")
+    label = data.detector or (built_in.detector if built_in else detector.first_detector())
+    finder = detector.load(label, 0.5, 640)
+    size = data.size if "size" in about_data or not built_in else built_in.size
+    photos = cut_photos(_find_faces(options.photos, finder), task.regions, CropStyle(size=size))
+    base = facea_run.load_base(options.checkpoint)
+    identity_now = None
+    watch = Watch(settings, settings.lr_lora, options.output, lambda path: save_facea(path, identity_now()))
+
+    def after_step(progress, identity) -> None:
+        nonlocal identity_now
+        identity_now = identity
+        line(progress)
+        watch(progress)
+
+    result = facea_run.learn(base, photos, task, settings, settings.validate_steps, after_step)
+    if is_main():
+        if len(result.previews):
+            _show_previews(options.output, photos.crops, result, settings.validate_steps, finder, recogniser)
+        save_facea(options.output, result.identity)
+        curve.draw(result.progress.losses, settings.steps).save(options.output.with_suffix(".png"))
+        print(f"{facea_run.report(result)}\nwritten to {options.output}", flush=True)
 
 
-def _find_faces(folder: Path, label: str) -> list:
+def _show_previews(output: Path, crops: torch.Tensor, result: facea_run.Result, every: int, finder, recogniser) -> None:
+    """Write a sheet of what was painted every so many steps, and how like the person it is where that can be said."""
+    images, first = result.previews, result.progress.resumed_at // every + 1
+    scores = {}
+    if recogniser:
+        person = validation.read_face(finder, recogniser, crops)
+        scores["identity"] = [validation.score_likeness(finder, recogniser, person, image) for image in images]
+    labels = [
+        f"step {every * (first + index)}\n{scored}"
+        for index, scored in enumerate(validation.label(scores, len(images)))
+    ]
+    sheet = validation.draw_people(crops, images, labels, "What was painted on the way")
+    sheet.save(output.with_suffix(".validation.png"))
+
+
+def _find_faces(folder: Path, finder: FaceDetector) -> list:
     """Return the largest face of every photo in a folder, as `Faces` of one image each."""
-    from ..faces import detector
-    from ..faces.choose import apply_policy
-    from ..graphics import read_image
-    from .photo_lists import PHOTO_FILES
-
-    finder = detector.load(label or detector.first_detector(), 0.5, 640)
     faces = []
     for file in sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in PHOTO_FILES):
         try:

@@ -11,13 +11,14 @@ import torch
 from ..adapters.face2diffusion import MappingNetwork, MappingSizes
 from ..adapters.face_prompt import FIRST
 from . import loop
-from .frozen import Frozen, NoisyBatch, mean_in_mask, prediction_error, sample_noise
+from .frozen import Condition, Frozen, NoisyBatch, mean_in_mask, prediction_error, sample_noise
 from .portraits import Portraits
 from .settings import AdapterSettings, Count, Positive, Share, Weight
 from .text_model import NAME
 from .watch import Loss
 
 MODES = ("cgdr", "reconstruction", "masked")
+_FEATURES = ("msid", "expression")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def insert_words(embeddings: torch.Tensor, tokens: torch.Tensor, words: torch.Te
 
 def make_mapping(portraits: Portraits, word: int, settings: Face2DiffusionSettings) -> MappingNetwork:
     """Return a fresh mapping network for the portraits' features, with words as wide as `word`."""
-    identity, expression = (math.prod(portraits.features[name].shape[1:]) for name in ("msid", "expression"))
+    identity, expression = (math.prod(portraits.features[name].shape[1:]) for name in _FEATURES)
     network = MappingNetwork(MappingSizes(identity, expression, settings.hidden, word))
     torch.nn.init.zeros_(network.null_exp)
     return network
@@ -99,7 +100,7 @@ def step_loss(
     """
     indices = torch.randint(len(portraits), (settings.batch,), generator=generator)
     identity, expression = (
-        portraits.features[name][indices].flatten(1).to(base.device, torch.float32) for name in ("msid", "expression")
+        portraits.features[name][indices].flatten(1).to(base.device, torch.float32) for name in _FEATURES
     )
     tells_expression = (torch.rand(settings.batch, 1, generator=generator) < settings.keep_expression).to(identity)
     with dropped(network, settings.dropout, generator):
@@ -147,16 +148,25 @@ def make_loss(base: Frozen, network: MappingNetwork, portraits: Portraits, setti
     return loss
 
 
+def conditions(
+    base: Frozen, network: MappingNetwork, data: tuple[Portraits], rows: torch.Tensor, settings: Face2DiffusionSettings
+) -> tuple[Condition, Condition]:
+    """Return the `Condition`s of drawing some rows [b] of the portraits: with the face in the caption, and of "".
+
+    The two words take the place of the class's in the caption; where it has none, they are a prompt of their own.
+    """
+    (portraits,) = data
+    inputs = (portraits.features[name][rows].flatten(1).to(base.device, torch.float32) for name in _FEATURES)
+    captions = [portraits.captions[row] for row in rows.tolist()]
+    bare = f"{settings.prompt} {NAME}"
+    tokens = base.tokens(
+        [text.replace(settings.class_words, NAME) if settings.class_words in text else bare for text in captions]
+    )
+    context = base.context(insert_words(base.embeddings(tokens), tokens, network(*inputs)))
+    nothing = base.context(base.embeddings(base.tokens([""] * len(rows))))
+    return Condition(context, {}), Condition(nothing, {})
+
+
 def make_groups(network: MappingNetwork, settings: Face2DiffusionSettings) -> list[loop.Group]:
     """Return what learns at which rate."""
     return [loop.Group(dict(network.named_parameters()), settings.lr)]
-
-
-def train(base: Frozen, portraits: Portraits, settings: Face2DiffusionSettings, checkpoint, after_step):
-    """Train a mapping network for `base` on `portraits`, and return it with the progress.
-
-    after_step: called with the progress. Raises what `make` and `loop.train` do.
-    """
-    network = make(base, portraits, settings)
-    loss = make_loss(base, network, portraits, settings)
-    return network, loop.fit(make_groups(network, settings), loss, settings, base.device, checkpoint, after_step)

@@ -3,13 +3,12 @@
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-import comfy.k_diffusion.sampling
 import comfy.model_management
-import comfy.samplers
+import comfy.sd
 import folder_paths
 import torch
 
@@ -25,27 +24,35 @@ from ..adapters.facea import (
     name_base,
     write_prompt,
 )
-from ..adapters.facea_file import KIND, save_facea
+from ..adapters.facea_file import KIND, load_facea, save_facea
 from ..weights import saving
 from . import inpainting, loop
+from .bases import BUILT_IN
 from .curve import summarise
+from .distributed import is_main
 from .facea import Learned, step_loss
 from .inpainting import Inpainting, Photos
 from .lora import copy_patcher, in_training, make_branches, make_lora, state_dict
 from .precision import compute_dtype
-from .settings import Count, CountOrNone, Positive, TrainingSettings
+from .sampling import sample
+from .settings import Count, CountOrNone, Positive, TrainingSettings, WatchedSettings
 
 ROWS = {"man": 3, "woman": 4}  # learned features of a prompt, as published
 STEPS, FEWER_STEPS, TRANSFER_STEPS = 1000, 600, 100
 _KEPT = 5  # checkpoints of other trainings that were stopped
 _PREVIEW_STEPS, _PREVIEW_SCALE = 20, 3.0
-_NOT_LEARNED = ("steps", "checkpoint_seconds")  # settings that change nothing of what a step learns
+# Settings that change nothing of what a step learns.
+_NOT_LEARNED = (
+    "steps",
+    "checkpoint_seconds",
+    *(field.name for field in fields(WatchedSettings)[len(fields(TrainingSettings)) :]),
+)
 # Younger settings: left alone they must not change the keys of older checkpoints.
 _ADDED = {"warmup": 0, "cosine": False, "ema": 0.0, "attribute_loss": True, "learned_rows": True}
 
 
 @dataclass(frozen=True)
-class Settings(TrainingSettings):
+class Settings(WatchedSettings):
     """How to tune; docs/papers.md 6.5 tells which defaults are published and which chosen.
 
     batch: photos sampled for a step, with replacement. rank: of the LoRA, whose alpha is the same. features: learned
@@ -62,6 +69,18 @@ class Settings(TrainingSettings):
     checkpointing: bool = False
     attribute_loss: bool = True
     learned_rows: bool = True
+
+
+@dataclass(frozen=True)
+class PersonSettings(Settings):
+    """Settings of the command: those of the training, and what it is to learn of whom, see `Task`.
+
+    start: file of the identity to go on from, "" for none. attribute: "" for the whole face.
+    """
+
+    word: str = "woman"
+    start: str = ""
+    attribute: Literal[("", *ATTRIBUTES)] = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,17 +119,38 @@ class Result:
     previews: torch.Tensor
 
 
+def read_task(person: PersonSettings) -> Task:
+    """Return what settings say of whom what is to be learned; raises ValueError or OSError where they do not fit."""
+    if person.attribute and not person.start:
+        raise ValueError(
+            f"attribute = '{person.attribute}' changes a person who was learned: name that identity's file as start."
+        )
+    if not person.start:
+        return Task(person.word)
+    start = load_facea(person.start)
+    return Task(start.word, start, person.attribute or None)
+
+
+def load_base(checkpoint: str) -> Base:
+    """Return what a checkpoint file holds, or of a base that comes with the pack the UNet that inpaints."""
+    if built_in := BUILT_IN.get(checkpoint):
+        return Base(*built_in.load_inpainting())
+    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(checkpoint)
+    return Base(model, clip, vae)
+
+
 def learn(
     base: Base,
     photos: Photos,
     task: Task,
     settings: Settings,
     preview_every: int = 0,
-    after_step: Callable[[loop.Progress], None] = lambda progress: None,
+    after_step: Callable[[loop.Progress, Callable[[], FaceaIdentity]], None] = lambda progress, identity: None,
 ) -> Result:
     """Tune a copy of the UNet on the photos of one person and return the identity; the connected models stay.
 
-    preview_every: steps between pictures in which the first photo's face is painted anew; 0 for none.
+    preview_every: steps between pictures in which the first photo's face is painted anew; 0 for none. after_step:
+    called after every step with the progress and a function that returns what is learned at that moment.
     A run of the same photos, settings and base that was stopped goes on from its checkpoint in output/facea_training,
     where beside it only the newest of other trainings stay.
     What stops the training, raised by `after_step` or not, comes out of here after the identity of that moment was
@@ -130,11 +170,12 @@ def learn(
         def look(progress: loop.Progress) -> None:
             if preview_every and progress.step % preview_every == 0:
                 latents.append(run.preview())
-            after_step(progress)
+            after_step(progress, lambda: run.identity(progress, len(photos.crops)))
 
         folder = Path(folder_paths.get_output_directory()) / "facea_training"
         checkpoint = folder / f"{_digest(base, photos, task, settings)[:16]}.pt"
-        _sweep(checkpoint)
+        if is_main():
+            _sweep(checkpoint)
         try:
             with in_training(run.patchers, run.learned.lora, settings.checkpointing):
                 loop.train(run.groups(), run.loss, settings, run.device, checkpoint, look, progress)
@@ -146,7 +187,8 @@ def learn(
                 raise RuntimeError(f"FaceA training stopped: {sentence}. {remark}") from error
             logging.warning("FaceA training was stopped. %s", remark)
             raise
-    checkpoint.unlink(missing_ok=True)
+    if is_main():
+        checkpoint.unlink(missing_ok=True)
     with torch.inference_mode():
         pictures = base.vae.decode(torch.cat(latents)) if latents else photos.crops[:0]
     return Result(run.identity(progress, len(photos.crops)), progress, pictures)
@@ -187,7 +229,7 @@ class _Run:
         groups = [loop.Group(lora, self.settings.lr_lora), loop.Group(features, self.settings.lr_features)]
         return groups if self.settings.learned_rows else groups[:1]
 
-    def loss(self, generator: torch.Generator) -> torch.Tensor:
+    def loss(self, generator: torch.Generator, step: int) -> torch.Tensor:
         """Return the loss of a sampled batch: Eq. 2 with the terms that task and settings leave of it."""
         attribute, batch = self.task.attribute, self.settings.batch
         attributes = (attribute,) if attribute else ATTRIBUTES if self.settings.attribute_loss else ()
@@ -197,7 +239,6 @@ class _Run:
     def preview(self) -> torch.Tensor:
         """Return the latent [1, c, h, w] of the first photo, its mask painted anew with what was learned so far."""
         region, model = self.task.regions[0], self.model
-        sigmas = comfy.samplers.calculate_sigmas(model.model_sampling, "normal", _PREVIEW_STEPS).to(self.device)
         generator = torch.Generator().manual_seed(self.settings.seed)
         photo = self.data.latents[:1]
         noise = torch.randn(photo.shape, generator=generator).to(photo)
@@ -209,22 +250,29 @@ class _Run:
             prompt, negative = both.chunk(2)
             return torch.lerp(negative, prompt, _PREVIEW_SCALE)
 
-        x = model.model_sampling.noise_scaling(sigmas[0], noise, torch.zeros_like(photo), True)
-        return model.process_latent_out(comfy.k_diffusion.sampling.sample_euler(denoise, x, sigmas, disable=True)).cpu()
+        return sample(model, denoise, noise, _PREVIEW_STEPS)
 
+    @torch.no_grad()
     def identity(self, progress: loop.Progress, photos: int) -> FaceaIdentity:
-        """Return what is learned at this moment."""
+        """Return what is learned at this moment, where there is a running average that."""
         start, learned = self.task.start, self.learned
+        parameters = {name: tensor for group in self.groups() for name, tensor in group.parameters.items()}
+        steps = {name: parameters[name].clone() for name in progress.average}
+        for name, average in progress.average.items():
+            parameters[name].copy_(average)
         features = {
             region: tensor.detach().to("cpu", torch.float32, copy=True) for region, tensor in learned.features.items()
         }
+        lora = state_dict(learned.lora)
+        for name, tensor in steps.items():
+            parameters[name].copy_(tensor)
         settings = {name: str(value) for name, value in asdict(self.settings).items() if name not in _NOT_LEARNED}
         settings |= {"steps": str(progress.step), "photos": str(photos)}
         if self.task.attribute:
             past = {f"before: {name}": value for name, value in start.settings.items()}
             settings = past | settings | {"transferred": self.task.attribute}
         return FaceaIdentity(
-            state_dict(learned.lora),
+            lora,
             features,
             "input" if learned.clip else "output",
             self.task.word,

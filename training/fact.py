@@ -15,7 +15,7 @@ from ..adapters.unet_blocks import transformer_blocks
 from ..attention_patches.calls import attend
 from ..attention_patches.sfags import gated_self_attention, project_face
 from . import loop
-from .frozen import Frozen, mean_in_mask, prediction_error, sample_noise
+from .frozen import Condition, Frozen, mean_in_mask, prediction_error, sample_noise
 from .portraits import Portraits, others
 from .settings import AdapterSettings, Count, Number, Positive, Share, Weight
 from .watch import Loss
@@ -189,19 +189,19 @@ def make_loss(base: Frozen, adapter: Fact, portraits: Portraits, settings: FactS
     return loss
 
 
-def train(
-    base: Frozen, portraits: Portraits, settings: FactSettings, checkpoint, after_step, projector: dict | None = None
-) -> tuple[Fact, loop.Progress]:
-    """Train an adapter for `base` on `portraits`, and return it with the progress.
+def conditions(base: Frozen, adapter: Fact, data: tuple[Portraits], rows: torch.Tensor, settings: FactSettings):
+    """Return the `Condition`s of drawing some rows [b] of the portraits: with caption and face, and without."""
+    (portraits,) = data
+    features = portraits.features["transface"][rows].to(base.device, torch.float32)
+    masks = portraits.faces[rows].to(base.device, torch.float32)
 
-    after_step: called with the progress. projector: the weights that its projector begins with, see `fact_projector`.
-    Raises what `make` and `loop.train` do.
-    """
-    adapter = make(base, portraits, settings)
-    if projector is not None:
-        adapter.projector.load_state_dict(projector)
-    loss = make_loss(base, adapter, portraits, settings)
-    return adapter, loop.fit(make_groups(adapter, settings), loss, settings, base.device, checkpoint, after_step)
+    def tell(captions: list[str], features: torch.Tensor) -> Condition:
+        patch = FaceBlockPatch(adapter.by_block, adapter.projector(features), masks, settings.denominator)
+        context = base.context(base.embeddings(base.tokens(captions)))
+        return Condition(context, {"patches": {"middle_patch": [patch]}})
+
+    captions = [portraits.captions[row] for row in rows.tolist()]
+    return tell(captions, features), tell([""] * len(rows), torch.zeros_like(features))
 
 
 def make_groups(adapter: Fact, settings: FactSettings) -> list[loop.Group]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import comfy.model_base
 import torch
@@ -98,6 +99,14 @@ def freeze(model, clip, precision: str, checkpointing: bool = False) -> Frozen:
     if kind == "SD1.5":
         text = clip.cond_stage_model.clip_l.transformer.text_model.to(device, torch.float32).requires_grad_(False)
     return Frozen(inner, text, clip, device, kind)
+
+
+class Condition(NamedTuple):
+    """What the model is told beside noise: rows for the cross-attentions, options for the host, SDXL's y if any."""
+
+    context: torch.Tensor
+    options: dict
+    y: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

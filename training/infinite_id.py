@@ -12,7 +12,7 @@ from ..adapters.ip_projectors import InfiniteIdTokens
 from ..adapters.unet_blocks import BLOCKS, transformer_blocks
 from ..attention_patches.calls import attend
 from . import loop
-from .frozen import Frozen, mean_in_mask, prediction_error, sample_noise
+from .frozen import Condition, Frozen, mean_in_mask, prediction_error, sample_noise
 from .portraits import Portraits, others
 from .settings import AdapterSettings, Count, Share, Weight
 from .watch import Loss
@@ -132,17 +132,38 @@ def step_loss(
     dropped = torch.rand(settings.batch, generator=generator) < settings.drop
     face = normalize(face.flatten(1), dim=1)
     clip[dropped], face[dropped] = nothing.to(clip), 0
-    context = clip.new_zeros(len(indices), 1, adapter.width)  # for a cross-attention that is out one row is enough
-    if not settings.text_off:
-        context = base.context(base.embeddings(tokens[indices]))
+    condition = _tell(base, adapter, portraits, indices, face, clip, None if settings.text_off else tokens[indices])
     batch = sample_noise(base, portraits.latents[indices], generator)
-    size = 8 * portraits.latents.shape[-1]
-    sides = torch.full((len(indices),), size) if portraits.sides is None else portraits.sides[indices]
-    options = attention_patches(base, adapter, adapter.mapper(face, clip), settings.text_off)
-    denoised = base.denoise(batch.z_t, batch.sigma, context, options, base.size_condition(sides, size))
+    denoised = base.denoise(batch.z_t, batch.sigma, *condition)
     square = prediction_error(base, denoised, batch.z_0, batch.sigma).square()
     face = portraits.faces[indices].to(base.device, torch.float32)
     return mean_in_mask(square, 1 + (settings.focus - 1) * face)
+
+
+def _tell(base: Frozen, adapter: InfiniteId, portraits: Portraits, rows, face, clip, tokens) -> Condition:
+    """Return what the model is told of faces and CLIP states, `rows` [b] giving sizes; tokens: None for no text."""
+    context = clip.new_zeros(len(rows), 1, adapter.width)  # for a cross-attention that is out one row is enough
+    if tokens is not None:
+        context = base.context(base.embeddings(tokens))
+    size = 8 * portraits.latents.shape[-1]
+    sides = torch.full((len(rows),), size) if portraits.sides is None else portraits.sides[rows]
+    options = attention_patches(base, adapter, adapter.mapper(face, clip), tokens is None)
+    return Condition(context, options, base.size_condition(sides, size))
+
+
+def conditions(base: Frozen, adapter: InfiniteId, data: tuple, rows: torch.Tensor, settings: InfiniteIdSettings):
+    """Return the `Condition`s of drawing some rows [b] of the portraits: with the face, and without.
+
+    data: (portraits, what CLIP sees in an empty picture). As in training: with the text out the caption says nothing.
+    """
+    portraits, nothing = data
+    clip, face = (portraits.features[name][rows].to(base.device, torch.float32) for name in ("clip", "arcface"))
+    texts = [portraits.captions[row] for row in rows.tolist()], [""] * len(rows)
+    tokens = (None, None) if settings.text_off else tuple(map(base.tokens, texts))
+    face = normalize(face.flatten(1), dim=1)
+    shown = _tell(base, adapter, portraits, rows, face, clip, tokens[0])
+    empty = nothing.to(clip).expand_as(clip)
+    return shown, _tell(base, adapter, portraits, rows, torch.zeros_like(face), empty, tokens[1])
 
 
 def make(base: Frozen, portraits: Portraits, settings: InfiniteIdSettings) -> InfiniteId:
@@ -176,16 +197,3 @@ def make_loss(
 def make_groups(adapter: InfiniteId, settings: InfiniteIdSettings) -> list[loop.Group]:
     """Return what learns at which rate."""
     return [loop.Group(dict(adapter.named_parameters()), settings.lr)]
-
-
-def train(
-    base: Frozen, portraits: Portraits, nothing: torch.Tensor, settings: InfiniteIdSettings, checkpoint, after_step
-):
-    """Train an adapter for `base` on `portraits`, and return it with the progress.
-
-    nothing: CLIP's features [m, d] of an empty picture. after_step: called with the progress. Raises what `loop.train`
-    does.
-    """
-    adapter = make(base, portraits, settings)
-    loss = make_loss(base, adapter, portraits, nothing, settings)
-    return adapter, loop.fit(make_groups(adapter, settings), loss, settings, base.device, checkpoint, after_step)

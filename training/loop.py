@@ -1,6 +1,6 @@
 """The one training loop: AdamW over groups of parameters, with checkpoints from which it goes on bit for bit.
 
-A trainer brings its parameters and a function that samples from a random generator and returns a loss.
+A trainer brings its parameters and a function that samples from a random generator and returns the loss of a step.
 
 Several processes, started by `accelerate launch`, train together: each samples from a random stream of its own, and
 all step by the mean of their gradients.
@@ -78,7 +78,7 @@ def make_stream(seed: int, rank: int = 0, step: int = 0) -> torch.Generator:
 
 def train(
     groups: list[Group],
-    loss_of: Callable[[torch.Generator], torch.Tensor],
+    loss_of: Callable[[torch.Generator, int], torch.Tensor],
     settings: TrainingSettings,
     device: torch.device,
     checkpoint: Path | None = None,
@@ -87,7 +87,8 @@ def train(
 ) -> Progress:
     """Train parameters in place until `settings.steps` steps are done, and return the progress.
 
-    loss_of: samples from the generator, which is the CPU's, so that a seed means the same on every device.
+    loss_of: samples from the generator, which is the CPU's, so that a seed means the same on every device; also told
+    the step, counted from 0.
     checkpoint: a file to go on from where there is one; a damaged one is moved aside. Written every
     `checkpoint_seconds`, when something stops the training, and at the end. after_step: called with the progress after
     every step; what it raises stops the training. progress: updated after every step, also where something stops the
@@ -150,28 +151,6 @@ def _go_on(state: "_State", loss_of: Callable, after_step: Callable[[Progress], 
     return progress
 
 
-def fit(
-    groups: list[Group],
-    loss: Callable[[torch.Generator, int], torch.Tensor],
-    settings: TrainingSettings,
-    device: torch.device,
-    checkpoint: Path | None = None,
-    after_step: Callable[[Progress], None] = lambda progress: None,
-    progress: Progress | None = None,
-) -> Progress:
-    """Do what `train` does with a loss that is also told the step, counted from 0."""
-    progress = progress or Progress()
-    return train(
-        groups,
-        lambda generator: loss(generator, progress.step),
-        settings,
-        device,
-        checkpoint,
-        after_step,
-        progress,
-    )
-
-
 def _read_checkpoint(path: Path) -> dict:
     """Return what a checkpoint holds; a damaged one is moved aside, with a warning, and nothing is returned: {}."""
     try:
@@ -217,11 +196,11 @@ class _State:
         self.streams = self._read_streams()
         self.is_whole = True
 
-    def step(self, loss_of: Callable[[torch.Generator], torch.Tensor]) -> None:
+    def step(self, loss_of: Callable[[torch.Generator, int], torch.Tensor]) -> None:
         """Make one step; raises StoppedError before anything changes where loss or gradient is not finite."""
         settings, step, total = self.settings, self.progress.step, 0.0
         for _ in range(settings.accumulate):
-            loss = loss_of(self.generator) / settings.accumulate
+            loss = loss_of(self.generator, step) / settings.accumulate
             self.scaler.scale(loss).backward()
             total += loss.item()
         if self.accelerator:

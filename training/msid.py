@@ -22,7 +22,7 @@ from .face_crops import CropSet
 from .photos import ALIGNED
 from .portraits import choose_held_out
 from .precision import cast_to, compute_dtype
-from .settings import AdapterSettings, Count, CountOrNone, Positive, Range
+from .settings import Count, CountOrNone, Positive, Range, Share, WatchedSettings
 from .watch import Loss
 
 HEADS = ("arcface", "cosface")
@@ -32,17 +32,20 @@ _SETTLING = 50  # batches of which the norms' statistics are taken
 
 
 @dataclass(frozen=True)
-class MsidSettings(AdapterSettings):
-    """dim, depth, patch: of the ViT, as published; its MLPs are four times as wide. taps: the blocks that are read,
-    counted from 0.
+class MsidSettings(WatchedSettings):
+    """Settings of MSID's training; batch, lr, checkpointing and held_out are those of adapters.
 
-    head: one of HEADS: ArcFace's margin is an angle in radians, CosFace's is taken from the cosine. scale, margin: s
-    and m of Eq. 3. flip: whether crops are mirrored, half of the time. validation_batches: how many batches of pairs of
-    one person a validation has, and as many of two.
+    dim, depth, patch: of the ViT, as published; its MLPs are four times as wide. taps: the blocks that are read,
+    counted from 0. head: one of HEADS: ArcFace's margin is an angle in radians, CosFace's is taken from the cosine.
+    scale, margin: s and m of Eq. 3. flip: whether crops are mirrored, half of the time. validation_batches: how many
+    batches of pairs of one person a validation has, and as many of two.
     """
 
     batch: Annotated[int, Range(ge=2)] = 128
     lr: Positive = 1e-3
+    checkpointing: bool = False
+    held_out: Share = 0.05
+    validation_batches: Count = 8
     dim: Annotated[int, Range(ge=HEAD_WIDTH, multiple_of=HEAD_WIDTH)] = 384
     depth: Count = 12
     patch: Annotated[int, Range(ge=1, le=ALIGNED)] = 8

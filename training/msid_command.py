@@ -1,6 +1,7 @@
 """Train MSID, Face2Diffusion's encoder, on photos or crops of many people; training/README.md has the settings."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import comfy.model_management
@@ -13,7 +14,7 @@ from . import adapter_command, loop, msid, prepare_command, shards
 from .distributed import is_main
 from .face_crops import CropSet, find_crops
 from .progress_line import ProgressLine
-from .settings import add_setting_options, check_data, check_settings, read_config
+from .settings import check_data, check_output, check_settings, make_parser, read_config
 from .watch import Watch, averaged
 
 
@@ -31,23 +32,21 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="likeness.py train msid", description=__doc__)
     text = (
         "folder with a sub-folder of photos for each person, table, or prepared; with aligned crops: folder of "
         "InsightFace's train.rec, or of tar shards"
     )
-    parser.add_argument("photos", type=Path, help=text)
-    parser.add_argument("output", type=Path, help="the safetensors file to write")
-    add_setting_options(parser)
-    return parser.parse_args(arguments)
+    return make_parser(prepare_command.MSID, __doc__, text, None).parse_args(arguments)
 
 
 def _train(options: argparse.Namespace) -> None:
     values, about_data = read_config(options.config, options.set)
     settings, split = check_settings(msid.MsidSettings, values), check_data((), about_data, prepared=True).split
+    if settings.face_scorer:
+        raise ValueError("face_scorer is for validation pictures, of which msid has none: leave it out.")
     if not options.photos.exists():
         raise ValueError(f"There is no folder {options.photos} with photos.")
-    adapter_command.check_output(options.output)
+    check_output(options.output)
     line = ProgressLine(settings)
     crops = _take_crops(options, about_data, split)
     trained, *held = msid.hold_out(crops, settings.held_out) if settings.validate_steps else [crops]
@@ -58,7 +57,8 @@ def _train(options: argparse.Namespace) -> None:
     watch = _watch(module, progress, settings, options.output, trained, held, device)
     groups = [loop.Group(dict(module.named_parameters()), settings.lr)]
     loss = msid.make_loss(module, trained, settings, device, split)
-    adapter_command.learn(groups, loss, settings, device, options.output, line, watch, progress)
+    train = partial(loop.train, groups, loss, settings, device)
+    adapter_command.learn(train, settings, options.output, line, watch, progress)
 
 
 def _take_crops(options: argparse.Namespace, about_data: dict, split: bool) -> CropSet:
@@ -88,14 +88,14 @@ def _watch(
             state = {name: tensor.cpu().contiguous() for name, tensor in module.network.state_dict().items()}
             saving.write(path, safetensors.torch.save(state), "Training")  # before the weights are others again
 
-    def validate() -> float:
+    def validate(step: int) -> dict[str, float]:
         with averaged(module, progress):
             msid.settle(module.network, trained, settings, device)
             accuracy = msid.verify(module.network, held[0], pairs, device)
         tqdm.write(
-            f"step {progress.step}: {accuracy:.2%} of {len(pairs.same)} pairs of {len(held[0].people.unique())} "
+            f"step {step}: {accuracy:.2%} of {len(pairs.same)} pairs of {len(held[0].people.unique())} "
             "held-out people told rightly"
         )
-        return 1 - accuracy
+        return {"accuracy": accuracy}
 
-    return Watch(settings, output, write, validate if held else None)
+    return Watch(settings, settings.lr, output, write, validate if held else None, best="accuracy")

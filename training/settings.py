@@ -3,7 +3,9 @@
 import argparse
 import contextlib
 import json
+import tempfile
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, get_args, get_origin
@@ -28,6 +30,8 @@ Positive = Annotated[float, Range(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Range(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Range(ge=0, le=1)]
 
+BASES = ("", "SD1.5", "SDXL")
+BEST = ("validation", "identity", "text")
 CLIP_FACES = ("aligned", "crop")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 _ALLOWED = {
@@ -67,31 +71,85 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
-class AdapterSettings(TrainingSettings):
-    """Settings of every adapter's training.
+class WatchedSettings(TrainingSettings):
+    """Settings of what a training leaves on its way, see `watch`.
 
-    batch: photos of a loss. lr: the learning rate. checkpointing: less memory, more time. log_steps, snapshot_steps,
-    validate_steps: steps from one line of the log, numbered file or validation to the next, 0 for none. held_out: share
-    of the people who are not trained on, but whom the loss is measured of, where there are validations; always the same
-    validation_batches batches. tensorboard: whether to write the log for TensorBoard too.
+    log_steps, snapshot_steps, validate_steps: steps from one line of the log, numbered file or validation to the next,
+    0 for none. tensorboard: whether to write the log for TensorBoard too. face_scorer: file of the recogniser that says
+    how like the person validation pictures are, "" for no such score.
     """
 
-    batch: Count = 32
-    lr: Positive = 1e-4
-    checkpointing: bool = False
     log_steps: CountOrNone = 50
     snapshot_steps: CountOrNone = 0
     validate_steps: CountOrNone = 0
+    tensorboard: bool = False
+    face_scorer: str = ""
+
+
+@dataclass(frozen=True)
+class AdapterSettings(WatchedSettings):
+    """Settings of every adapter's training.
+
+    base: the kind of base model that the settings are for, one of BASES, "" for any. batch: photos of a loss. lr: the
+    learning rate. checkpointing: less memory, more time. held_out: share of the people who are not trained on, but whom
+    validations are of: the loss of always the same validation_batches batches, and validation_pictures of as many
+    photos, drawn in sampling_steps steps at the guidance cfg. text_scorer: file of the CLIP that compares them with
+    their captions, "" for no such score. best: one of BEST, by which the best file is chosen.
+    """
+
+    base: Literal[BASES] = BASES[0]
+    batch: Count = 32
+    lr: Positive = 1e-4
+    checkpointing: bool = False
     held_out: Share = 0.05
     validation_batches: Count = 8
-    tensorboard: bool = False
+    validation_pictures: CountOrNone = 0
+    sampling_steps: Count = 20
+    cfg: Weight = 5.0
+    text_scorer: str = ""
+    best: Literal[BEST] = BEST[0]
 
 
-def add_setting_options(parser: argparse.ArgumentParser) -> None:
-    """Add --config and --set, whose values `read_config` takes."""
+def make_parser(method: str, text: str, photos: str, checkpoint: str | None) -> argparse.ArgumentParser:
+    """Return the options that every `likeness.py train` takes; photos, checkpoint: what these are, for the help.
+
+    checkpoint: None where there is no base model. `read_config` takes the values of --config and --set.
+    """
+    parser = argparse.ArgumentParser(prog=f"likeness.py train {method}", description=text)
+    parser.add_argument("photos", type=Path, help=photos)
+    if checkpoint:
+        parser.add_argument("checkpoint", help=checkpoint)
+    parser.add_argument("output", type=Path, help="the safetensors file to write")
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings by name, and a table [data]")
     text = "over the config, e.g. --set steps=600 --set data.size=256"
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
+    parser.add_argument("--cpu", action="store_true", help="do not use the GPU")
+    return parser
+
+
+def check_paths(folder: Path, checkpoint: str, output: Path, kind: str, words: Iterable[str]) -> None:
+    """Raise ValueError or OSError where photos or checkpoint are not there, or the output cannot be written.
+
+    kind: of checkpoint that is wanted, for the sentence. words: what stands for a base that comes with the pack.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder {folder} with photos.")
+    if checkpoint not in words and not Path(checkpoint).is_file():
+        names = ", or ".join([f"name {kind} checkpoint file", *words])
+        raise ValueError(f"There is no checkpoint {checkpoint}: {names}.")
+    check_output(output)
+
+
+def check_output(output: Path) -> None:
+    """Raise ValueError or OSError where a training cannot write its file."""
+    if output.suffix != ".safetensors":
+        raise ValueError(f"The file to write must be called something.safetensors, not {output.name}.")
+    try:
+        with tempfile.TemporaryFile(dir=output.parent):
+            pass
+    except OSError as error:
+        why = error.strerror or error
+        raise OSError(f"Nothing can be written into {output.parent} ({why}): make it, or name another.") from error
 
 
 def read_config(file: Path | None, options: list[str]) -> tuple[dict, dict]:

@@ -13,7 +13,7 @@ import torch
 from . import curve
 from .distributed import is_main
 from .loop import Progress, lr_factor, make_stream
-from .settings import AdapterSettings
+from .settings import BEST, WatchedSettings
 
 Loss = Callable[[torch.Generator, int], torch.Tensor]  # of a sampled batch in a step
 _DRAW_SECONDS = 30.0  # at least, from one picture of the losses to the next
@@ -22,22 +22,27 @@ _DRAW_SECONDS = 30.0  # at least, from one picture of the losses to the next
 class Watch:
     """What `loop.train` is to call after every step; of several processes the main one writes.
 
-    output: the adapter's file to be; beside it lie NAME.log.jsonl, a line every `log_steps` steps, NAME.png, numbered
-    snapshots NAME.step-00001000.safetensors and, where there is a validation, NAME.best.safetensors. write: writes the
-    adapter as it is to a path. validate: returns the loss on people held out; None where nobody is.
+    lr: the learning rate, for the log. output: the file to be; beside it lie NAME.log.jsonl, a line every `log_steps`
+    steps, NAME.png, numbered snapshots NAME.step-00001000.safetensors and, where there is a validation,
+    NAME.best.safetensors. write: writes what is learned as it is to a path. validate: called with the step, returns
+    numbers by name, for the log; None for no validation. best: of these the one that chooses the best file: the lowest
+    loss, "validation", or the highest score.
     """
 
     def __init__(
         self,
-        settings: AdapterSettings,
+        settings: WatchedSettings,
+        lr: float,
         output: Path,
         write: Callable[[Path], None],
-        validate: Callable[[], float] | None,
+        validate: Callable[[int], dict[str, float]] | None = None,
+        best: str = BEST[0],
     ):
-        self.settings, self.output, self.write, self.validate = settings, output, write, validate
+        self.settings, self.lr, self.output, self.write, self.validate = settings, lr, output, write, validate
+        self.key, self.sign = best, -1 if best == BEST[0] else 1
         self.log = output.with_suffix(".log.jsonl")
         self.board = _open_board(output) if settings.tensorboard and is_main() else None
-        self.best, self.opened, self.drawn = math.inf, False, time.monotonic()
+        self.best, self.opened, self.drawn = -math.inf, False, time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
         if not is_main():
@@ -48,11 +53,11 @@ class Watch:
         entry = {}
         if _is_due(step, settings.log_steps):
             losses = progress.losses[-settings.log_steps :]
-            entry |= {"loss": sum(losses) / len(losses), "lr": settings.lr * lr_factor(settings, step - 1)}
+            entry |= {"loss": sum(losses) / len(losses), "lr": self.lr * lr_factor(settings, step - 1)}
         if self.validate and (_is_due(step, settings.validate_steps) or step == settings.steps):
-            entry["validation"] = self.validate()
-            if entry["validation"] < self.best:
-                self.best = entry["validation"]
+            entry |= self.validate(step)
+            if self.key in entry and self.sign * entry[self.key] > self.best:
+                self.best = self.sign * entry[self.key]
                 self.write(self.output.with_suffix(".best.safetensors"))
         if _is_due(step, settings.snapshot_steps):
             self.write(self.output.with_suffix(f".step-{step:08d}.safetensors"))
@@ -65,16 +70,16 @@ class Watch:
     def _open(self, resumed_at: int) -> None:
         """Keep the lines of the log up to the step after which this run goes on: the rest is made anew."""
         entries = [entry for entry in read_log(self.log) if entry["step"] <= resumed_at]
-        self.best = min((entry["validation"] for entry in entries if "validation" in entry), default=math.inf)
+        values = (self.sign * entry[self.key] for entry in entries if self.key in entry)
+        self.best = max(values, default=-math.inf)
         self.log.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries), "utf-8")
         self.opened = True
 
     def _note(self, entry: dict) -> None:
         with self.log.open("a", encoding="utf-8") as log:
             log.write(f"{json.dumps(entry)}\n")
-        for name in ("loss", "lr", "validation") if self.board else ():
-            if name in entry:
-                self.board.add_scalar(name, entry[name], entry["step"])
+        for name in entry.keys() - {"step", "seconds"} if self.board else ():
+            self.board.add_scalar(name, entry[name], entry["step"])
 
 
 def read_log(path: Path) -> list[dict]:

@@ -3,6 +3,7 @@
 import torch
 
 from ...training import adapter_command, face2diffusion, fact, infinite_id
+from ...training.adapter_loop import train_adapter
 from ...training.frozen import freeze
 from ...training.portraits import Portraits
 from ...training.progress_line import ProgressLine
@@ -61,26 +62,23 @@ def train(name: str, steps: int) -> None:
     if name in FACTS:
         method = adapter_command.METHODS["fact"]
         settings = fact.FactSettings(steps=steps, **(SHARED | FACT | FACTS[name]))
-        begin = load_tensors("fact_projector")
-        adapter, progress = fact.train(
-            base, portraits("transface"), settings, OUTPUT / f"{name}.pt", ProgressLine(settings), begin
-        )
+        data = (portraits("transface"),)
+        adapter = fact.make(base, *data, settings)
+        adapter.projector.load_state_dict(load_tensors("fact_projector"))
     elif name in F2DS:
         method = adapter_command.METHODS["face2diffusion"]
         settings = face2diffusion.Face2DiffusionSettings(steps=steps, hidden=(256, 256), **(SHARED | F2D | F2DS[name]))
         photos = portraits(_ENCODERS.get(name, "msid"), "expression")
         photos.features["msid"] = photos.features.pop(_ENCODERS.get(name, "msid"))
-        adapter, progress = face2diffusion.train(base, photos, settings, checkpoint, ProgressLine(settings))
+        data, adapter = (photos,), face2diffusion.make(base, photos, settings)
     else:
         method = adapter_command.METHODS["infinite-id"]
         settings = infinite_id.InfiniteIdSettings(
             steps=steps, queries=12, dim=128, depth=2, **(SHARED | INFINITE[name])
         )
-        nothing = load_tensors("clip_nothing")["nothing"]
-        photos = portraits("clip", "arcface")
-        adapter, progress = infinite_id.train(
-            base, photos, nothing, settings, OUTPUT / f"{name}.pt", ProgressLine(settings)
-        )
+        data = portraits("clip", "arcface"), load_tensors("clip_nothing")["nothing"]
+        adapter = infinite_id.make(base, data[0], settings)
+    progress = train_adapter(method.trainer, base, adapter, data, settings, checkpoint, ProgressLine(settings))
     adapter.load_state_dict(progress.average)
     file = name if name in METHODS else f"ablations/{name}"
     save_tensors(file, {key: tensor.half() for key, tensor in method.state(adapter).items()}, method.metadata)

@@ -133,7 +133,7 @@ def train(
     if recogniser:
         recogniser.to(device).requires_grad_(False)
 
-    def loss_of(generator: torch.Generator) -> torch.Tensor:
+    def loss_of(generator: torch.Generator, step: int) -> torch.Tensor:
         indices = torch.randint(len(dataset), (settings.batch,), generator=generator).tolist()
         x = as_pixels(dataset.images(indices)).to(device, dtype).contiguous(memory_format=torch.channels_last)
         size = settings.batch, len(network.decoder.entry.weight[0]), *network.latent_size(x.shape[2:])

@@ -80,7 +80,7 @@ def train(
     pair.to(device)
     dtype = compute_dtype(settings.precision, device)
 
-    def loss_of(generator: torch.Generator) -> torch.Tensor:
+    def loss_of(generator: torch.Generator, step: int) -> torch.Tensor:
         indices = torch.randint(len(dataset), (settings.batch,), generator=generator)
         images = soften(dataset.images(indices.tolist()).movedim(-1, 1).float() / 255, settings.soft, generator)
         pixels = ((images - _MEAN) / _STD).to(device)

@@ -78,7 +78,7 @@ def train(
     weight[(used.cumsum(0)[EXPRESSION] - 1).unique()] = 8.0  # 64 numbers of length 1 are small
     weight = weight.to(device)
 
-    def loss_of(generator: torch.Generator) -> torch.Tensor:
+    def loss_of(generator: torch.Generator, step: int) -> torch.Tensor:
         indices = torch.randint(len(targets), (settings.batch,), generator=generator)
         pixels = soften(crops[indices].movedim(-1, 1).float() / 255, settings.soft, generator).to(device)
         with cast_to(dtype, device):

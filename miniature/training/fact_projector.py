@@ -57,7 +57,7 @@ def train(
     target = of_people(portraits, settings.components)
     readout = nn.Linear(projector.latents.shape[1] * projector.norm_out.normalized_shape[0], target.shape[1]).to(device)
 
-    def loss_of(generator: torch.Generator) -> torch.Tensor:
+    def loss_of(generator: torch.Generator, step: int) -> torch.Tensor:
         indices = torch.randint(len(portraits), (settings.batch,), generator=generator)
         features = portraits.features["transface"][indices].to(device, torch.float32)
         with cast_to(compute_dtype(settings.precision, device), device):

@@ -138,7 +138,7 @@ def train(
     network.to(device, memory_format=torch.channels_last)
     dtype = compute_dtype(settings.precision, device)
 
-    def loss_of(generator: torch.Generator) -> torch.Tensor:
+    def loss_of(generator: torch.Generator, step: int) -> torch.Tensor:
         x, points, present = (part.to(device) for part in examples(dataset, settings.batch, generator))
         predicted, presence = lower(network, dtype)(x.to(dtype, memory_format=torch.channels_last))
         return loss(predicted, presence, points, present, settings.points)

@@ -70,7 +70,7 @@ def train(
     dtype = compute_dtype(settings.precision, device)
     progress = loop.Progress()
 
-    def loss_of(generator: torch.Generator) -> torch.Tensor:
+    def loss_of(generator: torch.Generator, step: int) -> torch.Tensor:
         indices = torch.randint(len(labels), (settings.batch,), generator=generator)
         pixels = soften(as_pixels(crops[indices.numpy()]) / 2 + 0.5, settings.soft, generator) * 2 - 1
         if settings.flip and torch.rand((), generator=generator) < 0.5:

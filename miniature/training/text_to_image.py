@@ -102,7 +102,7 @@ def train(
     dtype = compute_dtype(settings.precision, device)
     options = quick_on(device)
 
-    def loss_of(generator: torch.Generator) -> torch.Tensor:
+    def loss_of(generator: torch.Generator, step: int) -> torch.Tensor:
         indices = torch.randint(len(lessons.latents), (settings.batch,), generator=generator)
         z_0 = lessons.latents[indices].float()
         t = (len(alphas_bar) * torch.rand(settings.batch, generator=generator) ** settings.time_power).long()

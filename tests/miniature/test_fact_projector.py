@@ -8,6 +8,7 @@ from likeness.miniature.training import fact_projector
 from likeness.miniature.training.fact_projector import of_people
 from likeness.tests.support import tiny_frozen
 from likeness.training import fact
+from likeness.training.adapter_loop import train_adapter
 
 SIZES = fact.FactSettings(queries=3, dim=64, depth=1, gate=1.0, steps=1, batch=2, precision="float32")
 
@@ -70,6 +71,8 @@ def test_fact_begins_with_the_projector_it_is_given(base, portraits):
     width = base.text.embeddings.token_embedding.weight.shape[1]
     given = fact.make_projector(24, width, SIZES).state_dict()
     still = replace(SIZES, lr=0.0, weight_decay=0.0)
-    adapter, _ = fact.train(base, portraits, still, None, lambda progress: None, given)
+    adapter = fact.make(base, portraits, still)
+    adapter.projector.load_state_dict(given)
+    train_adapter(fact, base, adapter, (portraits,), still)
     for name, each in adapter.projector.state_dict().items():
         assert torch.equal(each, given[name]), name

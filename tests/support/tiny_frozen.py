@@ -8,6 +8,7 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.sd1_clip import SD1ClipModel
 from likeness.miniature.models import base_model
+from likeness.training.adapter_loop import train_adapter
 from likeness.training.frozen import Frozen, freeze
 from likeness.training.portraits import Portraits
 
@@ -43,6 +44,12 @@ def host():
 
 def frozen_base(precision: str = "float32") -> Frozen:
     return freeze(*host(), precision)
+
+
+def train(trainer, base: Frozen, data: tuple, settings, checkpoint=None, after_step=lambda progress: None) -> tuple:
+    """A fresh adapter that was trained, and the progress."""
+    adapter = trainer.make(base, data[0], settings)
+    return adapter, train_adapter(trainer, base, adapter, data, settings, checkpoint, after_step)
 
 
 def predicting_eps(of: Frozen) -> Frozen:

@@ -19,7 +19,7 @@ from likeness.miniature.models import base_model
 from likeness.miniature.world.dataset import SetRecipe
 from likeness.miniature.world.draw import draw
 from likeness.tests.support import checkpoints, tiny_miniature
-from likeness.training import adapter_command, bases, facea_run, photos, portraits, settings, watch
+from likeness.training import adapter_command, bases, facea_run, msid, photos, portraits, settings, watch
 from likeness.training.progress_line import ProgressLine
 from likeness.weights import folders
 from likeness.weights.reading import read_metadata
@@ -85,10 +85,10 @@ def beside(output) -> list[str]:
 @pytest.mark.slow
 def test_photos_become_a_file_that_load_face_adapter_opens(method, people, tmp_path, monkeypatch, capsys):
     output, kept, how = tmp_path / "out.safetensors", [], adapter_command.METHODS[method]
-    learn = adapter_command.loop.fit
+    learn = adapter_command.train_adapter
     make = how.trainer.make
     monkeypatch.setattr(how.trainer, "make", lambda *given: kept.append(make(*given)) or kept[0])
-    monkeypatch.setattr(adapter_command.loop, "fit", lambda *given: kept.append(learn(*given)))
+    monkeypatch.setattr(adapter_command, "train_adapter", lambda *given: kept.append(learn(*given)))
     assert run(method, people, output) == 0
     told = capsys.readouterr()
     assert "4 photos of 2 people" in told.out and f"written to {output}" in told.out
@@ -283,7 +283,11 @@ def test_tensorboard_gets_the_log(people, tmp_path):
 
 
 def test_every_number_of_the_settings_has_a_range():
-    kinds = [how.settings for how in adapter_command.METHODS.values()] + [facea_run.Settings, settings.DataSettings]
+    kinds = [how.settings for how in adapter_command.METHODS.values()] + [
+        facea_run.Settings,
+        msid.MsidSettings,
+        settings.DataSettings,
+    ]
     for field in (field for kind in kinds for field in dataclasses.fields(kind)):
         numbers = [part for part in (field.type, *typing.get_args(field.type)) if part in (int, float)]
         assert not numbers or typing.get_origin(field.type) is typing.Annotated, field.name

@@ -8,6 +8,7 @@ from likeness.adapters import face_prompt
 from likeness.adapters.face2diffusion import Face2DiffusionAdapter
 from likeness.encoders.identity import FaceId
 from likeness.tests.support import tiny_frozen
+from likeness.training import face2diffusion
 from likeness.training.face2diffusion import (
     Face2DiffusionSettings,
     cgdr_target,
@@ -15,7 +16,6 @@ from likeness.training.face2diffusion import (
     insert_words,
     make_mapping,
     step_loss,
-    train,
 )
 from likeness.training.frozen import Frozen
 
@@ -149,14 +149,16 @@ def test_a_mapping_in_use_is_the_one_in_training(portraits):
 
 def test_an_unknown_mode_is_refused(base, portraits):
     with pytest.raises(ValueError, match="'dsc' is no mode of .*; choose one of cgdr, reconstruction, masked"):
-        train(base, portraits, Face2DiffusionSettings(**TINY, mode="dsc"), None, lambda progress: None)
+        tiny_frozen.train(face2diffusion, base, (portraits,), Face2DiffusionSettings(**TINY, mode="dsc"))
 
 
 def test_a_training_goes_on_as_if_never_stopped(base, portraits, tmp_path):
     settings, steps = Face2DiffusionSettings(**TINY, lr=1e-2), []
-    whole, progress = train(base, portraits, settings, None, lambda progress: steps.append(progress.step))
+    whole, progress = tiny_frozen.train(
+        face2diffusion, base, (portraits,), settings, None, lambda progress: steps.append(progress.step)
+    )
     for until in (replace(settings, steps=1), settings):
-        resumed, again = train(base, portraits, until, tmp_path / "mapping.pt", lambda progress: None)
+        resumed, again = tiny_frozen.train(face2diffusion, base, (portraits,), until, tmp_path / "mapping.pt")
     assert steps == [1, 2, 3] and again.resumed_at == 1 and again.losses == progress.losses
     for name, each in resumed.state_dict().items():
         assert torch.equal(each, whole.state_dict()[name]) and not torch.equal(
@@ -181,7 +183,7 @@ def test_dropout_leaves_numbers_out_in_training_only(base, portraits):
 
 def test_dropout_goes_on_as_if_never_stopped(base, portraits, tmp_path):
     settings = Face2DiffusionSettings(**TINY | {"dropout": 0.3}, lr=1e-2)
-    whole, progress = train(base, portraits, settings, None, lambda progress: None)
+    whole, progress = tiny_frozen.train(face2diffusion, base, (portraits,), settings)
     for until in (replace(settings, steps=1), settings):
-        _, again = train(base, portraits, until, tmp_path / "a.pt", lambda progress: None)
+        _, again = tiny_frozen.train(face2diffusion, base, (portraits,), until, tmp_path / "a.pt")
     assert again.resumed_at == 1 and again.losses == progress.losses

@@ -226,7 +226,7 @@ def trained_losses(steps, attributes) -> dict[str, float]:
     with tiny_facea.training(model, learned) as unet:
         loop.train(
             groups,
-            lambda g: step_loss(unet, learned, data, g, 2, attributes),
+            lambda g, step: step_loss(unet, learned, data, g, 2, attributes),
             loop.TrainingSettings(steps=steps),
             torch.device("cpu"),
         )

@@ -17,7 +17,6 @@ from likeness.training.fact import (
     fair,
     shuffle_share,
     step_loss,
-    train,
 )
 from likeness.training.frozen import mean_in_mask, prediction_error, sample_noise
 
@@ -184,14 +183,14 @@ def test_the_curriculum_rises_evenly():
 
 def test_an_unknown_denominator_is_refused(base, portraits):
     with pytest.raises(ValueError, match="'inside' is no denominator of FACT's L_FAIR; choose one of outside, inc"):
-        train(base, portraits, FactSettings(**TINY, denominator="inside"), None, lambda progress: None)
+        tiny_frozen.train(fact, base, (portraits,), FactSettings(**TINY, denominator="inside"))
 
 
 def test_a_training_goes_on_as_if_never_stopped(base, portraits, tmp_path):
     settings = FactSettings(**TINY, lr=1e-2, gates=10.0, shuffle=(0.3, 0.3))
-    whole, progress = train(base, portraits, settings, None, lambda progress: None)
+    whole, progress = tiny_frozen.train(fact, base, (portraits,), settings)
     for until in (replace(settings, steps=1), settings):
-        resumed, again = train(base, portraits, until, tmp_path / "fact.pt", lambda progress: None)
+        resumed, again = tiny_frozen.train(fact, base, (portraits,), until, tmp_path / "fact.pt")
     assert again.resumed_at == 1 and again.losses == progress.losses
     assert all(torch.equal(each, whole.state()[name]) for name, each in resumed.state().items())
     assert max(site.alpha_attn.abs() for site in whole.sites) > 0.05  # the gates' own rate

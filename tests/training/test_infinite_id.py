@@ -10,6 +10,7 @@ from likeness.attention_patches.ip_adapter import apply_ip_adapter
 from likeness.encoders.clip_vision import ClipFeatures
 from likeness.encoders.identity import FaceId
 from likeness.tests.support import tiny_frozen, tiny_ip
+from likeness.training import infinite_id
 from likeness.training.frozen import freeze, sample_noise
 from likeness.training.infinite_id import (
     CLIP_MAPPERS,
@@ -19,7 +20,6 @@ from likeness.training.infinite_id import (
     make,
     make_loss,
     step_loss,
-    train,
 )
 from likeness.training.loop import make_stream
 from likeness.training.portraits import others
@@ -149,9 +149,9 @@ def in_use(adapter, tokens, batch, context):
 
 def test_a_training_goes_on_as_if_never_stopped(base, portraits, tmp_path):
     settings = InfiniteIdSettings(**TINY, lr=1e-2)
-    whole, progress = train(base, portraits, nothing(), settings, None, lambda progress: None)
+    whole, progress = tiny_frozen.train(infinite_id, base, (portraits, nothing()), settings)
     for until in (replace(settings, steps=1), settings):
-        resumed, again = train(base, portraits, nothing(), until, tmp_path / "adapter.pt", lambda progress: None)
+        resumed, again = tiny_frozen.train(infinite_id, base, (portraits, nothing()), until, tmp_path / "adapter.pt")
     assert again.resumed_at == 1 and again.losses == progress.losses
     assert all(torch.equal(each, whole.state()[name]) for name, each in resumed.state().items())
 

@@ -39,7 +39,7 @@ class Line:
         self.groups = [Group({"slope": self.slope}, slope_lr), Group({"offset": self.offset}, offset_lr)]
         self.drawn = []
 
-    def loss(self, generator):
+    def loss(self, generator, step=0):
         x = torch.randn(8, generator=generator)
         self.drawn.append(x)
         return (self.slope * x + self.offset - (3 * x - 1)).square().mean()
@@ -88,7 +88,7 @@ def test_accumulated_losses_make_one_step():
     progress = train(line.groups, line.loss, TrainingSettings(steps=2, accumulate=3), CPU)
     assert len(line.drawn) == 6 and progress.step == 2
     once = Line()
-    whole = train(once.groups, lambda g: sum(once.loss(g) for _ in range(3)) / 3, TrainingSettings(steps=2), CPU)
+    whole = train(once.groups, lambda g, step: sum(once.loss(g) for _ in range(3)) / 3, TrainingSettings(steps=2), CPU)
     assert torch.allclose(line.state(), once.state(), atol=1e-6)
     assert progress.losses == pytest.approx(whole.losses, rel=1e-5)
 
@@ -97,7 +97,7 @@ def test_the_gradient_is_clipped():
     line = Line()
     norms = []
 
-    def loss(generator):
+    def loss(generator, step):
         return line.loss(generator) * 1e4
 
     def seen(optimiser, *_):
@@ -192,7 +192,7 @@ def test_a_checkpoint_fits_parameters_that_lie_otherwise_in_memory(tmp_path):
         start = torch.linspace(-1, 1, 48).view(4, 3, 2, 2)
         kernel = torch.nn.Parameter(start.to(memory_format=layout))
 
-        def loss(generator):
+        def loss(generator, step):
             return (kernel * torch.randn(kernel.shape, generator=generator)).sum()
 
         progress = train(
@@ -209,7 +209,7 @@ def test_an_error_within_a_step_leaves_the_state_before_it(tmp_path):
     whole, broken, progress = Line(), Line(), Progress()
     train(whole.groups, whole.loss, TrainingSettings(steps=6), CPU)
 
-    def loss(generator):
+    def loss(generator, step):
         value = broken.loss(generator)  # the batch is drawn
         if len(broken.drawn) == 4:
             raise Killed
@@ -310,7 +310,7 @@ def test_enough_steps_are_done_already(tmp_path):
 def test_no_number_stops_it_and_the_last_good_state_stays(tmp_path, where):
     line, good = Line(), []
 
-    def loss(generator):
+    def loss(generator, step):
         value = line.loss(generator)
         if len(line.drawn) < 4:
             return value
@@ -331,7 +331,7 @@ def test_no_number_stops_it_and_the_last_good_state_stays(tmp_path, where):
 def test_no_checkpoint_is_named_where_there_is_none(tmp_path, path):
     line = Line()
     with pytest.raises(StoppedError, match="step 1. .*, or set precision to float32$"):
-        train(line.groups, lambda g: line.loss(g) * torch.nan, TrainingSettings(), CPU, path and tmp_path / path)
+        train(line.groups, lambda g, step: line.loss(g) * torch.nan, TrainingSettings(), CPU, path and tmp_path / path)
     assert not list(tmp_path.iterdir())
 
 
@@ -342,7 +342,7 @@ def test_a_gradient_too_large_for_half_precision_is_a_step_left_out():
         states.append(line.state())
 
     options = TrainingSettings(steps=3, precision="float16")
-    progress = train(line.groups, lambda g: line.loss(g).half().float(), options, CPU, None, after_step)
+    progress = train(line.groups, lambda g, step: line.loss(g).half().float(), options, CPU, None, after_step)
     assert not states[0].any(), "the scale is 65536 at first, more than half precision can hold"
     assert states[1].all() and states[-1].isfinite().all() and all(map(math.isfinite, progress.losses))
 
@@ -459,7 +459,7 @@ def test_two_processes_step_by_the_mean_of_their_gradients(processes):
     (main, other), _ = processes
     line = Line()
     turns = itertools.cycle([make_stream(TOGETHER.seed, rank) for rank in range(2)])
-    progress = train(line.groups, lambda _: line.loss(next(turns)), replace(TOGETHER, accumulate=2), CPU)
+    progress = train(line.groups, lambda *_: line.loss(next(turns)), replace(TOGETHER, accumulate=2), CPU)
     for found in main["whole"], other["whole"]:
         assert torch.equal(found["state"], line.state())
         assert torch.equal(found["average"], torch.cat(list(progress.average.values())))

@@ -66,8 +66,8 @@ def test_stopped_it_goes_on_to_the_same_bits(people, tmp_path, monkeypatch, caps
     assert "1 process, batch 4, 2 batches a step: 8 samples a step" in told.out + told.err
     assert "15 crops of 5 people to train on" in told.out and "of 5 held-out people told rightly" in told.out + told.err
     entries = watch.read_log(whole.with_suffix(".log.jsonl"))
-    assert ["validation" in entry for entry in entries] == [False, True, False, True, True]
-    assert all(0 <= entry.get("validation", 0) <= 1 for entry in entries)
+    assert ["accuracy" in entry for entry in entries] == [False, True, False, True, True]
+    assert all(0 <= entry.get("accuracy", 0) <= 1 for entry in entries)
 
     with monkeypatch.context() as stopping, pytest.raises(KeyboardInterrupt):
         stopping.setattr(adapter_command, "ProgressLine", Stop)

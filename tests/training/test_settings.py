@@ -15,6 +15,7 @@ from likeness.training.face2diffusion import Face2DiffusionSettings
 from likeness.training.facea_run import Settings as FaceaSettings
 from likeness.training.fact import FactSettings
 from likeness.training.infinite_id import InfiniteIdSettings
+from likeness.training.msid import MsidSettings
 from likeness.training.settings import check_data, check_settings, read_config
 from PIL import Image
 
@@ -101,7 +102,7 @@ def test_what_a_training_refuses(kind, option, sentence):
 
 def test_a_person_s_training_reads_config_and_options(tmp_path, monkeypatch):
     """`train facea` as the others: what it would train with, without training."""
-    from likeness.training import facea_run, inpainting
+    from likeness.training import facea_run
 
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -112,7 +113,7 @@ def test_a_person_s_training_reads_config_and_options(tmp_path, monkeypatch):
 
     def run(*more) -> str:
         with pytest.raises(command.SetupError) as caught:
-            command.main([str(argument) for argument in (*arguments, *more)], lambda cpu: None)
+            command.main([str(argument) for argument in (*arguments, *more)])
         return str(caught.value)
 
     assert "There is no photo to learn from" in run("--set", "checkpointing=true")
@@ -123,10 +124,10 @@ def test_a_person_s_training_reads_config_and_options(tmp_path, monkeypatch):
     assert "There is no entry 'msid' in [data]; there are size, detector." in run("--set", "data.msid=a.pt")
 
     cut, trained = [], []
-    monkeypatch.setattr(inpainting, "cut_photos", lambda faces, regions, style: cut.append(style.size))
+    monkeypatch.setattr(command, "cut_photos", lambda faces, regions, style: cut.append(style.size))
     monkeypatch.setattr("comfy.sd.load_checkpoint_guess_config", lambda file: (None,) * 4)
 
-    def learn(base, photos, task, settings, after_step):
+    def learn(base, photos, task, settings, preview_every, after_step):
         trained.append(settings)
         raise ValueError("not today")
 
@@ -136,7 +137,7 @@ def test_a_person_s_training_reads_config_and_options(tmp_path, monkeypatch):
 
 
 RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.toml"))
-METHODS = {"facea": (FaceaSettings, ())} | {
+METHODS = {"facea": (FaceaSettings, ()), "msid": (MsidSettings, ())} | {
     name.replace("-", "_"): (how.settings, how.networks) for name, how in adapter_command.METHODS.items()
 }
 
@@ -146,7 +147,7 @@ def test_recipes_are_read_and_every_line_has_its_source(recipe):
     kind, networks = METHODS[recipe.stem.removesuffix("_sdxl")]
     values, data = read_config(recipe, [])
     check_settings(kind, values)
-    check_data(networks, data)
+    check_data(networks, data, prepared=True)
     for line in recipe.read_text("utf-8").splitlines():
         assert "=" not in line.partition("#")[0] or re.search(r"# (paper|code|ours)\b", line), line
 
@@ -182,7 +183,6 @@ def test_a_person_s_unreadable_pictures_are_left_out_and_named(tmp_path, caplog,
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "3.png")  # which never ends
     seen = []
-    monkeypatch.setattr(detector, "load", lambda *given: None)
     monkeypatch.setattr(detector, "detect_faces", lambda finder, images: seen.append(images) or Faces(images, ((),)))
-    assert len(command._find_faces(tmp_path, "any")) == 1 == len(seen)
+    assert len(command._find_faces(tmp_path, None)) == 1 == len(seen)
     assert "2.png is left out: it cannot be read as a picture" in caplog.text
