@@ -6,7 +6,6 @@ gradient and AdamW's moments. Crops come in the order of epochs, each once in ea
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -85,6 +84,13 @@ class MarginHead(nn.Module):
         return normalize(embedding, dim=1) @ normalize(self.directions, dim=1).T
 
 
+class RecomputedMsid(Msid):
+    """An MSID whose blocks keep only what goes into them, and are computed again on the way back."""
+
+    def run(self, block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return checkpoint(block, x, use_reentrant=False)
+
+
 class MsidTraining(nn.Module):
     """An MSID and the directions of the people from whom it learns."""
 
@@ -142,15 +148,13 @@ def make(people: int, settings: MsidSettings, device: torch.device) -> MsidTrain
         raise ValueError(f"Crops of {ALIGNED} pixels do not divide into patches of {settings.patch}: take 7, 8 or 14.")
     torch.manual_seed(settings.seed)
     tokens, dim = (ALIGNED // settings.patch) ** 2, settings.dim
-    network = Msid(MsidSizes(tokens, dim, settings.depth, 4 * dim, settings.patch, settings.taps))
+    kind = RecomputedMsid if settings.checkpointing else Msid
+    network = kind(MsidSizes(tokens, dim, settings.depth, 4 * dim, settings.patch, settings.taps))
     for name, parameter in network.named_parameters():
         if parameter.ndim > 1:
             nn.init.trunc_normal_(parameter, std=0.02)
         elif not name.startswith("norms.") and name.endswith("bias"):
             nn.init.zeros_(parameter)
-    if settings.checkpointing:
-        for block in network.blocks:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     return MsidTraining(network, MarginHead(dim * len(settings.taps), people)).to(device)
 
 

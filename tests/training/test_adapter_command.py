@@ -159,7 +159,7 @@ def test_portraits_are_made_anew_when_photos_or_crops_change(people, tmp_path):
         ("step=3", "There is no training setting 'step'; there are steps, "),
         (
             "data.arcface=x.onnx",
-            r"There is no entry 'arcface' in \[data\]; there are size, detector, transface, parser\.",
+            r"There is no entry 'arcface' in \[data\]; there are size, detector, transface, split, parser\.",
         ),
         ("steps=many", "steps must be a whole number, not 'many'"),
         ("steps=2.5", "steps must be a whole number, not 2.5"),
