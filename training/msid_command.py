@@ -80,7 +80,8 @@ def _watch(
     module: msid.MsidTraining, progress, settings: msid.MsidSettings, output: Path, trained, held, device
 ) -> Watch:
     """Return what writes the encoder and tells held-out people apart, if any, while the training goes on."""
-    pairs = msid.choose_pairs(held[0].people, settings.validation_batches * settings.batch) if held else None
+    validates = held and is_main()
+    pairs = msid.choose_pairs(held[0].people, settings.validation_batches * settings.batch) if validates else None
 
     def write(path: Path) -> None:
         with averaged(module, progress):
@@ -98,4 +99,4 @@ def _watch(
         )
         return {"accuracy": accuracy}
 
-    return Watch(settings, settings.lr, output, write, validate if held else None, best="accuracy")
+    return Watch(settings, settings.lr, output, write, validate if validates else None, best="accuracy")

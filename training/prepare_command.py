@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 from PIL import Image
 from tqdm import tqdm
 
@@ -24,6 +23,7 @@ from . import adapter_command, photos, shards
 from .adapter_command import METHODS, Data, LoadedBase, Networks
 from .bases import BUILT_IN
 from .distributed import count_processes, get_rank, is_main, main_first, wait_for_all
+from .locks import hold
 from .photo_lists import LeftOutError, Photo, PhotoList, caption_files, list_photos
 from .settings import read_config
 from .shards import MANIFEST, NOTHING, VERSION, read_manifest
@@ -127,26 +127,17 @@ def _load_base(checkpoint: str, methods: list[str]) -> LoadedBase:
     return adapter_command.load_base(checkpoint, tuple(sorted(kinds)))
 
 
-@contextlib.contextmanager
-def _hold(output: Path) -> Iterator[None]:
-    """Keep a folder to the processes of one command; raise ValueError where another one has it."""
+def _hold(output: Path) -> contextlib.AbstractContextManager:
+    """Keep a folder to the processes of one command; what it returns raises ValueError where another one has it."""
     if not is_main():
-        yield
-        return
-    lock = FileLock(output / "prepare.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise ValueError(
+        return contextlib.nullcontext()
+    return hold(
+        output / "prepare.lock",
+        ValueError(
             f"Another 'likeness.py prepare' writes into {output}: wait for it or stop it; to share the work start the "
             "processes together, by accelerate launch."
-        ) from error
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # Windows removes nothing that is open
-            Path(lock.lock_file).unlink()
-        lock.release()
+        ),
+    )
 
 
 def _begin(output: Path, files: PhotoList, task: Task) -> None:
