@@ -63,12 +63,11 @@ def _train(options: argparse.Namespace) -> None:
 
 def _take_crops(options: argparse.Namespace, about_data: dict, split: bool) -> CropSet:
     """Return the aligned crops; those of photos are made first, in a folder beside the output."""
-    source = options.photos
+    source, about_data = options.photos, {name: value for name, value in about_data.items() if name != "split"}
     if (source / shards.MANIFEST).is_file():
         adapter_command.check_prepared(source, shards.read_manifest(source), about_data)
     if (crops := find_crops(source, split)) is None:
         folder = options.output.with_suffix(".crops")
-        about_data = {name: value for name, value in about_data.items() if name != "split"}
         prepare_command.prepare(source, folder, None, [prepare_command.MSID], about_data)
         return find_crops(folder)
     if not (source / shards.MANIFEST).is_file() and about_data:

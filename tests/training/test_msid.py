@@ -22,7 +22,16 @@ from PIL import Image
 from safetensors.torch import load_file
 
 SIZES = ("dim=32", "depth=4", "patch=14", "taps=[0, 1, 2, 3]", "batch=4", "checkpoint_seconds=600")
-WATCHED = ("steps=5", "validate_steps=2", "held_out=0.5", "snapshot_steps=4", "log_steps=1", "ema=0.9", "accumulate=2")
+WATCHED = (
+    "steps=5",
+    "validate_steps=2",
+    "held_out=0.5",
+    "snapshot_steps=4",
+    "log_steps=1",
+    "ema=0.9",
+    "accumulate=2",
+    "data.split=false",
+)
 
 
 @pytest.fixture(autouse=True)
