@@ -4,6 +4,7 @@ import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ CELL_SIZE = 13
 CELL_LINES = 4
 
 
-def read_image(file: Path) -> torch.Tensor:
+def read_image(file: Path | BinaryIO) -> torch.Tensor:
     """Return the picture in `file` as its camera was held: [H, W, 3] in 0..1, H and W at most `LONGEST`.
 
     Grey becomes RGB, alpha goes, 16 bits become 8 as they look. Raises ValueError naming a file that cannot be read.

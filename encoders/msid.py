@@ -86,10 +86,14 @@ class Msid(nn.Module):
         x = torch.cat((cls_token, patches), dim=1) + self.pos_embed.to(patches)
         taps = []
         for index, block in enumerate(self.blocks):
-            x = block(x)
+            x = self.run(block, x)
             if f"layer_{index}" in self.norms:
                 taps.append(self.norms[f"layer_{index}"](x[:, 0]))
         return torch.cat(taps, dim=1)
+
+    def run(self, block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """Return what a block makes of the tokens; a training may compute it twice."""
+        return block(x)
 
     def identify(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the identity vector as one token, [n, 1, taps * dim], and as what photos are compared by."""

@@ -1,11 +1,11 @@
-"""`python3 likeness.py train`: a person, an adapter, or the miniature's own weights."""
+"""`python3 likeness.py train`: a person, an adapter, an encoder, or the miniature's own weights."""
 
 import argparse
 from pathlib import Path
 
 from ..host_process import load_extra_models, open_host
 
-PERSON, ADAPTERS, MINIATURE = "facea", ("fact", "face2diffusion", "infinite-id"), "miniature"
+PERSON, ENCODER, ADAPTERS, MINIATURE = "facea", "msid", ("fact", "face2diffusion", "infinite-id"), "miniature"
 
 
 def main(arguments: list[str], comfy: Path) -> int:
@@ -16,7 +16,7 @@ def main(arguments: list[str], comfy: Path) -> int:
     parser = argparse.ArgumentParser(
         prog="likeness.py train", description=__doc__, epilog="'train facea -h' says what a person takes, and so on."
     )
-    parser.add_argument("what", choices=(PERSON, *ADAPTERS, MINIATURE), help="what to train")
+    parser.add_argument("what", choices=(PERSON, *ADAPTERS, ENCODER, MINIATURE), help="what to train")
     what = parser.parse_args(arguments[:1]).what
     if what == MINIATURE:
         open_host(comfy, cpu="--cpu" in arguments)
@@ -26,6 +26,10 @@ def main(arguments: list[str], comfy: Path) -> int:
     open_registered(comfy, cpu="--cpu" in arguments)
     from ..training import adapter_command, command
 
+    if what == ENCODER:
+        from ..training import msid_command
+
+        return msid_command.main(arguments[1:])
     return adapter_command.main(arguments) if what in ADAPTERS else command.main(arguments[1:])
 
 

@@ -32,6 +32,30 @@ def separation(same: torch.Tensor, different: torch.Tensor) -> float:
     return float((below + not_above).double().mean() / 2 / len(different))
 
 
+def verification_accuracy(scores: torch.Tensor, same: torch.Tensor, folds: torch.Tensor) -> float:
+    """Return the share of pairs told rightly, the mean of the folds, each by the best threshold of the others (LFW).
+
+    scores [n], finite; same: bool [n], whether a pair is of one person; folds: int64 [n], two different ones at least.
+    """
+    right = []
+    for fold in folds.unique():
+        inside = folds == fold
+        above = scores[inside] >= _best_threshold(scores[~inside], same[~inside])
+        right.append((above == same[inside]).double().mean())
+    return float(torch.stack(right).mean())
+
+
+def _best_threshold(scores: torch.Tensor, same: torch.Tensor) -> float:
+    """Return the threshold with which most pairs are told rightly: a score at least as high is one person's."""
+    ordered, order = scores.double().sort(descending=True)
+    hits = torch.cat((torch.zeros(1), same[order].double().cumsum(0)))
+    right = 2 * hits - torch.arange(len(hits))  # less the number of pairs of two people
+    ends = torch.full((1,), torch.inf)
+    limits = (torch.cat((ends, ordered)) + torch.cat((ordered, -ends))) / 2
+    right[1:-1][ordered[1:] == ordered[:-1]] = -torch.inf  # equal scores cannot be parted
+    return float(limits[right.argmax()])
+
+
 def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
     """Return the squared Frechet distance of features [n, d] and [m, d] taken as Gaussian, as FID (docs/papers.md 7.5).
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -32,11 +33,13 @@ from .adapter_loop import train_adapter
 from .bases import BUILT_IN, BuiltInBase, load_checkpoint
 from .distributed import is_main, main_first
 from .frozen import freeze
+from .photo_lists import list_tars
 from .progress_line import ProgressLine
 from .settings import (
     BASES,
     CLIP_FACES,
     AdapterSettings,
+    WatchedSettings,
     check_data,
     check_paths,
     check_settings,
@@ -139,14 +142,19 @@ def main(arguments: list[str]) -> int:
     try:
         _train(options)
     except (ValueError, RuntimeError, OSError) as error:
-        left = f"{options.output} was not written."
-        if (checkpoint := _checkpoint_path(options.output)).is_file():
-            left += (
-                f" What was learned is in {checkpoint}: run the command again to go on from there, or delete that file "
-                "to begin anew, as other sizes of the networks need."
-            )
-        raise SetupError(str(error), left) from error
+        raise SetupError(str(error), tell_left(options.output)) from error
     return 0
+
+
+def tell_left(output: Path) -> str:
+    """Return in words what a training that cannot go on leaves behind."""
+    left = f"{output} was not written."
+    if (checkpoint := _checkpoint_path(output)).is_file():
+        left += (
+            f" What was learned is in {checkpoint}: run the command again to go on from there, or delete that file "
+            "to begin anew, as other sizes of the networks need."
+        )
+    return left
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -166,13 +174,17 @@ def _train(options: argparse.Namespace) -> None:
     method, built_in = METHODS[options.method], BUILT_IN.get(options.checkpoint)
     values, about_data = read_config(options.config, options.set)
     settings = check_settings(method.settings, values)
+    if options.photos.is_file() or (list_tars(options.photos) and not (options.photos / shards.MANIFEST).is_file()):
+        raise ValueError(
+            f"Photos of a table or of tar shards are prepared first: 'likeness.py prepare {options.photos} ...'."
+        )
     check_paths(options.photos, options.checkpoint, options.output, "an SD1.x", BUILT_IN)
     validation.check(settings)
     scorers = validation.load_scorers(settings.face_scorer, settings.text_scorer)
     line = ProgressLine(settings)
     take = _take_prepared if (options.photos / shards.MANIFEST).is_file() else _take_photos
-    base, encoded, more, label = take(options, settings, method, about_data, built_in)
-    watched = portraits.hold_out(encoded, settings.held_out) if settings.validate_steps else [encoded]
+    base, encoded, more, label, count = take(options, settings, method, about_data, built_in)
+    watched = portraits.hold_out(encoded, settings.held_out, count) if settings.validate_steps else [encoded]
     comfy.model_management.unload_all_models()  # the base model needs the room
     fixed = freeze(base.model, base.clip, settings.precision, settings.checkpointing, settings.compile)
     progress = loop.Progress()
@@ -196,55 +208,87 @@ def _train(options: argparse.Namespace) -> None:
             _write(method, module, path)
 
     watch = Watch(settings, settings.lr, options.output, write, validate, settings.best)
+    train = partial(train_adapter, method.trainer, fixed, module, (watched[0], *more), settings)
+    learn(train, settings, options.output, line, watch, progress)
+
+
+def learn(
+    train: Callable, settings: WatchedSettings, output: Path, line: ProgressLine, watch: Watch, progress: loop.Progress
+) -> None:
+    """Train until it is done and write the file; raises ValueError where the checkpoint is of another training.
+
+    train: takes the checkpoint, what to call after every step, and the progress.
+    """
 
     def after_step(progress: loop.Progress) -> None:
         line(progress)
         watch(progress)
 
-    checkpoint = _checkpoint_path(options.output)
+    checkpoint = _checkpoint_path(output)
     try:
-        train_adapter(method.trainer, fixed, module, (watched[0], *more), settings, checkpoint, after_step, progress)
+        train(checkpoint, after_step, progress)
     except KeyError as error:
         raise ValueError(f"{checkpoint} is of another training: it has no {error}.") from error
     if is_main():
-        watch.write(options.output)
-        curve.draw(progress.losses, settings.steps).save(options.output.with_suffix(".png"))
-        print(f"{curve.summarise(progress.losses)}\nwritten to {options.output}", flush=True)
+        watch.write(output)
+        curve.draw(progress.losses, settings.steps).save(output.with_suffix(".png"))
+        print(f"{curve.summarise(progress.losses)}\nwritten to {output}", flush=True)
         checkpoint.unlink(missing_ok=True)
 
 
 def _take_photos(options: argparse.Namespace, settings: AdapterSettings, method: AdapterTraining, about_data, built_in):
-    """Return base model, portraits, where it is read what CLIP sees in nothing, and the detector's label."""
+    """Return base model, portraits, where it is read what CLIP sees in nothing, the detector's label, and None."""
     data = complete_data(method.networks, about_data, built_in)
+    if about_data.get("split"):
+        raise ValueError(
+            f"split = true is for prepared photos, which {options.photos} is not: 'likeness.py prepare' them."
+        )
     base = load_base(options.checkpoint, method.bases, settings.base)
     data = replace(data, size=data.size or base.size)
     photos.check_size(data.size, base.vae)
     encoded = _prepare_portraits(options, data, base)
     file = data.files.get("clip_vision")
     more = [photos.clip_of_nothing(_load_clip_vision(file, built_in))] if file else []
-    return base, encoded, more, data.detector
+    return base, encoded, more, data.detector, None
 
 
 def _take_prepared(options: argparse.Namespace, settings: AdapterSettings, method: AdapterTraining, about_data, _):
-    """Return the same of photos that `likeness.py prepare` encoded; raises ValueError where they are for another."""
-    check_data(method.networks, about_data)
-    manifest, encoded, more = shards.read(options.photos)
-    there = manifest["data"]
-    if missing := [name for name in method.networks if name not in there["files"]]:
+    """Return the same of photos that `likeness.py prepare` encoded; where they are split, how many people there are.
+
+    Raises ValueError where they are for another training.
+    """
+    split = check_data(method.networks, about_data, prepared=True).split
+    manifest = shards.read_manifest(options.photos)
+    if missing := [name for name in method.networks if name not in manifest["data"]["files"]]:
         raise ValueError(
             f"{options.photos} was prepared without {missing[0]}, which {options.method} reads: prepare the photos "
             f"with --for {options.method}."
         )
-    for name, value in about_data.items():
-        was = there["files"].get(name, there.get(name))
-        if not _agrees(was, value):
-            raise ValueError(f"{options.photos} was prepared with {name} = {was!r}, not {value!r}: prepare it anew.")
+    check_prepared(options.photos, manifest, about_data)
+    encoded, more = shards.read(options.photos, manifest, split)
     base = load_base(options.checkpoint, method.bases, settings.base)
     if base.kind != manifest["base"]:
         raise ValueError(f"{options.photos} was prepared for {manifest['base']}, but {base.file} is {base.kind}.")
     if is_main():
-        print(f"{len(encoded)} photos of {len(encoded.shelves.counts)} people, in {options.photos}", flush=True)
-    return base, encoded, more if "clip_vision" in method.networks else [], there["detector"]
+        counts = encoded.shelves.counts
+        print(f"{len(encoded)} photos of {len(counts)} people, in {options.photos}", flush=True)
+        if single := int((counts == 1).sum()):
+            print(f"{single} people have one photo only, which cannot be paired with another of them", flush=True)
+    more, count = more if "clip_vision" in method.networks else [], manifest["people"] if split else None
+    return base, encoded, more, manifest["data"]["detector"], count
+
+
+def check_prepared(folder: Path, manifest: dict, about_data: dict) -> None:
+    """Raise ValueError where entries of [data] are others than what a folder's photos were prepared with."""
+    there = manifest["data"]
+    for name, value in about_data.items():
+        was = there["files"].get(name, there.get(name))
+        if name != "split" and not _agrees(was, value):
+            raise ValueError(f"{folder} was prepared with {name} = {was!r}, not {value!r}: prepare it anew.")
+    if about_data.get("split") and "people" not in manifest:
+        raise ValueError(
+            f"{folder} was prepared by an earlier version, which split = true cannot read: prepare it anew."
+        )
 
 
 def _agrees(was: object, value: object) -> bool:
@@ -261,7 +305,7 @@ def complete_data(networks: tuple[str, ...], values: dict, built_in: BuiltInBase
     it, where the file of a network is missing.
     """
     defaults = {"detector": built_in.detector} if built_in else {}
-    entries = check_data(networks, defaults | values)
+    entries = check_data(networks, defaults | values, prepared=True)
     files = {}
     for name in networks:
         if built_in and name not in values:

@@ -20,7 +20,7 @@ from . import curve, facea_run, validation
 from .bases import BUILT_IN
 from .distributed import is_main
 from .inpainting import cut_photos
-from .photos import PHOTO_FILES
+from .photo_lists import PHOTO_FILES
 from .progress_line import ProgressLine
 from .settings import check_data, check_paths, check_settings, make_parser, read_config
 from .watch import Watch

@@ -20,11 +20,16 @@ _SHARDING = {
 }  # fmt: skip
 
 
+def get_rank() -> int:
+    """Return which of the processes that were started to train together this one is, from 0."""
+    return int(os.environ.get("RANK", 0))
+
+
 def is_main() -> bool:
     """Return whether this process is the first of those that were started to train together, or alone: the one that
     writes.
     """
-    return int(os.environ.get("RANK", 0)) == 0
+    return get_rank() == 0
 
 
 def count_processes() -> int:

@@ -11,19 +11,18 @@ import hashlib
 import io
 import logging
 import math
-import os
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..weights import saving
 from .distributed import check_device, find_accelerator, from_main, is_main, share
+from .locks import hold
 from .precision import compute_dtype
 from .settings import TrainingSettings
 
@@ -105,30 +104,15 @@ def train(
         return _go_on(_State(groups, settings, device, checkpoint, progress or Progress()), loss_of, after_step)
 
 
-@contextlib.contextmanager
-def _hold(checkpoint: Path | None) -> Iterator[None]:
-    """Keep the checkpoint to this training; raise StoppedError where another process has it."""
+def _hold(checkpoint: Path | None) -> contextlib.AbstractContextManager:
+    """Keep the checkpoint to this training; what it returns raises StoppedError where another process has it."""
     if checkpoint is None or not is_main():
-        yield
-        return
-    lock = FileLock(checkpoint.with_suffix(".lock"), timeout=0)
-    try:
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise StoppedError(
-            f"the same training runs already, in another process that holds {checkpoint}. Wait for it or stop it; with "
-            "another seed both can run"
-        ) from error
-    except OSError:  # where nothing can be written, nothing is shared
-        pass
-    try:
-        yield
-    finally:
-        if lock.is_locked:
-            with contextlib.suppress(OSError):  # Windows removes nothing that is open
-                os.unlink(lock.lock_file)
-            lock.release()
+        return contextlib.nullcontext()
+    refusal = StoppedError(
+        f"the same training runs already, in another process that holds {checkpoint}. Wait for it or stop it; with "
+        "another seed both can run"
+    )
+    return hold(checkpoint.with_suffix(".lock"), refusal)
 
 
 def _go_on(state: "_State", loss_of: Callable, after_step: Callable[[Progress], None]) -> Progress:

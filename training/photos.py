@@ -1,16 +1,11 @@
-"""Real photos of people as the trainings of adapters take them: a folder a person, one face of each photo in a crop.
-
-    photos/ada/beach.jpg      a picture
-    photos/ada/beach.txt      its caption; without it that of all photos of the person,
-    photos/ada/caption.txt    and without that "a photo of a person"
+"""Real photos of people as the trainings of adapters take them: one face of each photo in a crop.
 
 Crops are square and half as wide again as the face's box, as those of FACT's authors (docs/papers.md 2.8).
 """
 
 import logging
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -30,12 +25,13 @@ from ..faces.parsing import FaceParser
 from ..faces.search import FaceDetector, move_face
 from ..faces.types import Face, Faces
 from ..inpaint.crop import cut, in_crop, resize, window_around
+from .photo_lists import PHOTO_FILES, LeftOutError, Photo, list_photos
 from .portraits import Portraits
 from .settings import CLIP_FACES
 
+ALIGNED = 112  # pixels a side of an aligned crop that recognisers learn from
+ALIGNED_FROM = 2 * ALIGNED  # of the crop that it is cut from, where no base model says another
 _CLIP_SIDE = 224  # of the aligned face that CLIP sees
-PHOTO_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-CAPTION = "a photo of a person"
 _FACE_SHARE = 1 / 1.5
 _ON_BLACK = ("transface",)  # encoders that were trained on heads without background
 
@@ -89,30 +85,15 @@ class Filters(NamedTuple):
     one_face: bool = False
 
 
-class LeftOutError(ValueError):
-    """A photo does not serve; the reason is a sentence's end: "no face was found in it"."""
-
-
-def list_photos(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Yield every picture below `folder` and the number of its person, in the order of the names.
-
-    Raises ValueError where the folder has no sub-folders.
-    """
-    for number, person in enumerate(_list_people(folder)):
-        with os.scandir(person) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_file())  # no pipe, which would never end
-        yield from ((person / name, number) for name in names if name.lower().endswith(PHOTO_FILES))
-
-
 def read(folder: Path, detector: FaceDetector, size: int, parser: FaceParser | None = None) -> Album:
     """Return the photos below `folder`, cut out at `size` pixels a side; the parser, if any, draws the masks.
 
     What cannot be used is left out, and a warning names it: files that are no pictures, pictures without a face.
     Raises ValueError where the folder has no sub-folders, a caption is not UTF-8, or nothing is left.
     """
-    files = list(list_photos(folder))
-    for file, _ in files:
-        _read_caption(file)
+    files = list_photos(folder)
+    for photo in files:
+        photo.read_caption()
     album = read_files(
         files, detector, size, parser, leave_out=lambda *why: logging.warning("%s is left out: %s.", *why)
     )
@@ -121,7 +102,7 @@ def read(folder: Path, detector: FaceDetector, size: int, parser: FaceParser | N
             f"None of the {len(files)} pictures below {folder} shows a face to train with: put photos "
             f"({', '.join(PHOTO_FILES)}) into one sub-folder for each person, or choose another face detector."
         )
-    names = {number: file.parent.name for file, number in files}
+    names = {photo.person: photo.file.parent.name for photo in files}
     for number, count in Counter(album.people.tolist()).items():
         if count == 1:
             logging.warning(
@@ -132,24 +113,24 @@ def read(folder: Path, detector: FaceDetector, size: int, parser: FaceParser | N
 
 
 def read_files(
-    files: Sequence[tuple[Path, int]],
+    files: Sequence[Photo],
     detector: FaceDetector,
     size: int,
     parser: FaceParser | None,
-    leave_out: Callable[[Path, str], None],
+    leave_out: Callable[[str, str], None],
     filters: Filters | None = None,
 ) -> Album | None:
     """Return photos with the numbers of their people, cut out; None where none serves.
 
-    leave_out: called with a photo that does not serve, and the reason.
+    leave_out: called with the name of a photo that does not serve, and the reason.
     """
     usable = []
-    for file, number in files:
+    for photo in files:
         try:
-            portrait = _cut_portrait(file, detector, size, parser, filters or Filters())
-            usable.append((number, _caption_or_leave_out(file), portrait))
+            portrait = _cut_portrait(photo, detector, size, parser, filters or Filters())
+            usable.append((photo.person, _caption_or_leave_out(photo), portrait))
         except LeftOutError as error:
-            leave_out(file, str(error))
+            leave_out(photo.name, str(error))
     if not usable:
         return None
     people, captions, portraits = zip(*usable)
@@ -231,6 +212,11 @@ def clip_states(album: Album, clip_vision, face: str = CLIP_FACES[0], batch: int
     return torch.cat([clip_features(clip_vision, tensor, "last").features.to("cpu", torch.float16) for tensor in parts])
 
 
+def align_crops(album: Album) -> torch.Tensor:
+    """Return the aligned crops of all pictures, uint8 [n, ALIGNED, ALIGNED, 3], as MSID sees them (3.1): no mask."""
+    return (align_faces(album.select(slice(None)), ALIGNED) * 255).round().to(torch.uint8)
+
+
 @torch.no_grad()
 def clip_of_nothing(clip_vision) -> torch.Tensor:
     """Return the last hidden states [m, d] of an empty picture."""
@@ -252,52 +238,21 @@ def _encode_rows(album: Album, rows: slice, model, vae, encoders: Sequence[FaceE
     return [tensor.to("cpu", torch.float16) for tensor in (latents, shares, *features)]
 
 
-def _list_people(folder: Path) -> list[Path]:
-    """Return the sub-folders, one a person, by name; hidden ones are none."""
-    people = sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
-    if not people:
-        raise ValueError(
-            f"{folder} has no sub-folders: make one for each person and put that person's photos into it, so that "
-            "training knows which photos show the same face."
-        )
-    return people
-
-
-def caption_files(file: Path) -> tuple[Path, Path]:
-    """Return where a picture's caption may be: its own, and that of its person."""
-    return file.with_suffix(".txt"), file.with_name("caption.txt")
-
-
-def _read_caption(file: Path) -> str:
-    """Return what the caption file of a picture says, or that of its person, in one line."""
-    text = next((path for path in caption_files(file) if path.is_file()), None)
-    if text is None:
-        return CAPTION
+def _caption_or_leave_out(photo: Photo) -> str:
     try:
-        return " ".join(text.read_text("utf-8-sig").split())
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"The caption {text} is not UTF-8 (from byte {error.start + 1} on): save it as UTF-8 with a text editor."
-        ) from error
-
-
-def _warn(file: Path, reason: str) -> None:
-    logging.warning("%s is left out: %s.", file, reason)
-
-
-def _caption_or_leave_out(file: Path) -> str:
-    try:
-        return _read_caption(file)
+        return photo.read_caption()
     except ValueError as error:
         raise LeftOutError("its caption is not UTF-8") from error
 
 
 def _cut_portrait(
-    file: Path, detector: FaceDetector, size: int, parser: FaceParser | None, filters: Filters
+    photo: Photo, detector: FaceDetector, size: int, parser: FaceParser | None, filters: Filters
 ) -> _Portrait:
     """Return the largest face of a photo cut out; raises LeftOutError where the photo does not serve."""
     try:
-        image = graphics.read_image(file)
+        image = graphics.read_image(photo.open())
+    except LeftOutError:
+        raise
     except ValueError as error:
         raise LeftOutError(f"it cannot be read as a picture ({error.__cause__})") from error
     faces = detect_faces(detector, image[None]).per_image[0]

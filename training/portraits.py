@@ -110,21 +110,26 @@ def _select(tensor, rows: torch.Tensor):
     return tensor[rows] if isinstance(tensor, torch.Tensor) else tensor.select(rows)
 
 
-def hold_out(portraits: Portraits, share: float) -> tuple[Portraits, Portraits]:
+def hold_out(portraits: Portraits, share: float, count: int | None = None) -> tuple[Portraits, Portraits]:
     """Return the portraits to train on, and those of a share of the people, one at least, always the same ones.
 
-    Raises ValueError where nobody would be left.
+    count: of all people, where these are a part of them and their numbers below it. Raises ValueError where nobody
+    would be left.
     """
-    people = portraits.people.unique()
+    people = portraits.people.unique() if count is None else torch.arange(count)
+    held = torch.isin(portraits.people, choose_held_out(people, share))
+    return portraits.select((~held).nonzero()[:, 0]), portraits.select(held.nonzero()[:, 0])
+
+
+def choose_held_out(people: torch.Tensor, share: float) -> torch.Tensor:
+    """Return a share of `people` [n], one at least, always the same ones; raises ValueError where nobody is left."""
     count = max(1, round(share * len(people)))
     if count >= len(people):
         raise ValueError(
             f"To hold out {count} of {len(people)} people for the validation leaves nobody to train on: take photos of "
             "more people, a smaller held_out, or validate_steps = 0."
         )
-    chosen = people[torch.randperm(len(people), generator=torch.Generator().manual_seed(0))[:count]]
-    held = torch.isin(portraits.people, chosen)
-    return portraits.select((~held).nonzero()[:, 0]), portraits.select(held.nonzero()[:, 0])
+    return people[torch.randperm(len(people), generator=torch.Generator().manual_seed(0))[:count]]
 
 
 def save(path: str | Path, portraits: Portraits) -> None:

@@ -1,30 +1,46 @@
 """Find, cut out and encode photos of many people once, into shards that trainings read: training/README.md says how."""
 
 import argparse
+import contextlib
 import csv
 import hashlib
 import io
 import json
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
+from .. import graphics
 from ..host_process import SetupError
 from ..weights import saving
-from . import adapter_command, photos, portraits, shards
-from .adapter_command import METHODS, Data, LoadedBase
+from . import adapter_command, photos, shards
+from .adapter_command import METHODS, Data, LoadedBase, Networks
 from .bases import BUILT_IN
-from .distributed import count_processes, is_main, main_first, wait_for_all
+from .distributed import count_processes, get_rank, is_main, main_first, wait_for_all
+from .locks import hold
+from .photo_lists import LeftOutError, Photo, PhotoList, caption_files, list_photos
 from .settings import read_config
 from .shards import MANIFEST, NOTHING, VERSION, read_manifest
 
+MSID = "msid"  # which trains without a base model, on aligned crops
 LEFT_OUT = "left_out.csv"
 SHARD, BATCH = 256, 8  # photos of a shard, and of those how many are in memory at a time
+_SHOWN = 6  # photos of a reason in the picture of what was left out
+
+
+class Task(NamedTuple):
+    """What photos are prepared for: base: None where crops alone are wanted; crops: whether MSID's are."""
+
+    data: Data
+    base: LoadedBase | None
+    crops: bool
+    filters: photos.Filters
 
 
 def main(arguments: list[str]) -> int:
@@ -33,8 +49,10 @@ def main(arguments: list[str]) -> int:
     Raises SetupError with a sentence where photos, checkpoint, settings or the folder do not serve.
     """
     options = _parse(arguments)
+    filters = photos.Filters(options.min_side, options.min_score, options.min_sharpness, options.one_face)
     try:
-        _prepare(options)
+        _, about_data = read_config(options.config, options.set)
+        prepare(options.photos, options.output, options.checkpoint, options.methods, about_data, filters)
     except (ValueError, RuntimeError, OSError) as error:
         raise SetupError(str(error), f"{options.output} is not finished.") from error
     return 0
@@ -42,12 +60,14 @@ def main(arguments: list[str]) -> int:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="likeness.py prepare", description=__doc__)
-    parser.add_argument("photos", type=Path, help="folder with a sub-folder of photos for each person")
+    text = "folder with a sub-folder of photos for each person, table (csv, jsonl, parquet), or folder of tar shards"
+    parser.add_argument("photos", type=Path, help=text)
     parser.add_argument("output", type=Path, help="folder for the shards")
     words = "".join(f", or the word {name} for {base.what}" for name, base in BUILT_IN.items())
-    parser.add_argument("checkpoint", help=f"the base model of the training to come{words}")
+    text = f"the base model of the training to come{words}; msid needs none"
+    parser.add_argument("checkpoint", nargs="?", help=text)
     text = "what is to be trained; give it several times for several"
-    parser.add_argument("--for", action="append", required=True, choices=METHODS, dest="methods", help=text)
+    parser.add_argument("--for", action="append", required=True, choices=(*METHODS, MSID), dest="methods", help=text)
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="a recipe, of which [data] is read")
     parser.add_argument("--set", action="append", default=[], metavar="data.NAME=VALUE", help="over the config")
     defaults = photos.Filters()
@@ -61,48 +81,82 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _prepare(options: argparse.Namespace) -> None:
-    _, about_data = read_config(options.config, options.set)
-    if not options.photos.is_dir():
-        raise ValueError(f"There is no folder {options.photos} with photos.")
-    built_in = BUILT_IN.get(options.checkpoint)
-    networks = tuple(dict.fromkeys(name for method in options.methods for name in METHODS[method].networks))
+def prepare(
+    source: Path,
+    output: Path,
+    checkpoint: str | None,
+    methods: Sequence[str],
+    about_data: dict,
+    filters: photos.Filters | None = None,
+) -> None:
+    """Find, cut out and encode the photos of `source` into shards in `output`, as far as they are not there.
+
+    Raises ValueError or OSError with a sentence where photos, checkpoint, entries of [data] or the folder do not serve.
+    """
+    if not source.exists():
+        raise ValueError(f"There is no folder {source} with photos.")
+    with_base = [method for method in methods if method != MSID]
+    if with_base and checkpoint is None:
+        raise ValueError(f"{with_base[0]} needs a base model: name its checkpoint behind the folder for the shards.")
+    built_in = BUILT_IN.get(checkpoint)
+    networks = tuple(dict.fromkeys(name for method in with_base for name in METHODS[method].networks))
     data = adapter_command.complete_data(networks, about_data, built_in)
-    if data.flip and set(options.methods) != {"face2diffusion"}:
+    if data.flip and set(methods) != {"face2diffusion"}:
         raise ValueError(
             "flip = true is for face2diffusion alone: to others a mirrored photo would be another one of the person."
         )
-    kinds = set.intersection(*(set(METHODS[method].bases) for method in options.methods))
-    base = adapter_command.load_base(options.checkpoint, tuple(sorted(kinds)))
-    data = replace(data, size=data.size or base.size)
-    photos.check_size(data.size, base.vae)
-    files = list(photos.list_photos(options.photos))
-    filters = photos.Filters(options.min_side, options.min_score, options.min_sharpness, options.one_face)
-    with main_first():
-        if is_main():
-            _begin(options.output, files, data, base, filters)
-    count = -(-len(files) // SHARD)
-    _write_shards(options.output, files, count, data, base, filters)
-    wait_for_all()
-    if is_main():
-        _report(options.output, len(files), count)
-
-
-def _begin(output: Path, files: list, data: Data, base: LoadedBase, filters: photos.Filters) -> None:
-    """Write the manifest; raise ValueError where the folder has another."""
+    base = _load_base(checkpoint, with_base) if with_base else None
+    data = replace(data, size=data.size or (base.size if base else photos.ALIGNED_FROM))
+    if base:
+        photos.check_size(data.size, base.vae)
+    files, task = list_photos(source), Task(data, base, MSID in methods, filters or photos.Filters())
     output.mkdir(parents=True, exist_ok=True)
+    with _hold(output):
+        with main_first():
+            if is_main():
+                _begin(output, files, task)
+        count = -(-len(files) // SHARD)
+        _write_shards(output, files, count, task)
+        wait_for_all()
+        if is_main():
+            _report(output, files, count)
+
+
+def _load_base(checkpoint: str, methods: list[str]) -> LoadedBase:
+    kinds = set.intersection(*(set(METHODS[method].bases) for method in methods))
+    return adapter_command.load_base(checkpoint, tuple(sorted(kinds)))
+
+
+def _hold(output: Path) -> contextlib.AbstractContextManager:
+    """Keep a folder to the processes of one command; what it returns raises ValueError where another one has it."""
+    if not is_main():
+        return contextlib.nullcontext()
+    return hold(
+        output / "prepare.lock",
+        ValueError(
+            f"Another 'likeness.py prepare' writes into {output}: wait for it or stop it; to share the work start the "
+            "processes together, by accelerate launch."
+        ),
+    )
+
+
+def _begin(output: Path, files: PhotoList, task: Task) -> None:
+    """Write the manifest; raise ValueError where the folder has another."""
     manifest = {
         "format": "likeness-prepared",
         "version": VERSION,
-        "base": base.kind,
-        "data": asdict(data),
-        "filters": filters._asdict(),
+        "base": task.base.kind if task.base else "",
+        "data": asdict(task.data),
+        "filters": task.filters._asdict(),
         "shards": -(-len(files) // SHARD),
-        "photos": _digest(files, base.file),
+        "photos": _digest(files, task.base),
+        "people": files.count_people(),
     }
+    manifest |= {"crops": photos.ALIGNED} if task.crops else {}
     path, manifest = output / MANIFEST, json.loads(json.dumps(manifest))
-    if path.is_file() and (there := read_manifest(output)) != manifest:
-        changed = ", ".join(name for name in manifest if there.get(name) != manifest[name])
+    people = {"people": manifest["people"]}  # which an earlier version did not write
+    if path.is_file() and (there := people | read_manifest(output)) != manifest:
+        changed = ", ".join(name for name in manifest | there if there.get(name) != manifest.get(name))
         raise ValueError(
             f"{output} holds photos that were prepared otherwise ({changed}): choose another folder, or delete it."
         )
@@ -110,23 +164,32 @@ def _begin(output: Path, files: list, data: Data, base: LoadedBase, filters: pho
     saving.write(path, f"{json.dumps(manifest, indent=1)}\n".encode(), "Preparing photos")
 
 
-def _digest(files: list[tuple[Path, int]], checkpoint: str) -> str:
-    """Return hex digits that stand for names, sizes and times of photos and captions, and for the checkpoint."""
+def _digest(files: PhotoList, base: LoadedBase | None) -> str:
+    """Return hex digits that stand for names, sizes and times of photos and captions, and for the base model."""
     digest = hashlib.sha256()
-    for photo in (*(file for file, _ in files), Path(checkpoint)):
-        for file in (photo, *filter(Path.is_file, photos.caption_files(photo))):
-            stat = file.stat()
-            digest.update(json.dumps([file.parent.name, file.name, stat.st_size, stat.st_mtime_ns]).encode())
+
+    def take(*paths: Path) -> None:
+        for path in paths:
+            stat = path.stat()
+            digest.update(json.dumps([path.parent.name, path.name, stat.st_size, stat.st_mtime_ns]).encode())
+
+    for photo in files:
+        beside = caption_files(photo.file) if photo.caption is None else ()
+        take(*filter(Path.is_file, (photo.file, *beside)))
+        if photo.caption is not None:
+            digest.update(json.dumps([photo.name, photo.person, photo.caption, photo.place]).encode())
+    if base:
+        take(Path(base.file))
     return digest.hexdigest()[:16]
 
 
-def _write_shards(output: Path, files: list, count: int, data: Data, base: LoadedBase, filters: photos.Filters) -> None:
+def _write_shards(output: Path, files: PhotoList, count: int, task: Task) -> None:
     """Write the shards that are this process's and missing."""
-    rank, world = int(os.environ.get("RANK", 0)), count_processes()
-    missing = [number for number in range(rank, count, world) if not shards.name_shard(output, number).is_file()]
+    numbers = range(get_rank(), count, count_processes())
+    missing = [number for number in numbers if not shards.name_shard(output, number).is_file()]
     if not missing:
         return
-    networks = adapter_command.load_networks(data, base)
+    networks = adapter_command.load_networks(task.data, task.base)
     if is_main() and networks.clip_vision:
         content = io.BytesIO()
         np.save(content, photos.clip_of_nothing(networks.clip_vision).float().cpu().numpy())
@@ -136,27 +199,39 @@ def _write_shards(output: Path, files: list, count: int, data: Data, base: Loade
         for number in missing:
             path, left_out = shards.name_shard(output, number), []
 
-            def encode(some: list, left_out=left_out) -> portraits.Portraits | None:
+            def encode(some: list[Photo], left_out=left_out) -> list[tuple[dict[str, np.ndarray], dict]]:
                 """Return what serves of some photos, encoded, and note the rest."""
-
-                def leave_out(file: Path, reason: str) -> None:
-                    left_out.append((str(file), reason))
-
-                finder, parser = networks.detector, networks.parser
-                album = photos.read_files(some, finder, data.size, parser, leave_out, filters)
+                encoded = _encode(some, networks, task, lambda *why: left_out.append(why))
                 bar.update(len(some))
-                return album and adapter_command.encode_album(album, data, networks, base, None)
+                return encoded
 
             part = files[number * SHARD : (number + 1) * SHARD]
             shards.write_shard(path, _with_left_out(_samples(part, number * SHARD, encode), path, left_out))
 
 
-def _samples(files: list, first: int, encode: Callable[[list], portraits.Portraits | None]) -> Iterator[tuple]:
+def _encode(
+    some: list[Photo], networks: Networks, task: Task, leave_out: Callable[[str, str], None]
+) -> list[tuple[dict[str, np.ndarray], dict]]:
+    """Return arrays and details of those photos that serve."""
+    data = task.data
+    album = photos.read_files(some, networks.detector, data.size, networks.parser, leave_out, task.filters)
+    if album is None:
+        return []
+    samples = [({}, shards.tell(*told)) for told in zip(album.people, album.captions, album.sides)]
+    if task.base:
+        encoded = adapter_command.encode_album(album, data, networks, task.base, None)
+        samples = [shards.describe(encoded, row) for row in range(len(encoded))]
+    if task.crops:
+        for (arrays, _), crop in zip(samples, photos.align_crops(album).numpy()):
+            arrays[shards.CROP] = crop
+    return samples
+
+
+def _samples(files: list[Photo], first: int, encode: Callable[[list[Photo]], list[tuple]]) -> Iterator[tuple]:
     """Yield name, arrays and details of every photo that serves, a batch in memory at a time."""
     for start in range(0, len(files), BATCH):
-        encoded = encode(files[start : start + BATCH])
-        for row in range(len(encoded) if encoded else 0):
-            yield f"{first + start:08d}-{row:02d}", *shards.describe(encoded, row)
+        for row, sample in enumerate(encode(files[start : start + BATCH])):
+            yield f"{first + start:08d}-{row:02d}", *sample
 
 
 def _with_left_out(samples: Iterator, path: Path, left_out: list[tuple[str, str]]) -> Iterator:
@@ -166,9 +241,9 @@ def _with_left_out(samples: Iterator, path: Path, left_out: list[tuple[str, str]
     saving.write(path.with_suffix(".left_out.jsonl"), content.encode(), "Preparing photos")
 
 
-def _report(output: Path, photo_count: int, count: int) -> None:
-    """Write which photos were left out and why, and print how many for each reason."""
-    reasons, total = Counter(), 0
+def _report(output: Path, files: PhotoList, count: int) -> None:
+    """Write which photos were left out and why, as a table and as a picture, and print how many for each reason."""
+    reasons, shown = Counter(), {}
     with (output / LEFT_OUT).open("w", newline="", encoding="utf-8") as table:
         rows = csv.writer(table)
         rows.writerow(("photo", "reason"))
@@ -176,12 +251,30 @@ def _report(output: Path, photo_count: int, count: int) -> None:
             lines = shards.name_shard(output, number).with_suffix(".left_out.jsonl").read_text("utf-8").splitlines()
             for entry in map(json.loads, lines):
                 rows.writerow(entry)
-                reasons[entry[1].partition(" (")[0]] += 1
-                total += 1
-    print(f"{photo_count - total} of {photo_count} photos in {count} shards, {output}", flush=True)
+                reason = entry[1].partition(" (")[0]
+                if reasons[reason] < _SHOWN:
+                    shown[entry[0]] = reason
+                reasons[reason] += 1
+    total = reasons.total()
+    print(f"{len(files) - total} of {len(files)} photos in {count} shards, {output}", flush=True)
     for reason, times in reasons.most_common():
         print(f"  {times} left out: {reason}", flush=True)
     if total:
-        print(f"  which, is in {output / LEFT_OUT}", flush=True)
-    if total == photo_count:
+        _draw_left_out(files, reasons, shown).save((output / LEFT_OUT).with_suffix(".png"))
+        print(f"  which, is in {output / LEFT_OUT}, and some in the picture beside it", flush=True)
+    if total == len(files):
         raise ValueError("No photo serves to train with: choose another face detector, or photos with faces.")
+
+
+def _draw_left_out(files: PhotoList, reasons: Counter, shown: dict[str, str]):
+    """Return a picture with some of the photos that were left out, a row for each reason; shown: reasons by photo."""
+    cells: dict[str, list] = {reason: [] for reason, _ in reasons.most_common()}
+    for photo in files:
+        if reason := shown.get(photo.name):
+            try:
+                image = graphics.to_pillow(graphics.read_image(photo.open()))
+            except (LeftOutError, ValueError):
+                image = Image.new("RGB", (graphics.CELL, graphics.CELL), graphics.FRAME)
+            cells[reason].append((Path(photo.name).name, image))
+    rows = [(f"{reasons[reason]}: {reason}", row) for reason, row in cells.items()]
+    return graphics.draw_rows("Left out", rows, f"At most {_SHOWN} of each; all are in {LEFT_OUT}.")

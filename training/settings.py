@@ -14,7 +14,7 @@ Checked = TypeVar("Checked")
 
 
 class Range(dict):
-    """Limits of a number by pydantic's names: gt, ge, le, allow_inf_nan.
+    """Limits of a number by pydantic's names: gt, ge, le, multiple_of, allow_inf_nan.
 
     `pydantic.Field` would say the same, but nodes import these settings too, and do without pydantic.
     """
@@ -43,6 +43,7 @@ _ALLOWED = {
     "greater_than": "more than {gt:g}",
     "greater_than_equal": "at least {ge:g}",
     "less_than_equal": "at most {le:g}",
+    "multiple_of": "a multiple of {multiple_of:g}",
 }  # by the types of pydantic's errors
 
 
@@ -111,14 +112,15 @@ class AdapterSettings(WatchedSettings):
     best: Literal[BEST] = BEST[0]
 
 
-def make_parser(method: str, text: str, photos: str, checkpoint: str) -> argparse.ArgumentParser:
+def make_parser(method: str, text: str, photos: str, checkpoint: str | None) -> argparse.ArgumentParser:
     """Return the options that every `likeness.py train` takes; photos, checkpoint: what these are, for the help.
 
-    `read_config` takes the values of --config and --set.
+    checkpoint: None where there is no base model. `read_config` takes the values of --config and --set.
     """
     parser = argparse.ArgumentParser(prog=f"likeness.py train {method}", description=text)
     parser.add_argument("photos", type=Path, help=photos)
-    parser.add_argument("checkpoint", help=checkpoint)
+    if checkpoint:
+        parser.add_argument("checkpoint", help=checkpoint)
     parser.add_argument("output", type=Path, help="the safetensors file to write")
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings by name, and a table [data]")
     text = "over the config, e.g. --set steps=600 --set data.size=256"
@@ -137,6 +139,11 @@ def check_paths(folder: Path, checkpoint: str, output: Path, kind: str, words: I
     if checkpoint not in words and not Path(checkpoint).is_file():
         names = ", or ".join([f"name {kind} checkpoint file", *words])
         raise ValueError(f"There is no checkpoint {checkpoint}: {names}.")
+    check_output(output)
+
+
+def check_output(output: Path) -> None:
+    """Raise ValueError or OSError where a training cannot write its file."""
     if output.suffix != ".safetensors":
         raise ValueError(f"The file to write must be called something.safetensors, not {output.name}.")
     try:
@@ -215,7 +222,8 @@ class DataSettings:
     """Entries of [data]: side of the crops in pixels, a face detector's label, files of networks; "" for the usual.
 
     clip_face: what CLIP sees, one of CLIP_FACES. parser: the file of a face parser, which draws the masks; "none" for
-    none, "" for the usual one if it is there. flip: whether every photo is there mirrored too.
+    none, "" for the usual one if it is there. flip: whether every photo is there mirrored too. split: whether every
+    process trains on shards of its own alone, as machines without a common disk must.
 
     Of one person: face_share, the longer side of the face's box as a part of the crop's side, and mask_expand, how far
     the masks of its parts are grown in pixels of the crop.
@@ -233,12 +241,17 @@ class DataSettings:
     clip_face: Literal[CLIP_FACES] = CLIP_FACES[0]
     parser: str = ""
     flip: bool = False
+    split: bool = False
 
 
-def check_data(networks: tuple[str, ...], values: dict[str, object]) -> DataSettings:
-    """Return what [data] says for a training that needs `networks`; raises ValueError as `check_settings` does."""
+def check_data(networks: tuple[str, ...], values: dict[str, object], prepared: bool = False) -> DataSettings:
+    """Return what [data] says for a training that needs `networks`; raises ValueError as `check_settings` does.
+
+    prepared: whether it reads prepared photos too.
+    """
     names = ["size", "detector", *networks]
-    names += [] if networks else ["face_share", "mask_expand"]
+    names += ["split"] if prepared else []
+    names += [] if networks or prepared else ["face_share", "mask_expand"]
     names += ["parser"] if networks else []
     names += ["clip_face"] if "clip_vision" in networks else []
     names += ["flip"] if "msid" in networks else []  # a mirrored photo would count as another one of the person

@@ -1,28 +1,32 @@
 """Prepared photos on disk: tar shards of the WebDataset convention, written one by one, whose rows are read by place.
 
-A sample is files of one name in a shard, "00000008-03.latents.npy" and so on, and "00000008-03.json" with person,
-caption and side. Any reader of WebDataset reads them in turn. Here only their places are kept in memory, so that a
-training draws any row, and pairs of one person, of any number of photos.
+A sample is files of one name in a shard, "00000008-03.latents.npy" and so on ("crop" is what `train msid` sees), and
+"00000008-03.json" with person, caption and side. Any reader of WebDataset reads them in turn. Here only their places
+are kept in memory, so that a training draws any row, and pairs of one person, of any number of photos.
 """
 
 import io
 import json
 import os
 import platform
+import sys
 import tarfile
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
 import torch
 
+from .distributed import count_processes, get_rank
 from .portraits import Portraits
 
 MANIFEST, NOTHING = "prepared.json", "clip_of_nothing.npy"
 VERSION = 1  # of the manifest and what it speaks of
+CROP = "crop"
 _LATENTS, _FACES, _DETAILS = "latents", "faces", "json"
 
 
@@ -66,12 +70,13 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 def describe(portraits: Portraits, row: int) -> tuple[dict[str, np.ndarray], dict]:
     """Return arrays and details of one portrait, as `write_shard` takes them."""
     tensors = {_LATENTS: portraits.latents, _FACES: portraits.faces} | portraits.features
-    details = {
-        "person": int(portraits.people[row]),
-        "caption": portraits.captions[row],
-        "side": int(portraits.sides[row]),
-    }
-    return {name: tensor[row].numpy() for name, tensor in tensors.items()}, details
+    arrays = {name: tensor[row].numpy() for name, tensor in tensors.items()}
+    return arrays, tell(portraits.people[row], portraits.captions[row], portraits.sides[row])
+
+
+def tell(person: torch.Tensor, caption: str, side: torch.Tensor) -> dict:
+    """Return the details of a photo."""
+    return {"person": int(person), "caption": caption, "side": int(side)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,14 +128,22 @@ class _Places:
         self.place.append(entry.offset_data + head)
 
     def column(self, files: list[Path]) -> Column:
-        shard, place = (torch.tensor(np.asarray(numbers)) for numbers in (self.shard, self.place))
-        return Column(files, shard, place, self.row_shape, self.dtype)
+        return Column(files, as_tensor(self.shard), as_tensor(self.place), self.row_shape, self.dtype)
 
 
-def read_shards(files: list[Path]) -> Portraits:
-    """Return the portraits of shards; raises ValueError, naming file and fault, for one that is cut off or strange."""
+class Samples(NamedTuple):
+    """What shards hold: columns by name; int64 [n] people and sides; captions, of which equal ones are one text."""
+
+    columns: dict[str, Column]
+    people: torch.Tensor
+    captions: list[str]
+    sides: torch.Tensor
+
+
+def read_samples(files: list[Path]) -> Samples:
+    """Return the samples of shards; raises ValueError, naming file and fault, for one that is cut off or strange."""
     places: dict[str, _Places] = {}
-    details: list[dict] = []
+    people, sides, captions = array("q"), array("q"), []
     for number, file in enumerate(files):
         try:
             _check_end(file)
@@ -138,11 +151,14 @@ def read_shards(files: list[Path]) -> Portraits:
                 for entry in tar:
                     key = entry.name.partition(".")[2].removesuffix(".npy")
                     if key == _DETAILS:
-                        details.append(json.load(tar.extractfile(entry)))
-                        continue
-                    if key not in places:
-                        places[key] = _Places(*_read_kind(tar.extractfile(entry)))
-                    places[key].add(number, entry)
+                        details = json.load(tar.extractfile(entry))
+                        people.append(details["person"])
+                        sides.append(details["side"])
+                        captions.append(sys.intern(details["caption"]))
+                    else:
+                        if key not in places:
+                            places[key] = _Places(*_read_kind(tar.extractfile(entry)))
+                        places[key].add(number, entry)
                     tar.members.clear()  # it would keep them all
         except (tarfile.TarError, ValueError, KeyError, EOFError) as error:
             raise ValueError(
@@ -150,9 +166,32 @@ def read_shards(files: list[Path]) -> Portraits:
                 "makes only what is missing."
             ) from error
     columns = {key: where.column(files) for key, where in places.items()}
-    people, sides = (torch.tensor([each[name] for each in details]) for name in ("person", "side"))
-    captions = [each["caption"] for each in details]
+    return Samples(columns, as_tensor(people), captions, as_tensor(sides))
+
+
+def as_tensor(numbers: array) -> torch.Tensor:
+    """Return an array of numbers as int64."""
+    return torch.tensor(np.asarray(numbers))
+
+
+def read_shards(files: list[Path]) -> Portraits:
+    """Return the portraits of shards; raises ValueError as `read_samples` does."""
+    columns, people, captions, sides = read_samples(files)
+    columns.pop(CROP, None)
     return Portraits(columns.pop(_LATENTS), people, captions, columns.pop(_FACES), columns, sides)
+
+
+def take_own(files: list[Path], rank: int, world: int) -> list[Path]:
+    """Return those of all shards that process `rank` of `world` trains on where they are split: each is somebody's.
+
+    Raises ValueError where there are fewer shards than processes.
+    """
+    if len(files) < world:
+        raise ValueError(
+            f"split = true gives every process shards of its own, but there are {world} processes and {len(files)} "
+            "shards: start fewer processes, or leave split out."
+        )
+    return files[rank::world]
 
 
 def _check_end(file: Path) -> None:
@@ -182,17 +221,25 @@ def read_manifest(folder: Path) -> dict:
     return manifest
 
 
-def read(folder: Path) -> tuple[dict, Portraits, list[torch.Tensor]]:
-    """Return the manifest of prepared photos, the portraits and, where CLIP saw them, what it sees in nothing.
-
-    Raises ValueError with a sentence where shards are missing or damaged.
-    """
-    manifest = read_manifest(folder)
+def find_shards(folder: Path, manifest: dict, split: bool = False) -> list[Path]:
+    """Return the shards of a folder, or where they are split this process's; raises ValueError where one is missing."""
     files = [name_shard(folder, number) for number in range(manifest["shards"])]
+    if split:
+        files = take_own(files, get_rank(), count_processes())
     if missing := [file.name for file in files if not file.is_file()]:
         raise ValueError(
             f"{len(missing)} of {len(files)} shards are missing in {folder}, the first is {missing[0]}: run "
             "'likeness.py prepare' again, which makes what is missing."
         )
+    return files
+
+
+def read(folder: Path, manifest: dict, split: bool = False) -> tuple[Portraits, list[torch.Tensor]]:
+    """Return prepared portraits and, where CLIP saw them, what it sees in nothing.
+
+    split: whether every process reads its own shards alone. Raises ValueError with a sentence where shards are missing
+    or damaged.
+    """
     nothing = folder / NOTHING
-    return manifest, read_shards(files), [torch.from_numpy(np.load(nothing))] if nothing.is_file() else []
+    portraits = read_shards(find_shards(folder, manifest, split))
+    return portraits, [torch.from_numpy(np.load(nothing))] if nothing.is_file() else []

@@ -111,7 +111,7 @@ def _open_board(output: Path):
 def averaged(module: torch.nn.Module, progress: Progress) -> Iterator[None]:
     """Let a module have the running average of its parameters for a while, where there is one, and rest."""
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()} if progress.average else {}
-    module.load_state_dict(progress.average or module.state_dict())
+    module.load_state_dict(module.state_dict() | progress.average)  # what does not learn has no average
     module.eval()
     try:
         yield

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, mse_loss, normalize, one_hot
+from torch.nn.functional import mse_loss, normalize
 
 from ...training import loop
+from ...training.msid import MarginHead, arcface_loss
 from ...training.precision import cast_to, compute_dtype
 from ...training.settings import TrainingSettings
 from .crops import as_pixels
@@ -37,25 +38,12 @@ class RecogniserSettings(TrainingSettings):
     flip: bool = False
 
 
-def arcface_loss(cosines: torch.Tensor, labels: torch.Tensor, scale: float, margin: float) -> torch.Tensor:
-    """Return Eq. 3: -log softmax of s cos(theta + m) for the own class, s cos(theta) for the others; cosines [b,
-    classes].
-    """
-    targets = one_hot(labels, cosines.shape[1]).bool()
-    theta = cosines.clamp(-1 + 1e-6, 1 - 1e-6).acos()
-    return cross_entropy(scale * torch.where(targets, (theta + margin).cos(), cosines), labels)
-
-
-class TrainingHead(nn.Module):
+class TrainingHead(MarginHead):
     """What is needed beside a recogniser to train it: the people's directions, and what tells their looks."""
 
     def __init__(self, width: int, people: int, traits: int):
-        super().__init__()
-        self.directions = nn.Parameter(torch.randn(people, width) * 0.01)
+        super().__init__(width, people)
         self.looks = nn.Linear(width, traits)
-
-    def cosines(self, embedding: torch.Tensor) -> torch.Tensor:
-        return normalize(embedding, dim=1) @ normalize(self.directions, dim=1).T
 
 
 def train(

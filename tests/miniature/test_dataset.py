@@ -11,7 +11,7 @@ from likeness.miniature.world import dataset
 from likeness.miniature.world.captions import agrees, parse
 from likeness.miniature.world.dataset import SetRecipe, read, write
 from likeness.miniature.world.draw import draw
-from likeness.training import photos
+from likeness.training import photo_lists
 from PIL import Image
 
 RECIPE = SetRecipe(split="test", first=5, people=4, images=3, size=24)
@@ -149,14 +149,14 @@ def test_the_command_draws_a_folder_a_person(tmp_path):
     given = ["data", str(tmp_path), "--photos", "--people", "2", "--pictures", "3", "--size", "32", "--first", "5"]
     said = []
     assert command.main(given, said.append) == 0
-    files = list(photos.list_photos(tmp_path))
-    assert [(file.parent.name, file.name, person) for file, person in files] == [
+    files = list(photo_lists.list_photos(tmp_path))
+    assert [(photo.file.parent.name, photo.file.name, photo.person) for photo in files] == [
         (f"person-{number:06d}", f"{image:02d}.png", person)
         for person, number in enumerate((5, 6))
         for image in range(3)
     ]
-    assert all(" a " in f" {file.with_suffix('.txt').read_text()}" for file, _ in files)
-    first, again = files[0][0], files[3][0]
+    assert all(" a " in f" {photo.read_caption()}" for photo in files)
+    first, again = files[0].file, files[3].file
     before, whole = first.stat().st_mtime_ns, again.read_bytes()
     again.unlink()
     assert command.main(given, said.append) == 0 and again.read_bytes() == whole

@@ -18,6 +18,7 @@ from likeness.miniature.models.recogniser import Recogniser
 from likeness.miniature.training import autoencoder, clip_pair, crops, recogniser, text_to_image
 from likeness.miniature.world import dataset
 from likeness.miniature.world.people import VECTOR_NAMES
+from likeness.training import msid
 from likeness.training.frozen import mean_in_mask
 from torch.nn.functional import normalize
 
@@ -163,12 +164,12 @@ def test_arcface_by_hand():
         return sum(losses) / 2
 
     for margin in (0.0, 0.3):
-        assert float(recogniser.arcface_loss(cosines, labels, 4.0, margin)) == pytest.approx(by_hand(margin), rel=1e-5)
+        assert float(msid.arcface_loss(cosines, labels, 4.0, margin)) == pytest.approx(by_hand(margin), rel=1e-5)
 
 
 def test_arcface_has_a_gradient_where_embedding_and_direction_agree():
     cosines = torch.tensor([[1.0, -1.0]], requires_grad=True)
-    recogniser.arcface_loss(cosines, torch.tensor([0]), 16.0, 0.25).backward()
+    msid.arcface_loss(cosines, torch.tensor([0]), 16.0, 0.25).backward()
     assert cosines.grad.isfinite().all()
 
 

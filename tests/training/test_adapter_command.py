@@ -20,7 +20,7 @@ from likeness.miniature.world.dataset import SetRecipe
 from likeness.miniature.world.draw import draw
 from likeness.tests.support import checkpoints, tiny_miniature
 from likeness.tests.support.optional import need
-from likeness.training import adapter_command, bases, facea_run, photos, portraits, settings, watch
+from likeness.training import adapter_command, bases, facea_run, msid, photos, portraits, settings, watch
 from likeness.training.progress_line import ProgressLine
 from likeness.weights import folders
 from likeness.weights.reading import read_metadata
@@ -160,7 +160,7 @@ def test_portraits_are_made_anew_when_photos_or_crops_change(people, tmp_path):
         ("step=3", "There is no training setting 'step'; there are steps, "),
         (
             "data.arcface=x.onnx",
-            r"There is no entry 'arcface' in \[data\]; there are size, detector, transface, parser\.",
+            r"There is no entry 'arcface' in \[data\]; there are size, detector, transface, split, parser\.",
         ),
         ("steps=many", "steps must be a whole number, not 'many'"),
         ("steps=2.5", "steps must be a whole number, not 2.5"),
@@ -273,7 +273,11 @@ def test_tensorboard_gets_the_log(people, tmp_path):
 
 
 def test_every_number_of_the_settings_has_a_range():
-    kinds = [how.settings for how in adapter_command.METHODS.values()] + [facea_run.Settings, settings.DataSettings]
+    kinds = [how.settings for how in adapter_command.METHODS.values()] + [
+        facea_run.Settings,
+        msid.MsidSettings,
+        settings.DataSettings,
+    ]
     for field in (field for kind in kinds for field in dataclasses.fields(kind)):
         numbers = [part for part in (field.type, *typing.get_args(field.type)) if part in (int, float)]
         assert not numbers or typing.get_origin(field.type) is typing.Annotated, field.name

@@ -1,6 +1,7 @@
 """A folder of photos becomes crops, masks, captions and points; and these what trainings draw from."""
 
 import logging
+from pathlib import Path
 
 import comfy.model_patcher
 import numpy as np
@@ -109,11 +110,11 @@ def test_the_largest_of_several_faces_is_taken(tmp_path):
 def test_filters_leave_photos_out_and_say_why(filters, reasons, folder):
     told = []
     album = photos.read_files(
-        list(photos.list_photos(folder)),
+        photos.list_photos(folder),
         Spotter(),
         S,
         None,
-        lambda file, why: told.append(f"{file.name}: {why}"),
+        lambda name, why: told.append(f"{Path(name).name}: {why}"),
         photos.Filters(**filters),
     )
     assert told == reasons and len(album or ()) == 3 - len(reasons)

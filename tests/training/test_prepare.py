@@ -18,7 +18,8 @@ from likeness.miniature.world.dataset import SetRecipe
 from likeness.miniature.world.draw import draw
 from likeness.tests.support import tiny_miniature
 from likeness.tests.support.optional import need
-from likeness.training import adapter_command, photos, prepare_command, shards
+from likeness.tests.training.test_face_crops import write_tar
+from likeness.training import adapter_command, face_crops, photo_lists, photos, prepare_command, shards
 from likeness.weights import folders
 from PIL import Image
 
@@ -62,9 +63,9 @@ def in_this_process(weights):
         yield
 
 
-def run(people, output, *more, methods=("fact", "infinite-id")) -> int:
+def run(people, output, *more, methods=("fact", "infinite-id"), checkpoint=("miniature",)) -> int:
     wanted = [part for method in methods for part in ("--for", method)]
-    return train.prepare([str(people), str(output), "miniature", *wanted, "--set", "data.size=48", *more], None)
+    return train.prepare([str(people), str(output), *checkpoint, *wanted, "--set", "data.size=48", *more], None)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_photos_are_prepared_and_what_is_left_out_is_told(people, prepared, tmp_
 
 @pytest.mark.slow
 def test_shards_hold_what_a_training_from_photos_encodes(people, prepared, caplog):
-    _, read, (nothing,) = shards.read(prepared)
+    read, (nothing,) = shards.read(prepared, shards.read_manifest(prepared))
     (people / "person2" / "8.txt").rename(people / "person2" / "8.text")
     try:
         data = adapter_command.complete_data(("transface", "arcface", "clip_vision"), {"size": 48}, built_in())
@@ -141,7 +142,7 @@ def test_stopped_at_any_photo_it_goes_on_to_the_same_shards(at, people, prepared
     whole = [file for file in again.glob("*.tar")]
     times = {file: file.stat().st_mtime_ns for file in whole}
     with pytest.raises(ValueError, match="shards are missing in .* run 'likeness.py prepare' again"):
-        shards.read(again)
+        shards.read(again, shards.read_manifest(again))
     run(people, again)
     assert contents(again) == contents(prepared) and all(file.stat().st_mtime_ns == times[file] for file in whole)
 
@@ -157,7 +158,7 @@ def test_several_processes_write_the_same_shards(processes, people, prepared, tm
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setattr(prepare_command, "_report", lambda *given: None)
         run(people, again)
-    names = {name for name in contents(prepared) if name != "left_out.csv"}
+    names = {name for name in contents(prepared) if not name.startswith("left_out.")}
     assert {name: contents(again)[name] for name in names} == {name: contents(prepared)[name] for name in names}
 
 
@@ -173,7 +174,7 @@ def test_a_training_reads_them(method, prepared, tmp_path, monkeypatch):
 
 def test_webdataset_reads_them(prepared):
     webdataset = need("webdataset")
-    _, read, _ = shards.read(prepared)
+    read, _ = shards.read(prepared, shards.read_manifest(prepared))
     files = sorted(map(str, prepared.glob("*.tar")))
     samples = list(webdataset.WebDataset(files, shardshuffle=False).decode())
     assert [sample["json"]["person"] for sample in samples] == read.people.tolist()
@@ -239,3 +240,64 @@ def test_shards_of_the_same_samples_are_the_same_bytes(tmp_path):
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
     with tarfile.open(tmp_path / "a.tar") as tar:
         assert tar.getnames() == ["0.a.npy", "0.json"]
+
+
+@pytest.mark.slow
+def test_a_table_and_tar_shards_are_prepared_as_the_folder_is(people, prepared, tmp_path, capsys):
+    photos = photo_lists.list_photos(people)
+    table, tars = tmp_path / "people.jsonl", tmp_path / "tars"
+    tars.mkdir()
+    rows = [{"path": str(photo.file), "person": photo.person} for photo in photos if photo.file.name != "8.png"]
+    rows.insert(2, {"path": "gone.png", "person": 0})
+    table.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    files = [photo.file for photo in photos if photo.file.name != "8.png"]
+    write_tar(tars / "0.tar", {f"{file.parent.name}/{file.name}": file.read_bytes() for file in files})
+    expected, _ = shards.read(prepared, shards.read_manifest(prepared))
+    for source, lost in ((table, "there is no such file"), (tars, "no face was found in it")):
+        output = tmp_path / f"of_{source.name}"
+        assert run(source, output, methods=("fact", "msid")) == 0
+        read, _ = shards.read(output, shards.read_manifest(output))
+        assert read.people.tolist() == expected.people.tolist() and read.captions == expected.captions
+        latents = (each.latents[torch.arange(8)].float() for each in (read, expected))
+        assert torch.allclose(*latents, atol=2e-2)
+        crops = face_crops.find_crops(output)
+        assert crops.count == 3 and crops.fetch(torch.arange(8)).float().std() > 20
+        assert f"1 left out: {lost}" in capsys.readouterr().out
+        assert Image.open(output / "left_out.png").height > 300
+    assert f"{table} line 3: gone.png,there is no such file" in (tmp_path / "of_people.jsonl/left_out.csv").read_text()
+    told = refused(table, tmp_path / "x", methods=("fact",), checkpoint=())
+    assert "fact needs a base model: name its checkpoint behind the folder for the shards" in told
+    with pytest.raises(SetupError, match="Photos of a table or of tar shards are prepared first"):
+        train.main(["fact", str(table), "miniature", str(tmp_path / "x.safetensors")], None)
+
+
+def test_a_folder_is_one_command_s(tmp_path):
+    with prepare_command._hold(tmp_path):
+        with (
+            pytest.raises(ValueError, match="Another 'likeness.py prepare' writes into"),
+            prepare_command._hold(tmp_path),
+        ):
+            pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_processes_train_on_shards_of_their_own(prepared, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(prepared, tmp_path / "prepared")
+    shards.name_shard(folder, 0).unlink()
+    shards.name_shard(folder, 2).unlink()
+    monkeypatch.setattr(shards, "get_rank", lambda: 1)
+    monkeypatch.setattr(shards, "count_processes", lambda: 2)
+    sizes = "steps=1", "batch=2", "dim=32", "depth=1", "queries=4", "data.split=true"
+    settings = [part for each in sizes for part in ("--set", each)]
+    output = tmp_path / "out.safetensors"
+    assert train.main(["fact", str(folder), "miniature", str(output), *settings], None) == 0
+    expected, _ = shards.read(prepared, shards.read_manifest(prepared))
+    read = shards.read_shards([shards.name_shard(folder, 1)])
+    told = f"{len(read)} photos of {len(read.shelves.counts)} people"
+    assert told in capsys.readouterr().out and len(read) < len(expected)
+    manifest = shards.read_manifest(folder)
+    del manifest["people"]
+    (folder / "prepared.json").write_text(json.dumps(manifest))
+    with pytest.raises(SetupError, match="prepared by an earlier version, which split = true cannot read"):
+        train.main(["fact", str(folder), "miniature", str(output), *settings], None)

@@ -17,6 +17,7 @@ from likeness.training.facea_run import PersonSettings
 from likeness.training.facea_run import Settings as FaceaSettings
 from likeness.training.fact import FactSettings
 from likeness.training.infinite_id import InfiniteIdSettings
+from likeness.training.msid import MsidSettings
 from likeness.training.settings import check_data, check_settings, read_config
 from PIL import Image
 
@@ -141,7 +142,7 @@ def test_a_person_s_training_reads_config_and_options(tmp_path, monkeypatch):
 
 
 RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.toml"))
-METHODS = {"facea": (PersonSettings, ())} | {
+METHODS = {"facea": (PersonSettings, ()), "msid": (MsidSettings, ())} | {
     name.replace("-", "_"): (how.settings, how.networks) for name, how in adapter_command.METHODS.items()
 }
 
@@ -151,7 +152,7 @@ def test_recipes_are_read_and_every_line_has_its_source(recipe):
     kind, networks = METHODS[recipe.stem.removesuffix("_sdxl").removesuffix("_transfer")]
     values, data = read_config(recipe, [])
     check_settings(kind, values)
-    check_data(networks, data)
+    check_data(networks, data, prepared=kind is not PersonSettings)
     for line in recipe.read_text("utf-8").splitlines():
         assert "=" not in line.partition("#")[0] or re.search(r"# (paper|code|ours)\b", line), line
 
