@@ -5,12 +5,13 @@ has this node in the place of its Save Image when it is run; the graph in the fi
 no method of ours has made is saved as ever.
 """
 
-import sys
 from pathlib import Path
 
 import folder_paths
 from comfy.cli_args import args
 from comfy_api.latest import io
+
+import nodes as host_nodes
 
 from .. import source_label
 from ..weights import saving
@@ -21,8 +22,12 @@ _INPUTS = {"images", "filename_prefix"}  # those of the host's node that ours ha
 
 
 def exchange(request: dict) -> dict:
-    """Put our node for every Save Image of a queued graph whose pictures say how they were made; return the request."""
-    if provenance.KEY in request.get("extra_data", {}).get("extra_pnginfo", {}):
+    """Put our node for every Save Image of a queued graph whose pictures say how they were made; return the request.
+
+    Where another pack has put a node of its own in the place of the host's, that one stays.
+    """
+    is_hosts = host_nodes.NODE_CLASS_MAPPINGS[SAVE] is host_nodes.SaveImage
+    if is_hosts and provenance.KEY in request.get("extra_data", {}).get("extra_pnginfo", {}):
         for node in request["prompt"].values():
             if node.get("class_type") == SAVE and node.get("inputs", {}).keys() == _INPUTS:
                 node["class_type"] = OURS
@@ -63,8 +68,7 @@ class SaveImage(io.ComfyNode):
     @classmethod
     def execute(cls, images, filename_prefix) -> io.NodeOutput:
         prompt, extra = cls.hidden.prompt or {}, cls.hidden.extra_pnginfo or {}
-        host = sys.modules["nodes"].NODE_CLASS_MAPPINGS[SAVE]()
-        answer = host.save_images(images, filename_prefix, _name_hosts(prompt), extra)
+        answer = host_nodes.SaveImage().save_images(images, filename_prefix, _name_hosts(prompt), extra)
         sources = find_sources(prompt, cls.hidden.unique_id)
         if not args.disable_metadata and any(prompt[key]["class_type"] in provenance.METHODS for key in sources):
             for item in answer["ui"]["images"]:

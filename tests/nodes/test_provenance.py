@@ -130,3 +130,14 @@ def test_save_image_marks_pictures_of_a_person(executor, base):
     assert "xmp" not in photo.info and json.loads(photo.text["prompt"]) == graph
     plain = {"prompt": {"15": graph["15"]}, "extra_data": {}}
     assert save_image.exchange(copy.deepcopy(plain)) == plain, "switched off, or nobody is in the graph"
+
+
+def test_another_pack_s_save_image_stays(base, monkeypatch):
+    import nodes
+
+    class Other(nodes.SaveImage):
+        pass
+
+    monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, "SaveImage", Other)
+    request = provenance.attach({"prompt": read("miniature_fact")})
+    assert save_image.exchange(copy.deepcopy(request)) == request
