@@ -26,7 +26,7 @@ BENCHMARKS = {
     "sfags": "sfags.py", "encoder": "encoder.py", "startup": "startup.py", "image": "image.py", "mixed": "mixed.py",
     "f2d": "f2d.py", "facea": "facea.py", "miniature": "miniature.py", "code": "code_figures.py", "cuda": "on_cuda.py",
     "intensity": "intensity.py", "recogniser": "recogniser.py", "scores": "scores.py", "fuzz": "fuzz.py",
-    "faces": "faces.py", "places": "places.py", "step": "step.py", "batch": "batch.py",
+    "faces": "faces.py", "places": "places.py", "step": "step.py", "batch": "batch.py", "train": "training_cost.py",
 }  # fmt: skip
 
 

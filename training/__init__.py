@@ -8,6 +8,7 @@ a node, so that a script can train too.
 
 Adapters: `photos` reads folders of people, `portraits` keep what adapters are trained on, in memory or in `shards`
 that `prepare_command` writes, `frozen` is the base model they are trained for, `fact`, `face2diffusion` and
-`infinite_id` are the papers' losses, `recompute` saves memory, `watch` keeps log, snapshots and the best one,
-`adapter_command` is for the terminal; `bases` holds the base models that other rooms register.
+`infinite_id` are the papers' losses, `adapter_loop` trains any of them, `recompute` saves memory and `compiling` time,
+`watch` keeps log, snapshots and the best one, `validation` draws people held out by `sampling`, `adapter_command` is
+for the terminal; `bases` holds the base models that other rooms register.
 """

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import comfy.clip_vision
 import comfy.model_management
-import comfy.sd
 import comfy.supported_models
 import safetensors.torch
 import torch
@@ -31,12 +30,13 @@ from ..host_process import SetupError
 from ..weights import folders, saving
 from . import curve, face2diffusion, fact, infinite_id, loop, photos, portraits, shards, validation
 from .adapter_loop import train_adapter
-from .bases import BUILT_IN, BuiltInBase
+from .bases import BUILT_IN, BuiltInBase, load_checkpoint
 from .distributed import is_main, main_first
 from .frozen import freeze
 from .photo_lists import list_tars
 from .progress_line import ProgressLine
 from .settings import (
+    BASES,
     CLIP_FACES,
     AdapterSettings,
     WatchedSettings,
@@ -186,7 +186,7 @@ def _train(options: argparse.Namespace) -> None:
     base, encoded, more, label, count = take(options, settings, method, about_data, built_in)
     watched = portraits.hold_out(encoded, settings.held_out, count) if settings.validate_steps else [encoded]
     comfy.model_management.unload_all_models()  # the base model needs the room
-    fixed = freeze(base.model, base.clip, settings.precision, settings.checkpointing)
+    fixed = freeze(base.model, base.clip, settings.precision, settings.checkpointing, settings.compile)
     progress = loop.Progress()
     module = method.trainer.make(fixed, watched[0], settings)
     validate = None
@@ -328,14 +328,14 @@ def _find_parser(name: str, built_in: BuiltInBase | None) -> str:
     return folders.path("face_parsing", name) if name else folders.find("face_parsing", _PARSER) or ""
 
 
-def load_base(checkpoint: str, kinds: tuple[str, ...], wanted: str = "") -> LoadedBase:
+def load_base(checkpoint: str, kinds: tuple[str, ...], wanted: str = BASES[0]) -> LoadedBase:
     """Load the base model to train for; raises ValueError with a sentence where it is of none of `kinds`.
 
-    wanted: the kind for which settings are that were read from a file, "" for any; of another one ValueError is raised.
+    wanted: one of BASES, the kind that the settings are for; for another one ValueError is raised too.
     """
     if built_in := BUILT_IN.get(checkpoint):
         return LoadedBase(*built_in.load(), built_in.path("base"), built_in.size, checkpoint, built_in)
-    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(checkpoint)
+    model, clip, vae = load_checkpoint(checkpoint)
     config = model.model.model_config
     plain = config.unet_config["in_channels"] == config.latent_format.latent_channels
     kind = recognise_base(model.model.diffusion_model)
@@ -344,7 +344,7 @@ def load_base(checkpoint: str, kinds: tuple[str, ...], wanted: str = "") -> Load
     if clip is None or kind not in kinds or not isinstance(config, family) or not plain or not predicts:
         names = " or ".join(map(name_kind, kinds))
         raise ValueError(f"{checkpoint} is no {names} text-to-image checkpoint with its text encoder: name one.")
-    if wanted not in ("", kind):
+    if wanted not in (BASES[0], kind):
         raise ValueError(
             f"These settings are for {name_kind(wanted)} (base = '{wanted}'), but {checkpoint} is {name_kind(kind)}: "
             "take the recipe for that base, or another checkpoint."

@@ -1,7 +1,9 @@
-"""Base models that come with the pack: `train` takes their names in the place of a checkpoint."""
+"""Base models: those that come with the pack, whose names `train` takes in the place of a checkpoint, and files."""
 
 from collections.abc import Callable
 from typing import NamedTuple
+
+import comfy.sd
 
 
 class BuiltInBase(NamedTuple):
@@ -23,3 +25,14 @@ class BuiltInBase(NamedTuple):
 
 
 BUILT_IN: dict[str, BuiltInBase] = {}
+
+
+def load_checkpoint(file: str) -> tuple:
+    """Return MODEL, CLIP and VAE of a checkpoint file; raises ValueError, naming it, where the host cannot read it."""
+    try:
+        return comfy.sd.load_checkpoint_guess_config(file)[:3]
+    except Exception as error:  # a damaged pickle can make the unpickler raise anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{file} cannot be read as a checkpoint ({reason}): fetch it again, or name another."
+        ) from error

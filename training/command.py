@@ -4,7 +4,7 @@ settings.
 
 import argparse
 import logging
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -54,20 +54,25 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 def _train(options: argparse.Namespace) -> None:
     values, about_data = read_config(options.config, options.set)
     values |= {"word": options.word} if options.word else {}
-    values = ({"steps": facea_run.TRANSFER_STEPS} if values.get("attribute") else {}) | values
+    values = (
+        {"steps": facea_run.TRANSFER_STEPS} if values.get("attribute", facea_run.WHOLE) != facea_run.WHOLE else {}
+    ) | values
     about_data |= {name: value for name in ("size", "detector") if (value := getattr(options, name)) is not None}
     person = check_settings(facea_run.PersonSettings, values)
     settings = facea_run.Settings(**{field.name: getattr(person, field.name) for field in fields(facea_run.Settings)})
-    data = check_data((), about_data)
     check_paths(options.photos, options.checkpoint, options.output, "an SD inpainting", BUILT_IN)
-    task, built_in = facea_run.read_task(person), BUILT_IN.get(options.checkpoint)
+    task = facea_run.read_task(person)
     recogniser, _ = validation.load_scorers(settings.face_scorer)
     line = ProgressLine(settings)
-    label = data.detector or (built_in.detector if built_in else detector.first_detector())
-    finder = detector.load(label, 0.5, 640)
-    size = data.size if "size" in about_data or not built_in else built_in.size
-    photos = cut_photos(_find_faces(options.photos, finder), task.regions, CropStyle(size=size))
+    if built_in := BUILT_IN.get(options.checkpoint):
+        about_data = {"size": built_in.size, "detector": built_in.detector} | about_data
+    data = check_data((), about_data)
     base = facea_run.load_base(options.checkpoint)
+    if built_in and "mask_expand" not in about_data:  # small pictures, in which a part is less than a latent
+        data = replace(data, mask_expand=base.vae.spacial_compression_encode() // 2)
+    finder = detector.load(data.detector or detector.first_detector(), 0.5, 640)
+    style = CropStyle(data.face_share, data.size, expand=data.mask_expand)
+    photos = cut_photos(_find_faces(options.photos, finder), task.regions, style)
     identity_now = None
     watch = Watch(settings, settings.lr_lora, options.output, lambda path: save_facea(path, identity_now()))
 

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+_SHARDING = {
+    "FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED", "Megatron": "ACCELERATE_USE_MEGATRON_LM",
+}  # fmt: skip
+
+
 def get_rank() -> int:
     """Return which of the processes that were started to train together this one is, from 0."""
     return int(os.environ.get("RANK", 0))
@@ -83,6 +88,13 @@ def find_accelerator(device: torch.device) -> "Accelerator | None":
             f"This is one of {count} processes (WORLD_SIZE) that are to train together, for which accelerate is needed "
             "and not installed: run 'python -m pip install accelerate' with this Python, or start one process alone."
         )
+    for name, variable in _SHARDING.items():
+        if os.environ.get(variable, "").lower() in ("1", "true"):
+            raise RuntimeError(
+                f"accelerate was told to train with {name}, which divides a network among processes. Here each holds "
+                "all of it, and only gradients are shared: start with 'accelerate launch --multi_gpu', without a config "
+                f"of {name}'s; for less memory set checkpointing = true."
+            )
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=device.type == "cpu")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import comfy.model_management
-import comfy.sd
 import folder_paths
 import torch
 
@@ -27,7 +26,7 @@ from ..adapters.facea import (
 from ..adapters.facea_file import KIND, load_facea, save_facea
 from ..weights import saving
 from . import inpainting, loop
-from .bases import BUILT_IN
+from .bases import BUILT_IN, load_checkpoint
 from .curve import summarise
 from .distributed import is_main
 from .facea import Learned, step_loss
@@ -38,6 +37,7 @@ from .sampling import sample
 from .settings import Count, CountOrNone, Positive, TrainingSettings, WatchedSettings
 
 ROWS = {"man": 3, "woman": 4}  # learned features of a prompt, as published
+WHOLE = "none"  # attribute alone: the whole face is learned
 STEPS, FEWER_STEPS, TRANSFER_STEPS = 1000, 600, 100
 _KEPT = 5  # checkpoints of other trainings that were stopped
 _PREVIEW_STEPS, _PREVIEW_SCALE = 20, 3.0
@@ -48,7 +48,7 @@ _NOT_LEARNED = (
     *(field.name for field in fields(WatchedSettings)[len(fields(TrainingSettings)) :]),
 )
 # Younger settings: left alone they must not change the keys of older checkpoints.
-_ADDED = {"warmup": 0, "cosine": False, "ema": 0.0, "attribute_loss": True, "learned_rows": True}
+_ADDED = {"warmup": 0, "cosine": False, "ema": 0.0, "attribute_loss": True, "learned_rows": True, "compile": False}
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,9 @@ class Settings(WatchedSettings):
     """How to tune; docs/papers.md 6.5 tells which defaults are published and which chosen.
 
     batch: photos sampled for a step, with replacement. rank: of the LoRA, whose alpha is the same. features: learned
-    rows of each prompt, 0 for `ROWS`. level: one of LEVELS. checkpointing: less memory, more time.
-    attribute_loss, learned_rows: False for the ablations of the paper's Table 2: no local terms, and rows that stay.
+    rows of each prompt, 0 for `ROWS`. level: one of LEVELS. checkpointing: less memory, more time. compile: minutes
+    first, less time then. attribute_loss, learned_rows: False for the ablations of the paper's Table 2: no local terms,
+    and rows that stay.
     """
 
     batch: Count = 4
@@ -69,18 +70,19 @@ class Settings(WatchedSettings):
     checkpointing: bool = False
     attribute_loss: bool = True
     learned_rows: bool = True
+    compile: bool = False
 
 
 @dataclass(frozen=True)
 class PersonSettings(Settings):
     """Settings of the command: those of the training, and what it is to learn of whom, see `Task`.
 
-    start: file of the identity to go on from, "" for none. attribute: "" for the whole face.
+    start: file of the identity to go on from, "" for none. attribute: one of ATTRIBUTES, or WHOLE.
     """
 
     word: str = "woman"
     start: str = ""
-    attribute: Literal[("", *ATTRIBUTES)] = ""
+    attribute: Literal[(WHOLE, *ATTRIBUTES)] = WHOLE
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,22 +123,21 @@ class Result:
 
 def read_task(person: PersonSettings) -> Task:
     """Return what settings say of whom what is to be learned; raises ValueError or OSError where they do not fit."""
-    if person.attribute and not person.start:
+    if person.attribute != WHOLE and not person.start:
         raise ValueError(
             f"attribute = '{person.attribute}' changes a person who was learned: name that identity's file as start."
         )
     if not person.start:
         return Task(person.word)
     start = load_facea(person.start)
-    return Task(start.word, start, person.attribute or None)
+    return Task(start.word, start, None if person.attribute == WHOLE else person.attribute)
 
 
 def load_base(checkpoint: str) -> Base:
     """Return what a checkpoint file holds, or of a base that comes with the pack the UNet that inpaints."""
     if built_in := BUILT_IN.get(checkpoint):
         return Base(*built_in.load_inpainting())
-    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(checkpoint)
-    return Base(model, clip, vae)
+    return Base(*load_checkpoint(checkpoint))
 
 
 def learn(
@@ -177,7 +178,7 @@ def learn(
         if is_main():
             _sweep(checkpoint)
         try:
-            with in_training(run.patchers, run.learned.lora, settings.checkpointing):
+            with in_training(run.patchers, run.learned.lora, settings.checkpointing, settings.compile):
                 loop.train(run.groups(), run.loss, settings, run.device, checkpoint, look, progress)
         except BaseException as error:  # the host's interruption is one
             remark = _save_stopped(run.identity(progress, len(photos.crops)), progress, checkpoint)

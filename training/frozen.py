@@ -8,6 +8,7 @@ import comfy.model_base
 import torch
 
 from ..adapters.unet_blocks import BLOCKS, recognise_base, transformer_blocks
+from .compiling import compile_parts
 from .plain_attention import quick_on
 from .precision import cast_to, compute_dtype
 from .recompute import recompute
@@ -83,16 +84,18 @@ class Frozen:
         )
 
 
-def freeze(model, clip, precision: str, checkpointing: bool = False) -> Frozen:
+def freeze(model, clip, precision: str, checkpointing: bool = False, compiled: bool = False) -> Frozen:
     """Return the base model of a model patcher and CLIP, which nobody else uses, computing in one of PRECISIONS.
 
-    checkpointing: less memory, more time.
+    checkpointing: less memory, more time. compiled: minutes first, less time then, see `compiling`.
     """
     device = model.load_device
     inner, unet = model.model, model.model.diffusion_model
     unet.dtype = compute_dtype(precision, device)
     inner.manual_cast_dtype = None
     unet.to(device, unet.dtype).requires_grad_(False)
+    if compiled:
+        compile_parts(unet, device)
     if checkpointing:
         recompute(unet)
     kind, text = recognise_base(unet), None

@@ -9,6 +9,7 @@ import torch
 from comfy.weight_adapter import BypassInjectionManager, WeightAdapterTrainBase
 from torch.nn.functional import linear
 
+from .compiling import compile_parts
 from .recompute import recompute
 
 _ATTENTION = re.compile(r"diffusion_model\..*\.attn[12]\.to_(q|k|v|out\.0)")
@@ -80,11 +81,14 @@ def copy_patcher(patcher, what: str):
 
 
 @contextlib.contextmanager
-def in_training(patchers: list, lora: dict[str, LoraBranch], checkpointing: bool) -> Iterator[torch.nn.Module]:
+def in_training(
+    patchers: list, lora: dict[str, LoraBranch], checkpointing: bool, compiled: bool = False
+) -> Iterator[torch.nn.Module]:
     """Yield the model of the first patcher with the LoRA beside its layers, all patchers on their device.
 
     patchers: copies, see `copy_patcher`
     checkpointing: the blocks keep only what goes into them, and are computed again on the way back.
+    compiled: parts of the model are, see `compiling`, and stay so.
     """
     comfy.model_management.load_models_gpu(patchers, memory_required=_EVERYTHING, force_full_load=True)
     model = patchers[0].model
@@ -93,6 +97,8 @@ def in_training(patchers: list, lora: dict[str, LoraBranch], checkpointing: bool
         manager.add_adapter(layer, branch)
     (injection,) = manager.create_injections(model)
     injection.inject(patchers[0])
+    if compiled:
+        compile_parts(model, patchers[0].load_device)
     undo = recompute(model) if checkpointing else None
     comfy.model_management.in_training = True
     try:

@@ -30,7 +30,7 @@ Positive = Annotated[float, Range(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Range(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Range(ge=0, le=1)]
 
-BASES = ("", "SD1.5", "SDXL")
+BASES = ("any", "SD1.5", "SDXL")
 BEST = ("validation", "identity", "text")
 CLIP_FACES = ("aligned", "crop")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -90,17 +90,19 @@ class WatchedSettings(TrainingSettings):
 class AdapterSettings(WatchedSettings):
     """Settings of every adapter's training.
 
-    base: the kind of base model that the settings are for, one of BASES, "" for any. batch: photos of a loss. lr: the
-    learning rate. checkpointing: less memory, more time. held_out: share of the people who are not trained on, but whom
-    validations are of: the loss of always the same validation_batches batches, and validation_pictures of as many
-    photos, drawn in sampling_steps steps at the guidance cfg. text_scorer: file of the CLIP that compares them with
-    their captions, "" for no such score. best: one of BEST, by which the best file is chosen.
+    base: the kind of base model that the settings are for, one of BASES. batch: photos of a loss. lr: the learning
+    rate. checkpointing: less memory, more time. compile: minutes first, less time then. held_out: share of the people
+    who are not trained on, but whom validations are of: the loss of always the same validation_batches batches, and
+    validation_pictures of as many photos, drawn in sampling_steps steps at the guidance cfg. text_scorer: file of the
+    CLIP that compares them with their captions, "" for no such score. best: one of BEST, by which the best file is
+    chosen.
     """
 
     base: Literal[BASES] = BASES[0]
     batch: Count = 32
     lr: Positive = 1e-4
     checkpointing: bool = False
+    compile: bool = False
     held_out: Share = 0.05
     validation_batches: Count = 8
     validation_pictures: CountOrNone = 0
@@ -222,10 +224,15 @@ class DataSettings:
     clip_face: what CLIP sees, one of CLIP_FACES. parser: the file of a face parser, which draws the masks; "none" for
     none, "" for the usual one if it is there. flip: whether every photo is there mirrored too. split: whether every
     process trains on shards of its own alone, as machines without a common disk must.
+
+    Of one person: face_share, the longer side of the face's box as a part of the crop's side, and mask_expand, how far
+    the masks of its parts are grown in pixels of the crop.
     """
 
     size: Annotated[int, Range(ge=16, le=4096)] = 512
     detector: str = ""
+    face_share: Annotated[float, Range(ge=0.1, le=1)] = 0.5
+    mask_expand: Annotated[int, Range(ge=-64, le=128)] = 0
     transface: str = ""
     msid: str = ""
     expression: str = ""
@@ -244,6 +251,7 @@ def check_data(networks: tuple[str, ...], values: dict[str, object], prepared: b
     """
     names = ["size", "detector", *networks]
     names += ["split"] if prepared else []
+    names += [] if networks or prepared else ["face_share", "mask_expand"]
     names += ["parser"] if networks else []
     names += ["clip_face"] if "clip_vision" in networks else []
     names += ["flip"] if "msid" in networks else []  # a mirrored photo would count as another one of the person

@@ -2,10 +2,14 @@
 
 import importlib.util
 import os
+import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"  # what the launcher tells
 
 
 def load_bench() -> None:
@@ -35,6 +39,21 @@ def trained(rank: int, checkpoint: Path | None = None, stop: int = 0) -> dict:
     }
 
 
+def killed_once(rank: int, folder: Path) -> dict:
+    """The same training where, the first time, the last process is killed after step 4 and the launcher begins anew."""
+    from likeness.tests.training.test_loop import CPU, TOGETHER, Line
+    from likeness.training.loop import train
+
+    def after_step(progress):
+        if progress.step == 4 and rank == int(os.environ["WORLD_SIZE"]) - 1 and os.environ[RESTARTS] == "0":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    line = Line()
+    settings = replace(TOGETHER, checkpoint_seconds=0.0)
+    progress = train(line.groups, line.loss, settings, CPU, folder / "killed.ckpt", after_step)
+    return {"state": line.state(), "losses": progress.losses, "resumed_at": progress.resumed_at}
+
+
 def shared(rank: int) -> dict:
     """Gradients and losses that are shared: of parameters that both use, that one uses, that nobody uses."""
     from accelerate import Accelerator
@@ -54,7 +73,8 @@ def main(folder: Path) -> None:
     from likeness.tests.training.test_loop import TOGETHER
     from likeness.training.distributed import describe_batch
 
-    found = {
+    found = {"killed": killed_once(rank, folder)} if os.environ.get(RESTARTS) and len(sys.argv) > 2 else {}
+    found |= {
         "batch": describe_batch(3, TOGETHER.accumulate),
         "whole": trained(rank),
         "first": trained(rank, folder / "line.ckpt", stop=4),

@@ -1,12 +1,15 @@
-"""Gradient checkpointing of the adapters: the same loss and the same gradients, blocks computed twice."""
+"""Gradient checkpointing and compilation: the same loss and the same gradients, blocks computed twice or compiled."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
-from comfy.ldm.modules.attention import BasicTransformerBlock
+import torch._dynamo
+from comfy.ldm.modules.attention import BasicTransformerBlock, FeedForward
 from likeness.tests.support import tiny_frozen
-from likeness.training import face2diffusion, fact, infinite_id
+from likeness.training import compiling, face2diffusion, fact, infinite_id
+from likeness.training.compiling import compile_parts
 from likeness.training.frozen import freeze
 from likeness.training.loop import make_stream
 
@@ -19,10 +22,10 @@ TRAINERS = {
 }
 
 
-def learn(method, checkpointing):
+def learn(method, checkpointing, compiled=False):
     """The loss of a step, the gradients by name, and how many transformer blocks were computed."""
     trainer, settings = TRAINERS[method]
-    base, portraits = freeze(*tiny_frozen.host(), "float32", checkpointing), tiny_frozen.portraits(**FEATURES)
+    base, portraits = freeze(*tiny_frozen.host(), "float32", checkpointing, compiled), tiny_frozen.portraits(**FEATURES)
     count, calls = 0, []
     for block in base.model.diffusion_model.modules():
         if isinstance(block, BasicTransformerBlock):
@@ -44,3 +47,37 @@ def test_checkpointing_changes_no_gradient(method):
         assert (gradient is None) == (recomputed[name] is None)
         if gradient is not None:
             assert torch.allclose(gradient, recomputed[name], rtol=1e-4, atol=1e-7), name
+
+
+@pytest.mark.slow
+def test_the_parts_of_a_unet_are_compiled_without_a_break(monkeypatch):
+    """As torch traces them, run without a compiler, beside gradient checkpointing."""
+    plain, expected, _ = learn("fact", checkpointing=False)
+    compiled, compile_ = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda part: compiled.append(part) or compile_(part, backend="eager"))
+    torch._dynamo.utils.counters.clear()
+    loss, gradients, _ = learn("fact", checkpointing=True, compiled=True)
+    assert loss == pytest.approx(plain, rel=1e-5) and not torch._dynamo.utils.counters["graph_break"]
+    assert len(compiled) == 22 + 16 and torch._dynamo.utils.counters["stats"]["unique_graphs"] > 8
+    for name, gradient in expected.items():
+        assert gradient is None or torch.allclose(gradient, gradients[name], rtol=1e-4, atol=1e-7), name
+
+
+@pytest.mark.slow
+def test_a_compiled_part_computes_the_same():
+    """By torch's own compiler."""
+    if shutil.which("c++") is None:
+        pytest.skip("there is no C++ compiler, which torch compiles with on a CPU")
+    part, x = torch.nn.Sequential(FeedForward(8)), torch.randn(2, 3, 8, requires_grad=True)
+    expected = part(x)
+    (wanted,) = torch.autograd.grad(expected.square().mean(), x)
+    compile_parts(part, torch.device("cpu"))
+    (gradient,) = torch.autograd.grad((made := part(x)).square().mean(), x)
+    assert torch.allclose(made, expected, atol=1e-6) and torch.allclose(gradient, wanted, atol=1e-6)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+
+
+def test_where_nothing_compiles_it_is_refused(monkeypatch):
+    monkeypatch.setattr(compiling, "has_triton", lambda: False)
+    with pytest.raises(ValueError, match="compile = true needs Triton on a GPU"):
+        compile_parts(torch.nn.Identity(), torch.device("cuda"))

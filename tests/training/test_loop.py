@@ -430,13 +430,13 @@ def test_several_processes_want_accelerate(monkeypatch):
         train(line.groups, line.loss, TrainingSettings(steps=1), CPU)
 
 
-def launch(folder, *options):
+def launch(folder, *options, count=2, more=()):
     """Start `loop_processes.py` with accelerate, and wait until it is done."""
-    options = [*options, *"--num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no".split()]
+    options = [*options, *f"--num_processes {count} --num_machines 1 --mixed_precision no --dynamo_backend no".split()]
     command = [sys.executable, "-m", "accelerate.commands.launch", *options, "--main_process_port", "0"]
     script = Path(__file__).parents[1] / "support" / "loop_processes.py"
     done = subprocess.run(
-        [*command, script, folder],
+        [*command, script, folder, *more],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -450,7 +450,7 @@ def launch(folder, *options):
 def processes(tmp_path_factory):
     """What two processes of `loop_processes.py` found, and the folder of their checkpoint."""
     folder = tmp_path_factory.mktemp("processes")
-    launch(folder, "--multi_gpu")
+    launch(folder, "--multi_gpu", "--max_restarts", "1", more=["killed"])
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)], folder
 
 
@@ -466,6 +466,39 @@ def test_two_processes_step_by_the_mean_of_their_gradients(processes):
         assert found["losses"] == pytest.approx(progress.losses, rel=1e-6)
     assert torch.equal(torch.stack(main["whole"]["drawn"]), torch.stack(line.drawn[::2]))
     assert torch.equal(torch.stack(other["whole"]["drawn"]), torch.stack(line.drawn[1::2]))
+
+
+@pytest.mark.slow
+def test_four_processes_step_by_the_mean_of_their_gradients(tmp_path):
+    launch(tmp_path, "--multi_gpu", count=4)
+    line = Line()
+    turns = itertools.cycle([make_stream(TOGETHER.seed, rank) for rank in range(4)])
+    progress = train(line.groups, lambda *_: line.loss(next(turns)), replace(TOGETHER, accumulate=4), CPU)
+    for rank in range(4):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert found["batch"] == "4 processes, batch 3: 12 samples a step"
+        assert torch.allclose(found["whole"]["state"], line.state(), atol=1e-6)
+        assert found["whole"]["losses"] == pytest.approx(progress.losses, rel=1e-5)
+        assert torch.equal(torch.stack(found["whole"]["drawn"]), torch.stack(line.drawn[rank::4]))
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_started_again_and_all_go_on(processes):
+    """By `accelerate launch --max_restarts`: to the same bit as where nobody was killed."""
+    for found in processes[0]:
+        killed, whole = found["killed"], found["whole"]
+        assert killed["resumed_at"] in (3, 4) and killed["losses"] == whole["losses"]
+        assert torch.equal(killed["state"], whole["state"])
+
+
+def test_what_divides_networks_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    line = Line()
+    with pytest.raises(
+        RuntimeError, match="told to train with FSDP, which divides a network among processes. Here each"
+    ):
+        train(line.groups, line.loss, TrainingSettings(steps=1), CPU)
 
 
 @pytest.mark.slow

@@ -1,15 +1,18 @@
 """`likeness.py train infinite-id` with an SDXL checkpoint: from photos to a file that *Apply Image Adapter* uses."""
 
+from functools import cache
+
 import folder_paths
 import numpy as np
 import pytest
 import torch
 from likeness.adapters.loading import load_adapter
+from likeness.host_process import SetupError
 from likeness.launcher import train
 from likeness.miniature import registration
 from likeness.miniature.world.dataset import SetRecipe
 from likeness.miniature.world.draw import draw
-from likeness.training import portraits
+from likeness.training import adapter_command, bases, portraits
 from PIL import Image
 
 
@@ -32,8 +35,14 @@ def test_photos_become_a_file_for_sdxl(tmp_path, base, monkeypatch, capsys):
     given = ("steps=2", "batch=1", "depth=1", "dim=64", "checkpointing=true", "data.size=64", "checkpoint_seconds=600",
              "data.detector=drawn: miniature", "data.arcface=miniature_arcface.onnx",
              "data.clip_vision=likeness_builtin_clip_vision_l.pt")  # fmt: skip
+    monkeypatch.setattr(adapter_command, "load_checkpoint", cache(bases.load_checkpoint))
     settings = [part for each in given for part in ("--set", each)]
-    assert train.main(["infinite-id", str(tmp_path / "photos"), checkpoint, str(output), *settings], None) == 0
+    arguments = ["infinite-id", str(tmp_path / "photos"), checkpoint, str(output), *settings]
+    with pytest.raises(
+        SetupError, match=r"These settings are for SD1.x \(base = 'SD1.5'\), but .* is SDXL: take the rec"
+    ):
+        train.main([*arguments, "--set", "base=SD1.5"], None)
+    assert train.main([*arguments, "--set", "base=SDXL"], None) == 0
     assert "1 process, batch 1: 1 samples a step" in capsys.readouterr().out
     (encoded,) = tmp_path.glob("*.portraits-*")
     encoded = portraits.load(encoded)

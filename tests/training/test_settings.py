@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from likeness.faces.types import Faces
+from likeness.inpaint.refine import CropStyle
 from likeness.launcher import train
 from likeness.training import adapter_command, command
 from likeness.training.face2diffusion import Face2DiffusionSettings
+from likeness.training.facea_run import PersonSettings
 from likeness.training.facea_run import Settings as FaceaSettings
 from likeness.training.fact import FactSettings
 from likeness.training.infinite_id import InfiniteIdSettings
@@ -116,44 +118,47 @@ def test_a_person_s_training_reads_config_and_options(tmp_path, monkeypatch):
             command.main([str(argument) for argument in (*arguments, *more)])
         return str(caught.value)
 
+    assert "a.ckpt cannot be read as a checkpoint (EOFError): fetch it again" in run()
+    monkeypatch.setattr("comfy.sd.load_checkpoint_guess_config", lambda file: (None,) * 4)
     assert "There is no photo to learn from" in run("--set", "checkpointing=true")
     assert "checkpointing must be true or false, not 'ja'." in run("--set", "checkpointing=ja")
     assert "lr_lora must be more than 0, not -1." in run("--set", "lr_lora=-1")
     assert "--set needs NAME=VALUE" in run("--set", "steps")
     assert "size must be at least 16, not 0." in run("--size", "0")
-    assert "There is no entry 'msid' in [data]; there are size, detector." in run("--set", "data.msid=a.pt")
+    assert "There is no entry 'msid' in [data]; there are size, detector, face_share, mask_expand." in run(
+        "--set", "data.msid=a.pt"
+    )
 
     cut, trained = [], []
-    monkeypatch.setattr(command, "cut_photos", lambda faces, regions, style: cut.append(style.size))
-    monkeypatch.setattr("comfy.sd.load_checkpoint_guess_config", lambda file: (None,) * 4)
+    monkeypatch.setattr(command, "cut_photos", lambda faces, regions, style: cut.append(style))
 
     def learn(base, photos, task, settings, preview_every, after_step):
         trained.append(settings)
         raise ValueError("not today")
 
     monkeypatch.setattr(facea_run, "learn", learn)
-    assert "not today" in run("--set", "rank=7", "--size", "320")
-    assert cut == [320] and trained == [FaceaSettings(steps=5, rank=7)]
+    assert "not today" in run("--set", "rank=7", "--size", "320", "--set", "data.mask_expand=4")
+    assert cut == [CropStyle(0.5, 320, expand=4)] and trained == [FaceaSettings(steps=5, rank=7)]
 
 
 RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.toml"))
-METHODS = {"facea": (FaceaSettings, ()), "msid": (MsidSettings, ())} | {
+METHODS = {"facea": (PersonSettings, ()), "msid": (MsidSettings, ())} | {
     name.replace("-", "_"): (how.settings, how.networks) for name, how in adapter_command.METHODS.items()
 }
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipes_are_read_and_every_line_has_its_source(recipe):
-    kind, networks = METHODS[recipe.stem.removesuffix("_sdxl")]
+    kind, networks = METHODS[recipe.stem.removesuffix("_sdxl").removesuffix("_transfer")]
     values, data = read_config(recipe, [])
     check_settings(kind, values)
-    check_data(networks, data, prepared=True)
+    check_data(networks, data, prepared="facea" not in recipe.stem)
     for line in recipe.read_text("utf-8").splitlines():
         assert "=" not in line.partition("#")[0] or re.search(r"# (paper|code|ours)\b", line), line
 
 
 def test_recipes_are_of_all_methods():
-    assert {recipe.stem.removesuffix("_sdxl") for recipe in RECIPES} == METHODS.keys()
+    assert {recipe.stem.removesuffix("_sdxl").removesuffix("_transfer") for recipe in RECIPES} == METHODS.keys()
 
 
 @pytest.mark.slow
