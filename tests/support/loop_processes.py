@@ -9,8 +9,6 @@ from pathlib import Path
 
 import torch
 
-RESTARTS = "TORCHELASTIC_RESTART_COUNT"  # what the launcher tells
-
 
 def load_bench() -> None:
     """Import the pack and the host as the tests do."""
@@ -40,12 +38,12 @@ def trained(rank: int, checkpoint: Path | None = None, stop: int = 0) -> dict:
 
 
 def killed_once(rank: int, folder: Path) -> dict:
-    """The same training where, the first time, the last process is killed after step 4 and the launcher begins anew."""
+    """The same training, in which the last process is killed after step 4 unless it goes on from a checkpoint."""
     from likeness.tests.training.test_loop import CPU, TOGETHER, Line
     from likeness.training.loop import train
 
     def after_step(progress):
-        if progress.step == 4 and rank == int(os.environ["WORLD_SIZE"]) - 1 and os.environ[RESTARTS] == "0":
+        if progress.step == 4 and rank == 1 and not progress.resumed_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
     line = Line()
@@ -73,7 +71,7 @@ def main(folder: Path) -> None:
     from likeness.tests.training.test_loop import TOGETHER
     from likeness.training.distributed import describe_batch
 
-    found = {"killed": killed_once(rank, folder)} if os.environ.get(RESTARTS) and len(sys.argv) > 2 else {}
+    found = {"killed": killed_once(rank, folder)} if "killed" in sys.argv else {}
     found |= {
         "batch": describe_batch(3, TOGETHER.accumulate),
         "whole": trained(rank),
