@@ -92,8 +92,8 @@ def find_accelerator(device: torch.device) -> "Accelerator | None":
         if os.environ.get(variable, "").lower() in ("1", "true"):
             raise RuntimeError(
                 f"accelerate was told to train with {name}, which divides a network among processes. Here each holds "
-                "the whole, and only gradients are shared: start with 'accelerate launch --multi_gpu', without a config of "
-                f"{name}'s; for less memory set checkpointing = true."
+                "the whole, and only gradients are shared: start with 'accelerate launch --multi_gpu', without a "
+                f"config of {name}'s; for less memory set checkpointing = true."
             )
     from accelerate import Accelerator
 
