@@ -1,4 +1,4 @@
-"""Compilation of those parts of a frozen UNet that take tensors alone: residual blocks and feed-forwards.
+"""Compilation of those parts of a frozen UNet that take tensors alone: layers of residual blocks, and feed-forwards.
 
 The attentions, between which the patches of adapters stand, are the library's own kernels already.
 """
@@ -14,15 +14,18 @@ _SHAPES = 64  # of blocks, each of which is compiled apart; torch's own limit is
 def compile_parts(model: torch.nn.Module, device: torch.device) -> None:
     """Have the parts of `model` compiled when they are first called; the numbers are the same but for rounding.
 
-    To be called before `recompute`. Raises ValueError where what torch compiles with is not there.
+    Raises ValueError where what torch compiles with is not there.
     """
     import torch._dynamo  # takes seconds: the pack's nodes import this module
 
     _check(device)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)
     for part in model.modules():
-        if isinstance(part, (ResBlock, FeedForward)):
-            part.forward = torch.compile(part.forward)
+        if isinstance(part, FeedForward):
+            part.compile()
+        if isinstance(part, ResBlock):  # whose own call gradient checkpointing replaces
+            part.in_layers.compile()
+            part.out_layers.compile()
 
 
 def _check(device: torch.device) -> None:

@@ -91,9 +91,9 @@ def find_accelerator(device: torch.device) -> "Accelerator | None":
     for name, variable in _SHARDING.items():
         if os.environ.get(variable, "").lower() in ("1", "true"):
             raise RuntimeError(
-                f"accelerate was told to train with {name}, which divides a network among processes. Here each holds "
-                "the whole, and only gradients are shared: start with 'accelerate launch --multi_gpu', without a "
-                f"config of {name}'s; for less memory set checkpointing = true."
+                f"accelerate was told to train with {name}, which divides a network among processes. Here each has "
+                "all, and only gradients are shared: start with 'accelerate launch --multi_gpu', without a config "
+                f"of {name}'s; for less memory set checkpointing = true."
             )
     from accelerate import Accelerator
 

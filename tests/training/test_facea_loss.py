@@ -195,7 +195,7 @@ def test_a_lora_goes_on_where_it_stood():
     assert all(torch.equal(tensor, saved[name]) for name, tensor in state_dict(again.lora).items())
 
 
-# The paper's claim, in small: 200 steps on three photos
+# The paper's claim, in small: 100 steps on three photos
 
 
 def region_losses(model, learned, data, unet) -> dict[str, float]:
@@ -220,8 +220,8 @@ def trained_losses(steps, attributes) -> dict[str, float]:
     model, data = tiny_facea.loaded_model(), tiny_facea.data()
     learned = tiny_facea.learned(model, rank=8)
     groups = [
-        loop.Group({f"{k}.{n}": p for k, b in learned.lora.items() for n, p in b.named_parameters()}, 2e-3),
-        loop.Group(dict(learned.features), 1e-2),
+        loop.Group({f"{k}.{n}": p for k, b in learned.lora.items() for n, p in b.named_parameters()}, 4e-3),
+        loop.Group(dict(learned.features), 2e-2),
     ]
     with tiny_facea.training(model, learned) as unet:
         loop.train(
@@ -234,8 +234,8 @@ def trained_losses(steps, attributes) -> dict[str, float]:
 
 
 @pytest.mark.slow
-def test_two_hundred_steps_lower_the_masked_losses_and_local_terms_their_own():
+def test_a_hundred_steps_lower_the_masked_losses_and_local_terms_their_own():
     before = trained_losses(0, ())
-    both, face_only = trained_losses(200, ATTRIBUTES), trained_losses(200, ())
+    both, face_only = trained_losses(100, ATTRIBUTES), trained_losses(100, ())
     assert all(both[region] < before[region] / 1.6 for region in REGIONS), (before, both)
     assert all(both[v] < 0.95 * face_only[v] for v in ATTRIBUTES), (both, face_only)
