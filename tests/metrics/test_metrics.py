@@ -22,7 +22,15 @@ from likeness.metrics.similarity import (
     reference_similarity,
     text_similarity,
 )
-from likeness.metrics.statistics import best_of_curve, chance_of_best, frechet_distance, separation, spread
+from likeness.metrics.statistics import (
+    _best_threshold,
+    best_of_curve,
+    chance_of_best,
+    frechet_distance,
+    separation,
+    spread,
+    verification_accuracy,
+)
 from torch.testing import assert_close
 
 NAN = float("nan")
@@ -316,3 +324,25 @@ def test_what_cannot_be_ranked_is_refused():
             chance_of_best(torch.zeros(2, 4), n)
     with pytest.raises(ValueError, match="1 of 4 scores are NaN"):
         best_of_curve(torch.tensor([[0.1, NAN], [0.2, 0.3]]), torch.zeros(2, 2))
+
+
+def test_pairs_are_told_by_the_best_threshold_of_the_other_folds():
+    scores = torch.tensor([0.9, 0.2, 0.8, 0.3, 0.56, 0.6])
+    same, folds = torch.tensor([True, False] * 3), torch.tensor([0, 0, 1, 1, 2, 2])
+    # Without the third fold the limit is (0.8 + 0.3) / 2; without another one, whose pairs are plain, one in between.
+    assert verification_accuracy(scores, same, folds) == pytest.approx((1 + 1 + 0.5) / 3)
+    assert verification_accuracy(-scores, ~same, folds) == pytest.approx((1 + 1 + 0.5) / 3)
+    equal = torch.full((6,), 0.5)
+    assert verification_accuracy(equal, same, folds) == 0.5, "what cannot be parted is not"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_best_threshold_is_that_of_a_search(seed):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randint(12, (30,), generator=generator) / 12.0
+    same = torch.rand(30, generator=generator) < scores
+
+    def right(threshold: float) -> int:
+        return int(((scores >= threshold) == same).sum())
+
+    assert right(_best_threshold(scores, same)) == max(right(limit / 24) for limit in range(-1, 26))

@@ -116,6 +116,7 @@ def test_photos_become_an_encoder_whose_words_draw_a_picture(base, executor, tmp
     assert after.isfinite().all() and after.std() > 0.01 and not torch.equal(before, after)
 
 
+@pytest.mark.slow
 def test_it_learns_and_the_file_is_the_published_layout(people, tmp_path):
     output = tmp_path / "out.safetensors"
     run(people, output, "steps=25", "batch=16", "scale=16", "margin=0.1", "log_steps=5", "head=cosface", "flip=false")
