@@ -33,7 +33,7 @@ from likeness.miniature.models import base_model  # noqa: E402
 from likeness.miniature.world.people import SPLITS  # noqa: E402
 from likeness.miniature.world.photos import render_photos  # noqa: E402
 from PIL import Image  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count  # noqa: E402
 
 COMMON = "a photo of a person, wearing a blue shirt, at the beach"
 PROMPTS = ("a photo of {}, wearing a red cap", "a photo of {}, wearing glasses")
@@ -205,7 +205,11 @@ def time_people(people: Groups, rounds: int = 5) -> list[list[str]]:
 
 def count_operations(people: Groups, model, positive: list, latent: torch.Tensor) -> int:
     """Return the floating point operations of one step's products, convolutions and attentions."""
-    cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop}  # which it would leave out
+
+    def count_attention(q, k, v, *args, **kwargs) -> int:
+        return sdpa_flop_count(q, k, v)
+
+    cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: count_attention}  # which it would leave out
     with FlopCounterMode(display=False, custom_mapping=cpu) as counter:
         people.sample(model, positive, latent, 1)
     with FlopCounterMode(display=False, custom_mapping=cpu) as decoder:

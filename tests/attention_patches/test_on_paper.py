@@ -190,7 +190,7 @@ def test_sfags_of_two_images_with_masks(monkeypatch, latent, dtype):
     sample(model, latent)
     blocks = dict(zip(adapter.widths, adapter.face_blocks().model))
     assert len(calls) == len(blocks)
-    for (x, _, extra), out in calls:
+    for (x, _, extra, _), out in calls:
         assert x.dtype == out.dtype == dtype
         w = {name: value.double() for name, value in blocks[extra["block"]].state_dict().items()}
         x, n, heads = x.double(), x.shape[1], extra["n_heads"]
