@@ -154,7 +154,7 @@ def measure_f2d(scale: Scale, figures: dict) -> None:
     """Time a step with and without Face2Diffusion's words, and crop to words."""
     with torch.inference_mode():
         model = networks.unet("SD15", scale.dtypes[0], scale.sd15)
-        figures |= f2d.run(model, scale.pixels[0], scale.rounds[0])
+        figures |= f2d.run(model, scale.pixels[0], scale.rounds[0], scale.rounds[0])
 
 
 def count(with_adapter, without, device) -> dict[str, float]:
@@ -242,7 +242,7 @@ def measure_encoders(scale: Scale, figures: dict) -> None:
     encoder = FaceEncoder("transface", "test.pt", "", transface(drawn(transface_shapes(), seed=1)))
     adapter = FactAdapter(drawn(fact_shapes([32 * level for level in sfags.LEVELS]), seed=2), "test.ckpt")
     device = encoder.patcher.load_device
-    _, encoding, projecting, _ = encoder_bench.time_photos(encoder, adapter, 1)
+    _, encoding, projecting, _ = encoder_bench.time_photos(encoder, adapter, 1, scale.rounds[0])
     figures |= {"TransFace": encoding, "FACT's projector": projecting}
     msid_encoder = FaceEncoder("msid", "test.pt", "", msid(drawn(msid_shapes(), seed=1)))
     words = Face2DiffusionAdapter(drawn(mapping_shapes(), seed=2), "test.pt")

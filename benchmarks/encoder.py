@@ -19,14 +19,14 @@ PHOTOS = (1, 4)
 ROUNDS = 20
 
 
-def time_photos(encoder: FaceEncoder, adapter: FactAdapter, photos: int) -> list:
+def time_photos(encoder: FaceEncoder, adapter: FactAdapter, photos: int, rounds: int = ROUNDS) -> list:
     """Return a row of the table: encoder and projector on `photos` crops, after one round to warm up."""
     device = encoder.patcher.load_device
     crops = torch.rand(photos, encoder.crop_size, encoder.crop_size, 3, generator=torch.Generator().manual_seed(1))
     features = encoder.encode(crops, True).features
     tokens = adapter.face_tokens(features)
     encoding, projecting = [], []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         encoding.append(time_work(lambda: encoder.encode(crops, True), device))
         projecting.append(time_work(lambda: adapter.face_tokens(features), device))
     return [photos, spread(encoding), spread(projecting), f"{list(tokens.shape)}"]

@@ -29,7 +29,7 @@ TEXT = "photo of {face} in a red coat, city street at dusk"
 PIXELS = 256  # so that a run on a CPU ends
 
 
-def time_stages(encoder: FaceEncoder, adapter: Face2DiffusionAdapter, clip) -> list[list]:
+def time_stages(encoder: FaceEncoder, adapter: Face2DiffusionAdapter, clip, rounds: int) -> list[list]:
     """Return rows of the table: every stage on its own, and from crop to words."""
     device = encoder.patcher.load_device
     crop = torch.rand(1, encoder.crop_size, encoder.crop_size, 3, generator=torch.Generator().manual_seed(1))
@@ -45,7 +45,7 @@ def time_stages(encoder: FaceEncoder, adapter: Face2DiffusionAdapter, clip) -> l
     for work in stages.values():
         work()
     samples = {name: [] for name in stages}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, work in stages.items():
             samples[name].append(time_work(work, device))
     return [[name, spread(values)] for name, values in samples.items()]
@@ -84,13 +84,13 @@ def text_encoder():
     return clip
 
 
-def run(model, pixels: int, rounds: int) -> dict[str, float]:
-    """Measure a UNet of SD1.5, print both tables and return the figures."""
+def run(model, pixels: int, rounds: int, once_rounds: int = ROUNDS) -> dict[str, float]:
+    """Measure a UNet of SD1.5, print both tables and return the figures; once_rounds: of what runs once per picture."""
     encoder = FaceEncoder("msid", "test.pt", "", msid(drawn(msid_shapes(), seed=1)))
     adapter = Face2DiffusionAdapter(drawn(mapping_shapes(), seed=2), "test.pt")
     clip = text_encoder()
-    print(f"Once per picture, ms: median (extremes) of {ROUNDS} rounds; encoder and mapping compute in float32.\n")
-    print(table(["stage", "ms"], time_stages(encoder, adapter, clip)))
+    print(f"Once per picture, ms: median (extremes) of {once_rounds} rounds; encoder and mapping compute in float32.\n")
+    print(table(["stage", "ms"], time_stages(encoder, adapter, clip, once_rounds)))
     print(f"\nOne UNet call, prompt and negative prompt at {pixels} px, in turn: median (extremes) of {rounds} rounds.")
     print("The ratio is the median of the rounds' ratios; 'plain again' shows the noise of the measurement.\n")
     words = adapter.words(encoder.encode(torch.rand(1, 112, 112, 3), False))

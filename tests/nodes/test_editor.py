@@ -26,6 +26,10 @@ LETTER = 10  # pixels of a letter of a group's title, on the average
 # The server refuses requests to other hosts and lacks files that its makers' own site has: not ours.
 NOT_OURS = ("Content Security Policy", "Failed to load resource", "status code 404", "PromptExecutionError")
 ACTIVE = "() => app.extensionManager.workflow.activeWorkflow.path"
+FEW_CARDS = """() => {
+    const cards = document.querySelectorAll('[data-testid^="template-workflow-"]').length
+    return 0 < cards && cards < 10
+}"""
 BOXES = """isNew => app.graph.nodes.map(node => {
     const rect = isNew && document.querySelector(`[data-node-id="${node.id}"]`).getBoundingClientRect()
     const [width, height] = isNew
@@ -126,13 +130,14 @@ def open_card(page, card, pack="ComfyUI-Likeness") -> dict:
     """Open a template by its card, and return the file."""
     page.evaluate("() => app.graph.clear()")
     before, button = page.evaluate(ACTIVE), page.get_by_test_id(f"template-workflow-{card}")
-    for _ in range(4):  # a click on the list while it is drawn anew is lost, and no event tells when it is drawn
+    for _ in range(9):  # a click on the list while it is drawn anew is lost
         with contextlib.suppress(TimeoutError):
             command(page, "Comfy.BrowseTemplates")
             page.get_by_text(pack).first.click(timeout=30_000)
             page.get_by_placeholder("Search").last.fill(card, timeout=30_000)  # newer editors draw the first cards only
+            page.wait_for_function(FEW_CARDS, timeout=30_000)
             button.click(timeout=30_000)
-            page.wait_for_function(f"before => ({ACTIVE})() !== before", arg=before, timeout=30_000)
+            page.wait_for_function(f"before => ({ACTIVE})() !== before", arg=before, timeout=10_000)
             break
     assert card in page.evaluate(ACTIVE)
     button.wait_for(state="detached")
