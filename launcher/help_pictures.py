@@ -58,7 +58,7 @@ SECOND = "a photo of {face}, wearing a red cap"
 PORTRAIT = {"photo.image": "examples/portrait.png [temp]"}
 CARTOON = {"2.text": "a cartoon of a person smiling, wearing a red cap and a blue shirt, in the snow"}
 
-# A person that is saved and loaded, six pictures with their scores, and a learned person with somebody else's eyes.
+# A person that is saved and loaded, six pictures with their scores, and a learned person with the mouth of another.
 SAVED = {
     "saved": likeness("SaveIdentity", face_id=["8", 0], filename_prefix="her", thumbnails=True, note="may be drawn"),
     "loaded": likeness("LoadIdentity", identity_name="her_00001_.safetensors"),
@@ -72,12 +72,12 @@ SCORED = {
     "scores": likeness("ScorePictures", images=["13", 0], photos=["4", 0], face_detector=["5", 0],
                        face_scorer=["scorer", 0], text=["16", 0], clip=["1", 4], clip_vision=["1", 3]),
 }  # fmt: skip
-OTHER_EYES = {
+OTHER_MOUTH = {
     "others": likeness("RenderPerson", person=12, photos=3),
     "other faces": likeness("DetectFaces", face_detector=["5", 0], image=["others", 0]),
     "transfer": likeness(
         "TransferFaceAAttribute", model=["1", 0], clip=["1", 1], vae=["1", 2], facea_identity=["10", 0],
-        attribute="mouth", steps=100, size=96, face_share=0.7, mask_shape="hull", mask_expand=6, learning_rate=0.001,
+        attribute="mouth", steps=30, size=96, face_share=0.7, mask_shape="hull", mask_expand=6, learning_rate=0.001,
         features_learning_rate=0.01, **{"photos.faces_1": ["other faces", 0]},
     ),
 }  # fmt: skip
@@ -309,7 +309,7 @@ PICTURES: dict[str, tuple[str | None, dict, list]] = {
         "miniature_facea", {}, [("info", "10.1", {}), ("before", "4", {}), ("after", "20", {})],
     ),
     "TransferFaceAAttribute": (
-        "miniature_facea", OTHER_EYES,
+        "miniature_facea", OTHER_MOUTH,
         [("who was learned", "15", {}), ("the other person", "others", {}), ("before", "20", {}),
          ("after", "20", {"11.facea_identity": ["transfer", 0]})],
     ),

@@ -1,5 +1,6 @@
 """The documents' references: files, links and sections that they, or the code, point to are there."""
 
+import json
 import re
 from pathlib import Path
 
@@ -41,3 +42,23 @@ def test_sections_that_the_code_names_are_there():
     for path in (path for path in ROOT.rglob("*.py") if not path.relative_to(ROOT).parts[0].startswith(".")):
         for section in re.findall(r"docs/papers\.md (\d(?:\.\d+)?)", path.read_text(encoding="utf-8")):
             assert section in sections | {section[0] for section in sections}, f"{path}: {section}"
+
+
+def test_the_readme_counts_the_nodes_of_templates():
+    rows = re.findall(
+        r"^\| ([^|]+) \| ([^|]+) \| (\d[^|]*) \| \d[^|]*\|$",
+        (ROOT / "README.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    assert len(rows) > 8
+    for job, templates, nodes in rows:
+        spans = re.findall(r"(\d\d)(?: to (\d\d))?", templates)
+        numbers = [number for first, last in spans for number in range(int(first), int(last or first) + 1)]
+        counts = [int(count) for count in re.findall(r"\d+", nodes.partition(":")[0])]
+        stated = counts if len(counts) == len(numbers) else counts * len(numbers)
+        assert [_count_nodes(number) for number in numbers] == stated, job
+
+
+def _count_nodes(template: int) -> int:
+    (file,) = (ROOT / "workflows").glob(f"{template:02} *.json")
+    return sum("Note" not in node["type"] for node in json.loads(file.read_text(encoding="utf-8"))["nodes"])

@@ -335,6 +335,27 @@ def test_a_node_opens_its_help(page, server, root):
         assert get(page, server, f"extensions/ComfyUI-Likeness/docs/{file.name}").text() == file.read_text()
 
 
+def test_what_chinese_lacks_is_english(page, server, root):
+    texts = json.loads((root / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))["LikenessApplyFACT"]
+
+    def answer_with_gaps(route):
+        translations = route.fetch().json()
+        node = translations["zh"]["nodeDefs"]["LikenessApplyFACT"]
+        del node["display_name"], node["inputs"]["strength"]
+        route.fulfill(json=translations)
+
+    page.evaluate(workflow_forms.SET, ["Comfy.Locale", "zh"])
+    other = page.context.browser.new_page()
+    other.route("**/i18n", answer_with_gaps)
+    other.goto(server)
+    other.wait_for_function(workflow_forms.IS_READY, timeout=120_000)
+    node = "LiteGraph.createNode('LikenessApplyFACT')"
+    title, *labels = other.evaluate(f"() => [{node}.title, ...{node}.widgets.map(({{label, name}}) => label ?? name)]")
+    other.close()
+    page.evaluate(workflow_forms.SET, ["Comfy.Locale", "en"])
+    assert title == "Apply FACT" and labels[:2] == ["strength", texts["inputs"]["start_percent"]["name"]]
+
+
 def test_blueprints_are_offered_in_node_search(page, server):
     offered = get(page, server, "api/global_subgraphs").json()
     ours = {
