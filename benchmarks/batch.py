@@ -145,7 +145,7 @@ async def rate(size: int, cells: int) -> float:
     try:
         with tempfile.TemporaryDirectory() as folder:
             await asyncio.gather(*(crew.describe(worker) for worker in range(size)))
-            await make_cells(crew, 0, 2 * batch.CHUNK * size, Path(folder) / "first")
+            await make_cells(crew, 0, batch.CHUNK * size, Path(folder) / "first")
             begin = time.perf_counter()
             await make_cells(crew, 10_000, cells, Path(folder) / "second")
             return 60 * cells / (time.perf_counter() - begin)

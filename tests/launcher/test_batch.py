@@ -289,7 +289,7 @@ def test_with_nobody_left_it_stops_with_one_sentence_and_goes_on_later(share, ca
             raise workers.WorkerLostError("The ComfyUI at http://x went away")
 
     code, records = share(StandIn(2, make), *GRID)
-    assert code == 1 and len(records) == 9
+    assert code == 1 and 9 - 2 * workers.IN_FLIGHT <= len(records) <= 9, "what was not saved yet is made again"
     assert "The ComfyUI at http://x went away. The same command goes on" in capsys.readouterr().err
     code, records = share(StandIn(1, lambda *_: None), *GRID)
     assert code == 0 and len({record["key"] for record in records}) == len(records) == 30
