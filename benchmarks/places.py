@@ -282,7 +282,9 @@ def save_sheet(people: Groups, folder: Path) -> None:
                 photos = [to_pillow(people.photos[size * group + index][0]) for index in range(size)]
                 images = [photo.resize((SIDE, SIDE)) for photo in photos] + [Image.open(file) for file in files]
                 rows.append(images)
-    sheet = Image.new("RGB", (max((sum(i.width for i in row) for row in rows), default=1), SIDE * len(rows)), "white")
+    if not rows:
+        return
+    sheet = Image.new("RGB", (max(sum(i.width for i in row) for row in rows), SIDE * len(rows)), "white")
     for y, row in enumerate(rows):
         x = 0
         for image in row:
