@@ -528,9 +528,9 @@ def draw_box(heading: str, content: str | Image.Image) -> Image.Image:
     return box
 
 
-def compress(image: Image.Image, quality: int = 88) -> bytes:
-    """Return an image as JPEG of less than LIMIT bytes, as good as that allows; quality: at most."""
-    for quality in range(quality, 20, -6):
+def compress(image: Image.Image, best: int = 88) -> bytes:
+    """Return an image as JPEG of less than LIMIT bytes and of quality `best`, or as good as LIMIT allows."""
+    for quality in range(best, 20, -6):
         file = io.BytesIO()
         image.save(file, "JPEG", quality=quality, optimize=True)
         if file.tell() < LIMIT:
