@@ -406,11 +406,11 @@ async def _draw(url: str) -> None:
                 ]
                 for column in columns
             ]
-            _write(name, connect(boxes))
+            _write(name, connect(boxes), 64)
 
 
-def _write(name: str, picture: Image.Image) -> None:
-    data = compress(picture)
+def _write(name: str, picture: Image.Image, quality: int = 88) -> None:
+    data = compress(picture, quality)
     (IMAGES / f"Likeness{name}.jpg").write_bytes(data)
     print(name, len(data), flush=True)
 
@@ -528,9 +528,9 @@ def draw_box(heading: str, content: str | Image.Image) -> Image.Image:
     return box
 
 
-def compress(image: Image.Image) -> bytes:
-    """Return an image as JPEG of less than LIMIT bytes, as good as that allows."""
-    for quality in range(88, 20, -6):
+def compress(image: Image.Image, best: int = 88) -> bytes:
+    """Return an image as JPEG of less than LIMIT bytes and of quality `best`, or as good as LIMIT allows."""
+    for quality in range(best, 20, -6):
         file = io.BytesIO()
         image.save(file, "JPEG", quality=quality, optimize=True)
         if file.tell() < LIMIT:

@@ -111,4 +111,4 @@ def list_choices(published: dict[str, tuple[str, ...]]) -> list[str]:
 
 
 def _list_shipped(kind: str) -> set[str]:
-    return {name for folder, kinds in _SHIPPED.items() if kind in kinds for name in os.listdir(folder / kind)}
+    return {file.name for folder, kinds in _SHIPPED.items() if kind in kinds for file in (folder / kind).glob("*")}
