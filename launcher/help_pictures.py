@@ -325,6 +325,13 @@ PICTURES: dict[str, tuple[str | None, dict, list]] = {
 # By node whose published files cannot be shipped: nodes that draw, and columns of boxes with arrows between them. A box
 # is a heading with a text, or as a cell above.
 DIAGRAMS: dict[str, tuple[dict, list[list[tuple]]]] = {
+    "SaveImage": (
+        {},
+        [[("images", "made by a method of this pack")],
+         [("Save Image", "becomes this node when it is queued")],
+         [("workflow and prompt", "in the PNG, as ever"),
+          ("DigitalSourceType", "trainedAlgorithmicMedia, in XMP")]],
+    ),
     "LoadExpressionEncoder": (
         {},
         [[("epoch_20.pth", "Deep3DFaceRecon, in models/face2diffusion")],

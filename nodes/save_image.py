@@ -5,13 +5,12 @@ has this node in the place of its Save Image when it is run; the graph in the fi
 no method of ours has made is saved as ever.
 """
 
+import sys
 from pathlib import Path
 
 import folder_paths
 from comfy.cli_args import args
 from comfy_api.latest import io
-
-import nodes as host_nodes
 
 from .. import source_label
 from ..weights import saving
@@ -26,6 +25,7 @@ def exchange(request: dict) -> dict:
 
     Where another pack has put a node of its own in the place of the host's, that one stays.
     """
+    host_nodes = sys.modules["nodes"]
     is_hosts = host_nodes.NODE_CLASS_MAPPINGS[SAVE] is host_nodes.SaveImage
     if is_hosts and provenance.KEY in request.get("extra_data", {}).get("extra_pnginfo", {}):
         for node in request["prompt"].values():
@@ -68,7 +68,7 @@ class SaveImage(io.ComfyNode):
     @classmethod
     def execute(cls, images, filename_prefix) -> io.NodeOutput:
         prompt, extra = cls.hidden.prompt or {}, cls.hidden.extra_pnginfo or {}
-        answer = host_nodes.SaveImage().save_images(images, filename_prefix, _name_hosts(prompt), extra)
+        answer = sys.modules["nodes"].SaveImage().save_images(images, filename_prefix, _name_hosts(prompt), extra)
         sources = find_sources(prompt, cls.hidden.unique_id)
         if not args.disable_metadata and any(prompt[key]["class_type"] in provenance.METHODS for key in sources):
             for item in answer["ui"]["images"]:
