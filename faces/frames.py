@@ -4,6 +4,8 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
+from torch.nn.functional import interpolate
 
 from .types import Face
 
@@ -11,6 +13,7 @@ from .types import Face
 # frame that has passed since; uncertainty grows with the root of the time, and not for ever.
 _REACH = 1.0
 _LONGEST_REACH = 3.0
+_CUT, _SPIKE = 0.06, 2  # of the range of grey values, and times what the pairs of frames around differ by
 _JUMP = 0.5  # sides from where it was expected, beyond which a sight may be somebody else's, until the next one tells
 
 
@@ -101,6 +104,33 @@ def _order(persons: list[dict[int, int]]) -> dict[int, int]:
     sights = Counter(appearances)
     tracks = sorted(sights, key=lambda track: (sights[track] == 1, appearances.index(track)))
     return {track: number for number, track in enumerate(tracks)}
+
+
+def find_cuts(images: torch.Tensor) -> list[int]:
+    """Return the frames of a video, from 0, that a hard cut is before; images: [B, H, W, 3] in 0..1.
+
+    There the picture changes as a whole, and much more than just before and after it: neither a pan nor a fade nor a
+    flash is a cut.
+    """
+    small = interpolate(images.mean(dim=-1, keepdim=True).movedim(-1, 1), size=(16, 16), mode="area")
+    steps = [0.0, *(small[1:] - small[:-1]).abs().mean(dim=(1, 2, 3)).tolist(), 0.0]
+    return [
+        frame
+        for frame in range(1, len(images))
+        if steps[frame] > max(_CUT, _SPIKE * steps[frame - 1], _SPIKE * steps[frame + 1])
+    ]
+
+
+def report_cuts(images: torch.Tensor) -> str:
+    """Return in a sentence where a video cuts, frames counted from 1; nothing where it does not."""
+    cuts = [str(frame + 1) for frame in find_cuts(images)]
+    if not cuts:
+        return ""
+    frames = f"frame {cuts[0]}" if len(cuts) == 1 else f"frames {', '.join(cuts[:9])}{' …' * (len(cuts) > 9)}"
+    return (
+        f"The film cuts before {frames}. Numbers follow people by their place, so look who has which behind a cut, or "
+        "split the video there."
+    )
 
 
 def fill_from_nearest(per_image: tuple[tuple[Face, ...], ...]) -> tuple[tuple[Face, ...], ...]:

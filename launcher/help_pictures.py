@@ -221,6 +221,19 @@ PICTURES: dict[str, tuple[str | None, dict, list]] = {
             "back": likeness("PasteFaceBack", face_crop=["crop", 0], image=["painted", 0], colour_match=False)},
         [("photo", "photo", {}), ("the crop", "crop.1", {}), ("painted", "painted", {}), ("pasted back", "back", {})],
     ),
+    "MatchGrain": (
+        None,
+        PHOTOGRAPH | {
+            "grainy": node("ImageAddNoise", image=["photo", 0], seed=1, strength=0.07),
+            "smooth": node("ImageBlur", image=["photo", 0], blur_radius=1, sigma=0.7),
+            "masks": likeness("FaceMasks", faces=["face", 0], region="head"),
+            "painted": node("ImageCompositeMasked", destination=["grainy", 0], source=["smooth", 0], x=0, y=0,
+                            resize_source=False, mask=["masks", 0]),
+            "matched": likeness("MatchGrain", image=["painted", 0], original=["grainy", 0])} | {
+            f"{name} face": node("ImageCrop", image=[name, 0], x=96, y=0, width=256, height=256)
+            for name in ("grainy", "painted", "matched")},
+        [("original", "grainy face", {}), ("a smooth face in it", "painted face", {}), ("image", "matched face", {})],
+    ),
     "DrawFaceKeypoints": (
         None,
         PHOTOGRAPH | {"latent": node("EmptyLatentImage", width=512, height=512, batch_size=1),

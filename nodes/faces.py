@@ -8,7 +8,8 @@ from comfy_api.latest import io, ui
 from ..faces import draw
 from ..faces.align import align_faces
 from ..faces.choose import IF_NO_FACE, RULES, apply_policy, report_faceless
-from ..faces.detector import MEASURED, available, detect_faces, find_files, load
+from ..faces.detector import MEASURED, as_rgb, available, detect_faces, find_files, load
+from ..faces.frames import report_cuts
 from ..faces.host_types import export_boxes
 from ..faces.search import SEARCHES
 from ..faces.types import Faces
@@ -105,10 +106,11 @@ def video() -> io.Boolean.Input:
     )
 
 
-def show(faces: Faces, overlay: torch.Tensor, cls: type[io.ComfyNode]) -> dict:
-    """Return what a node shows: the overlay, and how many pictures had no face, which goes to the log too."""
+def show(faces: Faces, overlay: torch.Tensor, cls: type[io.ComfyNode], frames: torch.Tensor | None = None) -> dict:
+    """Show the overlay, how many pictures had no face, and where the video `frames` cuts; the latter in the log too."""
     preview = ui.PreviewImage(overlay, cls=cls).as_dict()
-    if remark := report_faceless(faces):
+    cuts = "" if frames is None else report_cuts(frames)
+    if remark := " ".join(filter(None, (report_faceless(faces), cuts))):
         logging.warning(remark)
         preview |= ui.PreviewText(remark).as_dict()
     return preview
@@ -166,7 +168,9 @@ class DetectFaces(io.ComfyNode):
         faces = detect_faces(face_detector, image, search, min_size)
         faces = apply_policy(faces, choose, index, if_no_face, video)
         overlay = draw.overlay(faces)
-        return io.NodeOutput(faces, overlay, export_boxes(faces), ui=show(faces, overlay, cls))
+        return io.NodeOutput(
+            faces, overlay, export_boxes(faces), ui=show(faces, overlay, cls, as_rgb(image) if video else None)
+        )
 
 
 class AlignFace(io.ComfyNode):

@@ -1,8 +1,11 @@
 """A new face into an old picture: cut the face out to be inpainted, and put it back."""
 
+import torch
 from comfy_api.latest import io
 
+from ..faces.detector import as_rgb
 from ..inpaint import fact_crop, paste
+from ..inpaint.grain import match_grain
 from .inputs import check_mask, colour_match, crop_size, face_share, feather
 from .sockets import FaceCropType, FacesType
 
@@ -134,4 +137,41 @@ class PasteFaceBack(io.ComfyNode):
         return io.NodeOutput(paste.paste(face_crop, image, round_trip, picture, mask, blend, feather, colour_match))
 
 
-NODES = [PrepareFaceCrop, PasteFaceBack]
+class MatchGrain(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessMatchGrain",
+            display_name="Match Grain",
+            category="likeness/inpaint",
+            description="Gives what was painted into a picture the grain of the picture. Painted faces are smoother "
+            "than a photo, which shows on film and in dim light. What was not painted stays as it was.",
+            search_aliases=["film grain", "noise", "add grain", "inpaint", "composite", "face swap", "fix faces"],
+            inputs=[
+                io.Image.Input(
+                    "image",
+                    tooltip="The pictures with the new faces, from Refine Faces, Paste Face Back or an edit model.",
+                ),
+                io.Image.Input("original", tooltip="The same pictures before that. Grain goes where the two differ."),
+                io.Float.Input(
+                    "amount", default=1.0, min=0.0, max=2.0, step=0.05,
+                    tooltip="1: as much as the picture has; 0: none.",
+                ),
+            ],
+            outputs=[io.Image.Output("image_out", display_name="image", tooltip="The pictures with grain.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, image, original, amount) -> io.NodeOutput:
+        if len(original) not in (1, len(image)) or original.shape[1:3] != image.shape[1:3]:
+            raise ValueError(
+                f"Match Grain compares pictures one by one, but there are {len(image)} of {image.shape[2]} x "
+                f"{image.shape[1]} pixels and {len(original)} originals of {original.shape[2]} x {original.shape[1]}: "
+                "connect the pictures that went into the node that painted, as large as they came out."
+            )
+        pairs = zip(as_rgb(image), as_rgb(original).expand(len(image), -1, -1, -1))
+        grained = [match_grain(painted, before, amount, frame) for frame, (painted, before) in enumerate(pairs)]
+        return io.NodeOutput(torch.stack(grained))
+
+
+NODES = [PrepareFaceCrop, PasteFaceBack, MatchGrain]

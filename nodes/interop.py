@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..faces import draw, host_types
 from ..faces.choose import apply_policy
+from ..faces.detector import as_rgb
 from .faces import choice_inputs, show, video
 from .inputs import check_mask
 from .sockets import FaceDetectorType, FaceLandmarksType, FacesType
@@ -71,7 +72,7 @@ class ImportFaces(io.ComfyNode):
         faces = host_types.import_faces(image, face_landmarks, bboxes, check_mask(mask), face_detector)
         faces = apply_policy(faces, choose, index, if_no_face, video, host_types.LOOK_THERE)
         overlay = draw.overlay(faces)
-        return io.NodeOutput(faces, overlay, ui=show(faces, overlay, cls))
+        return io.NodeOutput(faces, overlay, ui=show(faces, overlay, cls, as_rgb(image) if video else None))
 
 
 class FacesToLandmarks(io.ComfyNode):

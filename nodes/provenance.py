@@ -45,6 +45,7 @@ METHODS = {
 _KEEPING = {
     "LikenessPasteFaceBack": ("image", "face_crop"),
     "LikenessRefineFaces": ("image",),
+    "LikenessMatchGrain": ("image", "original"),
     "VAEEncodeForInpaint": ("pixels",),
     "InpaintModelConditioning": ("pixels",),
     "SetLatentNoiseMask": ("samples",),

@@ -5,8 +5,9 @@ import pytest
 import torch
 from likeness.faces.align import template
 from likeness.faces.choose import IF_NO_FACE, apply_policy, left_to_right, report_faceless
-from likeness.faces.frames import fill_from_nearest, number_faces
+from likeness.faces.frames import fill_from_nearest, find_cuts, number_faces, report_cuts
 from likeness.faces.types import Face, Faces
+from PIL import Image
 
 SIZE = (120, 400)
 
@@ -263,3 +264,27 @@ def test_a_stray_sight_stands_still():
 def test_who_comes_nearer_stays_the_same():
     walk = [(face(200, side=30 * 1.3**i),) for i in range(6)]
     assert [present[0].number for present in number_faces(tuple(walk))] == [0] * 6
+
+
+@pytest.fixture(scope="module")
+def scenes(root):
+    """Two photographs, [512, 512, 3] each."""
+    files = (root / "workflows" / "assets" / name for name in ("astronaut.png", "portrait.png"))
+    return [torch.from_numpy(np.array(Image.open(file).convert("RGB").resize((512, 512)))) / 255 for file in files]
+
+
+def pan(scene, frames, step=8):
+    return [scene[:256, step * frame : step * frame + 256] for frame in range(frames)]
+
+
+def test_cuts_are_told_and_pans_fades_and_flashes_are_not(scenes):
+    first, second = scenes
+    film = torch.stack([*pan(first, 12), *pan(second, 8), *pan(first, 5, 16)])
+    assert find_cuts(film) == [12, 20]
+    assert report_cuts(film).startswith("The film cuts before frames 13, 21. Numbers follow people by their place")
+    fade = torch.stack([torch.lerp(first, second, frame / 12) for frame in range(13)])
+    flash = torch.stack([first] * 5 + [torch.ones_like(first)] + [first] * 5)
+    fast = torch.stack(pan(first, 8, 32))
+    assert find_cuts(fade) == find_cuts(flash) == find_cuts(fast) == []
+    assert find_cuts(first[None]) == [] and find_cuts(torch.stack(scenes)) == [1]
+    assert report_cuts(fade) == ""

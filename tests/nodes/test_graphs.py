@@ -181,6 +181,7 @@ NODE_IDS = {
     "LikenessGate": ["images", "scores", "min_identity"],
     "LikenessSaveImage": ["images", "filename_prefix"],
     "LikenessCompareIdentities": ["face_id", "compare_with"],
+    "LikenessMatchGrain": ["image", "original", "amount"],
     "LikenessCropFacesToRefine": ["image", "index", "face_share", "size", "shape", "expand", "faces", "mask"],
     "LikenessRefineFaces": [
         *("image", "people", "vae", "face_share", "size", "shape", "expand", "feather", "colour_match", "seed"),
@@ -296,6 +297,7 @@ OUTPUTS = {
     "LikenessFaceAPerson": ["FACE_PEOPLE"],
     "LikenessPrepareFaceCrop": ["FACE_CROP", "IMAGE", "MASK", "IMAGE", "IMAGE", "IMAGE", "IMAGE"],
     "LikenessPasteFaceBack": ["IMAGE"],
+    "LikenessMatchGrain": ["IMAGE"],
     "LikenessLoadMiniature": ["MODEL", "CLIP", "VAE", "CLIP_VISION", "CLIP"],
     "LikenessRenderPerson": ["IMAGE", "STRING"],
     "LikenessWeights": ["STRING"],
