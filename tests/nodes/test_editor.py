@@ -19,7 +19,8 @@ CARDS = sorted(NAMES)
 FIRST = LAYOUTS["workflows"]["miniature_fact"]
 BLUEPRINTS = sorted(file.stem for file in (WORKFLOWS.parents[1] / "subgraphs").glob("*.json"))
 OLD = WORKFLOWS.parents[1] / "tests" / "golden" / "workflows_0.5.0.tar.xz"
-LATER = {"LikenessRefineFaces": ("if_no_face",)}  # inputs that nodes have got since then
+# Inputs that nodes have got since then.
+LATER = {"LikenessRefineFaces": ("if_no_face",), "LikenessApplyImageAdapter": ("lora_rows",)}
 TEMPLATES = "api/workflow_templates/ComfyUI-Likeness"
 REGISTERED = "comfyui-likeness"  # the pack's folder where the registry installed it
 LETTER = 10  # pixels of a letter of a group's title, on the average

@@ -14,7 +14,7 @@ from likeness.miniature.world.dataset import SetRecipe
 from likeness.miniature.world.draw import draw
 from likeness.tests.support import records
 from likeness.tests.support.graphs import only
-from likeness.training import adapter_command, msid, photos, shards, watch
+from likeness.training import adapter_command, msid, msid_command, photos, shards, watch
 from likeness.training.face_crops import find_crops
 from likeness.training.progress_line import ProgressLine
 from likeness.weights import folders
@@ -80,7 +80,7 @@ def test_stopped_it_goes_on_to_the_same_bits(people, tmp_path, monkeypatch, caps
 
     with monkeypatch.context() as stopping, pytest.raises(KeyboardInterrupt):
         stopping.setattr(adapter_command, "ProgressLine", Stop)
-        stopping.setattr("likeness.training.msid_command.ProgressLine", Stop)
+        stopping.setattr(msid_command, "ProgressLine", Stop)
         run(people, parts, *WATCHED)
     assert parts.with_suffix(".training.pt").is_file() and not parts.is_file()
     run(people, parts, *WATCHED)
