@@ -11,6 +11,7 @@ from likeness.tests.support.golden_cases import TOLERANCE, Case, error
 from likeness.tests.support.golden_unets import make_face_blocks, make_unet
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_transface_tokens_and_global_embedding():
     case = Case("transface_s")

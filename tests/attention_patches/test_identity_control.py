@@ -73,6 +73,7 @@ def test_residuals(case, control_net):
         assert error(found, wanted) < RESIDUALS_TOLERANCE * largest
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_whole_unet(case, control_net):
     """eps with the ControlNet alone, with the adapter alone, and with both."""

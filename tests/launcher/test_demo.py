@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 from likeness.launcher import demo
 
 
@@ -44,6 +45,7 @@ def test_adapter_off_changes_nothing_but_the_strength():
     assert {key: off[key] for key in "123"} == {key: prompt[key] for key in "123"}
 
 
+@pytest.mark.slow
 def test_the_demo_runs_outside_the_host(root):
     """Its process only talks to a server: what it imports must do without the host's own modules."""
     script = (

@@ -340,7 +340,13 @@ def test_every_node_explains_itself(executor, root):
 
 
 @pytest.mark.parametrize(
-    "name", ["fact_text_to_image", "fact_several_references", "fact_lora_controlnet", "fact_save_person"]
+    "name",
+    [
+        "fact_text_to_image",
+        pytest.param("fact_several_references", marks=pytest.mark.slow),
+        pytest.param("fact_lora_controlnet", marks=pytest.mark.slow),
+        pytest.param("fact_save_person", marks=pytest.mark.slow),
+    ],
 )
 def test_published_workflows_run(executor, name):
     graph = workflow(name)

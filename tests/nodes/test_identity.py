@@ -213,6 +213,7 @@ def test_saving_and_loading_show_whose_face_it_is_and_where(executor, folder):
     assert file.name in shown["save"]["text"][0]
 
 
+@pytest.mark.slow
 def test_several_photos_are_saved_with_their_agreement(executor, folder):
     graph = keep_encoding("fact_several_references")
     chained = {one["inputs"]["face_id"][0] for one in graph.values() if "face_id" in one["inputs"]}

@@ -191,6 +191,7 @@ def test_expression_and_shape_by_deep3d(executor, graph):
     assert "connect both expression_encoder and template" in refusal(executor, inpainting)
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_sentence(executor, graph):
     single = change(change(change(graph, "9", images=["2", 0]), "10", images=["2", 0]), "12", images=["2", 0])
     executor.run(single)
