@@ -284,13 +284,13 @@ def apply_ip_adapter(
     if not any(strengths.values()) or schedule.is_empty or (mask is not None and not mask.any()):
         return model.clone()
     keys_values = adapter.keys_values(tokens, model.model.get_dtype_inference())
-    in_weights, lora = bool(adapter.lora) and lora_strength != 0, None
-    if in_weights and lora_rows != ALL:
+    has_lora, lora = adapter.lora and lora_strength != 0, None
+    if has_lora and lora_rows != ALL:
         layers = adapter.lora_layers(model.model.get_dtype_inference())
         blocks = transformer_blocks(model.get_model_object("diffusion_model"))
         heads = {block: module.n_heads for block, module in blocks.items()}
-        in_weights, lora = False, LoraOnRows(*layers, heads, lora_strength, lora_rows)
+        lora = LoraOnRows(*layers, heads, lora_strength, lora_rows)
     model = ImageAttentionPatch(adapter, keys_values, strengths, schedule, mask, method, lora).apply(model)
-    if in_weights:
+    if has_lora and not lora:
         model.add_patches(adapter.lora, lora_strength)
     return model

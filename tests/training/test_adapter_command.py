@@ -5,7 +5,6 @@ import importlib.util
 import shutil
 import typing
 
-import numpy as np
 import pytest
 import torch
 from likeness.adapters.face2diffusion import Face2DiffusionAdapter
@@ -16,15 +15,12 @@ from likeness.host_process import SetupError
 from likeness.launcher import train
 from likeness.miniature import registration
 from likeness.miniature.models import base_model
-from likeness.miniature.world.dataset import SetRecipe
-from likeness.miniature.world.draw import draw
-from likeness.tests.support import checkpoints, tiny_miniature
+from likeness.tests.support import checkpoints, rendered_people, tiny_miniature
 from likeness.tests.support.optional import need
 from likeness.training import adapter_command, bases, facea_run, msid, photos, portraits, settings, watch
 from likeness.training.progress_line import ProgressLine
 from likeness.weights import folders
 from likeness.weights.reading import read_metadata
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 SIZES = {
@@ -43,13 +39,7 @@ FEATURES = {
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
     """Two drawn people, two photos of each."""
-    folder = tmp_path_factory.mktemp("people")
-    drawn = draw(*zip(*(SetRecipe(people=2, images=2, styles=(1, 0, 0)).describe(index)[:2] for index in range(4))), 96)
-    for index, picture in enumerate(drawn.images):
-        file = folder / f"person{index // 2}" / f"{index}.png"
-        file.parent.mkdir(exist_ok=True)
-        Image.fromarray((picture.numpy() * 255).astype(np.uint8)).save(file)
-    return folder
+    return rendered_people.write(tmp_path_factory.mktemp("people"), 2)
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,12 @@ from likeness.host_process import SetupError
 from likeness.launcher import train
 from likeness.miniature import registration
 from likeness.miniature.demo import load_workflow
-from likeness.miniature.world.dataset import SetRecipe
-from likeness.miniature.world.draw import draw
-from likeness.tests.support import records
+from likeness.tests.support import records, rendered_people
 from likeness.tests.support.graphs import only
 from likeness.training import adapter_command, msid, msid_command, photos, shards, watch
 from likeness.training.face_crops import find_crops
 from likeness.training.progress_line import ProgressLine
 from likeness.weights import folders
-from PIL import Image
 from safetensors.torch import load_file
 
 SIZES = ("dim=32", "depth=4", "patch=14", "taps=[0, 1, 2, 3]", "batch=4", "checkpoint_seconds=600")
@@ -91,11 +88,7 @@ def test_stopped_it_goes_on_to_the_same_bits(people, tmp_path, monkeypatch, caps
 
 @pytest.mark.slow
 def test_photos_become_an_encoder_whose_words_draw_a_picture(base, executor, tmp_path, monkeypatch):
-    drawn = draw(*zip(*(SetRecipe(people=3, images=2, styles=(1, 0, 0)).describe(index)[:2] for index in range(6))), 96)
-    for index, image in enumerate(drawn.images):
-        file = tmp_path / "photos" / f"person{index // 2}" / f"{index}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((image.numpy() * 255).astype(np.uint8)).save(file)
+    rendered_people.write(tmp_path / "photos", 3)
     output = base / "models" / "face2diffusion" / "trained_msid.safetensors"
     output.parent.mkdir(parents=True, exist_ok=True)
     given = ("dim=96", "steps=2", "data.detector=drawn: miniature", "data.size=96")

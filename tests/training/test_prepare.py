@@ -14,9 +14,7 @@ from likeness.host_process import SetupError
 from likeness.launcher import train
 from likeness.miniature import registration
 from likeness.miniature.models import base_model
-from likeness.miniature.world.dataset import SetRecipe
-from likeness.miniature.world.draw import draw
-from likeness.tests.support import tiny_miniature
+from likeness.tests.support import rendered_people, tiny_miniature
 from likeness.tests.support.optional import need
 from likeness.tests.training.test_face_crops import write_tar
 from likeness.training import adapter_command, face_crops, photo_lists, photos, prepare_command, shards
@@ -30,12 +28,7 @@ PEOPLE, PHOTOS = 3, 3
 def people(tmp_path_factory):
     """Drawn people, and among their photos one that is no picture, one without a face and a pipe."""
     folder = tmp_path_factory.mktemp("people")
-    recipe = SetRecipe(people=PEOPLE, images=PHOTOS, styles=(1, 0, 0))
-    drawn = draw(*zip(*(recipe.describe(index)[:2] for index in range(len(recipe)))), 96)
-    for index, picture in enumerate(drawn.images):
-        file = folder / f"person{index // PHOTOS}" / f"{index}.png"
-        file.parent.mkdir(exist_ok=True)
-        Image.fromarray((picture.numpy() * 255).astype(np.uint8)).save(file)
+    rendered_people.write(folder, PEOPLE, PHOTOS)
     (folder / "person0" / "broken.png").write_bytes(b"no picture")
     Image.new("RGB", (64, 64), "gray").save(folder / "person1" / "empty.png")
     (folder / "person2" / "8.txt").write_bytes("Jos\xe9".encode("latin-1"))

@@ -3,17 +3,14 @@
 from functools import cache
 
 import folder_paths
-import numpy as np
 import pytest
 import torch
 from likeness.adapters.loading import load_adapter
 from likeness.host_process import SetupError
 from likeness.launcher import train
 from likeness.miniature import registration
-from likeness.miniature.world.dataset import SetRecipe
-from likeness.miniature.world.draw import draw
+from likeness.tests.support import rendered_people
 from likeness.training import adapter_command, bases, portraits
-from PIL import Image
 
 
 @pytest.mark.slow
@@ -25,11 +22,7 @@ def test_photos_become_a_file_for_sdxl(tmp_path, base, monkeypatch, capsys):
     folder = ([str(base / "models" / "clip_vision")], {".pt"})
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "clip_vision", folder)
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
-    drawn = draw(*zip(*(SetRecipe(people=2, images=2, styles=(1, 0, 0)).describe(index)[:2] for index in range(4))), 96)
-    for index, picture in enumerate(drawn.images):
-        file = tmp_path / "photos" / f"person{index // 2}" / f"{index}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((picture.numpy() * 255).astype(np.uint8)).save(file)
+    rendered_people.write(tmp_path / "photos", 2)
     checkpoint = str(base / "models" / "checkpoints" / "likeness_builtin_sdxl.ckpt")
     output = tmp_path / "sdxl.safetensors"
     given = ("steps=2", "batch=1", "depth=1", "dim=64", "checkpointing=true", "data.size=64", "checkpoint_seconds=600",

@@ -3,15 +3,13 @@
 import json
 
 import folder_paths
-import numpy as np
 import pytest
 import torch
 from likeness.adapters.facea_file import load_facea
 from likeness.host_process import SetupError
 from likeness.launcher import train
 from likeness.miniature import registration
-from likeness.miniature.world.dataset import SetRecipe
-from likeness.miniature.world.draw import draw
+from likeness.tests.support import rendered_people
 from likeness.training import watch
 from likeness.training.portraits import Portraits
 from likeness.training.validation import choose_rows
@@ -35,14 +33,7 @@ def options(*settings: str) -> list[str]:
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
     """Three drawn people, two photos of each."""
-    folder = tmp_path_factory.mktemp("people")
-    recipe = SetRecipe(people=3, images=2, styles=(1, 0, 0))
-    drawn = draw(*zip(*(recipe.describe(index)[:2] for index in range(6))), 96)
-    for index, picture in enumerate(drawn.images):
-        file = folder / f"person{index // 2}" / f"{index}.png"
-        file.parent.mkdir(exist_ok=True)
-        Image.fromarray((picture.numpy() * 255).astype(np.uint8)).save(file)
-    return folder
+    return rendered_people.write(tmp_path_factory.mktemp("people"), 3)
 
 
 @pytest.fixture(scope="module")
