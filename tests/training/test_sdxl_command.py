@@ -1,4 +1,4 @@
-"""`likeness.py train infinite-id` with an SDXL checkpoint: from photos to a file that *Apply Image Adapter* uses."""
+"""`likeness.py train infinite-id` with an SDXL checkpoint: from photos to a picture by *Apply Image Adapter*."""
 
 from functools import cache
 
@@ -10,26 +10,39 @@ from likeness.host_process import SetupError
 from likeness.launcher import train
 from likeness.miniature import registration
 from likeness.tests.support import rendered_people
-from likeness.training import adapter_command, bases, portraits
+from likeness.tests.support.graphs import node, only, workflow
+from likeness.training import adapter_command, bases, infinite_id, portraits, watch
+
+CLIP_VISION, RECOGNISER, DETECTOR = "likeness_builtin_clip_vision_l.pt", "miniature_arcface.onnx", "drawn: miniature"
+GIVEN = ("steps=2", "batch=1", "depth=1", "dim=64", "checkpointing=true", "checkpoint_seconds=600", "log_steps=1",
+         "validate_steps=2", "held_out=0.5", "validation_batches=1", "validation_pictures=1", "sampling_steps=1",
+         "data.size=64", f"data.detector={DETECTOR}", f"data.arcface={RECOGNISER}",
+         f"data.clip_vision={CLIP_VISION}")  # fmt: skip
 
 
 @pytest.mark.slow
-def test_photos_become_a_file_for_sdxl(tmp_path, base, monkeypatch, capsys):
+def test_photos_become_a_picture_of_sdxl(tmp_path, base, executor, monkeypatch, capsys):
     registration.register()
     registration.register_base()
     for opened in ("open_host", "open_registered"):
         monkeypatch.setattr(train, opened, lambda comfy, cpu: None)
-    folder = ([str(base / "models" / "clip_vision")], {".pt"})
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "clip_vision", folder)
+    for kind, folder in {"clip_vision": base / "models" / "clip_vision", "ipadapter": tmp_path}.items():
+        places, suffixes = folder_paths.folder_names_and_paths[kind]
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([*places, str(folder)], {*suffixes, ".pt"}))
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    monkeypatch.setattr(adapter_command, "load_checkpoint", cache(bases.load_checkpoint))
+    make, method = infinite_id.make, adapter_command.METHODS["infinite-id"]
+
+    def make_and_write(*given):
+        fresh = make(*given)
+        adapter_command._write(method, fresh, tmp_path / "untrained.safetensors")
+        return fresh
+
+    monkeypatch.setattr(infinite_id, "make", make_and_write)
     rendered_people.write(tmp_path / "photos", 2)
     checkpoint = str(base / "models" / "checkpoints" / "likeness_builtin_sdxl.ckpt")
-    output = tmp_path / "sdxl.safetensors"
-    given = ("steps=2", "batch=1", "depth=1", "dim=64", "checkpointing=true", "data.size=64", "checkpoint_seconds=600",
-             "data.detector=drawn: miniature", "data.arcface=miniature_arcface.onnx",
-             "data.clip_vision=likeness_builtin_clip_vision_l.pt")  # fmt: skip
-    monkeypatch.setattr(adapter_command, "load_checkpoint", cache(bases.load_checkpoint))
-    settings = [part for each in given for part in ("--set", each)]
+    output = tmp_path / "trained.safetensors"
+    settings = [part for setting in GIVEN for part in ("--set", setting)]
     arguments = ["infinite-id", str(tmp_path / "photos"), checkpoint, str(output), *settings]
     with pytest.raises(
         SetupError, match=r"These settings are for SD1.x \(base = 'SD1.5'\), but .* is SDXL: take the rec"
@@ -41,6 +54,30 @@ def test_photos_become_a_file_for_sdxl(tmp_path, base, monkeypatch, capsys):
     encoded = portraits.load(encoded)
     assert encoded.latents.shape == (4, 4, 8, 8) and encoded.features["clip"].shape == (4, 257, 1024)
     assert 20 < encoded.sides.min() and encoded.sides.max() < 200
+    _, validated = watch.read_log(output.with_suffix(".log.jsonl"))
+    assert validated["validation"] > 0
+    assert output.with_suffix(".validation-00000002.png").is_file()
     adapter = load_adapter(str(output))
     assert (adapter.base, adapter.token_dim, len(adapter.widths)) == ("SDXL", 2048, 70)
-    assert all(torch.isfinite(each).all() for each in adapter.attentions.model.parameters())
+    assert all(torch.isfinite(tensor).all() for tensor in adapter.attentions.model.parameters())
+    adapter_command.load_checkpoint.cache_clear()
+
+    (base / "input" / "likeness_rendered.png").write_bytes((tmp_path / "photos" / "person0" / "0.png").read_bytes())
+    graph = workflow("infinite_id_photo", steps=1)
+    apply, sampler, decode = (only(graph, kind) for kind in ("LikenessApplyImageAdapter", "KSampler", "VAEDecode"))
+    del graph[only(graph, "LikenessInfiniteID")]
+    graph[only(graph, "LikenessExamplePicture")] = node("LoadImage", image="likeness_rendered.png")
+    graph[only(graph, "LikenessLoadFaceDetector")]["inputs"]["detector"] = DETECTOR
+    graph[only(graph, "LikenessLoadFaceEncoder")]["inputs"]["encoder_name"] = RECOGNISER
+    graph[only(graph, "CLIPVisionLoader")]["inputs"]["clip_name"] = CLIP_VISION
+
+    def draw(name=output.name, strength=1.0, model=apply) -> torch.Tensor:
+        graph[only(graph, "LikenessLoadFaceAdapter")]["inputs"]["adapter_name"] = name
+        graph[apply]["inputs"]["strength"] = strength
+        graph[sampler]["inputs"]["model"] = [model, 0]
+        return executor.run(graph)[decode][0]
+
+    pictures = stock, trained, untrained = draw(model="1"), draw(), draw("untrained.safetensors")
+    assert all(picture.shape == (1, 64, 64, 3) and picture.isfinite().all() for picture in pictures)
+    assert not torch.equal(trained, stock) and not torch.equal(trained, untrained)
+    assert torch.equal(draw(strength=0.0), stock)
