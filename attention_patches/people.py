@@ -66,8 +66,8 @@ def apply_people(
 ):
     """Return a clone of `model` that draws each person where its mask [H, W] says.
 
-    The LoRA of a FaceID file acts on the whole image, so that it is added once, not once a person; lora_rows: one of
-    `lora_rows.LORA_ROWS`.
+    The LoRA of a FaceID file acts on the whole image, so that it is added once, with the first person who has a place,
+    not once a person; lora_rows: one of `lora_rows.LORA_ROWS`.
     Raises ValueError for an adapter that makes words, and where adapter, identity and model do not belong together.
     """
     if adapter.kind not in ("fact", "ip-adapter"):
@@ -78,12 +78,13 @@ def apply_people(
     settings = {"strength": strength, "start_percent": start_percent, "end_percent": end_percent}
     if adapter.kind == "ip-adapter":
         settings |= {"clip_vision": clip_vision, "lora_rows": lora_rows}
+    first = next((number for number, mask in enumerate(masks, 1) if mask.any()), 1)
     for number, (person, mask) in enumerate(zip(people, masks), 1):
         try:
             if adapter.kind == "fact":
                 model = _apply_fact(model, adapter, person, mask=mask, **settings)
             else:
-                model = _apply_image(model, adapter, person, mask=mask, lora_strength=float(number == 1), **settings)
+                model = _apply_image(model, adapter, person, mask=mask, lora_strength=float(number == first), **settings)
         except ValueError as error:  # whose it is, the adapter's own words cannot say
             raise ValueError(f"Person {number}: {error}") from error
     return model

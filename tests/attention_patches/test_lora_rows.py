@@ -205,6 +205,13 @@ def test_people_in_places_have_it_once(bench):
     assert len(set(models[IDENTITY].model_patches_models())) == 1
 
 
+def test_a_first_person_without_a_place_leaves_it_to_the_next(bench):
+    people, masks = [PlacedPerson(tiny_ip.face())] * 3, torch.tensor([0.0, 1.0, 1.0])[:, None, None].expand(3, 8, 8)
+    with torch.inference_mode():
+        model = apply_people(bench.model, bench.adapter, people, masks)
+    assert {len(patches) for patches in model.patches.values()} == {1}
+
+
 @pytest.mark.slow
 def test_sdxl():
     bench = Bench("SDXL")
