@@ -84,7 +84,8 @@ def apply_people(
             if adapter.kind == "fact":
                 model = _apply_fact(model, adapter, person, mask=mask, **settings)
             else:
-                model = _apply_image(model, adapter, person, mask=mask, lora_strength=float(number == first), **settings)
+                settings["lora_strength"] = float(number == first)
+                model = _apply_image(model, adapter, person, mask=mask, **settings)
         except ValueError as error:  # whose it is, the adapter's own words cannot say
             raise ValueError(f"Person {number}: {error}") from error
     return model

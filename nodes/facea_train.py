@@ -125,7 +125,7 @@ def _learn(cls, base, photos, task, masks, doubts, options) -> io.NodeOutput:
     bar = comfy.utils.ProgressBar(settings.steps)
     last = 0.0
 
-    def show(progress: loop.Progress, identity) -> None:
+    def show(progress: loop.Progress, now: facea_run.Now) -> None:
         nonlocal last
         comfy.model_management.throw_exception_if_processing_interrupted()
         if time.monotonic() - last < _PAUSE and progress.step < settings.steps:

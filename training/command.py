@@ -10,17 +10,19 @@ from pathlib import Path
 import torch
 
 from ..adapters.facea_file import save_facea
+from ..encoders.face_encoder import FaceEncoder
 from ..faces import detector
 from ..faces.choose import apply_policy
 from ..faces.search import FaceDetector
-from ..graphics import read_image
+from ..faces.types import Faces
 from ..host_process import SetupError
 from ..inpaint.refine import CropStyle
-from . import curve, facea_run, validation
+from . import curve, facea_run, loop, validation
 from .bases import BUILT_IN
 from .distributed import is_main
 from .inpainting import cut_photos
-from .photo_lists import PHOTO_FILES
+from .photo_lists import PHOTO_FILES, LeftOutError, list_of_one
+from .photos import find_faces
 from .progress_line import ProgressLine
 from .settings import check_data, check_paths, check_settings, make_parser, read_config
 from .watch import Watch
@@ -73,45 +75,60 @@ def _train(options: argparse.Namespace) -> None:
     finder = detector.load(data.detector or detector.first_detector(), 0.5, 640)
     style = CropStyle(data.face_share, data.size, expand=data.mask_expand)
     photos = cut_photos(_find_faces(options.photos, finder), task.regions, style)
-    identity_now = None
-    watch = Watch(settings, settings.lr_lora, options.output, lambda path: save_facea(path, identity_now()))
+    look = _Look(options.output, photos.crops, finder, recogniser)
+    validate = look if settings.validate_steps else None
+    watch = Watch(settings, settings.lr_lora, options.output, look.write, validate, best="identity")
 
-    def after_step(progress, identity) -> None:
-        nonlocal identity_now
-        identity_now = identity
+    def after_step(progress: loop.Progress, now: facea_run.Now) -> None:
+        look.now = now
         line(progress)
         watch(progress)
 
-    result = facea_run.learn(base, photos, task, settings, settings.validate_steps, after_step)
+    result = facea_run.learn(base, photos, task, settings, after_step=after_step)
     if is_main():
-        if len(result.previews):
-            _show_previews(options.output, photos.crops, result, settings.validate_steps, finder, recogniser)
         save_facea(options.output, result.identity)
         curve.draw(result.progress.losses, settings.steps).save(options.output.with_suffix(".png"))
         print(f"{facea_run.report(result)}\nwritten to {options.output}", flush=True)
 
 
-def _show_previews(output: Path, crops: torch.Tensor, result: facea_run.Result, every: int, finder, recogniser) -> None:
-    """Write a sheet of what was painted every so many steps, and how like the person it is where that can be said."""
-    images, first = result.previews, result.progress.resumed_at // every + 1
-    scores = {}
-    if recogniser:
-        person = validation.read_face(finder, recogniser, crops)
-        scores["identity"] = [validation.score_likeness(finder, recogniser, person, image) for image in images]
-    labels = [
-        f"step {every * (first + index)}\n{scored}"
-        for index, scored in enumerate(validation.label(scores, len(images)))
-    ]
-    sheet = validation.draw_people(crops, images, labels, "What was painted on the way")
-    sheet.save(output.with_suffix(".validation.png"))
+class _Look:
+    """What is written and painted of a training at a moment, `now`: files, and sheets with the photos' crops [n, S, S,
+    3], which are scored where there is a recogniser.
+    """
+
+    def __init__(self, output: Path, crops: torch.Tensor, finder: FaceDetector, recogniser: FaceEncoder | None):
+        self.output, self.crops, self.finder, self.recogniser = output, crops, finder, recogniser
+        self.person = validation.read_face(finder, recogniser, crops) if recogniser else None
+        self.now: facea_run.Now | None = None
+
+    def write(self, path: Path) -> None:
+        save_facea(path, self.now.identity())
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """Write the sheet of a step and return how like the person it is, by name; nothing where that is not known."""
+        images = self.now.paint()
+        scores = {}
+        if self.recogniser:
+            scores["identity"] = [validation.score_likeness(self.finder, self.recogniser, self.person, images[0])]
+        sheet = validation.draw_people(self.crops, images, validation.label(scores, 1), f"Step {step}")
+        sheet.save(self.output.with_suffix(f".validation-{step:08d}.png"))
+        return {name: score for name, (score,) in scores.items() if score is not None}
 
 
-def _find_faces(folder: Path, finder: FaceDetector) -> list:
-    """Return the largest face of every photo in a folder, as `Faces` of one image each."""
+def _find_faces(folder: Path, finder: FaceDetector) -> list[Faces]:
+    """Return the largest face of every photo in a folder, as `Faces` of one image each; what does not serve is named.
+
+    Raises ValueError where nothing is left.
+    """
     faces = []
-    for file in sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in PHOTO_FILES):
+    for photo in list_of_one(folder):
         try:
-            faces.append(detector.detect_faces(finder, read_image(file)[None]))
-        except ValueError as error:
-            logging.warning("%s is left out: it cannot be read as a picture (%s).", file, error.__cause__)
-    return [apply_policy(photo, "largest", 0, "whole picture") for photo in faces]
+            faces.append(apply_policy(find_faces(photo, finder), "largest", 0, "error"))
+        except LeftOutError as error:
+            logging.warning("%s is left out: %s.", photo.name, error)
+    if not faces:
+        raise ValueError(
+            f"{folder} has no photo with a face to learn from: put photos ({', '.join(PHOTO_FILES)}) of one person "
+            "into it, or choose another face detector."
+        )
+    return faces

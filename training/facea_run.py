@@ -1,11 +1,12 @@
 """From photos to a FaceA identity: prepare once, train, and keep what was learned whatever stops it."""
 
+import contextlib
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import comfy.model_management
 import folder_paths
@@ -112,6 +113,15 @@ class Base:
     vae: object
 
 
+class Now(NamedTuple):
+    """What can be asked of a training after a step: the identity, and the first photo's face painted anew with it, an
+    image [1, S, S, 3].
+    """
+
+    identity: Callable[[], FaceaIdentity]
+    paint: Callable[[], torch.Tensor]
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
     """What a training returns; previews: [m, S, S, 3], one per interval, or m = 0."""
@@ -146,12 +156,12 @@ def learn(
     task: Task,
     settings: Settings,
     preview_every: int = 0,
-    after_step: Callable[[loop.Progress, Callable[[], FaceaIdentity]], None] = lambda progress, identity: None,
+    after_step: Callable[[loop.Progress, Now], None] = lambda progress, now: None,
 ) -> Result:
     """Tune a copy of the UNet on the photos of one person and return the identity; the connected models stay.
 
     preview_every: steps between pictures in which the first photo's face is painted anew; 0 for none. after_step:
-    called after every step with the progress and a function that returns what is learned at that moment.
+    called after every step with the progress and what is learned at that moment.
     A run of the same photos, settings and base that was stopped goes on from its checkpoint in output/facea_training,
     where beside it only the newest of other trainings stay.
     What stops the training, raised by `after_step` or not, comes out of here after the identity of that moment was
@@ -168,10 +178,23 @@ def learn(
         run = _Run(base, task, settings, data, rows)
         progress, latents = loop.Progress(), []
 
+        def preview() -> torch.Tensor:
+            with run.averaged(progress):
+                return run.preview()
+
+        def paint() -> torch.Tensor:
+            latent = preview()
+            with torch.inference_mode():
+                return base.vae.decode(latent)
+
+        now = Now(lambda: run.identity(progress, len(photos.crops)), paint)
+
         def look(progress: loop.Progress) -> None:
             if preview_every and progress.step % preview_every == 0:
-                latents.append(run.preview())
-            after_step(progress, lambda: run.identity(progress, len(photos.crops)))
+                latents.append(preview())
+            after_step(progress, now)
+            if settings.validate_steps and progress.step % settings.validate_steps == 0:
+                comfy.model_management.load_models_gpu(run.patchers, force_full_load=True)  # others may have come
 
         folder = Path(folder_paths.get_output_directory()) / "facea_training"
         checkpoint = folder / f"{_digest(base, photos, task, settings)[:16]}.pt"
@@ -181,7 +204,7 @@ def learn(
             with in_training(run.patchers, run.learned.lora, settings.checkpointing, settings.compile):
                 loop.train(run.groups(), run.loss, settings, run.device, checkpoint, look, progress)
         except BaseException as error:  # the host's interruption is one
-            remark = _save_stopped(run.identity(progress, len(photos.crops)), progress, checkpoint)
+            remark = _save_stopped(now.identity(), progress, checkpoint)
             if comfy.model_management.is_oom(error):
                 comfy.model_management.unload_all_models()  # the host does so for its own kind of error only
             if sentence := _explain(error, settings):
@@ -192,7 +215,7 @@ def learn(
         checkpoint.unlink(missing_ok=True)
     with torch.inference_mode():
         pictures = base.vae.decode(torch.cat(latents)) if latents else photos.crops[:0]
-    return Result(run.identity(progress, len(photos.crops)), progress, pictures)
+    return Result(now.identity(), progress, pictures)
 
 
 class _Run:
@@ -236,6 +259,19 @@ class _Run:
         attributes = (attribute,) if attribute else ATTRIBUTES if self.settings.attribute_loss else ()
         return step_loss(self.model, self.learned, self.data, generator, batch, attributes, attribute is None)
 
+    @contextlib.contextmanager
+    def averaged(self, progress: loop.Progress) -> Iterator[None]:
+        """Let what is learned be its running average for a while, where there is one."""
+        parameters = {name: tensor.data for group in self.groups() for name, tensor in group.parameters.items()}
+        steps = {name: parameters[name].clone() for name in progress.average}
+        for name, average in progress.average.items():
+            parameters[name].copy_(average)
+        try:
+            yield
+        finally:
+            for name, tensor in steps.items():
+                parameters[name].copy_(tensor)
+
     @torch.no_grad()
     def preview(self) -> torch.Tensor:
         """Return the latent [1, c, h, w] of the first photo, its mask painted anew with what was learned so far."""
@@ -257,16 +293,12 @@ class _Run:
     def identity(self, progress: loop.Progress, photos: int) -> FaceaIdentity:
         """Return what is learned at this moment, where there is a running average that."""
         start, learned = self.task.start, self.learned
-        parameters = {name: tensor for group in self.groups() for name, tensor in group.parameters.items()}
-        steps = {name: parameters[name].clone() for name in progress.average}
-        for name, average in progress.average.items():
-            parameters[name].copy_(average)
-        features = {
-            region: tensor.detach().to("cpu", torch.float32, copy=True) for region, tensor in learned.features.items()
-        }
-        lora = state_dict(learned.lora)
-        for name, tensor in steps.items():
-            parameters[name].copy_(tensor)
+        with self.averaged(progress):
+            lora = state_dict(learned.lora)
+            features = {
+                region: tensor.detach().to("cpu", torch.float32, copy=True)
+                for region, tensor in learned.features.items()
+            }
         settings = {name: str(value) for name, value in asdict(self.settings).items() if name not in _NOT_LEARNED}
         settings |= {"steps": str(progress.step), "photos": str(photos)}
         if self.task.attribute:

@@ -1,6 +1,8 @@
 """Train MSID, Face2Diffusion's encoder, on photos or crops of many people; training/README.md has the settings."""
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -81,17 +83,29 @@ def _watch(
     """Return what writes the encoder and tells held-out people apart, if any, while the training goes on."""
     validates = held and is_main()
     pairs = msid.choose_pairs(held[0].people, settings.validation_batches * settings.batch) if validates else None
+    statistics: dict[int, dict] = {}  # of the norms, by the last step of which they were taken
+
+    @contextlib.contextmanager
+    def settled() -> Iterator[msid.Msid]:
+        """Let the network be for a while what is written of this step: averaged, with the norms' statistics its own."""
+        network = module.network
+        with averaged(module, progress):
+            if progress.step in statistics:
+                network.load_state_dict(statistics[progress.step], strict=False)
+            else:
+                msid.settle(network, trained, settings, device)
+                statistics.clear()
+                statistics[progress.step] = {name: tensor.clone() for name, tensor in network.named_buffers()}
+            yield network
 
     def write(path: Path) -> None:
-        with averaged(module, progress):
-            msid.settle(module.network, trained, settings, device)
-            state = {name: tensor.cpu().contiguous() for name, tensor in module.network.state_dict().items()}
+        with settled() as network:
+            state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
             saving.write(path, safetensors.torch.save(state), "Training")  # before the weights are others again
 
     def validate(step: int) -> dict[str, float]:
-        with averaged(module, progress):
-            msid.settle(module.network, trained, settings, device)
-            accuracy = msid.verify(module.network, held[0], pairs, device)
+        with settled() as network:
+            accuracy = msid.verify(network, held[0], pairs, device)
         tqdm.write(
             f"step {step}: {accuracy:.2%} of {len(pairs.same)} pairs of {len(held[0].people.unique())} "
             "held-out people told rightly"

@@ -151,11 +151,22 @@ def _list_folders(folder: Path) -> PhotoList:
         )
     photos = PhotoList(folder)
     for number, person in enumerate(people):
-        with os.scandir(person) as entries:  # a pipe is no file, and would never end
-            names = sorted(entry.name for entry in entries if _is_photo(entry.name) and entry.is_file())
-        for name in names:
+        for name in _list_names(person):
             photos.add(number, f"{person.name}/{name}")
     return photos
+
+
+def list_of_one(folder: Path) -> PhotoList:
+    """Return the photos of one person, as they lie in a folder."""
+    photos = PhotoList(folder)
+    for name in _list_names(folder):
+        photos.add(0, name)
+    return photos
+
+
+def _list_names(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:  # a pipe is no file, and would never end
+        return sorted(entry.name for entry in entries if _is_photo(entry.name) and entry.is_file())
 
 
 def _is_photo(name: str) -> bool:

@@ -249,16 +249,9 @@ def _cut_portrait(
     photo: Photo, detector: FaceDetector, size: int, parser: FaceParser | None, filters: Filters
 ) -> _Portrait:
     """Return the largest face of a photo cut out; raises LeftOutError where the photo does not serve."""
-    try:
-        image = graphics.read_image(photo.open())
-    except LeftOutError:
-        raise
-    except ValueError as error:
-        raise LeftOutError(f"it cannot be read as a picture ({error.__cause__})") from error
-    faces = detect_faces(detector, image[None]).per_image[0]
+    found = find_faces(photo, detector)
+    image, faces = found.images[0], found.per_image[0]
     seen = choose(faces, "largest", 0, tuple(image.shape[:2]))
-    if not seen:
-        raise LeftOutError("no face was found in it")
     if filters.one_face and len(faces) > 1:
         raise LeftOutError(f"{len(faces)} faces were found in it")
     if seen[0].score < filters.min_score:
@@ -271,6 +264,20 @@ def _cut_portrait(
     if filters.min_sharpness and measure_sharpness(portrait.image) < filters.min_sharpness:
         raise LeftOutError(f"its face is blurred: the sharpness is below {filters.min_sharpness:g}")
     return portrait
+
+
+def find_faces(photo: Photo, detector: FaceDetector) -> Faces:
+    """Return a photo with its faces, one at least; raises LeftOutError where it does not serve."""
+    try:
+        image = graphics.read_image(photo.open())
+    except LeftOutError:
+        raise
+    except ValueError as error:
+        raise LeftOutError(f"it cannot be read as a picture ({error.__cause__})") from error
+    faces = detect_faces(detector, image[None])
+    if not faces.per_image[0]:
+        raise LeftOutError("no face was found in it")
+    return faces
 
 
 def measure_sharpness(image: torch.Tensor) -> float:

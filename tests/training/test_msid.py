@@ -62,9 +62,12 @@ def test_stopped_it_goes_on_to_the_same_bits(people, tmp_path, monkeypatch, caps
     for output in (whole, parts):
         output.parent.mkdir()
     trained, learn = [], adapter_command.learn
+    settled, settle = [], msid.settle
     with monkeypatch.context() as looking:
+        looking.setattr(msid, "settle", lambda *given: settled.append(trained[0].step) or settle(*given))
         looking.setattr(adapter_command, "learn", lambda *given: trained.append(given[-1]) or learn(*given))
         assert run(people, whole, *WATCHED) == 0
+    assert settled == [2, 4, 5], "once a step, however many files and numbers come of it"
     average, state = trained[0].average, load_file(whole)
     assert all(torch.equal(tensor, state[name[8:]]) for name, tensor in average.items() if name.startswith("network."))
     assert {int(tensor) for name, tensor in state.items() if "num_batches" in name} == {3}, "its own statistics"

@@ -10,7 +10,7 @@ from likeness.host_process import SetupError
 from likeness.launcher import train
 from likeness.miniature import registration
 from likeness.tests.support import rendered_people
-from likeness.training import watch
+from likeness.training import adapter_command, watch
 from likeness.training.portraits import Portraits
 from likeness.training.validation import choose_rows
 from likeness.weights import folders
@@ -56,9 +56,12 @@ def prepared(in_this_process, people, tmp_path_factory):
 
 @pytest.fixture
 def graph(executor, root, tmp_path, monkeypatch):
-    """What runs a template with a file of `tmp_path` in the place of its own, for one picture in few steps."""
+    """What runs a template with a file of `tmp_path` in the place of its own, for one picture in few steps.
 
-    def run(name: str, file: str, kind: str, loader: str, field: str) -> torch.Tensor:
+    model: the node whose model is sampled with, None for the template's.
+    """
+
+    def run(name: str, file: str, kind: str, loader: str, field: str, model=None, **given) -> torch.Tensor:
         places, suffixes = folder_paths.folder_names_and_paths[kind]
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([*places, str(tmp_path)], suffixes))
         monkeypatch.setattr(folder_paths, "filename_list_cache", {})
@@ -68,6 +71,8 @@ def graph(executor, root, tmp_path, monkeypatch):
             inputs |= {"batch_size": 1} if "batch_size" in inputs else {}
             inputs |= {"steps": 2} if "steps" in inputs else {}
             inputs |= {field: file} if node["class_type"] == loader else {}
+            inputs |= {"model": [model, 0]} if model and node["class_type"] == "KSampler" else {}
+            inputs |= {field: value for field, value in given.items() if field in inputs}
         (saved,) = (node["inputs"]["images"] for node in nodes.values() if node["class_type"] == "SaveImage")
         return executor.run(nodes)[saved[0]][saved[1]]
 
@@ -86,8 +91,17 @@ def check_watched(output, steps) -> list[dict]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", SIZES)
-def test_an_adapter(method, prepared, graph, tmp_path, capsys):
+def test_an_adapter(method, prepared, graph, tmp_path, monkeypatch, capsys):
     output, (kind, *sizes) = tmp_path / f"{method}.safetensors", SIZES[method]
+    how = adapter_command.METHODS[method]
+    make = how.trainer.make
+
+    def make_and_write(*given):
+        fresh = make(*given)
+        adapter_command._write(how, fresh, tmp_path / "untrained.safetensors")
+        return fresh
+
+    monkeypatch.setattr(how.trainer, "make", make_and_write)
     given = options(*WATCHED, *HELD_OUT, "best=identity", *sizes)
     assert train.main([method, str(prepared), "miniature", str(output), *given], None) == 0
     assert "1 process, batch 2: 2 samples a step" in capsys.readouterr().out
@@ -95,9 +109,18 @@ def test_an_adapter(method, prepared, graph, tmp_path, capsys):
     assert all(entry["validation"] > 0 and -1 <= entry["identity"] < 0.9 for entry in entries)
     assert output.with_suffix(".best.safetensors").is_file()
     assert Image.open(output.with_suffix(".validation-00000002.png")).size[0] > 300
-    name = f"miniature_{method.replace('-', '_')}"
-    picture = graph(name, output.name, kind, "LikenessLoadFaceAdapter", "adapter_name")
+
+    def draw(file: str, **given) -> torch.Tensor:
+        name = f"miniature_{method.replace('-', '_')}"
+        return graph(name, file, kind, "LikenessLoadFaceAdapter", "adapter_name", **given)
+
+    picture = draw(output.name)
     assert picture.shape == (1, 384, 384, 3) and picture.isfinite().all() and picture.std() > 0.02
+    assert not torch.equal(picture, draw("untrained.safetensors"))
+    if method != "face2diffusion":  # whose words have no strength
+        apply, stock = "10", draw(output.name, model="1")
+        assert torch.equal(draw(output.name, model=apply, strength=0.0), stock)
+        assert not torch.equal(draw(output.name, model=apply, strength=1.0), stock)
 
 
 @pytest.mark.slow
@@ -108,15 +131,23 @@ def test_a_person_and_an_attribute_of_another(people, in_this_process, graph, tm
     assert train.main(["facea", str(people / "person0"), "miniature", str(output), *given], None) == 0
     told = capsys.readouterr().out
     assert "1 process, batch 1: 1 samples a step" in told and f"written to {output}" in told
-    check_watched(output, [1, 2])
-    assert output.with_suffix(".validation.png").is_file() and load_facea(output).word == "man"
+    first, last = check_watched(output, [1, 2])
+    assert output.with_suffix(".validation-00000002.png").is_file() and load_facea(output).word == "man"
+    best = output.with_suffix(f".step-0000000{1 if first['identity'] >= last['identity'] else 2}.safetensors")
+    assert output.with_suffix(".best.safetensors").read_bytes() == best.read_bytes()
     transfer = options("attribute=nose", f"start={output}", "batch=1")
     assert (
         train.main(["facea", str(people / "person1"), "miniature", str(other), *transfer, "--set", "steps=1"], None)
         == 0
     )
     assert load_facea(other).settings["transferred"] == "nose"
-    assert graph("miniature_facea", output.name, "facea", "LikenessLoadFaceAIdentity", "identity_name").isfinite().all()
+
+    def draw(file: str) -> torch.Tensor:
+        return graph("miniature_facea", file, "facea", "LikenessLoadFaceAIdentity", "identity_name")
+
+    pictures = [draw(file) for file in (output.name, "out.step-00000001.safetensors", other.name)]
+    assert all(picture.isfinite().all() and picture.std() > 0.02 for picture in pictures)
+    assert len({picture.numpy().tobytes() for picture in pictures}) == 3, "two steps, one, another's nose"
 
 
 def test_an_attribute_wants_a_person(people, in_this_process, tmp_path):
