@@ -91,12 +91,13 @@ def test_stopped_it_goes_on_to_the_same_bits(people, tmp_path, monkeypatch, caps
 
 @pytest.mark.slow
 def test_photos_become_an_encoder_whose_words_draw_a_picture(base, executor, tmp_path, monkeypatch):
-    rendered_people.write(tmp_path / "photos", 3)
+    rendered_people.write(tmp_path / "photos", 6)
     output = base / "models" / "face2diffusion" / "trained_msid.safetensors"
     output.parent.mkdir(parents=True, exist_ok=True)
-    given = ("dim=96", "steps=2", "data.detector=drawn: miniature", "data.size=96")
+    given = ("dim=96", "steps=2", "data.detector=drawn: miniature", "data.size=96", "validate_steps=2", "held_out=0.7")
     assert run(tmp_path / "photos", output, *given) == 0
-    assert shards.read_manifest(output.with_suffix(".crops"))["people"] == 3
+    assert shards.read_manifest(output.with_suffix(".crops"))["people"] == 6
+    assert 0 <= watch.read_log(output.with_suffix(".log.jsonl"))[-1]["accuracy"] <= 1
     tensors = load_file(output)
     assert tensors["norms.layer_3.0.running_var"].dtype == torch.float32
     assert tensors["norms.layer_0.0.num_batches_tracked"] == 3

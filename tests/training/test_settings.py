@@ -1,6 +1,5 @@
 """Settings as the train commands read them: one reader for all, with ranges, and one sentence for what is wrong."""
 
-import os
 import re
 import subprocess
 import sys
@@ -8,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from likeness.faces.types import Faces
+import torch
 from likeness.inpaint.refine import CropStyle
 from likeness.launcher import train
 from likeness.training import adapter_command, command
@@ -17,9 +16,9 @@ from likeness.training.facea_run import PersonSettings
 from likeness.training.facea_run import Settings as FaceaSettings
 from likeness.training.fact import FactSettings
 from likeness.training.infinite_id import InfiniteIdSettings
+from likeness.training.inpainting import Photos
 from likeness.training.msid import MsidSettings
 from likeness.training.settings import check_data, check_settings, read_config
-from PIL import Image
 
 KINDS = (FactSettings, Face2DiffusionSettings, InfiniteIdSettings, FaceaSettings)
 
@@ -120,7 +119,7 @@ def test_a_person_s_training_reads_config_and_options(tmp_path, monkeypatch):
 
     assert "a.ckpt cannot be read as a checkpoint (EOFError): fetch it again" in run()
     monkeypatch.setattr("comfy.sd.load_checkpoint_guess_config", lambda file: (None,) * 4)
-    assert "There is no photo to learn from" in run("--set", "checkpointing=true")
+    assert "has no photo with a face to learn from: put photos (.png, .jpg, " in run("--set", "checkpointing=true")
     assert "checkpointing must be true or false, not 'ja'." in run("--set", "checkpointing=ja")
     assert "lr_lora must be more than 0, not -1." in run("--set", "lr_lora=-1")
     assert "--set needs NAME=VALUE" in run("--set", "steps")
@@ -130,9 +129,11 @@ def test_a_person_s_training_reads_config_and_options(tmp_path, monkeypatch):
     )
 
     cut, trained = [], []
-    monkeypatch.setattr(command, "cut_photos", lambda faces, regions, style: cut.append(style))
+    monkeypatch.setattr(command, "_find_faces", lambda folder, finder: [])
+    crops = Photos(torch.zeros(0, 8, 8, 3), {})
+    monkeypatch.setattr(command, "cut_photos", lambda faces, regions, style: cut.append(style) or crops)
 
-    def learn(base, photos, task, settings, preview_every, after_step):
+    def learn(base, photos, task, settings, after_step):
         trained.append(settings)
         raise ValueError("not today")
 
@@ -178,16 +179,3 @@ def test_what_can_be_trained_is_asked_first(capsys):
     out, err = capsys.readouterr()
     assert "miniature" in out and "--word" not in out, "help of all, not of facea"
     assert "required: what" in err and "'bogus'" in err
-
-
-def test_a_person_s_unreadable_pictures_are_left_out_and_named(tmp_path, caplog, monkeypatch):
-    from likeness.faces import detector
-
-    Image.new("RGB", (32, 32)).save(tmp_path / "1.png")
-    (tmp_path / "2.png").write_bytes(b"no picture")
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(tmp_path / "3.png")  # which never ends
-    seen = []
-    monkeypatch.setattr(detector, "detect_faces", lambda finder, images: seen.append(images) or Faces(images, ((),)))
-    assert len(command._find_faces(tmp_path, None)) == 1 == len(seen)
-    assert "2.png is left out: it cannot be read as a picture" in caplog.text

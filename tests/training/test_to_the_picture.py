@@ -1,6 +1,8 @@
 """Every trainer from photos to a picture, in the drawn world: prepared, trained, validated, loaded in a graph."""
 
 import json
+import os
+import shutil
 
 import folder_paths
 import pytest
@@ -124,12 +126,25 @@ def test_an_adapter(method, prepared, graph, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_person_and_an_attribute_of_another(people, in_this_process, graph, tmp_path, monkeypatch, capsys):
+def test_a_person_and_an_attribute_of_another(people, in_this_process, graph, tmp_path, monkeypatch, capsys, caplog):
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "host"))
     output, other = tmp_path / "out.safetensors", tmp_path / "other.safetensors"
+    mine = shutil.copytree(people / "person0", tmp_path / "mine")
+    (mine / "broken.png").write_bytes(b"no picture")
+    Image.new("RGB", (64, 64), "gray").save(mine / "empty.png")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(mine / "pipe.png")
     given = options(*WATCHED, "validate_steps=1", "rank=2", "batch=1", "word=man", "ema=0.5")
-    assert train.main(["facea", str(people / "person0"), "miniature", str(output), *given], None) == 0
+    with pytest.raises(SetupError, match="has no photo with a face to learn from: put photos .* of one person into it"):
+        train.main(["facea", str(people), "miniature", str(output), *given], None)
+    assert train.main(["facea", str(mine), "miniature", str(output), *given], None) == 0
     told = capsys.readouterr().out
+    left_out = [record.getMessage() for record in caplog.records if "is left out" in record.getMessage()]
+    assert [line.partition(" (")[0].rpartition("/")[2] for line in left_out] == [
+        "broken.png is left out: it cannot be read as a picture",
+        "empty.png is left out: no face was found in it.",
+    ]
+    assert load_facea(output).settings["photos"] == "2"
     assert "1 process, batch 1: 1 samples a step" in told and f"written to {output}" in told
     first, last = check_watched(output, [1, 2])
     assert output.with_suffix(".validation-00000002.png").is_file() and load_facea(output).word == "man"
