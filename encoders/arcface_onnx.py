@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 
 from ..patcher import manage
 from ..weights import trial
-from ..weights.files import file_sha256
+from ..weights.files import hash_once
 from .agreement import cosines
 from .face_encoder import FaceEncoder
 from .onnx_file import OnnxGraph, read_onnx
@@ -46,7 +46,7 @@ def load_recogniser(path: str) -> FaceEncoder:
             patcher = _manage_torch(name, graph)
     except UnknownOperationError:
         patcher = _manage_session(path, graph)
-    encoder = FaceEncoder(KINDS[width], name, file_sha256(path), patcher, CROP)
+    encoder = FaceEncoder(KINDS[width], name, hash_once(path), patcher, CROP)
     _check_sight(encoder)
     return encoder
 

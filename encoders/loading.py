@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..patcher import manage_small
-from ..weights.files import file_sha256
+from ..weights.files import hash_once
 from ..weights.reading import build_network, read_state_dict
 from .arcface_onnx import load_recogniser
 from .deep3d import COEFFICIENTS, Regressor, RegressorSizes
@@ -36,7 +36,7 @@ def load_encoder(path: str) -> FaceEncoder:
     name = Path(path).name
     if "cls_token" in state_dict and any(key.startswith("norms.layer_") for key in state_dict):
         patcher = _build(name, "MSID", msid, state_dict)
-        return FaceEncoder("msid", name, file_sha256(path), patcher, patcher.model.crop_size)
+        return FaceEncoder("msid", name, hash_once(path), patcher, patcher.model.crop_size)
     missing = [key for key in TRANSFACE_KEYS if key not in state_dict]
     if missing or "cls_token" in state_dict:
         why = f"the tensor '{missing[0]}' is missing" if missing else "it has a class token, which TransFace has not"
@@ -44,7 +44,7 @@ def load_encoder(path: str) -> FaceEncoder:
             f"{name} is not a TransFace encoder: {why}. Nor is it MSID, which has 'cls_token' and 'norms.layer_2'. "
             "Choose another file in Load Face Encoder."
         )
-    return FaceEncoder("transface", name, file_sha256(path), _build(name, "TransFace", transface, state_dict))
+    return FaceEncoder("transface", name, hash_once(path), _build(name, "TransFace", transface, state_dict))
 
 
 def load_expression_encoder(path: str) -> ExpressionEncoder:
@@ -79,7 +79,7 @@ def load_eva(path: str) -> tuple:
             "EVA02_CLIP_L_336_psz14_s6B.pt in Load PuLID Encoder."
         )
     patcher = _build(name, "EVA02-CLIP", lambda weights: manage_small(Eva02, Eva02Sizes.of(weights), weights), weights)
-    return patcher, name, file_sha256(path)
+    return patcher, name, hash_once(path)
 
 
 def transface(state_dict: dict):

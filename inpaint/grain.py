@@ -15,16 +15,19 @@ _SIGMA, _REACH = 2.0, 6  # pixels, of the blur
 _ROUNDING = 1e-6
 
 
-def match_grain(image: torch.Tensor, original: torch.Tensor, amount: float, seed: int) -> torch.Tensor:
+def match_grain(
+    image: torch.Tensor, original: torch.Tensor, amount: float, seed: int, blocks: torch.Tensor | None = None
+) -> torch.Tensor:
     """Return `image` with the grain of `original`, both [H, W, 3] in 0..1, where the two differ.
 
         x <- x + a sqrt(1 - v_painted / v_original) n      n: blocks of the original's grain, v: their mean square
 
-    amount: a, 0 and up. Pixels that are equal stay so to the last bit, as does all of an image that has grain enough.
+    amount: a, 0 and up. blocks: `find_grain` of the original, where that is known. Pixels that are equal stay so to the
+    last bit, as does all of an image that has grain enough.
     """
     changed = ((image - original).abs().amax(dim=-1) > _ROUNDING)[..., None]
-    blocks = _find_grain(original, torch.ones_like(changed))
-    painted = _find_grain(image, changed)
+    blocks = find_grain(original) if blocks is None else blocks
+    painted = find_grain(image, changed)
     if not len(blocks) or not len(painted):
         return image
     lacking = 1 - painted.square().mean() / blocks.square().mean().clamp(min=1e-12)
@@ -34,8 +37,9 @@ def match_grain(image: torch.Tensor, original: torch.Tensor, amount: float, seed
     return torch.where(changed, grained, image)
 
 
-def _find_grain(image: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """Return the grain [n, 8, 8, 3] of the flattest blocks of an image that lie whole in `where` [H, W, 1]."""
+def find_grain(image: torch.Tensor, where: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the grain [n, 8, 8, 3] of the flattest blocks of an image that lie in `where` [H, W, 1], if given."""
+    where = torch.ones_like(image[..., :1]) if where is None else where
     smooth = _blur(image)
     grain, smooth, where = (_cut_blocks(part) for part in (image - smooth, smooth, where.float()))
     mean, unrest = smooth.mean(dim=(1, 2, 3)), (smooth.amax(dim=(1, 2)) - smooth.amin(dim=(1, 2))).sum(dim=-1)

@@ -9,7 +9,7 @@ import comfy.model_patcher
 import torch
 
 from ..patcher import manage_small
-from ..weights.files import file_sha256
+from ..weights.files import hash_once
 from ..weights.reading import build_network, read_state_dict
 from . import dino, inception
 from .crops import fit_shorter_side, from_bytes, to_bytes
@@ -68,4 +68,4 @@ def load_image_network(path: str | Path) -> ImageNetwork:
     weights = {key: tensor for key, tensor in state_dict.items() if not key.startswith(unused)}
     message = f"{name} looks like {kind} but its tensors do not fit together"
     patcher = build_network(message, lambda: manage_small(network, of(weights), weights))
-    return ImageNetwork(kind, name, file_sha256(path), patcher)
+    return ImageNetwork(kind, name, hash_once(path), patcher)

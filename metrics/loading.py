@@ -5,7 +5,7 @@ from pathlib import Path
 from ..encoders.face_encoder import FaceEncoder
 from ..encoders.loading import load_encoder
 from ..patcher import manage_small
-from ..weights.files import file_sha256
+from ..weights.files import hash_once
 from ..weights.reading import build_network, read_state_dict
 from . import adaface, facenet, sphereface
 from .crops import align_in_image, cut_boxes
@@ -59,4 +59,4 @@ def _load(path: str, kind: str, family: str, network, state_dict: dict, module) 
     weights = {key: tensor for key, tensor in state_dict.items() if not key.startswith(module.UNUSED_KEYS)}
     message = f"{name} looks like {family} but its tensors do not fit together"
     patcher = build_network(message, lambda: manage_small(network, shapes_of(weights), weights))
-    return FaceEncoder(kind, name, file_sha256(path), patcher, module.CROP, align)
+    return FaceEncoder(kind, name, hash_once(path), patcher, module.CROP, align)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from ..patcher import manage
-from ..weights.files import file_sha256
+from ..weights.files import hash_once
 from ..weights.reading import build_network, read_state_dict
 from .crops import fit_shorter_side, from_bytes, squash, to_bytes
 from .scores import image_embeddings, text_embedding
@@ -151,7 +151,7 @@ def load_text_image(folder: str | Path) -> TextImageNetwork:
     patcher = build_network(f"{weights_file.name} in '{folder}' does not fit its config.json", build)
     tokenizer = _load_tokenizer(kind, folder, transformers)
     side = patcher.model.network.config.vision_config.image_size
-    return TextImageNetwork(kind, folder.name, file_sha256(weights_file), patcher, tokenizer, side)
+    return TextImageNetwork(kind, folder.name, hash_once(weights_file), patcher, tokenizer, side)
 
 
 def _read_config(file: Path) -> dict:

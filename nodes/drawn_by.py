@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from ..encoders.face_encoder import FaceEncoder
 from ..encoders.identity_file import find_identity
 from ..encoders.identity_format import read_header
-from ..weights.files import file_sha256
+from ..weights.files import hash_once
 from .identity import ENCODER_FILES
 from .inputs import weight_path
 from .pulid import RECOGNISER_FILES
@@ -58,4 +58,4 @@ def _is_read(scorer: FaceEncoder, node: dict) -> bool:
     if not isinstance(inputs.get(name), str):  # no such loader, or one whose file another node names
         return False
     path = weight_path(files, inputs[name])
-    return path.replace("\\", "/").rsplit("/", 1)[-1] == scorer.name and file_sha256(path) == scorer.sha256
+    return path.replace("\\", "/").rsplit("/", 1)[-1] == scorer.name and hash_once(path) == scorer.sha256

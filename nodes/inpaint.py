@@ -5,7 +5,7 @@ from comfy_api.latest import io
 
 from ..faces.detector import as_rgb
 from ..inpaint import fact_crop, paste
-from ..inpaint.grain import match_grain
+from ..inpaint.grain import find_grain, match_grain
 from .inputs import check_mask, colour_match, crop_size, face_share, feather
 from .sockets import FaceCropType, FacesType
 
@@ -170,7 +170,8 @@ class MatchGrain(io.ComfyNode):
                 "connect the pictures that went into the node that painted, as large as they came out."
             )
         pairs = zip(as_rgb(image), as_rgb(original).expand(len(image), -1, -1, -1))
-        grained = [match_grain(painted, before, amount, frame) for frame, (painted, before) in enumerate(pairs)]
+        blocks = find_grain(as_rgb(original)[0]) if len(original) == 1 else None  # of one for all, measured once
+        grained = [match_grain(painted, before, amount, frame, blocks) for frame, (painted, before) in enumerate(pairs)]
         return io.NodeOutput(torch.stack(grained))
 
 

@@ -18,7 +18,7 @@ from server import PromptServer
 
 from ..encoders import identity_format
 from ..weights import folders, licences, manifest, needs
-from ..weights.files import file_sha256
+from ..weights.files import hash_once
 
 KEY = "likeness"  # of the text in a PNG file, and in the request
 SWITCH = "LIKENESS_PROVENANCE"  # an environment variable: 0 turns it off for all of a server
@@ -54,7 +54,6 @@ _KEEPING = {
 _PHOTOS = ("LoadImage", "LikenessExamplePicture", "LoadImageOutput")
 _PATIENCE = 1  # seconds that a request waits for hashes; a large file's is ready long before a picture is saved
 _reader = futures.ThreadPoolExecutor(1)
-_hashes: dict[tuple, futures.Future] = {}  # by path, time and size
 
 
 def describe(prompt: dict[str, dict]) -> dict | None:
@@ -145,13 +144,10 @@ def _read_encoder(path: str) -> str | None:
 
 
 def _hash(record: dict, path: str) -> futures.Future:
-    """Have a file's hash written into a record; each file is read once, and one after the other."""
-    state = os.stat(path)
-    key = (path, state.st_mtime_ns, state.st_size)
-    if key not in _hashes:
-        _hashes[key] = _reader.submit(file_sha256, path)
-    _hashes[key].add_done_callback(lambda future: future.exception() or record.update(sha256=future.result()))
-    return _hashes[key]
+    """Have a file's hash written into a record; one file is read after the other."""
+    reading = _reader.submit(hash_once, path)
+    reading.add_done_callback(lambda done: done.exception() or record.update(sha256=done.result()))
+    return reading
 
 
 def attach(request: dict) -> dict:

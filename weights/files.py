@@ -1,6 +1,8 @@
 """What the first bytes of a file say that was meant to hold weights, and its fingerprint. Standard library only."""
 
+import functools
 import hashlib
+import os
 from pathlib import Path
 
 HEAD = 64  # bytes that are enough to tell
@@ -29,3 +31,14 @@ def file_sha256(path: str | Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def hash_once(path: str | Path) -> str:
+    """Return `file_sha256` of a file that this process reads again only where its time or size has changed."""
+    state = os.stat(path)
+    return _hash(str(path), state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=1000)
+def _hash(path: str, time: int, size: int) -> str:
+    return file_sha256(path)

@@ -5,6 +5,7 @@ hooks into it. It predicts v on SD's noise schedule. The text encoders are CLIP'
 Files are float16; what runs is in the precision that the host chooses, float32 on the CPU.
 """
 
+import logging
 from pathlib import Path
 
 import comfy.clip_vision
@@ -203,7 +204,9 @@ class MiniatureVAE(comfy.sd.VAE):
     """The host's VAE around an `Autoencoder`, which the host does not know; it computes in float32."""
 
     def __init__(self, weights: dict[str, torch.Tensor]):
+        logging.disable(logging.WARNING)  # the host would warn that it has no weights
         super().__init__(sd={})  # sets up everything but the network
+        logging.disable(logging.NOTSET)
         self.latent_channels = CHANNELS
         self.upscale_ratio = self.downscale_ratio = SHRINK
         self.device = comfy.model_management.vae_device()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from likeness.inpaint.grain import match_grain
+from likeness.inpaint.grain import find_grain, match_grain
 from likeness.tests.support.executor import GraphError
 
 SIDE, STRENGTH = 128, 0.05
@@ -45,7 +45,9 @@ def test_the_painted_part_gets_it_and_nothing_else_changes(picture):
     neighbours = (added[1:] * added[:-1]).mean() / added.square().mean()
     assert neighbours > 0.15, "coarse grain stays coarse"
     assert torch.equal(result, match_grain(painted, original, 1.0, 0))
-    assert not torch.equal(result, match_grain(painted, original, 1.0, 1)), "frames differ"
+    other = match_grain(painted, original, 1.0, 1)
+    assert not torch.equal(result, other), "frames differ"
+    assert torch.equal(other, match_grain(painted, original, 1.0, 1, find_grain(original))), "measured before"
     half = (match_grain(painted, original, 0.5, 0) - painted)[FACE]
     assert torch.allclose(half, added / 2, atol=1e-6)
 

@@ -144,7 +144,7 @@ def test_a_person_and_an_attribute_of_another(people, in_this_process, graph, tm
         "broken.png is left out: it cannot be read as a picture",
         "empty.png is left out: no face was found in it.",
     ]
-    assert load_facea(output).settings["photos"] == "2"
+    assert load_facea(output).settings["photos"] == "2" and "No VAE weights" not in caplog.text
     assert "1 process, batch 1: 1 samples a step" in told and f"written to {output}" in told
     first, last = check_watched(output, [1, 2])
     assert output.with_suffix(".validation-00000002.png").is_file() and load_facea(output).word == "man"

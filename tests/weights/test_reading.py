@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from likeness.weights import files
 from likeness.weights.reading import read_state_dict
 
 MAPS = Path("/proc/self/maps")
@@ -269,3 +270,12 @@ def test_empty_file_and_folder(tmp_path):
 def test_other_contents_are_refused(tmp_path, content, summary):
     torch.save(content, tmp_path / "a.pt")
     assert f"holds {summary}, but tensors by name (a state dict) are needed" in refusal(tmp_path / "a.pt")
+
+
+def test_a_file_that_stays_as_it_is_is_hashed_once(tmp_path, monkeypatch):
+    path, reads, read = tmp_path / "a.bin", [], files.file_sha256
+    monkeypatch.setattr(files, "file_sha256", lambda path: reads.append(path) or read(path))
+    path.write_bytes(b"one")
+    first = [files.hash_once(path), files.hash_once(str(path))]
+    path.write_bytes(b"three")
+    assert files.hash_once(path) == read(path) != first[0] == first[1] and len(reads) == 2
