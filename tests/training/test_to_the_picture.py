@@ -11,7 +11,7 @@ from likeness.adapters.facea_file import load_facea
 from likeness.host_process import SetupError
 from likeness.launcher import train
 from likeness.miniature import registration
-from likeness.tests.support import rendered_people
+from likeness.tests.support import rendered_people, tiny_text_image
 from likeness.training import adapter_command, watch
 from likeness.training.portraits import Portraits
 from likeness.training.validation import choose_rows
@@ -104,11 +104,17 @@ def test_an_adapter(method, prepared, graph, tmp_path, monkeypatch, capsys):
         return fresh
 
     monkeypatch.setattr(how.trainer, "make", make_and_write)
+    if method == "fact":  # with a CLIP as it is published, of random weights
+        tiny_text_image.make_clip(tmp_path / "clip-tiny")
+        _, suffixes = folder_paths.folder_names_and_paths["image_metrics"]
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, "image_metrics", ([str(tmp_path)], suffixes))
+        sizes.append("text_scorer=clip-tiny/model.safetensors")
     given = options(*WATCHED, *HELD_OUT, "best=identity", *sizes)
     assert train.main([method, str(prepared), "miniature", str(output), *given], None) == 0
     assert "1 process, batch 2: 2 samples a step" in capsys.readouterr().out
     entries = check_watched(output, [1, 2])
     assert all(entry["validation"] > 0 and -1 <= entry["identity"] < 0.9 for entry in entries)
+    assert all(("text" in entry) == (method == "fact") and -1 <= entry.get("text", 0) <= 1 for entry in entries)
     assert output.with_suffix(".best.safetensors").is_file()
     assert Image.open(output.with_suffix(".validation-00000002.png")).size[0] > 300
 
