@@ -4,12 +4,12 @@ import contextlib
 import json
 import os
 import threading
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ..weights.files import write_whole
 from .run import RunError
 
 NAME = "manifest.jsonl"
@@ -44,12 +44,7 @@ class Ledger:
     def save(self, name: str, data: bytes) -> str:
         """Write a file, whole or not at all, in the place of one of the same name; return its path below the folder."""
         path = self.folder / FILES / name
-        temporary = path.with_name(f"{uuid.uuid4().hex}.part")
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_whole(path, data)
         return path.relative_to(self.folder).as_posix()
 
 

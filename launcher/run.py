@@ -16,6 +16,7 @@ import aiohttp
 
 from .. import source_label
 from ..host_process import BASE, SetupError
+from ..weights.files import write_whole
 from . import hosting
 from .client import Client, GraphError, Prompt
 from .progress import print_line, progress_line, title_of
@@ -315,7 +316,5 @@ def save(data: bytes, out: Path, subfolder: str, name: str) -> Path:
         number += 1
         path = path.with_stem(f"{stem} ({number})")
     if not path.exists():
-        part = path.with_name(f"{path.name}.part")
-        part.write_bytes(data)
-        part.replace(path)
+        write_whole(path, data)
     return path

@@ -5,13 +5,12 @@ what came from what. Commas lead the lines, so that any line may be deleted by h
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from . import manifest, paths
 from .errors import FetchError, disk_errors
-from .files import file_sha256
+from .files import file_sha256, write_whole
 
 OK, RECORDED, UNKNOWN, WRONG, MISSING = "ok", "recorded", "not published", "WRONG", "missing"
 NAME = "likeness-weights.lock.json"
@@ -71,12 +70,7 @@ def add(root: Path, records: dict[str, Record]) -> None:
         for path, record in sorted({**read(root), **records}.items()):
             values = {key: value for key, value in asdict(record).items() if value is not None}
             lines.append(f",{json.dumps(path)}: {json.dumps(values)}")
-        temporary = file.with_name(f"{NAME}.part")
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write("\n".join([*lines, "}\n"]))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
+        write_whole(file, "\n".join([*lines, "}\n"]).encode())
 
 
 def guard(root: Path, path: str):

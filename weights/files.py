@@ -1,8 +1,14 @@
-"""What the first bytes of a file say that was meant to hold weights, and its fingerprint. Standard library only."""
+"""What the first bytes of a file say that was meant to hold weights, its fingerprint, and how one is written whole.
 
+Standard library only.
+"""
+
+import contextlib
 import functools
 import hashlib
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 HEAD = 64  # bytes that are enough to tell
@@ -42,3 +48,24 @@ def hash_once(path: str | Path) -> str:
 @functools.lru_cache(maxsize=1000)
 def _hash(path: str, time: int, size: int) -> str:
     return file_sha256(path)
+
+
+@contextlib.contextmanager
+def written_beside(path: Path, data: bytes) -> Iterator[Path]:
+    """Lend a file beside `path` that holds `data`, safe on the disk, to be moved there; afterwards it is gone."""
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")  # several processes may write into one folder
+    try:
+        with part.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield part
+    finally:
+        with contextlib.suppress(OSError):  # it is gone where all went well, and unreachable where its folder is
+            part.unlink()
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file, which holds the whole of `data` or what it held before, whatever happens in between."""
+    with written_beside(path, data) as part:
+        os.replace(part, path)

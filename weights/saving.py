@@ -5,11 +5,12 @@ import itertools
 import os
 import re
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import folder_paths
+
+from .files import written_beside
 
 _STALE = 3600  # seconds after which nobody writes a file any more
 # Windows forbids these in names, and files are carried from one system to another; the last are halves of characters.
@@ -62,20 +63,11 @@ def write(path: str | Path, data: bytes, writer: str, new: bool = False) -> str:
     free. Returns where the file is. Raises OSError with a sentence that begins with `writer`.
     """
     path = Path(path)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")  # servers may save into one folder
-    try:
-        with _explain_failure(path, writer):
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            if new:
-                path = _take_number(temporary, path)
-            else:
-                os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):  # it is gone where all went well, and unreachable where its folder is
-            temporary.unlink()
+    with _explain_failure(path, writer), written_beside(path, data) as part:
+        if new:
+            path = _take_number(part, path)
+        else:
+            os.replace(part, path)
     return str(path)
 
 

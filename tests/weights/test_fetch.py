@@ -303,7 +303,7 @@ def test_a_disk_too_full_for_the_last_step_keeps_the_download(here, server, monk
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checking.os, "replace", full)
+        patch.setattr(os, "replace", full)
         patch.setattr(safetensors.torch, "save_file", full)
         patch.setattr(fetch.shutil, "copyfileobj", full)
         assert here.fetch() == 1
