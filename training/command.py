@@ -116,7 +116,8 @@ class _Look:
 
 
 def _find_faces(folder: Path, finder: FaceDetector) -> list[Faces]:
-    """Return the largest face of every photo in a folder, as `Faces` of one image each; what does not serve is named.
+    """Return the largest face of every photo in a folder, as `Faces` of one image each; print which is which, and what
+    does not serve.
 
     Raises ValueError where nothing is left.
     """
@@ -126,6 +127,9 @@ def _find_faces(folder: Path, finder: FaceDetector) -> list[Faces]:
             faces.append(apply_policy(find_faces(photo, finder), "largest", 0, "error"))
         except LeftOutError as error:
             logging.warning("%s is left out: %s.", photo.name, error)
+            continue
+        if is_main():
+            print(f"photo {len(faces)}: {photo.name}", flush=True)
     if not faces:
         raise ValueError(
             f"{folder} has no photo with a face to learn from: put photos ({', '.join(PHOTO_FILES)}) of one person "

@@ -23,7 +23,7 @@ def input_channels(latents: type[comfy.latent_formats.LatentFormat]) -> int:
 
 CHANNELS = input_channels(comfy.latent_formats.SD15)
 _LATENTS = [comfy.latent_formats.SD15]
-_LEAVE = "Leave this photo out, or connect a mask of your own."
+_LEAVE = "Leave this photo out or, in a graph, connect a mask of your own."
 
 
 def register_latents(latents: type[comfy.latent_formats.LatentFormat]) -> None:

@@ -145,6 +145,7 @@ def test_a_person_and_an_attribute_of_another(people, in_this_process, graph, tm
         train.main(["facea", str(people), "miniature", str(output), *given], None)
     assert train.main(["facea", str(mine), "miniature", str(output), *given], None) == 0
     told = capsys.readouterr().out
+    assert f"photo 2: {mine}/1.png" in told
     left_out = [record.getMessage() for record in caplog.records if "is left out" in record.getMessage()]
     assert [line.partition(" (")[0].rpartition("/")[2] for line in left_out] == [
         "broken.png is left out: it cannot be read as a picture",
