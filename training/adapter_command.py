@@ -46,7 +46,7 @@ from .settings import (
     make_parser,
     read_config,
 )
-from .watch import Watch, averaged, mean_loss
+from .watch import Watch, averaged, check_board, mean_loss
 
 
 class AdapterTraining(NamedTuple):
@@ -180,6 +180,7 @@ def _train(options: argparse.Namespace) -> None:
         )
     check_paths(options.photos, options.checkpoint, options.output, "an SD1.x", BUILT_IN)
     validation.check(settings)
+    check_board(settings, options.output)
     scorers = validation.load_scorers(settings.face_scorer, settings.text_scorer)
     line = ProgressLine(settings)
     take = _take_prepared if (options.photos / shards.MANIFEST).is_file() else _take_photos

@@ -25,7 +25,7 @@ from .photo_lists import PHOTO_FILES, LeftOutError, list_of_one
 from .photos import find_faces
 from .progress_line import ProgressLine
 from .settings import check_data, check_paths, check_settings, make_parser, read_config
-from .watch import Watch
+from .watch import Watch, check_board
 
 
 def main(arguments: list[str]) -> int:
@@ -63,6 +63,7 @@ def _train(options: argparse.Namespace) -> None:
     person = check_settings(facea_run.PersonSettings, values)
     settings = facea_run.Settings(**{field.name: getattr(person, field.name) for field in fields(facea_run.Settings)})
     check_paths(options.photos, options.checkpoint, options.output, "an SD inpainting", BUILT_IN)
+    check_board(settings, options.output)
     task = facea_run.read_task(person)
     recogniser, _ = validation.load_scorers(settings.face_scorer)
     line = ProgressLine(settings)

@@ -17,7 +17,7 @@ from .distributed import is_main
 from .face_crops import CropSet, find_crops
 from .progress_line import ProgressLine
 from .settings import check_data, check_output, check_settings, make_parser, read_config
-from .watch import Watch, averaged
+from .watch import Watch, averaged, check_board
 
 
 def main(arguments: list[str]) -> int:
@@ -49,6 +49,7 @@ def _train(options: argparse.Namespace) -> None:
     if not options.photos.exists():
         raise ValueError(f"There is no folder {options.photos} with photos.")
     check_output(options.output)
+    check_board(settings, options.output)
     line = ProgressLine(settings)
     crops = _take_crops(options, about_data, split)
     trained, *held = msid.hold_out(crops, settings.held_out) if settings.validate_steps else [crops]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .. import graphics
-from ..encoders.clip_vision import clip_features
+from ..encoders.clip_vision import encode_images, encode_nothing
 from ..encoders.expression import ExpressionEncoder
 from ..encoders.face_encoder import FaceEncoder
 from ..faces.align import align_faces
@@ -209,7 +209,7 @@ def clip_states(album: Album, clip_vision, face: str = CLIP_FACES[0], batch: int
     """
     chosen = (album.select(slice(start, start + batch)) for start in range(0, len(album), batch))
     parts = (align_faces(faces, _CLIP_SIDE) if face == "aligned" else faces.images for faces in chosen)
-    return torch.cat([clip_features(clip_vision, tensor, "last").features.to("cpu", torch.float16) for tensor in parts])
+    return torch.cat([encode_images(clip_vision, tensor, "last").to("cpu", torch.float16) for tensor in parts])
 
 
 def align_crops(album: Album) -> torch.Tensor:
@@ -220,7 +220,7 @@ def align_crops(album: Album) -> torch.Tensor:
 @torch.no_grad()
 def clip_of_nothing(clip_vision) -> torch.Tensor:
     """Return the last hidden states [m, d] of an empty picture."""
-    return clip_features(clip_vision, torch.zeros(1, 8, 8, 3), "last").negative[0]
+    return encode_nothing(clip_vision, "last")[0]
 
 
 @torch.inference_mode()

@@ -95,13 +95,17 @@ def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _open_board(output: Path):
-    """Return what writes for TensorBoard; raise ValueError where it is not installed."""
-    if importlib.util.find_spec("tensorboard") is None:
+def check_board(settings: WatchedSettings, output: Path) -> None:
+    """Raise ValueError where TensorBoard is wanted and not installed, before anything long has begun."""
+    if settings.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ValueError(
             "tensorboard = true needs TensorBoard, which is not installed: run 'python -m pip install tensorboard' "
-            f"with this Python, or leave the setting out; {output.with_suffix('.log.jsonl')} holds the same numbers."
+            f"with this Python, or leave the setting out; {output.with_suffix('.log.jsonl')} has the same numbers."
         )
+
+
+def _open_board(output: Path):
+    """Return what writes for TensorBoard."""
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(output.with_suffix(".tensorboard")))

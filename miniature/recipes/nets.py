@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...encoders.clip_vision import clip_features
+from ...encoders.clip_vision import encode_images
 from ...encoders.deep3d import EXPRESSION, Regressor
 from ...encoders.msid import Msid, MsidSizes
 from ...encoders.transface import TransFace, TransFaceSizes
@@ -192,7 +192,7 @@ def _make_reader(name: str):
     if name == "clip":
         _, vision = miniature.load_pair(OUTPUT)
         save_tensors("clip_nothing", {"nothing": photos.clip_of_nothing(vision)})
-        return lambda indices: clip_features(vision, dataset.images(indices).float() / 255, "last").features
+        return lambda indices: encode_images(vision, dataset.images(indices).float() / 255, "last")
     if name == "expression":
         network = Regressor(expression.SIZES)
         network.load_state_dict(load_tensors(name))

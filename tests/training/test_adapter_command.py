@@ -252,6 +252,7 @@ def test_nobody_left_to_train_on_is_refused(people, tmp_path):
 def test_tensorboard_is_asked_for_only_where_it_is_installed(people, tmp_path, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find(name))
+    monkeypatch.setattr(photos, "read", lambda *_: pytest.fail("photos were read"))
     with pytest.raises(SetupError, match="tensorboard = true needs TensorBoard, which is not installed"):
         run("fact", people, tmp_path / "out.safetensors", "--set", "tensorboard=true")
 
