@@ -411,9 +411,9 @@ def load_networks(data: Data, base: LoadedBase) -> Networks:
                 raise ValueError(f"{file} is no {name} encoder but of the kind {encoder.kind}: name another in [data].")
             encoders.append(encoder)
     estimated = f"Masks estimated from points: no face parser is used ({_PARSER} in models/face_parsing)."
-    if is_main():
-        print(f"Masks by {data.parser}." if data.parser else estimated, flush=True)
     files = data.files
+    if is_main() and files:  # MSID's aligned crops need no masks
+        print(f"Masks by {data.parser}." if data.parser else estimated, flush=True)
     return Networks(
         detector.load(data.detector, 0.5, 640),
         load_parser(data.parser) if data.parser else None,

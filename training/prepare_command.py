@@ -261,7 +261,7 @@ def _report(output: Path, files: PhotoList, count: int) -> None:
         print(f"  {times} left out: {reason}", flush=True)
     if total:
         _draw_left_out(files, reasons, shown).save((output / LEFT_OUT).with_suffix(".png"))
-        print(f"  which, is in {output / LEFT_OUT}, and some in the picture beside it", flush=True)
+        print(f"  {output / LEFT_OUT} says which, the picture beside it shows some", flush=True)
     if total == len(files):
         raise ValueError("No photo serves to train with: choose another face detector, or photos with faces.")
 

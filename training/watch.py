@@ -23,7 +23,7 @@ class Watch:
     """What `loop.train` is to call after every step; of several processes the main one writes.
 
     lr: the learning rate, for the log. output: the file to be; beside it lie NAME.log.jsonl, a line every `log_steps`
-    steps, NAME.png, numbered snapshots NAME.step-00001000.safetensors and, where there is a validation,
+    steps and at the end, NAME.png, numbered snapshots NAME.step-00001000.safetensors and, where there is a validation,
     NAME.best.safetensors. write: writes what is learned as it is to a path. validate: called with the step, returns
     numbers by name, for the log; None for no validation. best: of these the one that chooses the best file: the lowest
     loss, "validation", or the highest score.
@@ -51,8 +51,8 @@ class Watch:
             self._open(progress.resumed_at)
         settings, step = self.settings, progress.step
         entry = {}
-        if _is_due(step, settings.log_steps):
-            losses = progress.losses[-settings.log_steps :]
+        if settings.log_steps and (step % settings.log_steps == 0 or step == settings.steps):
+            losses = progress.losses[-(step % settings.log_steps or settings.log_steps) :]
             entry |= {"loss": sum(losses) / len(losses), "lr": self.lr * lr_factor(settings, step - 1)}
         if self.validate and (_is_due(step, settings.validate_steps) or step == settings.steps):
             entry |= self.validate(step)

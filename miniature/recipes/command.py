@@ -41,7 +41,8 @@ PARTS = {
 def main(arguments: list[str]) -> int:
     """Run the parts named, or all in their order; each says how far it is."""
     parser = argparse.ArgumentParser(prog="likeness.py train miniature", description=__doc__)
-    parser.add_argument("part", nargs="*", choices=[[], *PARTS], help=f"in this order: {', '.join(PARTS)}")
+    text = f"in this order: {', '.join(PARTS)}"
+    parser.add_argument("part", nargs="*", choices=[[], *PARTS], metavar="PART", help=text)
     parser.add_argument(
         "--steps", type=int, help="instead of the recipe's, for decoder, base, inpainting and the adapters"
     )

@@ -163,6 +163,7 @@ def test_a_person_and_an_attribute_of_another(people, in_this_process, graph, tm
         == 0
     )
     assert load_facea(other).settings["transferred"] == "nose"
+    assert [entry["step"] for entry in watch.read_log(other.with_suffix(".log.jsonl"))] == [1], "the last, at least"
 
     def draw(file: str) -> torch.Tensor:
         return graph("miniature_facea", file, "facea", "LikenessLoadFaceAIdentity", "identity_name")
