@@ -2,18 +2,21 @@
 
 import atexit
 import contextlib
+import functools
 import importlib.util
 import os
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import comfy.model_management
 import torch
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    from accelerate import Accelerator, PartialState
 
+Content = TypeVar("Content")
+_PATIENCE = timedelta(days=7)
 
 _SHARDING = {
     "FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED", "Megatron": "ACCELERATE_USE_MEGATRON_LM",
@@ -23,6 +26,11 @@ _SHARDING = {
 def get_rank() -> int:
     """Return which of the processes that were started to train together this one is, from 0."""
     return int(os.environ.get("RANK", 0))
+
+
+def is_first_here() -> bool:
+    """Return whether this process is the first on its machine: the one that writes what each machine needs."""
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0
 
 
 def is_main() -> bool:
@@ -50,15 +58,58 @@ def describe_batch(batch: int, accumulate: int) -> str:
 
 @contextlib.contextmanager
 def main_first() -> Iterator[None]:
-    """Let the main process go first, however long it takes, and the others when it is done."""
+    """Let the main process go first, however long it takes, then the first one of every other machine, then the rest.
+
+    So what each finds missing on its disk is made once, whether the machines have a disk in common or not.
+    """
     if count_processes() == 1:
         yield
         return
+    with join().main_process_first(), join().local_main_process_first():
+        yield
+
+
+@functools.cache
+def join() -> "PartialState":
+    """Return accelerate's view of the processes that train together, of which this one is then one.
+
+    They wait for each other however long it takes: for photos to be encoded, or for a validation. Raises
+    ModuleNotFoundError where accelerate is not installed, RuntimeError where it was told to divide networks.
+    """
+    if importlib.util.find_spec("accelerate") is None:
+        raise ModuleNotFoundError(
+            f"This is one of {count_processes()} processes (WORLD_SIZE) that are to train together, for which "
+            "accelerate is needed and not installed: run 'python -m pip install accelerate' with this Python, or start "
+            "one process alone."
+        )
+    for name, variable in _SHARDING.items():
+        if os.environ.get(variable, "").lower() in ("1", "true"):
+            raise RuntimeError(
+                f"accelerate was told to train with {name}, which divides a network among processes. Here each has "
+                "all, and only gradients are shared: start with 'accelerate launch --multi_gpu', without a config "
+                f"of {name}'s; for less memory set checkpointing = true."
+            )
     from accelerate import PartialState
 
     cpu = comfy.model_management.get_torch_device().type == "cpu"
-    with PartialState(cpu=cpu, timeout=timedelta(days=7)).main_process_first():
-        yield
+    state = PartialState(cpu=cpu, timeout=_PATIENCE, **_find_store())
+    atexit.register(state.destroy_process_group)  # a process that ends with its group still there may be aborted
+    return state
+
+
+def _find_store() -> dict:
+    """Return what torch is to find the other processes by after a restart (--max_restarts); else nothing.
+
+    The launcher keeps the addresses of the processes that were killed (torch 2.13, both of its rendezvous), and one
+    that finds them there before the new ones calls in vain: so those of each start have names of their own. Of several
+    machines each counts its own starts, so that these do not agree.
+    """
+    start, machines = (os.environ.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "GROUP_WORLD_SIZE"))
+    if start in ("", "0") or machines != "1" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return {}
+    store = torch.distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=_PATIENCE)
+    prefixed = torch.distributed.PrefixStore(f"start {start}", store)
+    return {"store": prefixed, "rank": get_rank(), "world_size": count_processes()}
 
 
 @torch.no_grad()
@@ -80,25 +131,13 @@ def share(accelerator: "Accelerator", parameters: list[torch.nn.Parameter], loss
 
 def find_accelerator(device: torch.device) -> "Accelerator | None":
     """Return accelerate's view of the processes that train together; None where this one is alone."""
-    count = int(os.environ.get("WORLD_SIZE", 1))
+    count = count_processes()
     if count == 1:
         return None
-    if importlib.util.find_spec("accelerate") is None:
-        raise ModuleNotFoundError(
-            f"This is one of {count} processes (WORLD_SIZE) that are to train together, for which accelerate is needed "
-            "and not installed: run 'python -m pip install accelerate' with this Python, or start one process alone."
-        )
-    for name, variable in _SHARDING.items():
-        if os.environ.get(variable, "").lower() in ("1", "true"):
-            raise RuntimeError(
-                f"accelerate was told to train with {name}, which divides a network among processes. Here each has "
-                "all, and only gradients are shared: start with 'accelerate launch --multi_gpu', without a config "
-                f"of {name}'s; for less memory set checkpointing = true."
-            )
+    join()
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=device.type == "cpu")
-    atexit.register(accelerator.end_training)  # a process that ends with its group still there may be aborted
     if accelerator.num_processes != count:
         raise RuntimeError(
             f"{count} processes were started (WORLD_SIZE), but accelerate knows of {accelerator.num_processes}: start "
@@ -118,16 +157,27 @@ def check_device(accelerator: "Accelerator", parameters: dict[str, torch.nn.Para
             )
 
 
-def from_main(content: dict) -> dict:
+def from_main(content: Content) -> Content:
     """Return in every process what the main process has of `content`."""
+    if count_processes() == 1:
+        return content
+    join()
     from accelerate.utils import broadcast_object_list
 
     return broadcast_object_list([content])[0]
 
 
+def gather(items: list[Content]) -> list[Content]:
+    """Return the items of all processes, in the order of these, when the last one has come as far as this."""
+    if count_processes() == 1:
+        return items
+    join()
+    from accelerate.utils import gather_object
+
+    return gather_object(items)
+
+
 def wait_for_all() -> None:
     """Wait until all processes have come as far as this, however long it takes."""
     if count_processes() > 1:
-        from accelerate import PartialState
-
-        PartialState().wait_for_everyone()
+        join().wait_for_everyone()

@@ -10,6 +10,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, get_args, get_origin
 
+from .distributed import is_main
+
 Checked = TypeVar("Checked")
 
 
@@ -143,9 +145,11 @@ def check_paths(folder: Path, checkpoint: str, output: Path, kind: str, words: I
 
 
 def check_output(output: Path) -> None:
-    """Raise ValueError or OSError where a training cannot write its file."""
+    """Raise ValueError or OSError where a training cannot write its file; of several processes the main one does."""
     if output.suffix != ".safetensors":
         raise ValueError(f"The file to write must be called something.safetensors, not {output.name}.")
+    if not is_main():
+        return
     try:
         with tempfile.TemporaryFile(dir=output.parent):
             pass

@@ -227,9 +227,11 @@ def find_shards(folder: Path, manifest: dict, split: bool = False) -> list[Path]
     if split:
         files = take_own(files, get_rank(), count_processes())
     if missing := [file.name for file in files if not file.is_file()]:
+        parts = count_processes() > 1 and not split
         raise ValueError(
             f"{len(missing)} of {len(files)} shards are missing in {folder}, the first is {missing[0]}: run "
-            "'likeness.py prepare' again, which makes what is missing."
+            "'likeness.py prepare' again, which makes what is missing"
+            f"{', or, where each machine has a part of the shards, train with --set data.split=true' * parts}."
         )
     return files
 

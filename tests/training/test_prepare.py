@@ -143,11 +143,13 @@ def test_stopped_at_any_photo_it_goes_on_to_the_same_shards(at, people, prepared
 @pytest.mark.slow
 def test_several_processes_write_the_same_shards(people, prepared, tmp_path, monkeypatch):
     again = tmp_path / "again"
-    monkeypatch.setattr(prepare_command, "main_first", lambda: open(os.devnull))
+    for told in "from_main", "gather":
+        monkeypatch.setattr(prepare_command, told, lambda content: content)
     monkeypatch.setattr(prepare_command, "wait_for_all", lambda: None)
     monkeypatch.setenv("WORLD_SIZE", "3")
     for rank in range(3):
         monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
         monkeypatch.setattr(prepare_command, "_report", lambda *given: None)
         run(people, again)
     names = {name for name in contents(prepared) if not name.startswith("left_out.")}
