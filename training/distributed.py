@@ -5,6 +5,8 @@ import contextlib
 import functools
 import importlib.util
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
@@ -98,18 +100,38 @@ def join() -> "PartialState":
 
 
 def _find_store() -> dict:
-    """Return what torch is to find the other processes by after a restart (--max_restarts); else nothing.
+    """Return by what torch is to find the other processes where they may be started again (--max_restarts).
 
-    The launcher keeps the addresses of the processes that were killed (torch 2.13, both of its rendezvous), and one
-    that finds them there before the new ones calls in vain: so those of each start have names of their own. Of several
-    machines each counts its own starts, so that these do not agree.
+    The launcher's store keeps the addresses of processes that were killed (torch 2.13, with both rendezvous): one that
+    reads them before the new ones have written theirs calls in vain. So every start writes under a name of its own.
     """
-    start, machines = (os.environ.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "GROUP_WORLD_SIZE"))
-    if start in ("", "0") or machines != "1" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    restarts, shared = (os.environ.get(f"TORCHELASTIC_{name}") for name in ("MAX_RESTARTS", "USE_AGENT_STORE"))
+    if restarts in (None, "0") or shared != "True":
         return {}
     store = torch.distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=_PATIENCE)
-    prefixed = torch.distributed.PrefixStore(f"start {start}", store)
-    return {"store": prefixed, "rank": get_rank(), "world_size": count_processes()}
+    rank, count = get_rank(), count_processes()
+    start = torch.distributed.PrefixStore(name_start(store, rank, count), store)
+    return {"store": start, "rank": rank, "world_size": count}
+
+
+def name_start(store: "torch.distributed.Store", rank: int, count: int) -> str:
+    """Return the same new name in all of `count` processes, of which those that were killed wrote into `store` too.
+
+    Process 0 tells its name to whoever calls, by the caller's own new name, until all have answered to it.
+    """
+    name = uuid.uuid4().hex
+    if rank:
+        store.set(f"call {rank}", name)
+        start = store.get(name).decode()
+        store.set(f"{start} {rank}", "")
+        return start
+    others = range(1, count)
+    while not store.check([f"{name} {other}" for other in others]):
+        for other in others:
+            if store.check([f"call {other}"]):
+                store.set(store.get(f"call {other}").decode(), name)
+        time.sleep(0.1)
+    return name
 
 
 @torch.no_grad()
