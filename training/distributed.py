@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Content = TypeVar("Content")
 _PATIENCE = timedelta(days=7)
+_MESSAGE = 16_000_000  # numbers
 
 _SHARDING = {
     "FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED", "Megatron": "ACCELERATE_USE_MEGATRON_LM",
@@ -136,19 +137,32 @@ def name_start(store: "torch.distributed.Store", rank: int, count: int) -> str:
 
 @torch.no_grad()
 def share(accelerator: "Accelerator", parameters: list[torch.nn.Parameter], loss: float) -> float:
-    """Give the parameters the mean of all processes' gradients, in one message, and return the mean of their losses.
+    """Give the parameters the mean of all processes' gradients, and return the mean of their losses.
 
     Where a process has no gradient it counts as 0; where none has one, there stays none.
     """
-    # Fused optimisers take it for granted that a gradient lies in memory as its parameter does: so it is filled anew.
-    gradients = [torch.zeros_like(tensor) if tensor.grad is None else tensor.grad for tensor in parameters]
-    numbers = torch.tensor([loss, *(tensor.grad is not None for tensor in parameters)]).to(gradients[0])
-    message = torch.cat([tensor.flatten() for tensor in (*gradients, numbers)])
-    *means, numbers = accelerator.reduce(message, "mean").split([tensor.numel() for tensor in (*gradients, numbers)])
-    loss, *shares = numbers.tolist()
-    for parameter, gradient, mean, some in zip(parameters, gradients, means, shares):
-        parameter.grad = gradient.copy_(mean.view_as(gradient)) if some else None
+    numbers = torch.tensor([loss, *(tensor.grad is not None for tensor in parameters)], device=accelerator.device)
+    loss, *shares = accelerator.reduce(numbers, "mean").tolist()
+    for some in _divide([parameter for parameter, share in zip(parameters, shares) if share]):
+        # Fused optimisers take it for granted that a gradient lies in memory as its parameter: so it is filled anew.
+        gradients = [torch.zeros_like(tensor) if tensor.grad is None else tensor.grad for tensor in some]
+        message = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
+        means = message.split([gradient.numel() for gradient in gradients])
+        for parameter, gradient, mean in zip(some, gradients, means):
+            parameter.grad = gradient.copy_(mean.view_as(gradient))
     return loss
+
+
+def _divide(parameters: list[torch.nn.Parameter]) -> Iterator[list[torch.nn.Parameter]]:
+    """Yield the parameters in parts whose gradients are shared in one message: few, and small beside the gradients."""
+    part: list[torch.nn.Parameter] = []
+    for parameter in parameters:
+        if part and sum(tensor.numel() for tensor in (*part, parameter)) > _MESSAGE:
+            yield part
+            part = []
+        part.append(parameter)
+    if part:
+        yield part
 
 
 def find_accelerator(device: torch.device) -> "Accelerator | None":
