@@ -194,13 +194,22 @@ def check_device(accelerator: "Accelerator", parameters: dict[str, torch.nn.Para
 
 
 def from_main(content: Content) -> Content:
-    """Return in every process what the main process has of `content`."""
+    """Return in every process what the main process has of `content`, its tensors, sent one by one, on the CPU."""
     if count_processes() == 1:
         return content
-    join()
-    from accelerate.utils import broadcast_object_list
+    device = join().device
+    from accelerate.utils import broadcast_object_list, recursively_apply
 
-    return broadcast_object_list([content])[0]
+    outline = recursively_apply(lambda tensor: tensor.to("meta"), content) if is_main() else None
+    (outline,) = broadcast_object_list([outline])
+
+    def send(tensor: torch.Tensor) -> torch.Tensor:
+        """Return the main process's tensor: what is given there, and of which only the shape is known elsewhere."""
+        sent = tensor.to(device).contiguous() if is_main() else torch.empty(tensor.shape, dtype=tensor.dtype).to(device)
+        torch.distributed.broadcast(sent, 0)
+        return tensor if is_main() else sent.cpu()
+
+    return recursively_apply(send, content if is_main() else outline)
 
 
 def gather(items: list[Content]) -> list[Content]:
