@@ -205,7 +205,7 @@ def from_main(content: Content) -> Content:
 
     def send(tensor: torch.Tensor) -> torch.Tensor:
         """Return the main process's tensor: what is given there, and of which only the shape is known elsewhere."""
-        sent = tensor.to(device).contiguous() if is_main() else torch.empty(tensor.shape, dtype=tensor.dtype).to(device)
+        sent = tensor.to(device).contiguous() if is_main() else torch.empty_like(tensor, device=device).contiguous()
         torch.distributed.broadcast(sent, 0)
         return tensor if is_main() else sent.cpu()
 
