@@ -156,6 +156,15 @@ def test_several_processes_write_the_same_shards(people, prepared, tmp_path, mon
     assert {name: contents(again)[name] for name in names} == {name: contents(prepared)[name] for name in names}
 
 
+def test_machines_that_differ_are_told_before_anything_is_written(people, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_command, "from_main", lambda content: content | {"photos": "others", "size": 64})
+    data = adapter_command.Data(48, "a detector", {})
+    task = prepare_command.Task(data, None, True, photos.Filters())
+    with pytest.raises(ValueError, match="would not prepare alike: they differ in photos, size. Give all"):
+        prepare_command._begin(tmp_path, photo_lists.list_photos(people), task)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("method", ["fact", "infinite-id"])
 def test_a_training_reads_them(method, prepared, tmp_path, monkeypatch):
     output = tmp_path / "out.safetensors"
