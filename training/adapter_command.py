@@ -31,7 +31,7 @@ from ..weights import folders, saving
 from . import curve, face2diffusion, fact, infinite_id, loop, photos, portraits, shards, validation
 from .adapter_loop import train_adapter
 from .bases import BUILT_IN, BuiltInBase, load_checkpoint
-from .distributed import is_main, main_first
+from .distributed import from_main, is_main, main_first
 from .frozen import freeze
 from .photo_lists import list_tars
 from .progress_line import ProgressLine
@@ -183,16 +183,16 @@ def _train(options: argparse.Namespace) -> None:
     scorers = validation.load_scorers(settings.face_scorer, settings.text_scorer)
     line = ProgressLine(settings)
     take = _take_prepared if (options.photos / shards.MANIFEST).is_file() else _take_photos
-    base, encoded, more, label, count = take(options, settings, method, about_data, built_in)
-    watched = portraits.hold_out(encoded, settings.held_out, count) if settings.validate_steps else [encoded]
+    base, encoded, more, label, people = take(options, settings, method, about_data, built_in)
+    watched = portraits.hold_out(encoded, settings.held_out, people) if settings.validate_steps else [encoded]
     comfy.model_management.unload_all_models()  # the base model needs the room
     fixed = freeze(base.model, base.clip, settings.precision, settings.checkpointing, settings.compile)
     progress = loop.Progress()
     module = method.trainer.make(fixed, watched[0], settings)
     validate = None
-    if settings.validate_steps:
+    if settings.validate_steps and is_main():
         loss, gallery = method.trainer.make_loss(fixed, module, watched[1], *more, settings), None
-        if settings.validation_pictures and is_main():
+        if settings.validation_pictures:
             finder, data = detector.load(label, 0.5, 640), (watched[1], *more)
             gallery = validation.Gallery(
                 method.trainer, fixed, base.vae, data, settings, options.output, finder, *scorers
@@ -253,7 +253,7 @@ def _take_photos(options: argparse.Namespace, settings: AdapterSettings, method:
 
 
 def _take_prepared(options: argparse.Namespace, settings: AdapterSettings, method: AdapterTraining, about_data, _):
-    """Return the same of photos that `likeness.py prepare` encoded; where they are split, how many people there are.
+    """Return the same of photos that `likeness.py prepare` encoded; where they are split, the main process's people.
 
     Raises ValueError where they are for another training.
     """
@@ -274,8 +274,8 @@ def _take_prepared(options: argparse.Namespace, settings: AdapterSettings, metho
         print(f"{len(encoded)} photos of {len(counts)} people, in {options.photos}", flush=True)
         if single := int((counts == 1).sum()):
             print(f"{single} people have one photo only, which cannot be paired with another of them", flush=True)
-    more, count = more if "clip_vision" in method.networks else [], manifest["people"] if split else None
-    return base, encoded, more, manifest["data"]["detector"], count
+    more, people = more if "clip_vision" in method.networks else [], encoded.people.unique()
+    return base, encoded, more, manifest["data"]["detector"], from_main(people) if split else people
 
 
 def check_prepared(folder: Path, manifest: dict, about_data: dict) -> None:

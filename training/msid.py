@@ -122,13 +122,13 @@ class Epochs:
         return torch.cat(parts)
 
 
-def hold_out(crops: CropSet, share: float) -> tuple[CropSet, CropSet]:
-    """Return the crops to train on, whose people are counted anew, and those of people who are held out.
+def hold_out(crops: CropSet, share: float, people: torch.Tensor) -> tuple[CropSet, CropSet]:
+    """Return the crops to train on, whose people are counted anew, and those of a share of `people`, who are held out.
 
     Raises ValueError where nobody would be left.
     """
     held = torch.zeros(crops.count, dtype=torch.bool)
-    held[choose_held_out(torch.arange(crops.count), share)] = True
+    held[choose_held_out(people, share)] = True
     numbers, rows = (~held).cumsum(0) - 1, (~held[crops.people]).nonzero()[:, 0]
     trained = crops.select(rows)
     trained = CropSet(numbers[trained.people], int((~held).sum()), trained.fetch)

@@ -110,13 +110,12 @@ def _select(tensor, rows: torch.Tensor):
     return tensor[rows] if isinstance(tensor, torch.Tensor) else tensor.select(rows)
 
 
-def hold_out(portraits: Portraits, share: float, count: int | None = None) -> tuple[Portraits, Portraits]:
+def hold_out(portraits: Portraits, share: float, people: torch.Tensor | None = None) -> tuple[Portraits, Portraits]:
     """Return the portraits to train on, and those of a share of the people, one at least, always the same ones.
 
-    count: of all people, where these are a part of them and their numbers below it. Raises ValueError where nobody
-    would be left.
+    people: of whom they are chosen, None for all. Raises ValueError where nobody would be left.
     """
-    people = portraits.people.unique() if count is None else torch.arange(count)
+    people = portraits.people.unique() if people is None else people
     held = torch.isin(portraits.people, choose_held_out(people, share))
     return portraits.select((~held).nonzero()[:, 0]), portraits.select(held.nonzero()[:, 0])
 
