@@ -140,22 +140,6 @@ def test_stopped_at_any_photo_it_goes_on_to_the_same_shards(at, people, prepared
     assert contents(again) == contents(prepared) and all(file.stat().st_mtime_ns == times[file] for file in whole)
 
 
-@pytest.mark.slow
-def test_several_processes_write_the_same_shards(people, prepared, tmp_path, monkeypatch):
-    again = tmp_path / "again"
-    for told in "from_main", "gather":
-        monkeypatch.setattr(prepare_command, told, lambda content: content)
-    monkeypatch.setattr(prepare_command, "wait_for_all", lambda: None)
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    for rank in range(3):
-        monkeypatch.setenv("RANK", str(rank))
-        monkeypatch.setenv("LOCAL_RANK", str(rank))
-        monkeypatch.setattr(prepare_command, "_report", lambda *given: None)
-        run(people, again)
-    names = {name for name in contents(prepared) if not name.startswith("left_out.")}
-    assert {name: contents(again)[name] for name in names} == {name: contents(prepared)[name] for name in names}
-
-
 def test_machines_that_differ_are_told_before_anything_is_written(people, tmp_path, monkeypatch):
     monkeypatch.setattr(prepare_command, "from_main", lambda content: content | {"photos": "others", "size": 64})
     data = adapter_command.Data(48, "a detector", {})
