@@ -12,8 +12,6 @@ from pathlib import Path
 
 import torch
 
-DRAWN = {"detector": "drawn: miniature", "size": 96}  # how the photos of rendered people are read
-
 
 def load_bench() -> None:
     """Import the pack and the host as the tests do."""
@@ -60,11 +58,12 @@ def killed_twice(rank: int, folder: Path) -> dict:
 def divide_photos(people: Path, folder: Path) -> None:
     """Prepare photos into a folder of this machine's own, and train MSID on the shards that are there."""
     from likeness.miniature import registration
+    from likeness.tests.support import rendered_people
     from likeness.training import msid_command, prepare_command
 
     registration.register()
     prepare_command.SHARD = 4
-    prepare_command.prepare(people, folder / "prepared", None, [prepare_command.MSID], DRAWN)
+    prepare_command.prepare(people, folder / "prepared", None, [prepare_command.MSID], rendered_people.DATA)
     sizes = "steps=2", "batch=2", "dim=32", "depth=2", "taps=[0, 1]", "patch=14", "data.split=true"
     settings = [part for each in sizes for part in ("--set", each)]
     msid_command.main([str(folder / "prepared"), str(folder / "out" / "msid.safetensors"), *settings])

@@ -7,6 +7,8 @@ from likeness.miniature.world.dataset import SetRecipe
 from likeness.miniature.world.draw import draw
 from PIL import Image
 
+DATA = {"detector": "drawn: miniature", "size": 96}  # how they are read
+
 
 def write(folder: Path, people: int, photos: int = 2) -> Path:
     """Write so many photos of each person, 96 pixels wide and numbered through, and return the folder."""

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from likeness.miniature import registration
-from likeness.tests.support import loop_processes, rendered_people
+from likeness.tests.support import rendered_people
 from likeness.training import facea_run, loop, prepare_command
 from likeness.training.curve import draw, outline
 from likeness.training.distributed import describe_batch, name_start
@@ -529,7 +529,7 @@ def test_machines_without_a_common_disk_prepare_and_train(processes, tmp_path, m
     _, (main, other), printed = processes
     monkeypatch.setattr(prepare_command, "SHARD", 4)
     registration.register()
-    prepare_command.prepare(main / "people", tmp_path, None, [prepare_command.MSID], loop_processes.DRAWN)
+    prepare_command.prepare(main / "people", tmp_path, None, [prepare_command.MSID], rendered_people.DATA)
 
     def read(folder, number):
         return {file.name: file.read_bytes() for file in folder.glob(f"shard-{number:06d}.*")}
