@@ -155,12 +155,13 @@ def share(accelerator: "Accelerator", parameters: list[torch.nn.Parameter], loss
 
 def _divide(parameters: list[torch.nn.Parameter]) -> Iterator[list[torch.nn.Parameter]]:
     """Yield the parameters in parts whose gradients are shared in one message: few, and small beside the gradients."""
-    part: list[torch.nn.Parameter] = []
+    part, size = [], 0
     for parameter in parameters:
-        if part and sum(tensor.numel() for tensor in (*part, parameter)) > _MESSAGE:
+        if part and size + parameter.numel() > _MESSAGE:
             yield part
-            part = []
+            part, size = [], 0
         part.append(parameter)
+        size += parameter.numel()
     if part:
         yield part
 

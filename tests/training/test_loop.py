@@ -21,7 +21,7 @@ import pytest
 import torch
 from likeness.miniature import registration
 from likeness.tests.support import rendered_people
-from likeness.training import facea_run, loop, prepare_command
+from likeness.training import distributed, facea_run, loop, prepare_command
 from likeness.training.curve import draw, outline
 from likeness.training.distributed import describe_batch, name_start
 from likeness.training.loop import Group, Progress, StoppedError, make_stream, train
@@ -441,6 +441,14 @@ def test_a_start_is_named_by_those_that_live():
         names = list(pool.map(lambda rank: name_start(store, rank, 3), (0, 1, 2)))
         again = list(pool.map(lambda rank: name_start(store, rank, 3), (2, 1, 0)))
     assert len(set(names)) == len(set(again)) == 1 and names[0] != again[0]
+
+
+def test_gradients_are_shared_in_few_messages_that_stay_small(monkeypatch):
+    monkeypatch.setattr(distributed, "_MESSAGE", 10)
+    given = [torch.nn.Parameter(torch.zeros(size)) for size in (4, 6, 1, 20, 3, 3)]
+    parts = list(distributed._divide(given))
+    assert [[len(each) for each in part] for part in parts] == [[4, 6], [1], [20], [3, 3]]
+    assert list(map(id, sum(parts, []))) == list(map(id, given))
 
 
 def launch(folders, *options, count=2, more=(), succeeds=True):
