@@ -11,9 +11,8 @@ def list_shapes(size: int, cell: int) -> tuple[Shape, ...]:
     Their sides are multiples of a sixteenth of `size`, or what whole latents of `cell` pixels leave of it.
     """
     step = max(size // 16 // cell, 1) * cell
-    narrow = [
-        (size * size // width // step * step, width) for width in range(-(-size // 2 // step) * step, size + 1, step)
-    ]
+    widths = range(-(-size // 2 // step) * step, size + 1, step)
+    narrow = [(size * size // width // step * step, width) for width in widths]
     return (*narrow, *((width, height) for height, width in reversed(narrow) if height != width))
 
 
@@ -26,7 +25,7 @@ def choose_shape(shapes: tuple[Shape, ...], photo: Shape) -> Shape:
 def place_window(photo: Shape, shape: Shape, box: tuple[float, ...]) -> tuple[int, int, int, int]:
     """Return top, left, height and width of the largest part of a photo that has a shape's ratio.
 
-    It is the middle, moved no farther than the face needs; of one that is larger than the part, a part of the face.
+    It is the middle, moved no farther than to show the face; where that is larger, to show nothing else.
     box: x0, y0, x1, y1 of the face, in pixels of the photo.
     """
     scale = min(side / wanted for side, wanted in zip(photo, shape))
@@ -36,6 +35,6 @@ def place_window(photo: Shape, shape: Shape, box: tuple[float, ...]) -> tuple[in
 
 
 def _place(length: int, part: int, first: float, last: float) -> int:
-    """Return where `part` of `length` pixels begins, to show what lies from `first` to `last`."""
+    """Return where a part of so many of `length` pixels begins, to show what lies from `first` to `last`."""
     low, high = sorted((math.ceil(last) + 1 - part, math.floor(first)))
     return min(max((length - part) // 2, low, 0), high, length - part)

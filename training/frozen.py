@@ -62,16 +62,9 @@ class Frozen:
         if self.kind != "SDXL":
             return None
         pooled = torch.zeros(1, self.model.adm_channels - 6 * _SIZE_WIDTH)
-        rows = [
-            self.model.encode_adm(
-                **dict(zip(("height", "width", "crop_h", "crop_w"), row)),
-                target_height=height,
-                target_width=width,
-                pooled_output=pooled,
-            )
-            for row in sizes.tolist()
-        ]
-        return torch.cat(rows).to(self.device)
+        target = {"target_height": height, "target_width": width, "pooled_output": pooled}
+        named = (dict(zip(("height", "width", "crop_h", "crop_w"), row)) for row in sizes.tolist())
+        return torch.cat([self.model.encode_adm(**row, **target) for row in named]).to(self.device)
 
     def denoise(
         self,

@@ -243,10 +243,11 @@ def clip_of_nothing(clip_vision) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def _encode_rows(
-    album: Album, rows: slice, model, vae, encoders: Sequence[FaceEncoder]
-) -> list[Sequence[torch.Tensor]]:
-    """Return latents, the share of each that is face, and the features of some of the pictures: float16, on the CPU."""
+def _encode_rows(album: Album, rows: slice, model, vae, encoders: Sequence[FaceEncoder]) -> list:
+    """Return latents, the share of each that is face, and the features of some of the pictures: float16, on the CPU.
+
+    All of them by rows, of which those of latents and shares may differ in shape.
+    """
     faces, heads = album.select(rows), album.head_masks[rows].float()
     learned = [(faces.images, album.face_masks[rows])]
     if album.targets:

@@ -88,9 +88,8 @@ def stack(rows: Sequence[torch.Tensor]):
     for row in rows:
         by_shape.setdefault(tuple(row.shape), []).append(row)
     shapes = list(by_shape)
-    return join(
-        list(map(torch.stack, by_shape.values())), torch.tensor([shapes.index(tuple(row.shape)) for row in rows])
-    )
+    bucket = torch.tensor([shapes.index(tuple(row.shape)) for row in rows])
+    return join([torch.stack(alike) for alike in by_shape.values()], bucket)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +103,8 @@ class Portraits:
     people: int64 [n], a number for each person, any numbers. captions: one a picture.
     faces: [n, h, w] float16 in 0..1, the share of each latent's pixels that is face.
     features: by name of the encoder ("transface", "msid", "arcface", "clip", "expression") [n, ...] float16.
-    sizes: int64 [n, 4], height and width of what a picture was cut from, in pixels as they were, and how many at the top
-    and at the left, in pixels as they are now, were cut off: SDXL's numbers. None where that is not known.
+    sizes: int64 [n, 4], SDXL's numbers: height and width of what a picture was cut from, in its own pixels, and how
+    many pixels, of the picture's, were cut off at the top and at the left. None where that is not known.
     Raises ValueError where these are not of as many pictures, or faces and latents differ in size.
     """
 

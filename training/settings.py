@@ -222,8 +222,8 @@ class DataSettings:
     """Entries of [data]: side of the crops in pixels, a face detector's label, files of networks; "" for the usual.
 
     clip_face: what CLIP sees, one of CLIP_FACES. parser: the file of a face parser, which draws the masks; "none" for
-    none, "" for the usual one if it is there. flip: whether every photo is there mirrored too. buckets: whether the base
-    learns as much of a photo as the nearest of several shapes takes, and not the crop alone. split: whether every
+    none, "" for the usual one if it is there. flip: whether every photo is there mirrored too. buckets: whether the
+    base learns as much of a photo as the nearest of several shapes takes, and not the crop alone. split: whether every
     process trains on shards of its own alone, as machines without a common disk must.
 
     Of one person: face_share, the longer side of the face's box as a part of the crop's side, and mask_expand, how far

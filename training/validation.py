@@ -100,10 +100,10 @@ class Gallery:
         return [image for some in zip(self.rows, self.noise) for image in self._draw_alike(adapter, *some)]
 
     @torch.no_grad()
-    def _draw_alike(self, adapter: torch.nn.Module, rows: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Return pictures [n, h, w, 3] of one shape."""
+    def _draw_alike(self, adapter: torch.nn.Module, alike: torch.Tensor, noises: torch.Tensor) -> torch.Tensor:
+        """Return pictures [n, h, w, 3] of the rows `alike` [n], which are of one shape."""
         parts = []
-        for rows, noise in zip(rows.split(_AT_ONCE), noise.split(_AT_ONCE)):
+        for rows, noise in zip(alike.split(_AT_ONCE), noises.split(_AT_ONCE)):
             with self.base.autocast():
                 shown, nothing = self.trainer.conditions(self.base, adapter, self.data, rows, self.settings)
 
