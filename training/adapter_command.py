@@ -28,9 +28,10 @@ from ..faces.parsing import FaceParser, load_parser
 from ..faces.search import FaceDetector
 from ..host_process import SetupError
 from ..weights import folders, saving
-from . import buckets, curve, face2diffusion, fact, infinite_id, loop, photos, portraits, shards, validation
+from . import curve, face2diffusion, fact, infinite_id, loop, photos, portraits, shards, validation
 from .adapter_loop import train_adapter
 from .bases import BUILT_IN, BuiltInBase, load_checkpoint
+from .buckets import Shape, list_shapes
 from .distributed import is_main, main_first
 from .frozen import freeze
 from .photo_lists import list_tars
@@ -118,9 +119,9 @@ class Data:
     flip: bool = False
     buckets: bool = False
 
-    def list_shapes(self, vae) -> tuple[buckets.Shape, ...]:
+    def choose_shapes(self, vae) -> tuple[Shape, ...]:
         """Return the shapes of the targets that `vae` is to encode, none without buckets."""
-        return buckets.list_shapes(self.size, vae.spacial_compression_encode()) if self.buckets else ()
+        return list_shapes(self.size, vae.spacial_compression_encode()) if self.buckets else ()
 
 
 class LoadedBase(NamedTuple):
@@ -392,7 +393,7 @@ def _encode(folder: Path, data: Data, base: LoadedBase) -> portraits.Portraits:
     """Find the faces of all photos and encode them; only the main process comes here."""
     networks = load_networks(data, base)
     print(f"Finding faces below {folder} with {data.detector} ...", flush=True)
-    album = photos.read(folder, networks.detector, data.size, networks.parser, data.list_shapes(base.vae))
+    album = photos.read(folder, networks.detector, data.size, networks.parser, data.choose_shapes(base.vae))
     with tqdm(total=len(album) * (1 + data.flip), desc="encoded", unit=" photos") as bar:
         return encode_album(album, data, networks, base, report=lambda done, count: bar.update(done - bar.n))
 

@@ -216,7 +216,7 @@ def _encode(
 ) -> list[tuple[dict[str, np.ndarray], dict]]:
     """Return arrays and details of those photos that serve."""
     data = task.data
-    shapes = data.list_shapes(task.base.vae) if task.base else ()
+    shapes = data.choose_shapes(task.base.vae) if task.base else ()
     album = photos.read_files(some, networks.detector, data.size, networks.parser, leave_out, task.filters, shapes)
     if album is None:
         return []

@@ -1,9 +1,9 @@
 """Prepared photos on disk: tar shards of the WebDataset convention, written one by one, whose rows are read by place.
 
 A sample is files of one name in a shard, "00000008-03.latents.npy" and so on ("crop" is what `train msid` sees), and
-"00000008-03.json" with person, caption and the side that the crop had in the photo; where more than a crop is learned,
-size instead, see `Portraits`. Any reader of WebDataset reads them in turn. Here only their places are kept in memory, so
-that a training draws any row, and pairs of one person, of any number of photos.
+"00000008-03.json" with person, caption and the side that the crop had in the photo, with buckets the size, see
+`Portraits`. Any reader of WebDataset reads them in turn. Here only their places are kept in memory, so that a training
+draws any row, and pairs of one person, of any number of photos.
 """
 
 import io
