@@ -148,6 +148,11 @@ def in_use(adapter, tokens, batch, context):
 
 
 def test_a_training_goes_on_as_if_never_stopped(base, portraits, tmp_path):
+    """With pictures of two shapes."""
+    shapes = [(4, 4), (2, 8), (4, 4), (2, 8), (2, 8), (4, 4)]
+    several = [stack([tensor[row].reshape(-1, *shape).squeeze(0) for row, shape in enumerate(shapes)])
+               for tensor in (portraits.latents, portraits.faces)]  # fmt: skip
+    portraits = replace(portraits, latents=several[0], faces=several[1])
     settings = InfiniteIdSettings(**TINY, lr=1e-2)
     whole, progress = tiny_frozen.train(infinite_id, base, (portraits, nothing()), settings)
     for until in (replace(settings, steps=1), settings):

@@ -110,6 +110,35 @@ def test_shards_hold_what_a_training_from_photos_encodes(people, prepared, caplo
     assert torch.equal(some.latents[torch.tensor([0])], read.latents[torch.tensor([7])]) and len(some) == 2
 
 
+@pytest.mark.slow
+def test_buckets_are_prepared_and_trained_as_from_photos(people, tmp_path, capsys):
+    mine, output = shutil.copytree(people / "person0", tmp_path / "photos" / "0").parent, tmp_path / "prepared"
+    shutil.copytree(people / "person1", mine / "1", ignore=shutil.ignore_patterns("pipe.png"))
+    rendered_people.widen(mine / "0" / "1.png")
+    rendered_people.widen(mine / "1" / "4.png")
+    buckets = ("--set", "data.buckets=true")
+    assert "buckets = true is for infinite-id alone" in refused(mine, output, *buckets)
+    run(mine, output, *buckets, methods=("infinite-id", "msid"))
+    read, _ = shards.read(output, shards.read_manifest(output))
+    values = {"size": 48, "buckets": True}
+    data = adapter_command.complete_data(("arcface", "clip_vision"), values, built_in())
+    encoded = adapter_command._encode(mine, data, adapter_command.load_base("miniature", ("SD1.5",)))
+    assert read.people.tolist() == encoded.people.tolist() == [0, 0, 0, 1, 1, 1]
+    assert read.sizes.tolist() == encoded.sizes.tolist() and read.sizes[:, 1].tolist() == [96, 144, 96, 96, 144, 96]
+    assert [part.shape for part in read.latents.parts] == [(4, 16, 4, 4), (2, 16, 3, 5)]
+    for row in torch.arange(6).split(1):
+        assert torch.equal(read.faces[row], encoded.faces[row])
+        assert torch.allclose(read.latents[row].float(), encoded.latents[row].float(), atol=2e-2)
+    sizes = "steps=2", "batch=2", "dim=32", "depth=1", "queries=4", "validate_steps=2", "held_out=0.3"
+    sizes += ("validation_pictures=3", "sampling_steps=1")
+    settings = [part for each in sizes for part in ("--set", each)]
+    result = tmp_path / "out.safetensors"
+    assert train.main(["infinite-id", str(output), "miniature", str(result), *settings, *buckets], None) == 0
+    assert load_adapter(str(result)) and result.with_suffix(".validation-00000002.png").is_file()
+    with pytest.raises(SetupError, match="was prepared with buckets = True, not False: prepare it anew"):
+        train.main(["infinite-id", str(output), "miniature", str(result), "--set", "data.buckets=false"], None)
+
+
 def built_in():
     return adapter_command.BUILT_IN["miniature"]
 
