@@ -25,7 +25,7 @@ def portraits(people=PEOPLE) -> Portraits:
     )
 
 
-SHAPES = [(6, 5), (4, 8), (6, 5), (6, 5), (4, 8), (6, 5), (2, 3)]
+SHAPES = [(6, 5), (5, 6), (6, 5), (6, 5), (5, 6), (6, 5), (2, 3)]
 
 
 def of_several_shapes() -> Portraits:
@@ -56,12 +56,12 @@ def test_rows_of_several_shapes_are_chosen_and_saved_as_they_are(chosen, tmp_pat
 
 def test_a_batch_is_of_one_shape_and_every_picture_as_likely_as_before():
     several, generator, counts, firsts = of_several_shapes(), torch.Generator().manual_seed(4), torch.zeros(7), set()
-    for _ in range(3000):
+    for _ in range(1000):
         rows = draw(several, 4, generator)
         assert several.latents[rows].shape == (4, 4, *several.measure(rows))
         counts += torch.bincount(rows, minlength=7)
         firsts.add(SHAPES[rows[0]])
-    assert counts / 3000 == pytest.approx(torch.full((7,), 4 / 7), rel=0.15) and firsts == set(SHAPES)
+    assert counts / 1000 == pytest.approx(torch.full((7,), 4 / 7), rel=0.15) and firsts == set(SHAPES)
     square, seed = portraits(), torch.Generator()
     expected = torch.randint(7, (4,), generator=seed.manual_seed(5))
     assert torch.equal(draw(square, 4, seed.manual_seed(5)), expected), "the draws of before there were buckets"

@@ -17,6 +17,7 @@ from likeness.miniature.models import base_model
 from likeness.tests.support import rendered_people, tiny_miniature
 from likeness.tests.support.optional import need
 from likeness.tests.training.test_face_crops import write_tar
+from likeness.tests.training.test_portraits import SHAPES, of_several_shapes, read_rows
 from likeness.training import adapter_command, face_crops, photo_lists, photos, prepare_command, shards
 from likeness.weights import folders
 from PIL import Image
@@ -134,6 +135,7 @@ def test_buckets_are_prepared_and_trained_as_from_photos(people, tmp_path, capsy
     settings = [part for each in sizes for part in ("--set", each)]
     result = tmp_path / "out.safetensors"
     assert train.main(["infinite-id", str(output), "miniature", str(result), *settings, *buckets], None) == 0
+    assert "Buckets: 4 of 48 x 48, 2 of 60 x 36 pixels" in capsys.readouterr().out
     assert load_adapter(str(result)) and result.with_suffix(".validation-00000002.png").is_file()
     with pytest.raises(SetupError, match="was prepared with buckets = True, not False: prepare it anew"):
         train.main(["infinite-id", str(output), "miniature", str(result), "--set", "data.buckets=false"], None)
@@ -290,6 +292,21 @@ def test_a_table_and_tar_shards_are_prepared_as_the_folder_is(people, prepared, 
     assert "fact needs a base model: name its checkpoint behind the folder for the shards" in told
     with pytest.raises(SetupError, match="Photos of a table or of tar shards are prepared first"):
         train.main(["fact", str(table), "miniature", str(tmp_path / "x.safetensors")], None)
+
+
+def test_shards_hold_rows_of_several_shapes(tmp_path):
+    """Some of which are as long as others, lying."""
+    several = of_several_shapes()
+    samples = [(f"{row}", *shards.describe(several, row)) for row in range(len(several))]
+    files = [tmp_path / "0.tar", tmp_path / "1.tar"]
+    for file, part in zip(files, (samples[:3], samples[3:])):
+        shards.write_shard(file, part)
+    read = shards.read_shards(files).select(torch.tensor([4, 6, 0]))
+    for row, (latent, face, size) in zip((4, 6, 0), read_rows(read)):
+        assert latent.eq(row).all() and face.eq(row / 8).all() and size == [[100 + row, 200, row, 0]]
+        assert latent.shape == (4, *SHAPES[row]) and face.shape == SHAPES[row]
+    assert samples[3][2]["size"] == [103, 200, 3, 0]
+    assert shards.tell(torch.tensor(1), "", torch.tensor([9, 9, 0, 0])) == {"person": 1, "caption": "", "side": 9}
 
 
 def test_a_folder_is_one_command_s(tmp_path):
