@@ -321,7 +321,7 @@ def _cut_out(image: torch.Tensor, face: Face, size: int, parser: FaceParser | No
 
 
 def _cut_target(image: torch.Tensor, face: Face, shapes: tuple[Shape, ...], parser: FaceParser | None) -> Target:
-    """Return as much of a photo as the nearest of some shapes takes, with the face and, if it can be, its crop inside."""
+    """Return as much of a photo as the nearest of some shapes takes, with the face and, if it fits, its crop inside."""
     photo = tuple(image.shape[:2])
     shape = choose_shape(shapes, photo)
     crop = window_around(face.box, _FACE_SHARE)
