@@ -193,14 +193,13 @@ def test_on_sdxl_the_mappers_and_70_attentions_learn_and_nothing_else(sdxl, larg
     assert all(each.grad is None for each in sdxl.model.diffusion_model.parameters())
 
 
-@pytest.mark.parametrize("seed", [2, 3])
-def test_on_sdxl_the_loss_is_that_of_the_noise_with_images_in_the_place_of_text(sdxl, large, seed):
-    """By the host's own model and the attention written out, from the same samples."""
+def test_on_sdxl_the_loss_is_that_of_the_noise_with_images_in_the_place_of_text(sdxl, large):
+    """By the host's own model and the attention written out, from the same samples, which are wide."""
     settings = InfiniteIdSettings(**SDXL)
     adapter = make(sdxl, large, settings)
-    loss = make_loss(sdxl, adapter, large, nothing(), settings)(make_stream(seed), 0).item()
+    loss = make_loss(sdxl, adapter, large, nothing(), settings)(make_stream(3), 0).item()
 
-    generator = make_stream(seed)
+    generator = make_stream(3)
     first = int(torch.randint(len(large), (1,), generator=generator))
     alike = [row for row, shape in enumerate(SHAPES) if shape == SHAPES[first]]
     index = torch.tensor(alike)[torch.randint(len(alike), (1,), generator=generator)]
