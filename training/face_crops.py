@@ -104,10 +104,10 @@ def _read_records(records: Path, index: Path) -> CropSet:
         rows, people = _list_people(records, keys, places, *map(int, labels))
     else:
         rows, people = _list_labels(records, places, *np.searchsorted(keys, (1, int(labels[0])) if told else (0, _END)))
-    _, people = np.unique(people, return_inverse=True)
+    table = table[rows]
 
     def read(row: int) -> tuple[str, bytes]:
-        key, place = table[rows[row]]
+        key, place = table[row]
         return f"record {key} of {records}", _read_image(records, int(place))[1]
 
     return CropSet(torch.from_numpy(people), int(people.max()) + 1, partial(_decode_all, read))
@@ -121,18 +121,19 @@ def _read_index(index: Path) -> np.ndarray:
             table = np.fromfile(index, np.int64, sep=" ").reshape(-1, 2)
     except (ValueError, DeprecationWarning) as error:
         raise ValueError(f"{index} is no index of records ({error}).") from error
-    return table[table[:, 0].argsort(kind="stable")]
+    return table if (np.diff(table[:, 0]) > 0).all() else table[table[:, 0].argsort(kind="stable")]
 
 
 def _list_people(records: Path, keys, places, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows of the pictures and their people, by the records from `first` to `end`, one of each person."""
-    people = np.full(len(keys), -1, dtype=np.int64)
+    people, count = np.full(len(keys), -1, dtype=np.int64), 0
     for number, row in enumerate(np.searchsorted(keys, np.arange(first, end))):
         if row == len(keys) or keys[row] != first + number:
             raise ValueError(f"{records} has no record {first + number}, which would tell of a person.")
         labels, _ = _read_image(records, int(places[row]), _HEAD)
         begin, after = np.searchsorted(keys, np.array(labels[:2], dtype=np.int64))
-        people[begin:after] = number
+        people[begin:after] = count
+        count += bool(after > begin)
     (rows,) = (people >= 0).nonzero()
     if not len(rows):
         raise ValueError(f"{records} has people without pictures only.")
@@ -149,7 +150,7 @@ def _list_labels(records: Path, places: np.ndarray, first: int, end: int) -> tup
             people.append(int(labels[0]))
     if not rows:
         raise ValueError(f"{records} has no pictures.")
-    return np.asarray(rows), np.asarray(people)
+    return np.asarray(rows), np.unique(np.asarray(people), return_inverse=True)[1]
 
 
 def _read_image(records: Path, place: int, most: int = _END) -> tuple[tuple[float, ...], bytes]:
