@@ -31,6 +31,7 @@ from ..weights import folders, saving
 from . import curve, face2diffusion, fact, infinite_id, loop, photos, portraits, shards, validation
 from .adapter_loop import train_adapter
 from .bases import BUILT_IN, BuiltInBase, load_checkpoint
+from .buckets import Shape, list_shapes
 from .distributed import is_main, main_first
 from .frozen import freeze
 from .photo_lists import list_tars
@@ -107,7 +108,7 @@ class Data:
     """How photos are read: the crops' side in pixels, a face detector's label, the files of the networks by name.
 
     size: 0 for that of the base model. clip_face: what CLIP sees, one of CLIP_FACES. parser: the file of a face
-    parser, "" for none. flip: whether every photo is there mirrored too.
+    parser, "" for none. flip: whether every photo is there mirrored too. buckets: whether targets have several shapes.
     """
 
     size: int
@@ -116,6 +117,11 @@ class Data:
     clip_face: str = CLIP_FACES[0]
     parser: str = ""
     flip: bool = False
+    buckets: bool = False
+
+    def choose_shapes(self, vae) -> tuple[Shape, ...]:
+        """Return the shapes of the targets that `vae` is to encode, none without buckets."""
+        return list_shapes(self.size, vae.spacial_compression_encode()) if self.buckets else ()
 
 
 class LoadedBase(NamedTuple):
@@ -315,7 +321,8 @@ def complete_data(networks: tuple[str, ...], values: dict, built_in: BuiltInBase
             files[name] = folders.path(kind, getattr(entries, name) or published)
     size = entries.size if "size" in values else 0
     label = entries.detector or detector.first_detector()
-    return Data(size, label, files, entries.clip_face, _find_parser(entries.parser, built_in), entries.flip)
+    parser = _find_parser(entries.parser, built_in)
+    return Data(size, label, files, entries.clip_face, parser, entries.flip, entries.buckets)
 
 
 def _find_parser(name: str, built_in: BuiltInBase | None) -> str:
@@ -378,6 +385,7 @@ def fingerprint(folder: Path, data: Data, checkpoint: str) -> str:
     used = [file for file in (*data.files.values(), data.parser) if file]
     stats = [Path(file).stat() for file in (*inside, *used, checkpoint)]
     facts = [names, [(stat.st_size, stat.st_mtime_ns) for stat in stats], *dataclasses.astuple(data)]
+    facts = facts if data.buckets else facts[:-1]  # as before there were buckets
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 
@@ -385,7 +393,7 @@ def _encode(folder: Path, data: Data, base: LoadedBase) -> portraits.Portraits:
     """Find the faces of all photos and encode them; only the main process comes here."""
     networks = load_networks(data, base)
     print(f"Finding faces below {folder} with {data.detector} ...", flush=True)
-    album = photos.read(folder, networks.detector, data.size, networks.parser)
+    album = photos.read(folder, networks.detector, data.size, networks.parser, data.choose_shapes(base.vae))
     with tqdm(total=len(album) * (1 + data.flip), desc="encoded", unit=" photos") as bar:
         return encode_album(album, data, networks, base, report=lambda done, count: bar.update(done - bar.n))
 

@@ -13,7 +13,7 @@ from ..adapters.unet_blocks import BLOCKS, transformer_blocks
 from ..attention_patches.calls import attend
 from . import loop
 from .frozen import Condition, Frozen, mean_in_mask, prediction_error, sample_noise
-from .portraits import Portraits, others
+from .portraits import Portraits, draw, others
 from .settings import AdapterSettings, Count, Share, Weight
 from .watch import Loss
 
@@ -126,7 +126,7 @@ def step_loss(
     tokens may be None.
     """
     portraits, tokens, nothing = data
-    indices = torch.randint(len(portraits), (settings.batch,), generator=generator)
+    indices = draw(portraits, settings.batch, generator)
     pairs = others(portraits, indices, generator)
     clip, face = (portraits.features[name][pairs].to(base.device, torch.float32) for name in ("clip", "arcface"))
     dropped = torch.rand(settings.batch, generator=generator) < settings.drop
@@ -145,10 +145,11 @@ def _tell(base: Frozen, adapter: InfiniteId, portraits: Portraits, rows, face, c
     context = clip.new_zeros(len(rows), 1, adapter.width)  # for a cross-attention that is out one row is enough
     if tokens is not None:
         context = base.context(base.embeddings(tokens))
-    size = 8 * portraits.latents.shape[-1]
-    sides = torch.full((len(rows),), size) if portraits.sides is None else portraits.sides[rows]
+    height, width = (8 * side for side in portraits.measure(rows))
+    unknown = torch.tensor([[height, width, 0, 0]]).expand(len(rows), -1)
+    sizes = unknown if portraits.sizes is None else portraits.sizes[rows]
     options = attention_patches(base, adapter, adapter.mapper(face, clip), tokens is None)
-    return Condition(context, options, base.size_condition(sides, size))
+    return Condition(context, options, base.size_condition(sizes, height, width))
 
 
 def conditions(base: Frozen, adapter: InfiniteId, data: tuple, rows: torch.Tensor, settings: InfiniteIdSettings):

@@ -105,6 +105,8 @@ def prepare(
         raise ValueError(
             "flip = true is for face2diffusion alone: to others a mirrored photo would be another one of the person."
         )
+    if data.buckets and with_base != ["infinite-id"]:
+        raise ValueError("buckets = true is for infinite-id alone: prepare the photos for others into another folder.")
     base = _load_base(checkpoint, with_base) if with_base else None
     data = replace(data, size=data.size or (base.size if base else photos.ALIGNED_FROM))
     if base:
@@ -214,10 +216,11 @@ def _encode(
 ) -> list[tuple[dict[str, np.ndarray], dict]]:
     """Return arrays and details of those photos that serve."""
     data = task.data
-    album = photos.read_files(some, networks.detector, data.size, networks.parser, leave_out, task.filters)
+    shapes = data.choose_shapes(task.base.vae) if task.base else ()
+    album = photos.read_files(some, networks.detector, data.size, networks.parser, leave_out, task.filters, shapes)
     if album is None:
         return []
-    samples = [({}, shards.tell(*told)) for told in zip(album.people, album.captions, album.sides)]
+    samples = [({}, shards.tell(*told)) for told in zip(album.people, album.captions, album.sizes)]
     if task.base:
         encoded = adapter_command.encode_album(album, data, networks, task.base, None)
         samples = [shards.describe(encoded, row) for row in range(len(encoded))]

@@ -140,7 +140,9 @@ def test_mirrored_photos_have_mirrored_points_and_masks(folder):
 
 def test_the_side_that_a_crop_had_in_its_photo_is_known(folder):
     """Bob's face is half as large as ada's first."""
-    first, _, bob = read(folder).sides.tolist()
+    sizes = read(folder).sizes
+    first, _, bob = sizes[:, 0].tolist()
+    assert torch.equal(sizes[:, 0], sizes[:, 1]) and not sizes[:, 2:].any()
     assert first == pytest.approx(2 * bob, abs=3) and first == pytest.approx(1.5 * 77, abs=30)
 
 

@@ -100,7 +100,7 @@ def test_shards_hold_what_a_training_from_photos_encodes(people, prepared, caplo
         (people / "person2" / "8.text").rename(people / "person2" / "8.txt")
     rows = torch.arange(8)
     assert len(encoded) == 9 and len(read) == 8 and read.people.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
-    assert read.captions == encoded.captions[:8] and read.sides.tolist() == encoded.sides.tolist()[:8]
+    assert read.captions == encoded.captions[:8] and read.sizes.tolist() == encoded.sizes.tolist()[:8]
     assert torch.equal(read.faces[rows], encoded.faces[:8]) and nothing.ndim == 2
     assert torch.allclose(read.latents[rows].float(), encoded.latents[:8].float(), atol=2e-2)
     for name, tensor in encoded.features.items():

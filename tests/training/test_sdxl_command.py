@@ -40,7 +40,7 @@ def test_photos_become_a_file_for_sdxl(tmp_path, base, monkeypatch, capsys):
     (encoded,) = tmp_path.glob("*.portraits-*")
     encoded = portraits.load(encoded)
     assert encoded.latents.shape == (4, 4, 8, 8) and encoded.features["clip"].shape == (4, 257, 1024)
-    assert 20 < encoded.sides.min() and encoded.sides.max() < 200
+    assert 20 < encoded.sizes[:, :2].min() and encoded.sizes.max() < 200
     adapter = load_adapter(str(output))
     assert (adapter.base, adapter.token_dim, len(adapter.widths)) == ("SDXL", 2048, 70)
     assert all(torch.isfinite(each).all() for each in adapter.attentions.model.parameters())
