@@ -133,7 +133,7 @@ def test_tar_shards_of_aligned_crops_are_read_as_they_are(tmp_path):
 
 
 def test_prepared_photos_without_crops_are_refused(tmp_path):
-    (tmp_path / "prepared.json").write_text(json.dumps({"version": shards.VERSION, "shards": 0}))
+    (tmp_path / "prepared.json").write_text(json.dumps({"version": shards.VERSION, "shards": 0, "data": {}}))
     with pytest.raises(ValueError, match="prepare the photos with --for msid"):
         face_crops.find_crops(tmp_path)
     with pytest.raises(ValueError, match="split = true is for prepared photos"):
