@@ -249,7 +249,7 @@ def test_a_table_and_tar_shards_are_prepared_as_the_folder_is(people, prepared, 
         output = tmp_path / f"of_{source.name}"
         assert run(source, output, methods=("fact", "msid")) == 0
         read, _ = shards.read(output, shards.read_manifest(output))
-        assert read.people.tolist() == expected.people.tolist() and list(read.captions) == expected.captions
+        assert read.people.tolist() == expected.people.tolist() and [*read.captions] == [*expected.captions]
         latents = (each.latents[torch.arange(8)].float() for each in (read, expected))
         assert torch.allclose(*latents, atol=2e-2)
         crops = face_crops.find_crops(output)
