@@ -99,6 +99,12 @@ def prepare(
     """
     if not source.exists():
         raise ValueError(f"There is no folder {source} with photos.")
+    if (source / MANIFEST).is_file():
+        raise ValueError(f"{source} holds photos that are prepared already: train on it, or name other photos.")
+    if output.resolve().is_relative_to(source.resolve()):
+        raise ValueError(
+            f"{output} lies in {source}, and would count as photos: name a folder for the shards elsewhere."
+        )
     with_base = [method for method in methods if method != MSID]
     if with_base and checkpoint is None:
         raise ValueError(f"{with_base[0]} needs a base model: name its checkpoint behind the folder for the shards.")
@@ -116,7 +122,10 @@ def prepare(
     if base:
         photos.check_size(data.size, base.vae)
     files, task = list_photos(source), Task(data, base, MSID in methods, filters or photos.Filters())
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{output} cannot be made ({error.strerror}): name another folder for the shards.") from error
     with _hold(output):
         with main_first():
             if is_main():

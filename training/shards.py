@@ -22,6 +22,7 @@ import psutil
 import torch
 
 from .distributed import count_processes, get_rank
+from .photo_lists import check_rest
 from .portraits import Portraits, Ragged, join
 
 MANIFEST, NOTHING = "prepared.json", "clip_of_nothing.npy"
@@ -193,9 +194,13 @@ def read_samples(files: list[Path]) -> Samples:
                         parts[head].add(number, entry)
                         order.append(list(parts).index(head))
                     tar.members.clear()  # it would keep them all
+                check_rest(file, tar.offset)
+            if any(len(order) != len(people) for _, order in places.values()):
+                raise ValueError("a part of a sample is missing")
         except (tarfile.TarError, ValueError, KeyError, EOFError) as error:
+            reason = str(error).partition(": ")[0]  # numpy and json show what they read, too
             raise ValueError(
-                f"The shard {file} cannot be read ({error}): delete it, and run 'likeness.py prepare' again, which "
+                f"The shard {file} cannot be read ({reason}): delete it, and run 'likeness.py prepare' again, which "
                 "makes only what is missing."
             ) from error
     columns = {

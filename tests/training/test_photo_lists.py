@@ -110,11 +110,15 @@ def test_tar_shards_that_cannot_be_read_are_refused_in_a_sentence(tmp_path):
             list(list_photos(tmp_path))
         return str(caught.value)
 
-    file = write_tar(tmp_path / "0.tar", {"a/1.jpg": bytes(3000), "a/2.jpg": bytes(3000)})
+    file = write_tar(tmp_path / "0.tar", {"a/1.jpg": b"jpg" * 1000, "a/2.jpg": b"jpg" * 1000})
     whole = file.read_bytes()
     for length in (5000, 2000, 600, 300):
         file.write_bytes(whole[:length])
         assert f"The tar file {file} cannot be read (" in refused()
+    second = whole.index(b"a/2.jpg")
+    for hole in (whole[:second] + bytes(600) + whole[second + 600 :], whole * 2):
+        file.write_bytes(hole)
+        assert "it goes on behind its end, so that it has a hole or is several in one" in refused()
     file.write_bytes(gzip.compress(whole))
     assert "unpack it where it is compressed" in refused()
     write_tar(file, {"1.jpg": b""})

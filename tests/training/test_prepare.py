@@ -196,6 +196,11 @@ def test_what_does_not_fit_is_refused_in_a_sentence(people, prepared, tmp_path):
     assert "photos that were prepared otherwise (data)" in refused(people, prepared, methods=("fact",))
     assert "photos that were prepared otherwise (filters)" in refused(people, prepared, "--one-face")
     assert "There is no folder" in refused(tmp_path / "nobody", prepared)
+    assert f"{prepared} holds photos that are prepared already: train on it" in refused(prepared, tmp_path / "x")
+    assert "name a folder for the shards elsewhere" in refused(people, people / "prepared")
+    (tmp_path / "file").write_text("")
+    assert f"{tmp_path / 'file'} is no folder with photos, and no table" in refused(tmp_path / "file", tmp_path / "x")
+    assert f"{tmp_path / 'file'} cannot be made (File exists)" in refused(people, tmp_path / "file")
     flip = ("--set", "data.flip=true")
     assert "flip = true is for face2diffusion alone" in refused(
         people, prepared, *flip, methods=("fact", "face2diffusion")
@@ -206,6 +211,11 @@ def test_what_does_not_fit_is_refused_in_a_sentence(people, prepared, tmp_path):
         shard.write_bytes(whole[:length])
         told = train_refused()
         assert f"The shard {shard} cannot be read (" in told and "run 'likeness.py prepare' again" in told
+    place = whole.index(b".json") // 512 * 512
+    for part in (whole[:place] + bytes(512) + whole[place + 512 :], whole[:place] + whole[place + 1024 :]):
+        shard.write_bytes(part)
+        told = train_refused()
+        assert f"The shard {shard} cannot be read (" in told and ("a hole" in told or "a part of a sample" in told)
     shard.unlink()
     assert f"1 of 3 shards are missing in {prepared}, the first is {shard.name}" in train_refused()
     run(people, prepared)
