@@ -110,8 +110,8 @@ def _hold(checkpoint: Path | None) -> contextlib.AbstractContextManager:
     if checkpoint is None or not is_main():
         return contextlib.nullcontext()
     refusal = StoppedError(
-        f"the same training runs already, in another process that holds {checkpoint}. Wait for it or stop it; with "
-        "another seed both can run"
+        f"the same training runs already, in another process that holds {checkpoint}. Wait for it or stop it; to run "
+        "both, give one another seed and another file to write"
     )
     return hold(checkpoint.with_suffix(".lock"), refusal)
 

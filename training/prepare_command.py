@@ -103,7 +103,7 @@ def prepare(
         raise ValueError(f"{source} holds photos that are prepared already: train on it, or name other photos.")
     if output.resolve().is_relative_to(source.resolve()):
         raise ValueError(
-            f"{output} lies in {source}, and would count as photos: name a folder for the shards elsewhere."
+            f"{output} lies in {source}, and would count as photos: name an output outside it."
         )
     with_base = [method for method in methods if method != MSID]
     if with_base and checkpoint is None:

@@ -197,7 +197,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(people, prepared, tmp_path):
     assert "photos that were prepared otherwise (filters)" in refused(people, prepared, "--one-face")
     assert "There is no folder" in refused(tmp_path / "nobody", prepared)
     assert f"{prepared} holds photos that are prepared already: train on it" in refused(prepared, tmp_path / "x")
-    assert "name a folder for the shards elsewhere" in refused(people, people / "prepared")
+    assert "name an output outside it" in refused(people, people / "prepared")
     (tmp_path / "file").write_text("")
     assert f"{tmp_path / 'file'} is no folder with photos, and no table" in refused(tmp_path / "file", tmp_path / "x")
     assert f"{tmp_path / 'file'} cannot be made (File exists)" in refused(people, tmp_path / "file")
