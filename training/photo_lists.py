@@ -57,8 +57,10 @@ class Photo(NamedTuple):
             raise LeftOutError(self.fault)
         if self.place:
             return io.BytesIO(read_bytes(self.file, *self.place))
-        if not self.file.is_file():
-            raise LeftOutError("there is no such file")
+        if not self.file.is_file():  # a pipe would never end
+            raise LeftOutError(
+                "it is no file, or a link to none" if os.path.lexists(self.file) else "there is no such file"
+            )
         return self.file
 
     def read_caption(self) -> str:
@@ -154,8 +156,7 @@ def _list_folders(folder: Path) -> PhotoList:
         )
     photos = PhotoList(folder)
     for number, person in enumerate(people):
-        with os.scandir(person) as entries:  # a pipe is no file, and would never end
-            names = sorted(entry.name for entry in entries if _is_photo(entry.name) and entry.is_file())
+        names = sorted(name for name in os.listdir(person) if _is_photo(name) and not (person / name).is_dir())
         for name in names:
             photos.add(number, f"{person.name}/{name}")
     return photos

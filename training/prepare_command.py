@@ -102,9 +102,7 @@ def prepare(
     if (source / MANIFEST).is_file():
         raise ValueError(f"{source} holds photos that are prepared already: train on it, or name other photos.")
     if output.resolve().is_relative_to(source.resolve()):
-        raise ValueError(
-            f"{output} lies in {source}, and would count as photos: name an output outside it."
-        )
+        raise ValueError(f"{output} lies in {source}, and would count as photos: name an output outside it.")
     with_base = [method for method in methods if method != MSID]
     if with_base and checkpoint is None:
         raise ValueError(f"{with_base[0]} needs a base model: name its checkpoint behind the folder for the shards.")

@@ -78,12 +78,14 @@ def test_photos_are_prepared_and_what_is_left_out_is_told(people, prepared, tmp_
     (output / "left_out.csv").unlink()
     assert run(people, output) == 0
     told = capsys.readouterr().out
-    assert "8 of 11 photos in 3 shards" in told and "1 left out: it cannot be read as a picture" in told
+    pipes = [("pipe.png", "it is no file, or a link to none")] if hasattr(os, "mkfifo") else []
+    assert f"8 of {11 + len(pipes)} photos in 3 shards" in told and "1 left out: it cannot be read as a picture" in told
     rows = list(csv.reader((output / "left_out.csv").read_text().splitlines()))
     assert [(os.path.basename(photo), why.partition(" (")[0]) for photo, why in rows] == [
         ("photo", "reason"),
         ("broken.png", "it cannot be read as a picture"),
         ("empty.png", "no face was found in it"),
+        *pipes,
         ("8.png", "its caption is not UTF-8"),
     ]
 
@@ -246,7 +248,7 @@ def test_shards_of_the_same_samples_are_the_same_bytes(tmp_path):
 
 @pytest.mark.slow
 def test_a_table_and_tar_shards_are_prepared_as_the_folder_is(people, prepared, tmp_path, capsys):
-    photos = photo_lists.list_photos(people)
+    photos = [photo for photo in photo_lists.list_photos(people) if photo.file.is_file()]
     table, tars = tmp_path / "people.jsonl", tmp_path / "tars"
     tars.mkdir()
     rows = [{"path": str(photo.file), "person": photo.person} for photo in photos if photo.file.name != "8.png"]
