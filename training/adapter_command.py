@@ -190,6 +190,8 @@ def _train(options: argparse.Namespace) -> None:
     line = ProgressLine(settings)
     take = _take_prepared if (options.photos / shards.MANIFEST).is_file() else _take_photos
     base, encoded, more, label, count = take(options, settings, method, about_data, built_in)
+    if is_main():
+        _tell_shapes(encoded, base.vae)
     watched = portraits.hold_out(encoded, settings.held_out, count) if settings.validate_steps else [encoded]
     comfy.model_management.unload_all_models()  # the base model needs the room
     fixed = freeze(base.model, base.clip, settings.precision, settings.checkpointing, settings.compile)
@@ -216,6 +218,15 @@ def _train(options: argparse.Namespace) -> None:
     watch = Watch(settings, settings.lr, options.output, write, validate, settings.best)
     train = partial(train_adapter, method.trainer, fixed, module, (watched[0], *more), settings)
     learn(train, settings, options.output, line, watch, progress)
+
+
+def _tell_shapes(encoded: portraits.Portraits, vae) -> None:
+    """Print how many photos are learned in each shape, where these are several."""
+    cell, groups = vae.spacial_compression_encode(), encoded.split(torch.arange(len(encoded)))
+    if len(groups) > 1:
+        shapes = sorted(((len(rows), *encoded.measure(rows)) for rows in groups), reverse=True)
+        told = (f"{count} of {cell * width} x {cell * height}" for count, height, width in shapes)
+        print(f"Buckets: {', '.join(told)} pixels", flush=True)
 
 
 def learn(

@@ -1,6 +1,7 @@
 """Aspect-ratio buckets: shapes of about as many pixels, to the nearest of which photos are cut, as SDXL learned."""
 
 import math
+from collections.abc import Sequence
 
 Shape = tuple[int, int]  # height and width in pixels
 
@@ -22,19 +23,22 @@ def choose_shape(shapes: tuple[Shape, ...], photo: Shape) -> Shape:
     return min(shapes, key=lambda shape: abs(math.log(shape[0] / shape[1] / ratio)))
 
 
-def place_window(photo: Shape, shape: Shape, box: tuple[float, ...]) -> tuple[int, int, int, int]:
+def place_window(photo: Shape, shape: Shape, boxes: Sequence[tuple[float, ...]]) -> tuple[int, int, int, int]:
     """Return top, left, height and width of the largest part of a photo that has a shape's ratio.
 
-    It is the middle, moved no farther than to show the face; where that is larger, to show nothing else.
-    box: x0, y0, x1, y1 of the face, in pixels of the photo.
+    It is the middle, moved no farther than to show the boxes, the last one in any case; of one that is larger than the
+    part it shows nothing else. boxes: x0, y0, x1, y1 of each in pixels of the photo.
     """
     scale = min(side / wanted for side, wanted in zip(photo, shape))
     height, width = (round(wanted * scale) for wanted in shape)
-    top, left = (_place(*sides) for sides in ((photo[0], height, box[1], box[3]), (photo[1], width, box[0], box[2])))
-    return top, left, height, width
+    top = _place(photo[0], height, [(box[1], box[3]) for box in boxes])
+    return top, _place(photo[1], width, [(box[0], box[2]) for box in boxes]), height, width
 
 
-def _place(length: int, part: int, first: float, last: float) -> int:
-    """Return where a part of so many of `length` pixels begins, to show what lies from `first` to `last`."""
-    low, high = sorted((math.ceil(last) + 1 - part, math.floor(first)))
-    return min(max((length - part) // 2, low, 0), high, length - part)
+def _place(length: int, part: int, ranges: list[tuple[float, float]]) -> int:
+    """Return where a part of so many of `length` pixels begins, to show from the first to the last of all ranges."""
+    start = (length - part) // 2
+    for first, last in ranges:
+        low, high = sorted((math.ceil(last) + 1 - part, math.floor(first)))
+        start = min(max(start, low), high)
+    return min(max(start, 0), length - part)

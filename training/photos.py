@@ -321,10 +321,12 @@ def _cut_out(image: torch.Tensor, face: Face, size: int, parser: FaceParser | No
 
 
 def _cut_target(image: torch.Tensor, face: Face, shapes: tuple[Shape, ...], parser: FaceParser | None) -> Target:
-    """Return as much of a photo as the nearest of some shapes takes, with the face."""
+    """Return as much of a photo as the nearest of some shapes takes, with the face and, if it fits, its crop inside."""
     photo = tuple(image.shape[:2])
     shape = choose_shape(shapes, photo)
-    top, left, height, width = place_window(photo, shape, face.box)
+    crop = window_around(face.box, _FACE_SHARE)
+    around = crop.left, crop.top, crop.left + crop.side - 1, crop.top + crop.side - 1
+    top, left, height, width = place_window(photo, shape, (around, face.box))
     scale = np.array(shape) / (height, width)
     there = move_face(face, lambda points: ((points - [left, top] + 0.5) * scale[::-1] - 0.5).astype(np.float32))
     target = resize(image[top : top + height, left : left + width], *shape)

@@ -113,7 +113,7 @@ def prepare(
         raise ValueError(
             "flip = true is for face2diffusion alone: to others a mirrored photo would be another one of the person."
         )
-    if data.buckets and with_base != ["infinite-id"]:
+    if data.buckets and set(with_base) != {"infinite-id"}:
         raise ValueError("buckets = true is for infinite-id alone: prepare the photos for others into another folder.")
     base = _load_base(checkpoint, with_base, wanted) if with_base else None
     data = replace(data, size=data.size or (base.size if base else photos.ALIGNED_FROM))

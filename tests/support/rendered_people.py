@@ -8,6 +8,14 @@ from likeness.miniature.world.draw import draw
 from PIL import Image
 
 
+def widen(file: Path) -> None:
+    """Make a photo half as wide again, and as high as before."""
+    with Image.open(file) as image:
+        wide = Image.new("RGB", (image.width * 3 // 2, image.height), "gray")
+        wide.paste(image, (image.width // 4, 0))
+    wide.save(file)
+
+
 def write(folder: Path, people: int, photos: int = 2) -> Path:
     """Write so many photos of each person, 96 pixels wide and numbered through, and return the folder."""
     recipe = SetRecipe(people=people, images=photos, styles=(1, 0, 0))

@@ -47,7 +47,7 @@ def test_a_photo_gives_all_that_the_nearest_shape_takes_and_the_face_is_inside(s
         ratio = math.log(photo[0] / photo[1])
         apart = [abs(math.log(height / width) - ratio) for height, width in shapes]
         assert abs(math.log(shape[0] / shape[1]) - ratio) == min(apart)
-        top, left, height, width = place_window(photo, shape, box)
+        top, left, height, width = place_window(photo, shape, [box])
         assert height == photo[0] or width == photo[1], "nothing more could be shown"
         scale = min(photo[0] / shape[0], photo[1] / shape[1])
         assert abs(height - scale * shape[0]) <= 0.5 + 1e-6 and abs(width - scale * shape[1]) <= 0.5 + 1e-6
@@ -63,3 +63,11 @@ def test_a_photo_gives_all_that_the_nearest_shape_takes_and_the_face_is_inside(s
                 assert (start != middle) == needed, "the middle, where the face is in it"
             else:
                 assert first - 1 < start and start + part - 1 < last + 1, "nothing but face"
+
+
+def test_what_is_around_the_face_is_shown_if_there_is_room_and_the_face_anyway():
+    face = (40, 30, 60, 50)
+    assert place_window((300, 100), (100, 100), [face]) == (30, 0, 100, 100)
+    assert place_window((300, 100), (100, 100), [(30, 20, 70, 60), face]) == (20, 0, 100, 100)
+    assert place_window((300, 100), (100, 100), [(0, -20, 99, 60), face]) == (0, 0, 100, 100)
+    assert place_window((300, 100), (50, 100), [(0, 100, 99, 299), (40, 240, 60, 255)]) == (206, 0, 50, 100)

@@ -148,6 +148,11 @@ def in_use(adapter, tokens, batch, context):
 
 
 def test_a_training_goes_on_as_if_never_stopped(base, portraits, tmp_path):
+    """With pictures of two shapes."""
+    shapes = [(4, 4), (2, 8), (4, 4), (2, 8), (2, 8), (4, 4)]
+    several = [stack([tensor[row].reshape(-1, *shape).squeeze(0) for row, shape in enumerate(shapes)])
+               for tensor in (portraits.latents, portraits.faces)]  # fmt: skip
+    portraits = replace(portraits, latents=several[0], faces=several[1])
     settings = InfiniteIdSettings(**TINY, lr=1e-2)
     whole, progress = tiny_frozen.train(infinite_id, base, (portraits, nothing()), settings)
     for until in (replace(settings, steps=1), settings):
@@ -188,14 +193,13 @@ def test_on_sdxl_the_mappers_and_70_attentions_learn_and_nothing_else(sdxl, larg
     assert all(each.grad is None for each in sdxl.model.diffusion_model.parameters())
 
 
-@pytest.mark.parametrize("seed", [2, 3])
-def test_on_sdxl_the_loss_is_that_of_the_noise_with_images_in_the_place_of_text(sdxl, large, seed):
-    """By the host's own model and the attention written out, from the same samples."""
+def test_on_sdxl_the_loss_is_that_of_the_noise_with_images_in_the_place_of_text(sdxl, large):
+    """By the host's own model and the attention written out, from the same samples, which are wide."""
     settings = InfiniteIdSettings(**SDXL)
     adapter = make(sdxl, large, settings)
-    loss = make_loss(sdxl, adapter, large, nothing(), settings)(make_stream(seed), 0).item()
+    loss = make_loss(sdxl, adapter, large, nothing(), settings)(make_stream(3), 0).item()
 
-    generator = make_stream(seed)
+    generator = make_stream(3)
     first = int(torch.randint(len(large), (1,), generator=generator))
     alike = [row for row, shape in enumerate(SHAPES) if shape == SHAPES[first]]
     index = torch.tensor(alike)[torch.randint(len(alike), (1,), generator=generator)]

@@ -17,6 +17,7 @@ from likeness.miniature.models import base_model
 from likeness.tests.support import rendered_people, tiny_miniature
 from likeness.tests.support.optional import need
 from likeness.tests.training.test_face_crops import write_tar
+from likeness.tests.training.test_portraits import SHAPES, of_several_shapes, read_rows
 from likeness.training import adapter_command, face_crops, photo_lists, photos, prepare_command, shards
 from likeness.weights import folders
 from PIL import Image
@@ -76,6 +77,9 @@ def contents(folder) -> dict[str, bytes]:
 def test_photos_are_prepared_and_what_is_left_out_is_told(people, prepared, tmp_path, capsys):
     output = shutil.copytree(prepared, tmp_path / "prepared")
     (output / "left_out.csv").unlink()
+    manifest = json.loads((output / "prepared.json").read_text())
+    del manifest["data"]["buckets"]  # as before there were any
+    (output / "prepared.json").write_text(json.dumps(manifest))
     assert run(people, output) == 0
     told = capsys.readouterr().out
     pipes = [("pipe.png", "it is no file, or a link to none")] if hasattr(os, "mkfifo") else []
@@ -110,6 +114,36 @@ def test_shards_hold_what_a_training_from_photos_encodes(people, prepared, caplo
         assert torch.allclose(read.features[name][rows].float(), tensor[:8].float(), atol=2e-2), name
     some = read.select(torch.tensor([7, 2]))
     assert torch.equal(some.latents[torch.tensor([0])], read.latents[torch.tensor([7])]) and len(some) == 2
+
+
+@pytest.mark.slow
+def test_buckets_are_prepared_and_trained_as_from_photos(people, tmp_path, capsys):
+    mine, output = shutil.copytree(people / "person0", tmp_path / "photos" / "0").parent, tmp_path / "prepared"
+    shutil.copytree(people / "person1", mine / "1", ignore=shutil.ignore_patterns("pipe.png"))
+    rendered_people.widen(mine / "0" / "1.png")
+    rendered_people.widen(mine / "1" / "4.png")
+    buckets = ("--set", "data.buckets=true")
+    assert "buckets = true is for infinite-id alone" in refused(mine, output, *buckets)
+    run(mine, output, *buckets, methods=("infinite-id", "msid"))
+    read, _ = shards.read(output, shards.read_manifest(output))
+    values = {"size": 48, "buckets": True}
+    data = adapter_command.complete_data(("arcface", "clip_vision"), values, built_in())
+    encoded = adapter_command._encode(mine, data, adapter_command.load_base("miniature", ("SD1.5",)))
+    assert read.people.tolist() == encoded.people.tolist() == [0, 0, 0, 1, 1, 1]
+    assert read.sizes.tolist() == encoded.sizes.tolist() and read.sizes[:, 1].tolist() == [96, 144, 96, 96, 144, 96]
+    assert [part.shape for part in read.latents.parts] == [(4, 16, 4, 4), (2, 16, 3, 5)]
+    for row in torch.arange(6).split(1):
+        assert torch.equal(read.faces[row], encoded.faces[row])
+        assert torch.allclose(read.latents[row].float(), encoded.latents[row].float(), atol=2e-2)
+    sizes = "steps=2", "batch=2", "dim=32", "depth=1", "queries=4", "validate_steps=2", "held_out=0.3"
+    sizes += ("validation_pictures=3", "sampling_steps=1")
+    settings = [part for each in sizes for part in ("--set", each)]
+    result = tmp_path / "out.safetensors"
+    assert train.main(["infinite-id", str(output), "miniature", str(result), *settings, *buckets], None) == 0
+    assert "Buckets: 4 of 48 x 48, 2 of 60 x 36 pixels" in capsys.readouterr().out
+    assert load_adapter(str(result)) and result.with_suffix(".validation-00000002.png").is_file()
+    with pytest.raises(SetupError, match="was prepared with buckets = True, not False: prepare it anew"):
+        train.main(["infinite-id", str(output), "miniature", str(result), "--set", "data.buckets=false"], None)
 
 
 def built_in():
@@ -273,6 +307,21 @@ def test_a_table_and_tar_shards_are_prepared_as_the_folder_is(people, prepared, 
     assert "fact needs a base model: name its checkpoint behind the folder for the shards" in told
     with pytest.raises(SetupError, match="Photos of a table or of tar shards are prepared first"):
         train.main(["fact", str(table), "miniature", str(tmp_path / "x.safetensors")], None)
+
+
+def test_shards_hold_rows_of_several_shapes(tmp_path):
+    """Some of which are as long as others, lying."""
+    several = of_several_shapes()
+    samples = [(f"{row}", *shards.describe(several, row)) for row in range(len(several))]
+    files = [tmp_path / "0.tar", tmp_path / "1.tar"]
+    for file, part in zip(files, (samples[:3], samples[3:])):
+        shards.write_shard(file, part)
+    read = shards.read_shards(files).select(torch.tensor([4, 6, 0]))
+    for row, (latent, face, size) in zip((4, 6, 0), read_rows(read)):
+        assert latent.eq(row).all() and face.eq(row / 8).all() and size == [[100 + row, 200, row, 0]]
+        assert latent.shape == (4, *SHAPES[row]) and face.shape == SHAPES[row]
+    assert samples[3][2]["size"] == [103, 200, 3, 0]
+    assert shards.tell(torch.tensor(1), "", torch.tensor([9, 9, 0, 0])) == {"person": 1, "caption": "", "side": 9}
 
 
 def test_a_folder_is_one_command_s(tmp_path):

@@ -22,12 +22,13 @@ def test_photos_become_a_file_for_sdxl(tmp_path, base, monkeypatch, capsys):
     folder = ([str(base / "models" / "clip_vision")], {".pt"})
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "clip_vision", folder)
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
-    rendered_people.write(tmp_path / "photos", 2)
+    photos = rendered_people.write(tmp_path / "photos", 2)
+    rendered_people.widen(photos / "person0" / "1.png")
     checkpoint = str(base / "models" / "checkpoints" / "likeness_builtin_sdxl.ckpt")
     output = tmp_path / "sdxl.safetensors"
-    given = ("steps=2", "batch=1", "depth=1", "dim=64", "checkpointing=true", "data.size=64", "checkpoint_seconds=600",
-             "data.detector=drawn: miniature", "data.arcface=miniature_arcface.onnx",
-             "data.clip_vision=likeness_builtin_clip_vision_l.pt")  # fmt: skip
+    given = ("steps=2", "batch=1", "depth=1", "dim=64", "checkpointing=true", "data.size=64", "data.buckets=true",
+             "checkpoint_seconds=600", "data.detector=drawn: miniature",
+             "data.arcface=miniature_arcface.onnx", "data.clip_vision=likeness_builtin_clip_vision_l.pt")  # fmt: skip
     monkeypatch.setattr(adapter_command, "load_checkpoint", cache(bases.load_checkpoint))
     settings = [part for each in given for part in ("--set", each)]
     arguments = ["infinite-id", str(tmp_path / "photos"), checkpoint, str(output), *settings]
@@ -45,8 +46,9 @@ def test_photos_become_a_file_for_sdxl(tmp_path, base, monkeypatch, capsys):
     assert "1 process, batch 1: 1 samples a step" in capsys.readouterr().out
     (encoded,) = tmp_path.glob("*.portraits-*")
     encoded = portraits.load(encoded)
-    assert encoded.latents.shape == (4, 4, 8, 8) and encoded.features["clip"].shape == (4, 257, 1024)
-    assert 20 < encoded.sizes[:, :2].min() and encoded.sizes.max() < 200
+    assert [part.shape for part in encoded.latents.parts] == [(3, 4, 8, 8), (1, 4, 6, 10)]
+    assert encoded.features["clip"].shape == (4, 257, 1024)
+    assert encoded.sizes[:2].tolist() == [[96, 96, 0, 0], [96, 144, 3, 0]]
     adapter = load_adapter(str(output))
     assert (adapter.base, adapter.token_dim, len(adapter.widths)) == ("SDXL", 2048, 70)
     assert all(torch.isfinite(each).all() for each in adapter.attentions.model.parameters())
