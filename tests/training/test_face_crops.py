@@ -48,7 +48,7 @@ def test_record_files_that_mxnet_wrote_give_every_crop_and_its_person():
 
 
 def test_pictures_own_labels_tell_their_people_where_there_are_more_records_than_a_label_counts(tmp_path):
-    writer, end = records.Writer(tmp_path / "many"), 2**24 + 2
+    writer, end = records.Writer(tmp_path / "many"), 2**24 + 3  # of which a label makes 2**24 + 4
     writer.add(0, records.pack([end, end + 2], b""))
     for key, label in ((1, [5.0]), (2, [5.0, 0.0]), (9, [7.0] + [0.5] * 236), (end, [1, 9]), (end + 1, [9, end])):
         writer.add(key, records.pack(label, records.picture(key) if key < end else b""))
