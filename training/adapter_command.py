@@ -282,10 +282,10 @@ def _take_prepared(options: argparse.Namespace, settings: AdapterSettings, metho
             f"with --for {options.method}."
         )
     check_prepared(options.photos, manifest, about_data)
-    encoded, more = shards.read(options.photos, manifest, split)
     base = load_base(options.checkpoint, method.bases, settings.base)
     if base.kind != manifest["base"]:
         raise ValueError(f"{options.photos} was prepared for {manifest['base']}, but {base.file} is {base.kind}.")
+    encoded, more = shards.read(options.photos, manifest, split)
     if is_main():
         counts = encoded.shelves.counts
         print(f"{len(encoded)} photos of {len(counts)} people, in {options.photos}", flush=True)

@@ -96,7 +96,8 @@ def stack(rows: Sequence[torch.Tensor]):
 class Portraits:
     """n pictures of people, all on the CPU.
 
-    latents, faces and features may be `shards.Column`s instead of tensors: they stay on disk until rows are drawn.
+    latents, faces and features may be `shards.Column`s instead of tensors, and captions `shards.Captions`: they stay on
+    disk until rows are drawn.
     Latents and faces of several shapes are `Ragged`.
 
     latents: [n, c, h, w] float16, as the UNet knows them (after process_latent_in).
@@ -110,7 +111,7 @@ class Portraits:
 
     latents: torch.Tensor
     people: torch.Tensor
-    captions: list[str]
+    captions: Sequence[str]
     faces: torch.Tensor
     features: dict[str, torch.Tensor]
     sizes: torch.Tensor | None = None
@@ -132,9 +133,8 @@ class Portraits:
 
     def select(self, rows: torch.Tensor) -> "Portraits":
         """Return the portraits of some rows [m]."""
-        captions = [self.captions[row] for row in rows.tolist()]
         features = {name: _select(tensor, rows) for name, tensor in self.features.items()}
-        latents, faces = (_select(tensor, rows) for tensor in (self.latents, self.faces))
+        latents, captions, faces = (_select(column, rows) for column in (self.latents, self.captions, self.faces))
         sizes = None if self.sizes is None else self.sizes[rows]
         return Portraits(latents, self.people[rows], captions, faces, features, sizes)
 
@@ -187,9 +187,11 @@ def _list_parts(tensor) -> tuple:
     return tensor.parts if isinstance(tensor, Ragged) else (tensor,)
 
 
-def _select(tensor, rows: torch.Tensor):
-    """Return rows of a tensor, or of a column that stays in its shards."""
-    return tensor[rows] if isinstance(tensor, torch.Tensor) else tensor.select(rows)
+def _select(column, rows: torch.Tensor):
+    """Return rows of a tensor or list, or of a column that stays in its shards."""
+    if isinstance(column, list):
+        return [column[row] for row in rows.tolist()]
+    return column[rows] if isinstance(column, torch.Tensor) else column.select(rows)
 
 
 def hold_out(portraits: Portraits, share: float, people: torch.Tensor | None = None) -> tuple[Portraits, Portraits]:

@@ -25,7 +25,7 @@ from .bases import BUILT_IN
 from .distributed import count_processes, from_main, gather, get_rank, is_first_here, is_main, wait_for_all
 from .locks import hold
 from .photo_lists import LeftOutError, Photo, PhotoList, caption_files, list_photos
-from .settings import read_config
+from .settings import BASES, AdapterSettings, check_settings, read_config
 from .shards import MANIFEST, NOTHING, VERSION, read_manifest
 
 MSID = "msid"  # which trains without a base model, on aligned crops
@@ -51,8 +51,9 @@ def main(arguments: list[str]) -> int:
     options = _parse(arguments)
     filters = photos.Filters(options.min_side, options.min_score, options.min_sharpness, options.one_face)
     try:
-        _, about_data = read_config(options.config, options.set)
-        prepare(options.photos, options.output, options.checkpoint, options.methods, about_data, filters)
+        values, about_data = read_config(options.config, options.set)
+        wanted = check_settings(AdapterSettings, {name: values[name] for name in ("base",) if name in values}).base
+        prepare(options.photos, options.output, options.checkpoint, options.methods, about_data, filters, wanted)
     except (ValueError, RuntimeError, OSError) as error:
         raise SetupError(str(error), f"{options.output} is not finished.") from error
     return 0
@@ -68,8 +69,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("checkpoint", nargs="?", help=text)
     text = "what is to be trained; give it several times for several"
     parser.add_argument("--for", action="append", required=True, choices=(*METHODS, MSID), dest="methods", help=text)
-    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="a recipe, of which [data] is read")
-    parser.add_argument("--set", action="append", default=[], metavar="data.NAME=VALUE", help="over the config")
+    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="a recipe, of which base and [data] are read")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="over the config")
     defaults = photos.Filters()
     parser.add_argument(
         "--min-side", type=int, default=defaults.min_side, help="pixels of the face's crop in the photo"
@@ -88,13 +89,20 @@ def prepare(
     methods: Sequence[str],
     about_data: dict,
     filters: photos.Filters | None = None,
+    wanted: str = BASES[0],
 ) -> None:
     """Find, cut out and encode the photos of `source` into shards in `output`, as far as they are not there.
+
+    wanted: the kind of base model that the recipe is for, if one is needed.
 
     Raises ValueError or OSError with a sentence where photos, checkpoint, entries of [data] or the folder do not serve.
     """
     if not source.exists():
         raise ValueError(f"There is no folder {source} with photos.")
+    if (source / MANIFEST).is_file():
+        raise ValueError(f"{source} holds photos that are prepared already: train on it, or name other photos.")
+    if output.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"{output} lies in {source}, and would count as photos: name an output outside it.")
     with_base = [method for method in methods if method != MSID]
     if with_base and checkpoint is None:
         raise ValueError(f"{with_base[0]} needs a base model: name its checkpoint behind the folder for the shards.")
@@ -107,12 +115,15 @@ def prepare(
         )
     if data.buckets and set(with_base) != {"infinite-id"}:
         raise ValueError("buckets = true is for infinite-id alone: prepare the photos for others into another folder.")
-    base = _load_base(checkpoint, with_base) if with_base else None
+    base = _load_base(checkpoint, with_base, wanted) if with_base else None
     data = replace(data, size=data.size or (base.size if base else photos.ALIGNED_FROM))
     if base:
         photos.check_size(data.size, base.vae)
     files, task = list_photos(source), Task(data, base, MSID in methods, filters or photos.Filters())
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{output} cannot be made ({error.strerror}): name another folder for the shards.") from error
     with _hold(output):
         _begin(output, files, task)
         numbers = range(get_rank(), -(-len(files) // SHARD), count_processes())
@@ -122,9 +133,9 @@ def prepare(
             _report(output, files, [entry for _, entries in sorted(left_out) for entry in entries])
 
 
-def _load_base(checkpoint: str, methods: list[str]) -> LoadedBase:
+def _load_base(checkpoint: str, methods: list[str], wanted: str) -> LoadedBase:
     kinds = set.intersection(*(set(METHODS[method].bases) for method in methods))
-    return adapter_command.load_base(checkpoint, tuple(sorted(kinds)))
+    return adapter_command.load_base(checkpoint, tuple(sorted(kinds)), wanted)
 
 
 def _hold(output: Path) -> contextlib.AbstractContextManager:

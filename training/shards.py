@@ -10,10 +10,9 @@ import io
 import json
 import os
 import platform
-import sys
 import tarfile
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +22,7 @@ import psutil
 import torch
 
 from .distributed import count_processes, get_rank
+from .photo_lists import check_rest
 from .portraits import Portraits, Ragged, join
 
 MANIFEST, NOTHING = "prepared.json", "clip_of_nothing.npy"
@@ -48,7 +48,7 @@ def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, np.ndarray], 
             for name, arrays, details in samples:
                 for key, array in arrays.items():
                     content = io.BytesIO()
-                    np.save(content, array)
+                    np.save(content, np.ascontiguousarray(array))
                     _add(tar, f"{name}.{key}.npy", content.getvalue())
                 _add(tar, f"{name}.{_DETAILS}", json.dumps(details).encode())
         part.replace(path)
@@ -117,6 +117,31 @@ class Column:
         return Column(self.files, self.shard[rows], self.place[rows], self.row_shape, self.dtype)
 
 
+@dataclass(frozen=True, eq=False)
+class Captions(Sequence[str]):
+    """The captions of n samples, which stay in their shards until one is asked for.
+
+    files: the shards. shard, place, length: int64 [n], which, where in it the details begin, and their bytes.
+    """
+
+    files: list[Path]
+    shard: torch.Tensor
+    place: torch.Tensor
+    length: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    def __getitem__(self, row: int) -> str:
+        with self.files[self.shard[row]].open("rb", buffering=0) as file:
+            file.seek(int(self.place[row]))
+            return json.loads(file.read(int(self.length[row])))["caption"]
+
+    def select(self, rows: torch.Tensor) -> "Captions":
+        """Return the captions of some rows, still in the shards."""
+        return Captions(self.files, self.shard[rows], self.place[rows], self.length[rows])
+
+
 class _Places:
     """Where the rows of one column are, while shards are read through."""
 
@@ -136,18 +161,18 @@ class _Places:
 
 
 class Samples(NamedTuple):
-    """What shards hold: columns by name; int64 people [n]; captions, of which equal ones are one text; sizes [n, 4]."""
+    """What shards hold: columns by name; int64 people [n]; captions; sizes [n, 4]."""
 
     columns: dict[str, Column | Ragged]
     people: torch.Tensor
-    captions: list[str]
+    captions: Captions
     sizes: torch.Tensor
 
 
 def read_samples(files: list[Path]) -> Samples:
     """Return the samples of shards; raises ValueError, naming file and fault, for one that is cut off or strange."""
     places: dict[str, tuple[dict[bytes, _Places], array]] = {}  # by shape, and which of these each row has
-    people, sizes, captions = array("q"), array("q"), []
+    people, sizes, shard, place, length = (array("q") for _ in range(5))
     for number, file in enumerate(files):
         try:
             _check_end(file)
@@ -158,7 +183,9 @@ def read_samples(files: list[Path]) -> Samples:
                         details = json.load(tar.extractfile(entry))
                         people.append(details["person"])
                         sizes.extend(details["size"] if "size" in details else (details["side"],) * 2 + (0, 0))
-                        captions.append(sys.intern(details["caption"]))
+                        shard.append(number)
+                        place.append(entry.offset_data)
+                        length.append(entry.size)
                     else:
                         parts, order = places.setdefault(key, ({}, array("b")))
                         head = tar.extractfile(entry).read(_HEAD)
@@ -167,21 +194,26 @@ def read_samples(files: list[Path]) -> Samples:
                         parts[head].add(number, entry)
                         order.append(list(parts).index(head))
                     tar.members.clear()  # it would keep them all
+                check_rest(file, tar.offset)
+            if any(len(order) != len(people) for _, order in places.values()):
+                raise ValueError("a part of a sample is missing")
         except (tarfile.TarError, ValueError, KeyError, EOFError) as error:
+            reason = str(error).partition(": ")[0]  # numpy and json show what they read, too
             raise ValueError(
-                f"The shard {file} cannot be read ({error}): delete it, and run 'likeness.py prepare' again, which "
+                f"The shard {file} cannot be read ({reason}): delete it, and run 'likeness.py prepare' again, which "
                 "makes only what is missing."
             ) from error
     columns = {
         key: join([where.column(files) for where in parts.values()], as_tensor(order))
         for key, (parts, order) in places.items()
     }
+    captions = Captions(files, *map(as_tensor, (shard, place, length)))
     return Samples(columns, as_tensor(people), captions, as_tensor(sizes).reshape(-1, 4))
 
 
 def as_tensor(numbers: array) -> torch.Tensor:
-    """Return an array of numbers as a tensor of their type."""
-    return torch.tensor(np.asarray(numbers))
+    """Return an array of numbers as a tensor of their type, in the same memory."""
+    return torch.from_numpy(np.asarray(numbers))
 
 
 def read_shards(files: list[Path]) -> Portraits:

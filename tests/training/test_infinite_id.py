@@ -49,7 +49,7 @@ def fresh(base, seed=1) -> InfiniteId:
 
 
 def loss_of(base, adapter, portraits, seed=2, **settings):
-    data = portraits, base.tokens(portraits.captions), nothing()
+    data = portraits, nothing()
     return step_loss(base, adapter, data, InfiniteIdSettings(**TINY | settings), torch.Generator().manual_seed(seed))
 
 

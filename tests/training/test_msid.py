@@ -122,6 +122,12 @@ def test_it_learns_and_the_file_is_the_published_layout(people, tmp_path):
     assert features.shape == (1, 1, 4 * 32) and load_file(output).keys() == network.state_dict().keys()
 
 
+def test_the_head_gives_the_cosines_with_all_directions():
+    head, embedding = msid.MarginHead(8, 5), torch.randn(3, 8)
+    expected = torch.nn.functional.cosine_similarity(embedding[:, None], head.directions[None], dim=2)
+    assert torch.allclose(head.cosines(embedding), expected, atol=1e-6)
+
+
 def test_cosface_by_hand():
     cosines, labels = torch.tensor([[0.5, 0.2], [0.1, -0.3]]), torch.tensor([0, 1])
     own = torch.tensor([[0.5 - 0.35, 0.2], [0.1, -0.3 - 0.35]])

@@ -32,10 +32,16 @@ def test_photos_become_a_file_for_sdxl(tmp_path, base, monkeypatch, capsys):
     monkeypatch.setattr(adapter_command, "load_checkpoint", cache(bases.load_checkpoint))
     settings = [part for each in given for part in ("--set", each)]
     arguments = ["infinite-id", str(tmp_path / "photos"), checkpoint, str(output), *settings]
-    with pytest.raises(
-        SetupError, match=r"These settings are for SD1.x \(base = 'SD1.5'\), but .* is SDXL: take the rec"
-    ):
+    for_another = pytest.raises(SetupError, match=r"are for SD1.x \(base = 'SD1.5'\), but .* is SDXL: take the recipe")
+    with for_another:
         train.main([*arguments, "--set", "base=SD1.5"], None)
+    prepared = tmp_path / "prepared"
+    with for_another:
+        of_data = [
+            part for each in (*given, "base=SD1.5") if each.startswith(("data.", "base=")) for part in ("--set", each)
+        ]
+        train.prepare([arguments[1], str(prepared), checkpoint, "--for", "infinite-id", *of_data], None)
+    assert not prepared.exists(), "nothing is read"
     assert train.main([*arguments, "--set", "base=SDXL"], None) == 0
     assert "1 process, batch 1: 1 samples a step" in capsys.readouterr().out
     (encoded,) = tmp_path.glob("*.portraits-*")
