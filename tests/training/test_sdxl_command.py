@@ -48,7 +48,7 @@ def test_photos_become_a_file_for_sdxl(tmp_path, base, monkeypatch, capsys):
     encoded = portraits.load(encoded)
     assert [part.shape for part in encoded.latents.parts] == [(3, 4, 8, 8), (1, 4, 6, 10)]
     assert encoded.features["clip"].shape == (4, 257, 1024)
-    assert encoded.sizes[:2].tolist() == [[96, 96, 0, 0], [96, 144, 3, 0]]
+    assert encoded.sizes[:2].tolist() == [[96, 96, 0, 0], [96, 144, 6, 0]]
     adapter = load_adapter(str(output))
     assert (adapter.base, adapter.token_dim, len(adapter.widths)) == ("SDXL", 2048, 70)
     assert all(torch.isfinite(each).all() for each in adapter.attentions.model.parameters())
