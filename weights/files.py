@@ -8,8 +8,9 @@ import functools
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 HEAD = 64  # bytes that are enough to tell
 _CHUNK = 1 << 20
@@ -51,12 +52,15 @@ def _hash(path: str, time: int, size: int) -> str:
 
 
 @contextlib.contextmanager
-def written_beside(path: Path, data: bytes) -> Iterator[Path]:
-    """Lend a file beside `path` that holds `data`, safe on the disk, to be moved there; afterwards it is gone."""
+def written_beside(path: Path, data: bytes | Callable[[BinaryIO], None]) -> Iterator[Path]:
+    """Lend a file beside `path` that holds `data`, safe on the disk, to be moved there; afterwards it is gone.
+
+    data: or what writes it to the open file, where it is too large to be in memory once more.
+    """
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")  # several processes may write into one folder
     try:
         with part.open("xb") as file:
-            file.write(data)
+            data(file) if callable(data) else file.write(data)
             file.flush()
             os.fsync(file.fileno())
         yield part

@@ -5,8 +5,9 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import folder_paths
 
@@ -56,9 +57,10 @@ def find(kind: str, name: str, label: str, writer: str) -> str:
     return path
 
 
-def write(path: str | Path, data: bytes, writer: str, new: bool = False) -> str:
+def write(path: str | Path, data: bytes | Callable[[BinaryIO], object], writer: str, new: bool = False) -> str:
     """Write `data` to `path`, which holds the whole of it or what it held before, whatever happens in between.
 
+    data: bytes, or what writes them into an open file, where they would fill the memory once more.
     new: `path` is one of `new_path`, whose number another process may have taken since: then take the next that is
     free. Returns where the file is. Raises OSError with a sentence that begins with `writer`.
     """

@@ -16,7 +16,7 @@ from likeness.training import adapter_command, bases, infinite_id, portraits, wa
 CLIP_VISION, RECOGNISER, DETECTOR = "likeness_builtin_clip_vision_l.pt", "miniature_arcface.onnx", "drawn: miniature"
 GIVEN = ("steps=1", "batch=1", "lr=1e-2", "depth=1", "dim=64", "checkpointing=true", "checkpoint_seconds=600",
          "validate_steps=1", "held_out=0.5", "validation_batches=1", "validation_pictures=1", "sampling_steps=1",
-         "data.size=64", f"data.detector={DETECTOR}", f"data.arcface={RECOGNISER}",
+         "data.size=64", "data.buckets=true", f"data.detector={DETECTOR}", f"data.arcface={RECOGNISER}",
          f"data.clip_vision={CLIP_VISION}")  # fmt: skip
 
 
@@ -39,21 +39,29 @@ def test_photos_become_a_picture_of_sdxl(tmp_path, base, executor, monkeypatch, 
         return fresh
 
     monkeypatch.setattr(infinite_id, "make", make_and_write)
-    rendered_people.write(tmp_path / "photos", 2)
+    photos = rendered_people.write(tmp_path / "photos", 2)
+    rendered_people.widen(photos / "person0" / "1.png")
     checkpoint = str(base / "models" / "checkpoints" / "likeness_builtin_sdxl.ckpt")
     output = tmp_path / "trained.safetensors"
     settings = [part for setting in GIVEN for part in ("--set", setting)]
     arguments = ["infinite-id", str(tmp_path / "photos"), checkpoint, str(output), *settings]
-    with pytest.raises(
-        SetupError, match=r"These settings are for SD1.x \(base = 'SD1.5'\), but .* is SDXL: take the rec"
-    ):
+    for_another = pytest.raises(SetupError, match=r"are for SD1.x \(base = 'SD1.5'\), but .* is SDXL: take the recipe")
+    with for_another:
         train.main([*arguments, "--set", "base=SD1.5"], None)
+    prepared = tmp_path / "prepared"
+    with for_another:
+        of_data = [
+            part for each in (*GIVEN, "base=SD1.5") if each.startswith(("data.", "base=")) for part in ("--set", each)
+        ]
+        train.prepare([arguments[1], str(prepared), checkpoint, "--for", "infinite-id", *of_data], None)
+    assert not prepared.exists(), "nothing is read"
     assert train.main([*arguments, "--set", "base=SDXL"], None) == 0
     assert "1 process, batch 1: 1 samples a step" in capsys.readouterr().out
     (encoded,) = tmp_path.glob("*.portraits-*")
     encoded = portraits.load(encoded)
-    assert encoded.latents.shape == (4, 4, 8, 8) and encoded.features["clip"].shape == (4, 257, 1024)
-    assert 20 < encoded.sides.min() and encoded.sides.max() < 200
+    assert [part.shape for part in encoded.latents.parts] == [(3, 4, 8, 8), (1, 4, 6, 10)]
+    assert encoded.features["clip"].shape == (4, 257, 1024)
+    assert encoded.sizes[:2].tolist() == [[96, 96, 0, 0], [96, 144, 6, 0]]
     (validated,) = watch.read_log(output.with_suffix(".log.jsonl"))
     assert validated["validation"] > 0
     assert output.with_suffix(".validation-00000001.png").is_file()
