@@ -200,13 +200,21 @@ def clip(weights: dict[str, torch.Tensor], tokens: torch.Tensor, disable_dynamic
     return made
 
 
+def _is_no_complaint(record: logging.LogRecord) -> bool:
+    """Return whether the host does not complain of a VAE without weights, which here come afterwards."""
+    return "No VAE weights" not in record.getMessage()
+
+
 class MiniatureVAE(comfy.sd.VAE):
     """The host's VAE around an `Autoencoder`, which the host does not know; it computes in float32."""
 
     def __init__(self, weights: dict[str, torch.Tensor]):
-        logging.disable(logging.WARNING)  # the host would warn that it has no weights
-        super().__init__(sd={})  # sets up everything but the network
-        logging.disable(logging.NOTSET)
+        logger = logging.getLogger()
+        logger.addFilter(_is_no_complaint)
+        try:
+            super().__init__(sd={})  # sets up everything but the network
+        finally:
+            logger.removeFilter(_is_no_complaint)
         self.latent_channels = CHANNELS
         self.upscale_ratio = self.downscale_ratio = SHRINK
         self.device = comfy.model_management.vae_device()
