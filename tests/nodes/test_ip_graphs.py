@@ -25,13 +25,6 @@ ENCODER = "LikenessLoadFaceEncoder"
 LOADER = "LikenessLoadFaceAdapter"
 
 
-@pytest.fixture(scope="module")
-def executor(_executor):
-    """As everywhere, but what one test loaded of true size is there for the next."""
-    yield _executor
-    _executor.forget()
-
-
 def sample(executor, graph):
     return executor.run(graph)[only(graph, "VAEDecode")][0]
 
