@@ -20,6 +20,7 @@ import networks  # noqa: E402
 import torch  # noqa: E402
 from comfy.sd1_clip import SD1ClipModel, SD1Tokenizer  # noqa: E402
 from comfy.supported_models_base import ClipTarget  # noqa: E402
+from kernels import Counter  # noqa: E402
 from likeness.adapters.facea import REGIONS, encode_text, write_prompt  # noqa: E402
 from likeness.training import inpainting  # noqa: E402
 from likeness.training.facea import Learned, batch_loss, sample_batch, step_loss  # noqa: E402
@@ -178,13 +179,14 @@ def time_loops(work: Setting, loops: dict) -> tuple[dict[str, list[dict[str, flo
     return samples, peaks
 
 
-def count_operations(work: Setting) -> float:
-    """Return the floating point operations of a step without checkpointing."""
-    with in_training([work.model], work.learned.lora, False) as unet, FlopCounterMode(display=False) as counter:
+def count_operations(work: Setting) -> tuple[float, int]:
+    """Return the floating point operations of a step without checkpointing, and how many kernels it launches."""
+    flops, kernels = FlopCounterMode(display=False), Counter()
+    with in_training([work.model], work.learned.lora, False) as unet, flops, kernels:
         step_loss(unet, work.learned, work.data, torch.Generator().manual_seed(0), work.size.batch).backward()
     for parameter in [p for branch in work.learned.lora.values() for p in branch.parameters()]:
         parameter.grad = None
-    return counter.get_total_flops()
+    return flops.get_total_flops(), kernels.count
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -212,13 +214,13 @@ def run(size: Size, loops: dict = LOOPS) -> dict[str, float]:
         for name, steps in samples.items()
     ]
     print(table(["loop", *PARTS, "step", "peak GB"], rows))
-    operations, rate = count_operations(work), matrix_rate(work.device, size.dtype)
+    (operations, kernels), rate = count_operations(work), matrix_rate(work.device, size.dtype)
     floor = operations / rate
     print(
-        f"\nCounted: {operations / 1e12:.2f} TFLOP a step; large matrix products run at {rate / 1e12:.2f} TFLOP/s: the "
-        f"floor is {floor * 1e3:.0f} ms."
+        f"\nCounted: {operations / 1e12:.2f} TFLOP and {kernels} kernels a step; large matrix products run at "
+        f"{rate / 1e12:.2f} TFLOP/s: the floor is {floor * 1e3:.0f} ms."
     )
-    figures = {"TFLOP a step": operations / 1e12, "floor ms": floor * 1e3}
+    figures = {"TFLOP a step": operations / 1e12, "kernels a step": kernels, "floor ms": floor * 1e3}
     for name, steps in samples.items():
         seconds = statistics.median(step["step"] for step in steps)
         print(f"- {name}: {seconds / floor:.2f} x the floor; 1000 steps take {seconds * 1000:.0f} s")

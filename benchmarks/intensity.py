@@ -17,15 +17,15 @@ open_host()
 
 from dataclasses import dataclass  # noqa: E402
 
+import facea  # noqa: E402
 import image  # noqa: E402
 import mixed  # noqa: E402
 import sfags  # noqa: E402
 import torch  # noqa: E402
+from kernels import count_kernels  # noqa: E402
 from likeness.adapters.fact import GatedSelfAttention  # noqa: E402
 from likeness.attention_patches.fact import FactPatch, FactPatches  # noqa: E402
 from likeness.patcher import LightCast, manage  # noqa: E402
-from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
-from torch.utils._pytree import tree_leaves  # noqa: E402
 
 # TFLOP/s of bfloat16 products and GB/s: of the H200 as `on_cuda.py` measured them, of the H100 as NVIDIA states them.
 CARDS = {"H200": (792e12, 4246e9), "H100": (989e12, 3350e9)}
@@ -41,29 +41,6 @@ class Mechanism:
     numbers: float
     kernels: int
     blocks: int
-
-
-class Counter(TorchDispatchMode):
-    """Counts the operations that launch a kernel: those whose result lies in memory of its own."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        first = next(part for part in tree_leaves(result) if isinstance(part, torch.Tensor))
-        taken = {part.untyped_storage().data_ptr() for part in tree_leaves(args) if isinstance(part, torch.Tensor)}
-        self.count += first.untyped_storage().data_ptr() not in taken
-        return result
-
-
-def count_kernels(work) -> int:
-    """Return how many kernels a second call of `work` launches; the first one makes what is made once."""
-    work()
-    with Counter() as counter:
-        work()
-    return counter.count
 
 
 def fact_kernels() -> int:
@@ -137,6 +114,9 @@ def main() -> None:
     print()
     columns = ["mechanism", "GFLOP", "MB", "intensity", *(f"least, {card}, ms" for card in CARDS), "kernels"]
     print(table([*columns, "launches, ms", "bound by"], rows))
+    with torch.inference_mode(False):
+        _, kernels = facea.count_operations(facea.make_setting(facea.Size(pixels=64, batch=1, width=32)))
+    print(f"\nFaceA's training step, bfloat16: {kernels} kernels, {kernels * LAUNCH_US / 1e3:.0f} ms of launches")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from likeness.tests.support import tiny_facea
 from likeness.training import loop
 from likeness.training.facea import add_noise, eps_theta, facea_loss, step_loss
 from likeness.training.inpainting import Inpainting
-from likeness.training.lora import make_lora, state_dict
+from likeness.training.lora import lower, make_lora, state_dict
 
 
 def generator(seed=0):
@@ -181,6 +181,26 @@ def test_less_precision_keeps_what_is_learned_in_float32():
     assert seen[0][0].dtype == torch.bfloat16 and loss.dtype == torch.float32
     assert loss.item() == pytest.approx(exact.item(), rel=0.02)
     assert all(branch.up.grad.dtype == torch.float32 for branch in learned.lora.values())
+
+
+def test_one_cast_serves_all_layers():
+    """Parameters and gradients are those of a cast for each layer, and lie side by side."""
+    model = tiny_facea.loaded_model()
+    branches = dict(list(tiny_facea.learned(model).lora.items())[:2])
+    first, second = branches.values()
+    x, wide = torch.randn(3, 5, first.down.shape[1], dtype=torch.bfloat16), (3, 5, first.up.shape[0])
+    with torch.no_grad():
+        first.up.normal_(generator=generator(1))
+    lower(branches, torch.bfloat16)
+    assert first.lowered[0].untyped_storage().data_ptr() == second.lowered[1].untyped_storage().data_ptr()
+    seen = first.bypass_forward(lambda x: x.new_zeros(wide), x)
+    expected = x @ first.down.to(x).T @ first.up.to(x).T * (first.alpha / len(first.down))
+    torch.testing.assert_close(seen, expected)
+    got, wanted = (torch.autograd.grad(y.sum(), (first.up, first.down)) for y in (seen, expected))
+    torch.testing.assert_close(got, wanted, rtol=0.02, atol=0.02)
+    assert {grad.dtype for grad in got} == {torch.float32}
+    lower(branches, torch.float32)
+    assert first.lowered == (first.up, first.down)
 
 
 def test_a_lora_goes_on_where_it_stood():
