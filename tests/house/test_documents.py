@@ -1,5 +1,6 @@
 """The documents' references: files, links and sections that they, or the code, point to are there."""
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -42,6 +43,20 @@ def test_sections_that_the_code_names_are_there():
     for path in (path for path in ROOT.rglob("*.py") if not path.relative_to(ROOT).parts[0].startswith(".")):
         for section in re.findall(r"docs/papers\.md (\d(?:\.\d+)?)", path.read_text(encoding="utf-8")):
             assert section in sections | {section[0] for section in sections}, f"{path}: {section}"
+
+
+def test_commands_on_the_pages_are_there():
+    """The first words of every `likeness.py` command that a page, a note or a help page prints."""
+    spec = importlib.util.spec_from_file_location("likeness_commands", ROOT / "likeness.py")
+    command_line = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(command_line)
+    second = {"bench": command_line.BENCHMARKS, "evaluate": ("PROTOCOL", *command_line.PROTOCOLS)}
+    rooms = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    for page in (*ROOT.glob("*.md"), *(page for room in rooms for page in room.rglob("*.md"))):
+        text = page.read_text(encoding="utf-8")
+        for command, _, word in re.findall(r"likeness\.py ([a-z]\w*)( +([A-Za-z][\w-]*))?", text):
+            assert command in {*command_line.COMMANDS, "identities"}, f"{page}: {command}"
+            assert not word or word in second.get(command, (word,)), f"{page}: {command} {word}"
 
 
 def test_the_readme_counts_the_nodes_of_templates():
