@@ -39,12 +39,16 @@ def cut(image: torch.Tensor, window: Window) -> torch.Tensor:
     return image[rows][:, columns]
 
 
-def resize(image: torch.Tensor, size: int) -> torch.Tensor:
-    """Return `image` [side, side, C] of 0..1 at [size, size, C]: bicubic, without aliasing where it shrinks."""
-    if len(image) == size:
+def resize(image: torch.Tensor, height: int, width: int | None = None) -> torch.Tensor:
+    """Return `image` [H, W, C] of 0..1 at [height, width, C]: bicubic, without aliasing where it shrinks.
+
+    width: None for that of a square.
+    """
+    shape = (height, width or height)
+    if image.shape[:2] == shape:
         return image
     channels_first = image.movedim(-1, 0)[None]
-    resized = torch.nn.functional.interpolate(channels_first, (size, size), mode="bicubic", antialias=True)
+    resized = torch.nn.functional.interpolate(channels_first, shape, mode="bicubic", antialias=True)
     return resized[0].movedim(0, -1).clamp(0, 1)
 
 

@@ -31,7 +31,8 @@ from ..weights import folders, saving
 from . import curve, face2diffusion, fact, infinite_id, loop, photos, portraits, shards, validation
 from .adapter_loop import train_adapter
 from .bases import BUILT_IN, BuiltInBase, load_checkpoint
-from .distributed import is_main, main_first
+from .buckets import Shape, list_shapes
+from .distributed import from_main, is_main, main_first
 from .frozen import freeze
 from .photo_lists import list_tars
 from .progress_line import ProgressLine
@@ -107,7 +108,7 @@ class Data:
     """How photos are read: the crops' side in pixels, a face detector's label, the files of the networks by name.
 
     size: 0 for that of the base model. clip_face: what CLIP sees, one of CLIP_FACES. parser: the file of a face
-    parser, "" for none. flip: whether every photo is there mirrored too.
+    parser, "" for none. flip: whether every photo is there mirrored too. buckets: whether targets have several shapes.
     """
 
     size: int
@@ -116,6 +117,11 @@ class Data:
     clip_face: str = CLIP_FACES[0]
     parser: str = ""
     flip: bool = False
+    buckets: bool = False
+
+    def choose_shapes(self, vae) -> tuple[Shape, ...]:
+        """Return the shapes of the targets that `vae` is to encode, none without buckets."""
+        return list_shapes(self.size, vae.spacial_compression_encode()) if self.buckets else ()
 
 
 class LoadedBase(NamedTuple):
@@ -183,16 +189,18 @@ def _train(options: argparse.Namespace) -> None:
     scorers = validation.load_scorers(settings.face_scorer, settings.text_scorer)
     line = ProgressLine(settings)
     take = _take_prepared if (options.photos / shards.MANIFEST).is_file() else _take_photos
-    base, encoded, more, label, count = take(options, settings, method, about_data, built_in)
-    watched = portraits.hold_out(encoded, settings.held_out, count) if settings.validate_steps else [encoded]
+    base, encoded, more, label, people = take(options, settings, method, about_data, built_in)
+    if is_main():
+        _tell_shapes(encoded, base.vae)
+    watched = portraits.hold_out(encoded, settings.held_out, people) if settings.validate_steps else [encoded]
     comfy.model_management.unload_all_models()  # the base model needs the room
     fixed = freeze(base.model, base.clip, settings.precision, settings.checkpointing, settings.compile)
     progress = loop.Progress()
     module = method.trainer.make(fixed, watched[0], settings)
     validate = None
-    if settings.validate_steps:
+    if settings.validate_steps and is_main():
         loss, gallery = method.trainer.make_loss(fixed, module, watched[1], *more, settings), None
-        if settings.validation_pictures and is_main():
+        if settings.validation_pictures:
             finder, data = detector.load(label, 0.5, 640), (watched[1], *more)
             gallery = validation.Gallery(
                 method.trainer, fixed, base.vae, data, settings, options.output, finder, *scorers
@@ -210,6 +218,15 @@ def _train(options: argparse.Namespace) -> None:
     watch = Watch(settings, settings.lr, options.output, write, validate, settings.best)
     train = partial(train_adapter, method.trainer, fixed, module, (watched[0], *more), settings)
     learn(train, settings, options.output, line, watch, progress)
+
+
+def _tell_shapes(encoded: portraits.Portraits, vae) -> None:
+    """Print how many photos are learned in each shape, where these are several."""
+    cell, groups = vae.spacial_compression_encode(), encoded.split(torch.arange(len(encoded)))
+    if len(groups) > 1:
+        shapes = sorted(((len(rows), *encoded.measure(rows)) for rows in groups), reverse=True)
+        told = (f"{count} of {cell * width} x {cell * height}" for count, height, width in shapes)
+        print(f"Buckets: {', '.join(told)} pixels", flush=True)
 
 
 def learn(
@@ -253,7 +270,7 @@ def _take_photos(options: argparse.Namespace, settings: AdapterSettings, method:
 
 
 def _take_prepared(options: argparse.Namespace, settings: AdapterSettings, method: AdapterTraining, about_data, _):
-    """Return the same of photos that `likeness.py prepare` encoded; where they are split, how many people there are.
+    """Return the same of photos that `likeness.py prepare` encoded; where they are split, the main process's people.
 
     Raises ValueError where they are for another training.
     """
@@ -265,17 +282,17 @@ def _take_prepared(options: argparse.Namespace, settings: AdapterSettings, metho
             f"with --for {options.method}."
         )
     check_prepared(options.photos, manifest, about_data)
-    encoded, more = shards.read(options.photos, manifest, split)
     base = load_base(options.checkpoint, method.bases, settings.base)
     if base.kind != manifest["base"]:
         raise ValueError(f"{options.photos} was prepared for {manifest['base']}, but {base.file} is {base.kind}.")
+    encoded, more = shards.read(options.photos, manifest, split)
     if is_main():
         counts = encoded.shelves.counts
         print(f"{len(encoded)} photos of {len(counts)} people, in {options.photos}", flush=True)
         if single := int((counts == 1).sum()):
             print(f"{single} people have one photo only, which cannot be paired with another of them", flush=True)
-    more, count = more if "clip_vision" in method.networks else [], manifest["people"] if split else None
-    return base, encoded, more, manifest["data"]["detector"], count
+    more, people = more if "clip_vision" in method.networks else [], encoded.people.unique()
+    return base, encoded, more, manifest["data"]["detector"], from_main(people) if split else people
 
 
 def check_prepared(folder: Path, manifest: dict, about_data: dict) -> None:
@@ -315,7 +332,8 @@ def complete_data(networks: tuple[str, ...], values: dict, built_in: BuiltInBase
             files[name] = folders.path(kind, getattr(entries, name) or published)
     size = entries.size if "size" in values else 0
     label = entries.detector or detector.first_detector()
-    return Data(size, label, files, entries.clip_face, _find_parser(entries.parser, built_in), entries.flip)
+    parser = _find_parser(entries.parser, built_in)
+    return Data(size, label, files, entries.clip_face, parser, entries.flip, entries.buckets)
 
 
 def _find_parser(name: str, built_in: BuiltInBase | None) -> str:
@@ -378,6 +396,7 @@ def fingerprint(folder: Path, data: Data, checkpoint: str) -> str:
     used = [file for file in (*data.files.values(), data.parser) if file]
     stats = [Path(file).stat() for file in (*inside, *used, checkpoint)]
     facts = [names, [(stat.st_size, stat.st_mtime_ns) for stat in stats], *dataclasses.astuple(data)]
+    facts = facts if data.buckets else facts[:-1]  # as before there were buckets
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 
@@ -385,7 +404,7 @@ def _encode(folder: Path, data: Data, base: LoadedBase) -> portraits.Portraits:
     """Find the faces of all photos and encode them; only the main process comes here."""
     networks = load_networks(data, base)
     print(f"Finding faces below {folder} with {data.detector} ...", flush=True)
-    album = photos.read(folder, networks.detector, data.size, networks.parser)
+    album = photos.read(folder, networks.detector, data.size, networks.parser, data.choose_shapes(base.vae))
     with tqdm(total=len(album) * (1 + data.flip), desc="encoded", unit=" photos") as bar:
         return encode_album(album, data, networks, base, report=lambda done, count: bar.update(done - bar.n))
 

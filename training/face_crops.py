@@ -11,6 +11,8 @@
 
 import io
 import struct
+import warnings
+from array import array
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -28,6 +30,8 @@ from .photos import ALIGNED
 RECORDS, INDEX = "train.rec", "train.idx"
 _MAGIC = 0xCED7230A
 _HEADER = struct.Struct("<IfQQ")  # of an image's record: number of labels, the label, two ids
+_HEAD = _HEADER.size + 12  # bytes that show two labels, and whether more follows
+_END = 2**62  # behind all bytes and records
 _WHOLE = 2**24  # up to which a label of 32 bits counts exactly
 _THREADS = 8  # that decode a batch: Pillow leaves the others running meanwhile
 
@@ -90,69 +94,96 @@ def _read_records(records: Path, index: Path) -> CropSet:
     """Return the crops of InsightFace's record files."""
     if not index.is_file():
         raise ValueError(f"{records} needs {index.name} beside it, which says where its records are.")
-    try:
-        table = np.loadtxt(index, np.int64, ndmin=2, usecols=(0, 1))
-    except ValueError as error:
-        raise ValueError(f"{index} is no index of records ({error}).") from error
-    table = table[table[:, 0].argsort(kind="stable")]
+    table = _read_index(index)
     keys, places = table.T
     if not len(keys) or places.max() >= records.stat().st_size:
         raise ValueError(f"{records} is cut off, or {index.name} is another's: it has records behind the end.")
-    labels, _ = _read_labels(records, int(places[0]))
-    if keys[0] == 0 and len(labels) == 2 and keys[-1] < _WHOLE:
+    labels, picture = _read_image(records, int(places[0]), _HEAD)
+    told = keys[0] == 0 and len(labels) == 2 and not picture
+    if told and keys[-1] < _WHOLE:
         rows, people = _list_people(records, keys, places, *map(int, labels))
-    else:  # nothing tells the people but the pictures' own labels
-        rows = np.arange(len(keys))
-        people = np.array([_read_labels(records, int(place))[0][0] for place in places], dtype=np.int64)
-    _, people = np.unique(people, return_inverse=True)
+    else:
+        rows, people = _list_labels(records, places, *np.searchsorted(keys, (1, int(labels[0])) if told else (0, _END)))
+    table = table[rows]
 
     def read(row: int) -> tuple[str, bytes]:
-        key, place = table[rows[row]]
-        return f"record {key} of {records}", _read_labels(records, int(place))[1]
+        key, place = table[row]
+        return f"record {key} of {records}", _read_image(records, int(place))[1]
 
     return CropSet(torch.from_numpy(people), int(people.max()) + 1, partial(_decode_all, read))
 
 
+def _read_index(index: Path) -> np.ndarray:
+    """Return keys and places of records, int64 [n, 2], by key; raises ValueError where the file has anything else."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", DeprecationWarning)  # all that is said of what is no number
+            table = np.fromfile(index, np.int64, sep=" ").reshape(-1, 2)
+    except (ValueError, DeprecationWarning) as error:
+        raise ValueError(f"{index} is no index of records ({error}).") from error
+    return table if (np.diff(table[:, 0]) > 0).all() else table[table[:, 0].argsort(kind="stable")]
+
+
 def _list_people(records: Path, keys, places, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows of the pictures and their people, by the records from `first` to `end`, one of each person."""
-    people = np.full(len(keys), -1, dtype=np.int64)
+    people, count = np.full(len(keys), -1, dtype=np.int64), 0
     for number, row in enumerate(np.searchsorted(keys, np.arange(first, end))):
         if row == len(keys) or keys[row] != first + number:
             raise ValueError(f"{records} has no record {first + number}, which would tell of a person.")
-        labels, _ = _read_labels(records, int(places[row]))
+        labels, _ = _read_image(records, int(places[row]), _HEAD)
         begin, after = np.searchsorted(keys, np.array(labels[:2], dtype=np.int64))
-        people[begin:after] = number
+        people[begin:after] = count
+        count += bool(after > begin)
     (rows,) = (people >= 0).nonzero()
     if not len(rows):
         raise ValueError(f"{records} has people without pictures only.")
     return rows, people[rows]
 
 
-def _read_labels(records: Path, place: int) -> tuple[tuple[float, ...], bytes]:
-    """Return labels and content of the record at `place`; raises ValueError where there is none."""
-    content = _read_record(records, place)
-    if len(content) < _HEADER.size:
-        raise ValueError(f"{records} has no image record at byte {place}.")
-    count, label, _, _ = _HEADER.unpack_from(content)
-    if count * 4 > len(content) - _HEADER.size:
-        raise ValueError(f"{records} has no image record at byte {place}.")
-    labels = struct.unpack_from(f"<{count}f", content, _HEADER.size) if count else (label,)
-    return labels, content[_HEADER.size + 4 * count :]
+def _list_labels(records: Path, places: np.ndarray, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return those rows from `first` to `end` that have pictures, and the people that the pictures' own labels tell."""
+    rows, people = array("q"), array("q")
+    for row in range(first, end):
+        labels, picture = _read_image(records, int(places[row]), _HEAD)
+        if picture or len(labels) > 2:
+            rows.append(row)
+            people.append(int(labels[0]))
+    if not rows:
+        raise ValueError(f"{records} has no pictures.")
+    return np.asarray(rows), np.unique(np.asarray(people), return_inverse=True)[1]
 
 
-def _read_record(records: Path, place: int) -> bytes:
-    """Return the content of the record at `place`, its parts joined by the number at which it was cut."""
-    parts, mark = [], 1
-    while mark in (1, 2):
+def _read_image(records: Path, place: int, most: int = _END) -> tuple[tuple[float, ...], bytes]:
+    """Return labels and picture of the record at `place`; raises ValueError where there is none.
+
+    most: how many bytes of it are needed; what is behind them may be left out.
+    """
+    content = _read_record(records, place, most)
+    count = _HEADER.unpack_from(content)[0] if len(content) >= _HEADER.size else _END
+    end = _HEADER.size + 4 * count
+    if end > len(content) and len(content) < most:
+        raise ValueError(f"{records} has no image record at byte {place}.")
+    if not count:
+        return _HEADER.unpack_from(content)[1:2], content[end:]
+    return tuple(np.frombuffer(content[_HEADER.size : min(end, len(content) // 4 * 4)], "<f4").tolist()), content[end:]
+
+
+def _read_record(records: Path, place: int, most: int = _END) -> bytes:
+    """Return the content of the record at `place`, its parts joined by the number at which it was cut.
+
+    most: as `_read_image` has it.
+    """
+    parts, mark, length = [], 1, 0
+    while mark in (1, 2) and length < most:
         try:
             magic, word = struct.unpack("<II", read_bytes(records, place, 8))
-            mark, length = word >> 29, word & (1 << 29) - 1
+            mark, size = word >> 29, word & (1 << 29) - 1
             if magic != _MAGIC or mark > 3 or (mark in (0, 1)) == bool(parts):
                 raise ValueError(f"{records} has no record at byte {place}: it is damaged, or {INDEX} is another's.")
-            parts.append(read_bytes(records, place + 8, length))
+            parts.append(read_bytes(records, place + 8, min(size, most)))
         except LeftOutError as error:
             raise ValueError(f"{error}: copy it again.") from error
-        place += 8 + -(-length // 4) * 4
+        place, length = place + 8 + -(-size // 4) * 4, length + size + 4
     return struct.pack("<I", _MAGIC).join(parts)
 
 

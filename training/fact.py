@@ -139,7 +139,6 @@ def step_loss(
     base: Frozen,
     adapter: Fact,
     portraits: Portraits,
-    tokens: torch.Tensor,
     settings: FactSettings,
     step: int,
     generator: torch.Generator,
@@ -153,8 +152,8 @@ def step_loss(
     )
     features = portraits.features["transface"][shown].to(base.device, torch.float32)
     features[torch.rand(settings.batch, generator=generator) < settings.drop] = 0
-    captions = tokens[indices].clone()
-    captions[torch.rand(settings.batch, generator=generator) < settings.caption_drop] = tokens[-1]
+    captions = base.tokens([portraits.captions[row] for row in indices.tolist()])
+    captions[torch.rand(settings.batch, generator=generator) < settings.caption_drop] = base.tokens([""])[0]
     batch = sample_noise(base, portraits.latents[indices], generator)
     masks = portraits.faces[indices].to(base.device, torch.float32)
     patch = FaceBlockPatch(adapter.by_block, adapter.projector(features), masks, settings.denominator)
@@ -180,11 +179,10 @@ def make(base: Frozen, portraits: Portraits, settings: FactSettings) -> Fact:
 
 def make_loss(base: Frozen, adapter: Fact, portraits: Portraits, settings: FactSettings) -> Loss:
     """Return the loss of batches sampled from `portraits`, a function of generator and step."""
-    tokens = base.tokens([*portraits.captions, ""])
 
     def loss(generator: torch.Generator, step: int) -> torch.Tensor:
         with base.autocast():
-            return step_loss(base, adapter, portraits, tokens, settings, step, generator)
+            return step_loss(base, adapter, portraits, settings, step, generator)
 
     return loss
 

@@ -54,17 +54,17 @@ class Frozen:
         """Return the context in which adapters, whose weights are float32, compute in the base's precision."""
         return cast_to(self.model.get_dtype_inference(), self.device)
 
-    def size_condition(self, sides: torch.Tensor, size: int) -> torch.Tensor | None:
-        """Return SDXL's y [b, 2816] of pictures `size` pixels a side that were `sides` [b] before; None for SD1.x.
+    def size_condition(self, sizes: torch.Tensor, height: int, width: int) -> torch.Tensor | None:
+        """Return SDXL's y [b, 2816] of pictures of height x width pixels; None for SD1.x.
 
-        Its text is none: zeros, as where SDXL learned without one. Nothing was cropped.
+        sizes: [b, 4], as `Portraits` have them. Its text is none: zeros, as where SDXL learned without one.
         """
         if self.kind != "SDXL":
             return None
         pooled = torch.zeros(1, self.model.adm_channels - 6 * _SIZE_WIDTH)
-        target = {"target_width": size, "target_height": size, "pooled_output": pooled}
-        rows = [self.model.encode_adm(width=side, height=side, **target) for side in sides.tolist()]
-        return torch.cat(rows).to(self.device)
+        target = {"target_height": height, "target_width": width, "pooled_output": pooled}
+        named = (dict(zip(("height", "width", "crop_h", "crop_w"), row)) for row in sizes.tolist())
+        return torch.cat([self.model.encode_adm(**row, **target) for row in named]).to(self.device)
 
     def denoise(
         self,

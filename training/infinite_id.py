@@ -13,7 +13,7 @@ from ..adapters.unet_blocks import BLOCKS, transformer_blocks
 from ..attention_patches.calls import attend
 from . import loop
 from .frozen import Condition, Frozen, mean_in_mask, prediction_error, sample_noise
-from .portraits import Portraits, others
+from .portraits import Portraits, draw, others
 from .settings import AdapterSettings, Count, Share, Weight
 from .watch import Loss
 
@@ -122,17 +122,17 @@ def step_loss(
 ) -> torch.Tensor:
     """Return |eps - eps(z_t, t, c_id)|^2 of a sampled batch, c_id of another photo of the person, weighted by `focus`.
 
-    data: (portraits, their captions' tokens [n, 77], what CLIP sees in an empty picture [m, d]). With the text out the
-    tokens may be None.
+    data: (portraits, what CLIP sees in an empty picture [m, d]).
     """
-    portraits, tokens, nothing = data
-    indices = torch.randint(len(portraits), (settings.batch,), generator=generator)
+    portraits, nothing = data
+    indices = draw(portraits, settings.batch, generator)
     pairs = others(portraits, indices, generator)
     clip, face = (portraits.features[name][pairs].to(base.device, torch.float32) for name in ("clip", "arcface"))
     dropped = torch.rand(settings.batch, generator=generator) < settings.drop
     face = normalize(face.flatten(1), dim=1)
     clip[dropped], face[dropped] = nothing.to(clip), 0
-    condition = _tell(base, adapter, portraits, indices, face, clip, None if settings.text_off else tokens[indices])
+    tokens = None if settings.text_off else base.tokens([portraits.captions[row] for row in indices.tolist()])
+    condition = _tell(base, adapter, portraits, indices, face, clip, tokens)
     batch = sample_noise(base, portraits.latents[indices], generator)
     denoised = base.denoise(batch.z_t, batch.sigma, *condition)
     square = prediction_error(base, denoised, batch.z_0, batch.sigma).square()
@@ -145,10 +145,11 @@ def _tell(base: Frozen, adapter: InfiniteId, portraits: Portraits, rows, face, c
     context = clip.new_zeros(len(rows), 1, adapter.width)  # for a cross-attention that is out one row is enough
     if tokens is not None:
         context = base.context(base.embeddings(tokens))
-    size = 8 * portraits.latents.shape[-1]
-    sides = torch.full((len(rows),), size) if portraits.sides is None else portraits.sides[rows]
+    height, width = (8 * side for side in portraits.measure(rows))
+    unknown = torch.tensor([[height, width, 0, 0]]).expand(len(rows), -1)
+    sizes = unknown if portraits.sizes is None else portraits.sizes[rows]
     options = attention_patches(base, adapter, adapter.mapper(face, clip), tokens is None)
-    return Condition(context, options, base.size_condition(sides, size))
+    return Condition(context, options, base.size_condition(sizes, height, width))
 
 
 def conditions(base: Frozen, adapter: InfiniteId, data: tuple, rows: torch.Tensor, settings: InfiniteIdSettings):
@@ -185,11 +186,10 @@ def make_loss(
 
     nothing: CLIP's features [m, d] of an empty picture.
     """
-    data = portraits, None if settings.text_off else base.tokens(portraits.captions), nothing
 
     def loss(generator: torch.Generator, step: int) -> torch.Tensor:
         with base.autocast():
-            return step_loss(base, adapter, data, settings, generator)
+            return step_loss(base, adapter, (portraits, nothing), settings, generator)
 
     return loss
 

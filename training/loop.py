@@ -8,14 +8,15 @@ all step by the mean of their gradients.
 
 import contextlib
 import hashlib
-import io
 import logging
 import math
 import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -109,8 +110,8 @@ def _hold(checkpoint: Path | None) -> contextlib.AbstractContextManager:
     if checkpoint is None or not is_main():
         return contextlib.nullcontext()
     refusal = StoppedError(
-        f"the same training runs already, in another process that holds {checkpoint}. Wait for it or stop it; with "
-        "another seed both can run"
+        f"the same training runs already, in another process that holds {checkpoint}. Wait for it or stop it; to run "
+        "both, give one another seed and another file to write"
     )
     return hold(checkpoint.with_suffix(".lock"), refusal)
 
@@ -153,6 +154,16 @@ def _read_checkpoint(path: Path) -> dict:
             "The checkpoint %s is damaged (%s). It was moved to %s, and the training begins anew.", path, reason, aside
         )
         return {}
+
+
+def _save(content: dict, file: BinaryIO) -> None:
+    """Write a checkpoint into an open file; raises OSError where there is no room."""
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:  # that torch makes of the file's
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 class _State:
@@ -215,21 +226,17 @@ class _State:
         """Write the checkpoint; a disk that has no room for it is no reason to lose what is being learned."""
         if self.checkpoint is None or self.rank:
             return
-        content = io.BytesIO()
-        torch.save(
-            {
-                "parameters": {name: parameter.detach() for name, parameter in self.parameters.items()},
-                "optimiser": self.optimiser.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "generator": self.streams,
-                "losses": self.progress.losses,
-                "average": self.progress.average,
-            },
-            content,
-        )
+        content = {
+            "parameters": {name: parameter.detach() for name, parameter in self.parameters.items()},
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "generator": self.streams,
+            "losses": self.progress.losses,
+            "average": self.progress.average,
+        }
         try:
             self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            saving.write(self.checkpoint, content.getvalue(), "Training goes on without a checkpoint")
+            saving.write(self.checkpoint, partial(_save, content), "Training goes on without a checkpoint")
         except OSError as error:
             logging.warning("%s", error)
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import comfy.model_management
 import safetensors.torch
+import torch
 from tqdm import tqdm
 
 from ..host_process import SetupError
 from ..weights import saving
 from . import adapter_command, loop, msid, prepare_command, shards
-from .distributed import is_main
+from .distributed import from_main, is_main
 from .face_crops import CropSet, find_crops
 from .progress_line import ProgressLine
 from .settings import check_data, check_output, check_settings, make_parser, read_config
@@ -49,7 +50,8 @@ def _train(options: argparse.Namespace) -> None:
     check_output(options.output)
     line = ProgressLine(settings)
     crops = _take_crops(options, about_data, split)
-    trained, *held = msid.hold_out(crops, settings.held_out) if settings.validate_steps else [crops]
+    people = from_main(crops.people.unique()) if split else torch.arange(crops.count)
+    trained, *held = msid.hold_out(crops, settings.held_out, people) if settings.validate_steps else [crops]
     if is_main():
         print(f"{len(trained)} crops of {trained.count} people to train on, {options.photos}", flush=True)
     device, progress = comfy.model_management.get_torch_device(), loop.Progress()

@@ -28,6 +28,7 @@ PHOTO_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 TABLES = (".csv", ".jsonl", ".parquet")
 CAPTION = "a photo of a person"
 _NOT_A_ROW = "the line is no JSON object"
+_BLOCK = 1 << 20  # bytes of a tar file that are in memory at a time
 _ROWS = 4096  # of a parquet table that are in memory at a time
 
 
@@ -56,8 +57,10 @@ class Photo(NamedTuple):
             raise LeftOutError(self.fault)
         if self.place:
             return io.BytesIO(read_bytes(self.file, *self.place))
-        if not self.file.is_file():
-            raise LeftOutError("there is no such file")
+        if not self.file.is_file():  # a pipe would never end
+            raise LeftOutError(
+                "it is no file, or a link to none" if os.path.lexists(self.file) else "there is no such file"
+            )
         return self.file
 
     def read_caption(self) -> str:
@@ -118,6 +121,8 @@ def list_photos(source: Path) -> PhotoList:
         return _list_table(source)
     if shards := list_tars(source):
         return _list_tars(source, shards)
+    if not source.is_dir():
+        raise ValueError(f"{source} is no folder with photos, and no table ({', '.join(TABLES)}).")
     return _list_folders(source)
 
 
@@ -151,8 +156,7 @@ def _list_folders(folder: Path) -> PhotoList:
         )
     photos = PhotoList(folder)
     for number, person in enumerate(people):
-        with os.scandir(person) as entries:  # a pipe is no file, and would never end
-            names = sorted(entry.name for entry in entries if _is_photo(entry.name) and entry.is_file())
+        names = sorted(name for name in os.listdir(person) if _is_photo(name) and not (person / name).is_dir())
         for name in names:
             photos.add(number, f"{person.name}/{name}")
     return photos
@@ -277,11 +281,21 @@ def walk_tar(file: Path) -> Iterator[tarfile.TarInfo]:
                 if member.isfile():
                     yield member
                 tar.members.clear()  # it would keep them all
+            check_rest(file, tar.offset)
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(
             f"The tar file {file} cannot be read ({error}): copy it again, unpack it where it is compressed, or take "
             "it out of the folder."
         ) from error
+
+
+def check_rest(file: Path, place: int) -> None:
+    """Raise tarfile.ReadError where anything follows the empty block at `place`, with which a tar file ends."""
+    with file.open("rb") as content:
+        content.seek(place)
+        while block := content.read(_BLOCK):
+            if block.strip(b"\0"):
+                raise tarfile.ReadError("it goes on behind its end, so that it has a hole or is several in one")
 
 
 def split_key(name: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.functional import interpolate
 
 from .. import graphics
 from ..encoders.clip_vision import clip_features
@@ -25,8 +26,9 @@ from ..faces.parsing import FaceParser
 from ..faces.search import FaceDetector, move_face
 from ..faces.types import Face, Faces
 from ..inpaint.crop import cut, in_crop, resize, window_around
+from .buckets import Shape, choose_shape, place_window
 from .photo_lists import PHOTO_FILES, LeftOutError, Photo, list_photos
-from .portraits import Portraits
+from .portraits import Portraits, stack
 from .settings import CLIP_FACES
 
 ALIGNED = 112  # pixels a side of an aligned crop that recognisers learn from
@@ -36,14 +38,22 @@ _FACE_SHARE = 1 / 1.5
 _ON_BLACK = ("transface",)  # encoders that were trained on heads without background
 
 
+class Target(NamedTuple):
+    """What a base model learns to draw of a photo: uint8 [h, w, 3], bool [h, w], the face, and `Portraits.sizes`."""
+
+    image: torch.Tensor
+    face_mask: torch.Tensor
+    size: tuple[int, int, int, int]
+
+
 @dataclass(frozen=True, eq=False)
 class Album:
     """n photos of people, each cut out square around its largest face.
 
     images: uint8 [n, S, S, 3]. people: int64 [n], numbers from 0 in the order of the folders' names.
     captions: one a picture. faces: one a picture, in pixels of the crop.
-    face_masks, head_masks: bool [n, S, S], the face, and the head with its hair. sides: int64 [n], pixels of the
-    photo that became the crop's S.
+    face_masks, head_masks: bool [n, S, S], the face, and the head with its hair. sizes: int64 [n, 4], as `Portraits`
+    have them. targets: one a photo with buckets, in which more of it is learned than the crop; None without.
     """
 
     images: torch.Tensor
@@ -52,7 +62,8 @@ class Album:
     faces: tuple[Face, ...]
     face_masks: torch.Tensor
     head_masks: torch.Tensor
-    sides: torch.Tensor
+    sizes: torch.Tensor
+    targets: tuple[Target, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -63,13 +74,14 @@ class Album:
 
 
 class _Portrait(NamedTuple):
-    """One photo cut out: uint8 [S, S, 3], its face, bool [S, S], and the side in the photo."""
+    """One photo cut out: uint8 [S, S, 3], its face, bool [S, S], the side in the photo, and the target if any."""
 
     image: torch.Tensor
     face: Face
     face_mask: torch.Tensor
     head_mask: torch.Tensor
     side: int
+    target: Target | None = None
 
 
 class Filters(NamedTuple):
@@ -85,8 +97,12 @@ class Filters(NamedTuple):
     one_face: bool = False
 
 
-def read(folder: Path, detector: FaceDetector, size: int, parser: FaceParser | None = None) -> Album:
+def read(
+    folder: Path, detector: FaceDetector, size: int, parser: FaceParser | None = None, shapes: tuple[Shape, ...] = ()
+) -> Album:
     """Return the photos below `folder`, cut out at `size` pixels a side; the parser, if any, draws the masks.
+
+    shapes: of the targets, where there are to be some.
 
     What cannot be used is left out, and a warning names it: files that are no pictures, pictures without a face.
     Raises ValueError where the folder has no sub-folders, a caption is not UTF-8, or nothing is left.
@@ -95,7 +111,7 @@ def read(folder: Path, detector: FaceDetector, size: int, parser: FaceParser | N
     for photo in files:
         photo.read_caption()
     album = read_files(
-        files, detector, size, parser, leave_out=lambda *why: logging.warning("%s is left out: %s.", *why)
+        files, detector, size, parser, lambda *why: logging.warning("%s is left out: %s.", *why), shapes=shapes
     )
     if album is None:
         raise ValueError(
@@ -119,24 +135,27 @@ def read_files(
     parser: FaceParser | None,
     leave_out: Callable[[str, str], None],
     filters: Filters | None = None,
+    shapes: tuple[Shape, ...] = (),
 ) -> Album | None:
     """Return photos with the numbers of their people, cut out; None where none serves.
 
-    leave_out: called with the name of a photo that does not serve, and the reason.
+    leave_out: called with the name of a photo that does not serve, and the reason. shapes: see `read`.
     """
     usable = []
     for photo in files:
         try:
-            portrait = _cut_portrait(photo, detector, size, parser, filters or Filters())
+            portrait = _cut_portrait(photo, detector, size, parser, filters or Filters(), shapes)
             usable.append((photo.person, _caption_or_leave_out(photo), portrait))
         except LeftOutError as error:
             leave_out(photo.name, str(error))
     if not usable:
         return None
     people, captions, portraits = zip(*usable)
-    images, faces, face_masks, head_masks, sides = zip(*portraits)
+    images, faces, face_masks, head_masks, sides, targets = zip(*portraits)
     masks = map(torch.stack, (face_masks, head_masks))
-    return Album(torch.stack(images), torch.tensor(people), list(captions), faces, *masks, torch.tensor(sides))
+    sizes = [target.size for target in targets] if shapes else [(side, side, 0, 0) for side in sides]
+    album = Album(torch.stack(images), torch.tensor(people), list(captions), faces, *masks, torch.tensor(sizes))
+    return replace(album, targets=targets if shapes else None)
 
 
 def add_mirrored(album: Album) -> Album:
@@ -155,7 +174,7 @@ def add_mirrored(album: Album) -> Album:
         album.captions * 2,
         (*album.faces, *map(mirror, album.faces)),
         *(torch.cat((masks, masks.flip(2))) for masks in (album.face_masks, album.head_masks)),
-        album.sides.repeat(2),
+        album.sizes.repeat(2, 1),
     )
 
 
@@ -178,9 +197,9 @@ def encode(
         parts.append(_encode_rows(album, slice(start, start + batch), model, vae, encoders))
         if report:
             report(min(start + batch, len(album)), len(album))
-    latents, faces, *features = map(torch.cat, zip(*parts))
+    latents, faces, *features = (stack([row for rows in column for row in rows]) for column in zip(*parts))
     named = {encoder.kind: tensor for encoder, tensor in zip(encoders, features)}
-    return Portraits(latents, album.people, album.captions, faces, named, album.sides)
+    return Portraits(latents, album.people, album.captions, faces, named, album.sizes)
 
 
 def check_size(size: int, vae) -> None:
@@ -224,18 +243,25 @@ def clip_of_nothing(clip_vision) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def _encode_rows(album: Album, rows: slice, model, vae, encoders: Sequence[FaceEncoder]) -> list[torch.Tensor]:
-    """Return latents, the share of each that is face, and the features of some of the pictures: float16, on the CPU."""
+def _encode_rows(album: Album, rows: slice, model, vae, encoders: Sequence[FaceEncoder]) -> list:
+    """Return latents, the share of each that is face, and the features of some of the pictures: float16, on the CPU.
+
+    All of them by rows, of which those of latents and shares may differ in shape.
+    """
     faces, heads = album.select(rows), album.head_masks[rows].float()
-    latents = model.model.process_latent_in(vae.encode(faces.images))
-    masks = album.face_masks[rows, None].float()
-    shares = torch.nn.functional.interpolate(masks, latents.shape[-2:], mode="area")[:, 0]
-    features = []
+    learned = [(faces.images, album.face_masks[rows])]
+    if album.targets:
+        learned = [(target.image[None].float() / 255, target.face_mask[None]) for target in album.targets[rows]]
+    latents, shares, features = [], [], []
+    for images, masks in learned:
+        encoded = model.model.process_latent_in(vae.encode(images))
+        shares.extend(interpolate(masks[:, None].float(), encoded.shape[-2:], mode="area")[:, 0].half().cpu())
+        latents.extend(encoded.half().cpu())
     for encoder in encoders:
         on_black = encoder.kind in _ON_BLACK
         crops = align_faces(faces, encoder.crop_size, heads if on_black else None)
-        features.append(encoder.encode(crops, on_black).features)
-    return [tensor.to("cpu", torch.float16) for tensor in (latents, shares, *features)]
+        features.append(encoder.encode(crops, on_black).features.half().cpu())
+    return [latents, shares, *features]
 
 
 def _caption_or_leave_out(photo: Photo) -> str:
@@ -246,7 +272,12 @@ def _caption_or_leave_out(photo: Photo) -> str:
 
 
 def _cut_portrait(
-    photo: Photo, detector: FaceDetector, size: int, parser: FaceParser | None, filters: Filters
+    photo: Photo,
+    detector: FaceDetector,
+    size: int,
+    parser: FaceParser | None,
+    filters: Filters,
+    shapes: tuple[Shape, ...],
 ) -> _Portrait:
     """Return the largest face of a photo cut out; raises LeftOutError where the photo does not serve."""
     try:
@@ -270,7 +301,7 @@ def _cut_portrait(
         raise LeftOutError(f"its face is too small: the crop has less than {filters.min_side} pixels")
     if filters.min_sharpness and measure_sharpness(portrait.image) < filters.min_sharpness:
         raise LeftOutError(f"its face is blurred: the sharpness is below {filters.min_sharpness:g}")
-    return portrait
+    return portrait._replace(target=_cut_target(image, *seen, shapes, parser)) if shapes else portrait
 
 
 def measure_sharpness(image: torch.Tensor) -> float:
@@ -287,3 +318,18 @@ def _cut_out(image: torch.Tensor, face: Face, size: int, parser: FaceParser | No
     faces = Faces(crop[None], ((there,),))
     masks = (face_masks(faces, region, MaskStyle(), parser)[0][0] > 0.5 for region in ("face", "head"))
     return _Portrait(torch.from_numpy(as_bytes(crop)), there, *masks, window.side)
+
+
+def _cut_target(image: torch.Tensor, face: Face, shapes: tuple[Shape, ...], parser: FaceParser | None) -> Target:
+    """Return as much of a photo as the nearest of some shapes takes, with the face and, if it fits, its crop inside."""
+    photo = tuple(image.shape[:2])
+    shape = choose_shape(shapes, photo)
+    crop = window_around(face.box, _FACE_SHARE)
+    around = crop.left, crop.top, crop.left + crop.side - 1, crop.top + crop.side - 1
+    top, left, height, width = place_window(photo, shape, (around, face.box))
+    scale = np.array(shape) / (height, width)
+    there = move_face(face, lambda points: ((points - [left, top] + 0.5) * scale[::-1] - 0.5).astype(np.float32))
+    target = resize(image[top : top + height, left : left + width], *shape)
+    mask = face_masks(Faces(target[None], ((there,),)), "face", MaskStyle(), parser)[0][0] > 0.5
+    cut_off = np.rint(scale * (top, left)).astype(int).tolist()
+    return Target(torch.from_numpy(as_bytes(target)), mask, (*photo, *cut_off))

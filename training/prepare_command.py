@@ -22,10 +22,10 @@ from ..weights import saving
 from . import adapter_command, photos, shards
 from .adapter_command import METHODS, Data, LoadedBase, Networks
 from .bases import BUILT_IN
-from .distributed import count_processes, get_rank, is_main, main_first, wait_for_all
+from .distributed import count_processes, from_main, gather, get_rank, is_first_here, is_main, wait_for_all
 from .locks import hold
 from .photo_lists import LeftOutError, Photo, PhotoList, caption_files, list_photos
-from .settings import read_config
+from .settings import BASES, AdapterSettings, check_settings, read_config
 from .shards import MANIFEST, NOTHING, VERSION, read_manifest
 
 MSID = "msid"  # which trains without a base model, on aligned crops
@@ -51,8 +51,9 @@ def main(arguments: list[str]) -> int:
     options = _parse(arguments)
     filters = photos.Filters(options.min_side, options.min_score, options.min_sharpness, options.one_face)
     try:
-        _, about_data = read_config(options.config, options.set)
-        prepare(options.photos, options.output, options.checkpoint, options.methods, about_data, filters)
+        values, about_data = read_config(options.config, options.set)
+        wanted = check_settings(AdapterSettings, {name: values[name] for name in ("base",) if name in values}).base
+        prepare(options.photos, options.output, options.checkpoint, options.methods, about_data, filters, wanted)
     except (ValueError, RuntimeError, OSError) as error:
         raise SetupError(str(error), f"{options.output} is not finished.") from error
     return 0
@@ -68,8 +69,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("checkpoint", nargs="?", help=text)
     text = "what is to be trained; give it several times for several"
     parser.add_argument("--for", action="append", required=True, choices=(*METHODS, MSID), dest="methods", help=text)
-    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="a recipe, of which [data] is read")
-    parser.add_argument("--set", action="append", default=[], metavar="data.NAME=VALUE", help="over the config")
+    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="a recipe, of which base and [data] are read")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="over the config")
     defaults = photos.Filters()
     parser.add_argument(
         "--min-side", type=int, default=defaults.min_side, help="pixels of the face's crop in the photo"
@@ -88,13 +89,20 @@ def prepare(
     methods: Sequence[str],
     about_data: dict,
     filters: photos.Filters | None = None,
+    wanted: str = BASES[0],
 ) -> None:
     """Find, cut out and encode the photos of `source` into shards in `output`, as far as they are not there.
+
+    wanted: the kind of base model that the recipe is for, if one is needed.
 
     Raises ValueError or OSError with a sentence where photos, checkpoint, entries of [data] or the folder do not serve.
     """
     if not source.exists():
         raise ValueError(f"There is no folder {source} with photos.")
+    if (source / MANIFEST).is_file():
+        raise ValueError(f"{source} holds photos that are prepared already: train on it, or name other photos.")
+    if output.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"{output} lies in {source}, and would count as photos: name an output outside it.")
     with_base = [method for method in methods if method != MSID]
     if with_base and checkpoint is None:
         raise ValueError(f"{with_base[0]} needs a base model: name its checkpoint behind the folder for the shards.")
@@ -105,26 +113,29 @@ def prepare(
         raise ValueError(
             "flip = true is for face2diffusion alone: to others a mirrored photo would be another one of the person."
         )
-    base = _load_base(checkpoint, with_base) if with_base else None
+    if data.buckets and set(with_base) != {"infinite-id"}:
+        raise ValueError("buckets = true is for infinite-id alone: prepare the photos for others into another folder.")
+    base = _load_base(checkpoint, with_base, wanted) if with_base else None
     data = replace(data, size=data.size or (base.size if base else photos.ALIGNED_FROM))
     if base:
         photos.check_size(data.size, base.vae)
     files, task = list_photos(source), Task(data, base, MSID in methods, filters or photos.Filters())
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{output} cannot be made ({error.strerror}): name another folder for the shards.") from error
     with _hold(output):
-        with main_first():
-            if is_main():
-                _begin(output, files, task)
-        count = -(-len(files) // SHARD)
-        _write_shards(output, files, count, task)
-        wait_for_all()
+        _begin(output, files, task)
+        numbers = range(get_rank(), -(-len(files) // SHARD), count_processes())
+        _write_shards(output, files, numbers, task)
+        left_out = gather([(number, _read_left_out(output, number)) for number in numbers])
         if is_main():
-            _report(output, files, count)
+            _report(output, files, [entry for _, entries in sorted(left_out) for entry in entries])
 
 
-def _load_base(checkpoint: str, methods: list[str]) -> LoadedBase:
+def _load_base(checkpoint: str, methods: list[str], wanted: str) -> LoadedBase:
     kinds = set.intersection(*(set(METHODS[method].bases) for method in methods))
-    return adapter_command.load_base(checkpoint, tuple(sorted(kinds)))
+    return adapter_command.load_base(checkpoint, tuple(sorted(kinds)), wanted)
 
 
 def _hold(output: Path) -> contextlib.AbstractContextManager:
@@ -141,7 +152,33 @@ def _hold(output: Path) -> contextlib.AbstractContextManager:
 
 
 def _begin(output: Path, files: PhotoList, task: Task) -> None:
-    """Write the manifest; raise ValueError where the folder has another."""
+    """Write the manifest, on every machine, and return when it is there for all processes.
+
+    Raises ValueError where the folder has another, or this machine has other photos or networks than process 0.
+    """
+    here = _tell_machine(files, task)
+    main = from_main(here)
+    if changed := ", ".join(name for name in here if here[name] != main[name]):
+        raise ValueError(
+            f"This machine and the one of process 0 would not prepare alike: they differ in {changed}. Give all the "
+            "same photos, in folders of the same names, and the same files of networks."
+        )
+    manifest = from_main(_describe(files, task) if is_main() else {})
+    path = output / MANIFEST
+    if is_first_here():
+        people = {"people": manifest["people"]}  # which an earlier version did not write
+        if path.is_file() and (there := people | read_manifest(output)) != manifest:
+            changed = ", ".join(name for name in manifest | there if there.get(name) != manifest.get(name))
+            raise ValueError(
+                f"{output} holds photos that were prepared otherwise ({changed}): choose another folder, or delete it."
+            )
+        shards.sweep_parts(output)
+        saving.write(path, f"{json.dumps(manifest, indent=1)}\n".encode(), "Preparing photos")
+    wait_for_all()
+
+
+def _describe(files: PhotoList, task: Task) -> dict:
+    """Return the manifest: of what the shards are made, and how."""
     manifest = {
         "format": "likeness-prepared",
         "version": VERSION,
@@ -152,16 +189,17 @@ def _begin(output: Path, files: PhotoList, task: Task) -> None:
         "photos": _digest(files, task.base),
         "people": files.count_people(),
     }
-    manifest |= {"crops": photos.ALIGNED} if task.crops else {}
-    path, manifest = output / MANIFEST, json.loads(json.dumps(manifest))
-    people = {"people": manifest["people"]}  # which an earlier version did not write
-    if path.is_file() and (there := people | read_manifest(output)) != manifest:
-        changed = ", ".join(name for name in manifest | there if there.get(name) != manifest.get(name))
-        raise ValueError(
-            f"{output} holds photos that were prepared otherwise ({changed}): choose another folder, or delete it."
-        )
-    shards.sweep_parts(output)
-    saving.write(path, f"{json.dumps(manifest, indent=1)}\n".encode(), "Preparing photos")
+    return json.loads(json.dumps(manifest | ({"crops": photos.ALIGNED} if task.crops else {})))
+
+
+def _tell_machine(files: PhotoList, task: Task) -> dict[str, object]:
+    """Return what all machines must have alike, wherever they have it: digits for people and photos, and networks."""
+    digest = hashlib.sha256()
+    for photo in files:
+        digest.update(json.dumps([photo.person, photo.file.parent.name, photo.file.name, photo.place]).encode())
+    data = task.data
+    named = {"parser": Path(data.parser).name, "files": [Path(file).name for file in data.files.values()]}
+    return {"photos": digest.hexdigest(), "base": task.base and task.base.kind} | asdict(data) | named
 
 
 def _digest(files: PhotoList, base: LoadedBase | None) -> str:
@@ -183,14 +221,13 @@ def _digest(files: PhotoList, base: LoadedBase | None) -> str:
     return digest.hexdigest()[:16]
 
 
-def _write_shards(output: Path, files: PhotoList, count: int, task: Task) -> None:
-    """Write the shards that are this process's and missing."""
-    numbers = range(get_rank(), count, count_processes())
+def _write_shards(output: Path, files: PhotoList, numbers: Sequence[int], task: Task) -> None:
+    """Write those of this process's shards that are missing."""
     missing = [number for number in numbers if not shards.name_shard(output, number).is_file()]
     if not missing:
         return
     networks = adapter_command.load_networks(task.data, task.base)
-    if is_main() and networks.clip_vision:
+    if is_first_here() and networks.clip_vision:
         content = io.BytesIO()
         np.save(content, photos.clip_of_nothing(networks.clip_vision).float().cpu().numpy())
         saving.write(output / NOTHING, content.getvalue(), "Preparing photos")
@@ -214,10 +251,11 @@ def _encode(
 ) -> list[tuple[dict[str, np.ndarray], dict]]:
     """Return arrays and details of those photos that serve."""
     data = task.data
-    album = photos.read_files(some, networks.detector, data.size, networks.parser, leave_out, task.filters)
+    shapes = data.choose_shapes(task.base.vae) if task.base else ()
+    album = photos.read_files(some, networks.detector, data.size, networks.parser, leave_out, task.filters, shapes)
     if album is None:
         return []
-    samples = [({}, shards.tell(*told)) for told in zip(album.people, album.captions, album.sides)]
+    samples = [({}, shards.tell(*told)) for told in zip(album.people, album.captions, album.sizes)]
     if task.base:
         encoded = adapter_command.encode_album(album, data, networks, task.base, None)
         samples = [shards.describe(encoded, row) for row in range(len(encoded))]
@@ -241,22 +279,26 @@ def _with_left_out(samples: Iterator, path: Path, left_out: list[tuple[str, str]
     saving.write(path.with_suffix(".left_out.jsonl"), content.encode(), "Preparing photos")
 
 
-def _report(output: Path, files: PhotoList, count: int) -> None:
+def _read_left_out(output: Path, number: int) -> list[tuple[str, str]]:
+    """Return which photos are not in a shard, and why."""
+    lines = shards.name_shard(output, number).with_suffix(".left_out.jsonl").read_text("utf-8").splitlines()
+    return [tuple(json.loads(line)) for line in lines]
+
+
+def _report(output: Path, files: PhotoList, left_out: list[tuple[str, str]]) -> None:
     """Write which photos were left out and why, as a table and as a picture, and print how many for each reason."""
     reasons, shown = Counter(), {}
     with (output / LEFT_OUT).open("w", newline="", encoding="utf-8") as table:
         rows = csv.writer(table)
         rows.writerow(("photo", "reason"))
-        for number in range(count):
-            lines = shards.name_shard(output, number).with_suffix(".left_out.jsonl").read_text("utf-8").splitlines()
-            for entry in map(json.loads, lines):
-                rows.writerow(entry)
-                reason = entry[1].partition(" (")[0]
-                if reasons[reason] < _SHOWN:
-                    shown[entry[0]] = reason
-                reasons[reason] += 1
+        for photo, why in left_out:
+            rows.writerow((photo, why))
+            reason = why.partition(" (")[0]
+            if reasons[reason] < _SHOWN:
+                shown[photo] = reason
+            reasons[reason] += 1
     total = reasons.total()
-    print(f"{len(files) - total} of {len(files)} photos in {count} shards, {output}", flush=True)
+    print(f"{len(files) - total} of {len(files)} photos in {-(-len(files) // SHARD)} shards, {output}", flush=True)
     for reason, times in reasons.most_common():
         print(f"  {times} left out: {reason}", flush=True)
     if total:

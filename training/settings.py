@@ -10,6 +10,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, get_args, get_origin
 
+from .distributed import is_main
+
 Checked = TypeVar("Checked")
 
 
@@ -143,9 +145,11 @@ def check_paths(folder: Path, checkpoint: str, output: Path, kind: str, words: I
 
 
 def check_output(output: Path) -> None:
-    """Raise ValueError or OSError where a training cannot write its file."""
+    """Raise ValueError or OSError where a training cannot write its file; of several processes the main one does."""
     if output.suffix != ".safetensors":
         raise ValueError(f"The file to write must be called something.safetensors, not {output.name}.")
+    if not is_main():
+        return
     try:
         with tempfile.TemporaryFile(dir=output.parent):
             pass
@@ -222,7 +226,8 @@ class DataSettings:
     """Entries of [data]: side of the crops in pixels, a face detector's label, files of networks; "" for the usual.
 
     clip_face: what CLIP sees, one of CLIP_FACES. parser: the file of a face parser, which draws the masks; "none" for
-    none, "" for the usual one if it is there. flip: whether every photo is there mirrored too. split: whether every
+    none, "" for the usual one if it is there. flip: whether every photo is there mirrored too. buckets: whether the
+    base learns as much of a photo as the nearest of several shapes takes, and not the crop alone. split: whether every
     process trains on shards of its own alone, as machines without a common disk must.
 
     Of one person: face_share, the longer side of the face's box as a part of the crop's side, and mask_expand, how far
@@ -241,6 +246,7 @@ class DataSettings:
     clip_face: Literal[CLIP_FACES] = CLIP_FACES[0]
     parser: str = ""
     flip: bool = False
+    buckets: bool = False
     split: bool = False
 
 
@@ -253,7 +259,7 @@ def check_data(networks: tuple[str, ...], values: dict[str, object], prepared: b
     names += ["split"] if prepared else []
     names += [] if networks or prepared else ["face_share", "mask_expand"]
     names += ["parser"] if networks else []
-    names += ["clip_face"] if "clip_vision" in networks else []
+    names += ["clip_face", "buckets"] if "clip_vision" in networks else []
     names += ["flip"] if "msid" in networks else []  # a mirrored photo would count as another one of the person
     for name in values:
         if name not in names:

@@ -1,18 +1,18 @@
 """Prepared photos on disk: tar shards of the WebDataset convention, written one by one, whose rows are read by place.
 
 A sample is files of one name in a shard, "00000008-03.latents.npy" and so on ("crop" is what `train msid` sees), and
-"00000008-03.json" with person, caption and side. Any reader of WebDataset reads them in turn. Here only their places
-are kept in memory, so that a training draws any row, and pairs of one person, of any number of photos.
+"00000008-03.json" with person, caption and the side that the crop had in the photo, with buckets the size, see
+`Portraits`. Any reader of WebDataset reads them in turn. Here only their places are kept in memory, so that a training
+draws any row, and pairs of one person, of any number of photos.
 """
 
 import io
 import json
 import os
 import platform
-import sys
 import tarfile
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,12 +22,14 @@ import psutil
 import torch
 
 from .distributed import count_processes, get_rank
-from .portraits import Portraits
+from .photo_lists import check_rest
+from .portraits import Portraits, Ragged, join
 
 MANIFEST, NOTHING = "prepared.json", "clip_of_nothing.npy"
 VERSION = 1  # of the manifest and what it speaks of
 CROP = "crop"
 _LATENTS, _FACES, _DETAILS = "latents", "faces", "json"
+_HEAD = 128  # bytes of an npy file, in which its shape is
 
 
 def name_shard(folder: Path, number: int) -> Path:
@@ -46,7 +48,7 @@ def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, np.ndarray], 
             for name, arrays, details in samples:
                 for key, array in arrays.items():
                     content = io.BytesIO()
-                    np.save(content, array)
+                    np.save(content, np.ascontiguousarray(array))
                     _add(tar, f"{name}.{key}.npy", content.getvalue())
                 _add(tar, f"{name}.{_DETAILS}", json.dumps(details).encode())
         part.replace(path)
@@ -70,13 +72,15 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 def describe(portraits: Portraits, row: int) -> tuple[dict[str, np.ndarray], dict]:
     """Return arrays and details of one portrait, as `write_shard` takes them."""
     tensors = {_LATENTS: portraits.latents, _FACES: portraits.faces} | portraits.features
-    arrays = {name: tensor[row].numpy() for name, tensor in tensors.items()}
-    return arrays, tell(portraits.people[row], portraits.captions[row], portraits.sides[row])
+    arrays = {name: tensor[torch.tensor([row])][0].numpy() for name, tensor in tensors.items()}
+    return arrays, tell(portraits.people[row], portraits.captions[row], portraits.sizes[row])
 
 
-def tell(person: torch.Tensor, caption: str, side: torch.Tensor) -> dict:
-    """Return the details of a photo."""
-    return {"person": int(person), "caption": caption, "side": int(side)}
+def tell(person: torch.Tensor, caption: str, size: torch.Tensor) -> dict:
+    """Return the details of a photo; a square of which nothing was cut off has a side, others a size."""
+    height, width, *cut_off = size = size.tolist()
+    sides = {"size": size} if height != width or any(cut_off) else {"side": height}
+    return {"person": int(person), "caption": caption} | sides
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +117,31 @@ class Column:
         return Column(self.files, self.shard[rows], self.place[rows], self.row_shape, self.dtype)
 
 
+@dataclass(frozen=True, eq=False)
+class Captions(Sequence[str]):
+    """The captions of n samples, which stay in their shards until one is asked for.
+
+    files: the shards. shard, place, length: int64 [n], which, where in it the details begin, and their bytes.
+    """
+
+    files: list[Path]
+    shard: torch.Tensor
+    place: torch.Tensor
+    length: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    def __getitem__(self, row: int) -> str:
+        with self.files[self.shard[row]].open("rb", buffering=0) as file:
+            file.seek(int(self.place[row]))
+            return json.loads(file.read(int(self.length[row])))["caption"]
+
+    def select(self, rows: torch.Tensor) -> "Captions":
+        """Return the captions of some rows, still in the shards."""
+        return Captions(self.files, self.shard[rows], self.place[rows], self.length[rows])
+
+
 class _Places:
     """Where the rows of one column are, while shards are read through."""
 
@@ -132,18 +161,18 @@ class _Places:
 
 
 class Samples(NamedTuple):
-    """What shards hold: columns by name; int64 [n] people and sides; captions, of which equal ones are one text."""
+    """What shards hold: columns by name; int64 people [n]; captions; sizes [n, 4]."""
 
-    columns: dict[str, Column]
+    columns: dict[str, Column | Ragged]
     people: torch.Tensor
-    captions: list[str]
-    sides: torch.Tensor
+    captions: Captions
+    sizes: torch.Tensor
 
 
 def read_samples(files: list[Path]) -> Samples:
     """Return the samples of shards; raises ValueError, naming file and fault, for one that is cut off or strange."""
-    places: dict[str, _Places] = {}
-    people, sides, captions = array("q"), array("q"), []
+    places: dict[str, tuple[dict[bytes, _Places], array]] = {}  # by shape, and which of these each row has
+    people, sizes, shard, place, length = (array("q") for _ in range(5))
     for number, file in enumerate(files):
         try:
             _check_end(file)
@@ -153,32 +182,45 @@ def read_samples(files: list[Path]) -> Samples:
                     if key == _DETAILS:
                         details = json.load(tar.extractfile(entry))
                         people.append(details["person"])
-                        sides.append(details["side"])
-                        captions.append(sys.intern(details["caption"]))
+                        sizes.extend(details["size"] if "size" in details else (details["side"],) * 2 + (0, 0))
+                        shard.append(number)
+                        place.append(entry.offset_data)
+                        length.append(entry.size)
                     else:
-                        if key not in places:
-                            places[key] = _Places(*_read_kind(tar.extractfile(entry)))
-                        places[key].add(number, entry)
+                        parts, order = places.setdefault(key, ({}, array("b")))
+                        head = tar.extractfile(entry).read(_HEAD)
+                        if head not in parts:
+                            parts[head] = _Places(*_read_kind(tar.extractfile(entry)))
+                        parts[head].add(number, entry)
+                        order.append(list(parts).index(head))
                     tar.members.clear()  # it would keep them all
+                check_rest(file, tar.offset)
+            if any(len(order) != len(people) for _, order in places.values()):
+                raise ValueError("a part of a sample is missing")
         except (tarfile.TarError, ValueError, KeyError, EOFError) as error:
+            reason = str(error).partition(": ")[0]  # numpy and json show what they read, too
             raise ValueError(
-                f"The shard {file} cannot be read ({error}): delete it, and run 'likeness.py prepare' again, which "
+                f"The shard {file} cannot be read ({reason}): delete it, and run 'likeness.py prepare' again, which "
                 "makes only what is missing."
             ) from error
-    columns = {key: where.column(files) for key, where in places.items()}
-    return Samples(columns, as_tensor(people), captions, as_tensor(sides))
+    columns = {
+        key: join([where.column(files) for where in parts.values()], as_tensor(order))
+        for key, (parts, order) in places.items()
+    }
+    captions = Captions(files, *map(as_tensor, (shard, place, length)))
+    return Samples(columns, as_tensor(people), captions, as_tensor(sizes).reshape(-1, 4))
 
 
 def as_tensor(numbers: array) -> torch.Tensor:
-    """Return an array of numbers as int64."""
-    return torch.tensor(np.asarray(numbers))
+    """Return an array of numbers as a tensor of their type, in the same memory."""
+    return torch.from_numpy(np.asarray(numbers))
 
 
 def read_shards(files: list[Path]) -> Portraits:
     """Return the portraits of shards; raises ValueError as `read_samples` does."""
-    columns, people, captions, sides = read_samples(files)
+    columns, people, captions, sizes = read_samples(files)
     columns.pop(CROP, None)
-    return Portraits(columns.pop(_LATENTS), people, captions, columns.pop(_FACES), columns, sides)
+    return Portraits(columns.pop(_LATENTS), people, captions, columns.pop(_FACES), columns, sizes)
 
 
 def take_own(files: list[Path], rank: int, world: int) -> list[Path]:
@@ -218,6 +260,7 @@ def read_manifest(folder: Path) -> dict:
         raise ValueError(f"{folder / MANIFEST} is damaged: prepare the photos again.") from error
     if manifest.get("version") != VERSION:
         raise ValueError(f"{folder} was prepared by another version of Likeness: prepare the photos again.")
+    manifest["data"] = {"buckets": False} | manifest["data"]  # which an earlier version did not write
     return manifest
 
 
@@ -227,9 +270,11 @@ def find_shards(folder: Path, manifest: dict, split: bool = False) -> list[Path]
     if split:
         files = take_own(files, get_rank(), count_processes())
     if missing := [file.name for file in files if not file.is_file()]:
+        parts = count_processes() > 1 and not split
         raise ValueError(
             f"{len(missing)} of {len(files)} shards are missing in {folder}, the first is {missing[0]}: run "
-            "'likeness.py prepare' again, which makes what is missing."
+            "'likeness.py prepare' again, which makes what is missing"
+            f"{', or, where each machine has a part of the shards, train with --set data.split=true' * parts}."
         )
     return files
 

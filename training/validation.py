@@ -3,6 +3,7 @@
 Always the same people, noises and settings, so that the numbers of one training can be compared.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -82,11 +83,11 @@ class Gallery:
         self.trainer, self.base, self.vae, self.data, self.settings = trainer, base, vae, data, settings
         self.output, self.detector, self.recogniser, self.text_network = output, detector, recogniser, text_network
         portraits: Portraits = data[0]
-        self.rows = choose_rows(portraits, settings.validation_pictures)
-        latents = portraits.latents[self.rows].float()
-        self.captions = [portraits.captions[row] for row in self.rows.tolist()]
-        self.noise = torch.randn(latents.shape, generator=make_stream(0))
-        self.photos = self._decode(base.model.process_latent_out(latents))
+        self.rows = portraits.split(choose_rows(portraits, settings.validation_pictures))
+        latents, stream = [portraits.latents[rows].float() for rows in self.rows], make_stream(0)
+        self.captions = [portraits.captions[row] for row in torch.cat(self.rows).tolist()]
+        self.noise = [torch.randn(some.shape, generator=stream) for some in latents]
+        self.photos = [photo for some in latents for photo in self._decode(base.model.process_latent_out(some))]
         self.people = [read_face(detector, recogniser, photo[None]) for photo in self.photos] if recogniser else []
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -94,11 +95,15 @@ class Gallery:
         with torch.inference_mode():
             return self.vae.decode(latents).cpu().clamp(0, 1)
 
+    def draw(self, adapter: torch.nn.Module) -> list[torch.Tensor]:
+        """Return the people's pictures, [h, w, 3] each, as their photos are shaped."""
+        return [image for some in zip(self.rows, self.noise) for image in self._draw_alike(adapter, *some)]
+
     @torch.no_grad()
-    def draw(self, adapter: torch.nn.Module) -> torch.Tensor:
-        """Return the people's pictures [n, h, w, 3]."""
+    def _draw_alike(self, adapter: torch.nn.Module, alike: torch.Tensor, noises: torch.Tensor) -> torch.Tensor:
+        """Return pictures [n, h, w, 3] of the rows `alike` [n], which are of one shape."""
         parts = []
-        for rows, noise in zip(self.rows.split(_AT_ONCE), self.noise.split(_AT_ONCE)):
+        for rows, noise in zip(alike.split(_AT_ONCE), noises.split(_AT_ONCE)):
             with self.base.autocast():
                 shown, nothing = self.trainer.conditions(self.base, adapter, self.data, rows, self.settings)
 
@@ -110,7 +115,7 @@ class Gallery:
             parts.append(sample(self.base.model, denoise, noise.to(self.base.device), self.settings.sampling_steps))
         return self._decode(torch.cat(parts))
 
-    def score(self, images: torch.Tensor) -> dict[str, list[float | None]]:
+    def score(self, images: list[torch.Tensor]) -> dict[str, list[float | None]]:
         """Return by name a score of every picture: cosine with the person, 0 without a face, and with the caption.
 
         None where the photo itself shows no face.
@@ -123,7 +128,8 @@ class Gallery:
             ]
         if self.text_network:
             words = self.text_network.embed_texts(self.captions)
-            scores["text"] = compare_with_text(self.text_network.embed_images(images), words).tolist()
+            seen = torch.cat([self.text_network.embed_images(image[None]) for image in images])
+            scores["text"] = compare_with_text(seen, words).tolist()
         return scores
 
     def __call__(self, adapter: torch.nn.Module, step: int) -> dict[str, float]:
@@ -161,7 +167,9 @@ def label(scores: dict[str, list[float | None]], count: int) -> list[str]:
     return ["\n".join(parts) for parts in zip(*lines)] or [""] * count
 
 
-def draw_people(photos: torch.Tensor, images: torch.Tensor, labels: list[str], title: str) -> Image.Image:
-    """Return a sheet of photos [n, h, w, 3] above the labelled pictures that were drawn of them."""
+def draw_people(
+    photos: Sequence[torch.Tensor], images: Sequence[torch.Tensor], labels: list[str], title: str
+) -> Image.Image:
+    """Return a sheet of photos, [h, w, 3] each, above the labelled pictures that were drawn of them."""
     drawn = [(text, to_pillow(image)) for text, image in zip(labels, images)]
     return draw_rows(title, [("photos", [("", to_pillow(photo)) for photo in photos]), ("drawn of them", drawn)])

@@ -6,8 +6,9 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import folder_paths
 
@@ -55,9 +56,10 @@ def find(kind: str, name: str, label: str, writer: str) -> str:
     return path
 
 
-def write(path: str | Path, data: bytes, writer: str, new: bool = False) -> str:
+def write(path: str | Path, data: bytes | Callable[[BinaryIO], object], writer: str, new: bool = False) -> str:
     """Write `data` to `path`, which holds the whole of it or what it held before, whatever happens in between.
 
+    data: bytes, or what writes them into an open file, where they would fill the memory once more.
     new: `path` is one of `new_path`, whose number another process may have taken since: then take the next that is
     free. Returns where the file is. Raises OSError with a sentence that begins with `writer`.
     """
@@ -66,7 +68,7 @@ def write(path: str | Path, data: bytes, writer: str, new: bool = False) -> str:
     try:
         with _explain_failure(path, writer):
             with temporary.open("xb") as file:
-                file.write(data)
+                data(file) if callable(data) else file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             if new:

@@ -1,4 +1,7 @@
-"""A script for `accelerate launch`: trains in several processes, and leaves what each has in <folder>/<rank>.pt."""
+"""A script for `accelerate launch`: trains in several processes, and leaves what each has in <folder>/<rank>.pt.
+
+Behind the folder may come "killed", see `killed_twice`, and a folder with people, see `divide_photos`.
+"""
 
 import importlib.util
 import os
@@ -37,19 +40,33 @@ def trained(rank: int, checkpoint: Path | None = None, stop: int = 0) -> dict:
     }
 
 
-def killed_once(rank: int, folder: Path) -> dict:
-    """The same training, in which the last process is killed after step 4 unless it goes on from a checkpoint."""
+def killed_twice(rank: int, folder: Path) -> dict:
+    """The same training, in which the last process is killed after step 4 and, gone on from a checkpoint, after 6."""
     from likeness.tests.training.test_loop import CPU, TOGETHER, Line
     from likeness.training.loop import train
 
     def after_step(progress):
-        if progress.step == 4 and rank == 1 and not progress.resumed_at:
+        if rank == 1 and progress.step == (6 if progress.resumed_at else 4) and progress.resumed_at < 5:
             os.kill(os.getpid(), signal.SIGKILL)
 
     line = Line()
     settings = replace(TOGETHER, checkpoint_seconds=0.0)
     progress = train(line.groups, line.loss, settings, CPU, folder / "killed.ckpt", after_step)
     return {"state": line.state(), "losses": progress.losses, "resumed_at": progress.resumed_at}
+
+
+def divide_photos(people: Path, folder: Path) -> None:
+    """Prepare photos into a folder of this machine's own, and train MSID on the shards that are there."""
+    from likeness.miniature import registration
+    from likeness.tests.support import rendered_people
+    from likeness.training import msid_command, prepare_command
+
+    registration.register()
+    prepare_command.SHARD = 4
+    prepare_command.prepare(people, folder / "prepared", None, [prepare_command.MSID], rendered_people.DATA)
+    sizes = "steps=2", "batch=2", "dim=32", "depth=2", "taps=[0, 1]", "patch=14", "data.split=true"
+    settings = [part for each in sizes for part in ("--set", each)]
+    msid_command.main([str(folder / "prepared"), str(folder / "out" / "msid.safetensors"), *settings])
 
 
 def shared(rank: int) -> dict:
@@ -71,7 +88,7 @@ def main(folder: Path) -> None:
     from likeness.tests.training.test_loop import TOGETHER
     from likeness.training.distributed import describe_batch
 
-    found = {"killed": killed_once(rank, folder)} if "killed" in sys.argv else {}
+    found = {"killed": killed_twice(rank, folder)} if "killed" in sys.argv else {}
     found |= {
         "batch": describe_batch(3, TOGETHER.accumulate),
         "whole": trained(rank),
@@ -79,6 +96,8 @@ def main(folder: Path) -> None:
         "second": trained(rank, folder / "line.ckpt"),
         "shared": shared(rank),
     }
+    for people in sys.argv[3:]:
+        divide_photos(Path(people), folder)
     torch.save(found, folder / f"{rank}.pt")
 
 

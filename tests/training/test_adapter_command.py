@@ -167,6 +167,7 @@ def test_portraits_are_made_anew_when_photos_or_crops_change(people, tmp_path):
         ("data.transface=mine.pt", "The weight file 'mine.pt' is missing: looked in"),
         ("data.parser=mine.pth", "The weight file 'mine.pth' is missing: looked in"),
         ("data.flip=true", r"There is no entry 'flip' in \[data\]"),
+        ("data.buckets=true", r"There is no entry 'buckets' in \[data\]"),
         ("base=SD2", "'SD2' is no base; choose one of any, SD1.5, SDXL"),
         ("best=identity", "best = 'identity' needs validation_pictures and face_scorer"),
         ("face_scorer=mine.onnx", "The weight file 'mine.onnx' is missing: looked in"),

@@ -47,8 +47,7 @@ def fresh(base, seed=1, **settings) -> Fact:
 
 
 def loss_of(base, adapter, portraits, settings, step=0, seed=2):
-    tokens = base.tokens([*portraits.captions, ""])
-    return step_loss(base, adapter, portraits, tokens, settings, step, torch.Generator().manual_seed(seed))
+    return step_loss(base, adapter, portraits, settings, step, torch.Generator().manual_seed(seed))
 
 
 def tokens_of(seed: int, pictures=2) -> torch.Tensor:

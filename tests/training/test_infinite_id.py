@@ -22,7 +22,7 @@ from likeness.training.infinite_id import (
     step_loss,
 )
 from likeness.training.loop import make_stream
-from likeness.training.portraits import others
+from likeness.training.portraits import others, stack
 from torch.nn.functional import normalize
 
 TINY = {"steps": 3, "batch": 2, "queries": 3, "dim": 64, "depth": 1, "face_tokens": 2, "precision": "float32"}
@@ -49,7 +49,7 @@ def fresh(base, seed=1) -> InfiniteId:
 
 
 def loss_of(base, adapter, portraits, seed=2, **settings):
-    data = portraits, base.tokens(portraits.captions), nothing()
+    data = portraits, nothing()
     return step_loss(base, adapter, data, InfiniteIdSettings(**TINY | settings), torch.Generator().manual_seed(seed))
 
 
@@ -148,6 +148,11 @@ def in_use(adapter, tokens, batch, context):
 
 
 def test_a_training_goes_on_as_if_never_stopped(base, portraits, tmp_path):
+    """With pictures of two shapes."""
+    shapes = [(4, 4), (2, 8), (4, 4), (2, 8), (2, 8), (4, 4)]
+    several = [stack([tensor[row].reshape(-1, *shape).squeeze(0) for row, shape in enumerate(shapes)])
+               for tensor in (portraits.latents, portraits.faces)]  # fmt: skip
+    portraits = replace(portraits, latents=several[0], faces=several[1])
     settings = InfiniteIdSettings(**TINY, lr=1e-2)
     whole, progress = tiny_frozen.train(infinite_id, base, (portraits, nothing()), settings)
     for until in (replace(settings, steps=1), settings):
@@ -161,13 +166,18 @@ def sdxl():
     return freeze(tiny_ip.sdxl(), None, "float32")
 
 
+SHAPES = [(8, 8), (4, 12), (8, 8), (4, 12), (4, 12), (8, 8)]
+
+
 @pytest.fixture(scope="module")
 def large():
-    """Portraits as SDXL has them: four channels, and crops that were of several sizes."""
+    """Portraits as SDXL has them: four channels, of two shapes, cut from photos of several sizes."""
     few = tiny_frozen.portraits(clip=CLIP, arcface=(1, 512))
-    latents = torch.randn(len(few), 4, 8, 8, generator=torch.Generator().manual_seed(5)).half()
-    faces = torch.ones(len(few), 8, 8).half()
-    return replace(few, latents=latents, faces=faces, sides=torch.tensor([40, 64, 300, 64, 64, 900]))
+    draw = torch.Generator().manual_seed(5)
+    sizes = [(40, 40, 0, 0), (70, 210, 0, 0), (300, 310, 0, 1), (90, 200, 5, 0), (60, 200, 0, 3), (900, 901, 0, 0)]
+    latents = stack([torch.randn(4, *shape, generator=draw).half() for shape in SHAPES])
+    faces = stack([torch.ones(shape).half() for shape in SHAPES])
+    return replace(few, latents=latents, faces=faces, sizes=torch.tensor(sizes))
 
 
 SDXL = TINY | {"batch": 1, "drop": 0.0}
@@ -184,21 +194,23 @@ def test_on_sdxl_the_mappers_and_70_attentions_learn_and_nothing_else(sdxl, larg
 
 
 def test_on_sdxl_the_loss_is_that_of_the_noise_with_images_in_the_place_of_text(sdxl, large):
-    """By the host's own model and the attention written out, from the same samples."""
+    """By the host's own model and the attention written out, from the same samples, which are wide."""
     settings = InfiniteIdSettings(**SDXL)
     adapter = make(sdxl, large, settings)
-    loss = make_loss(sdxl, adapter, large, nothing(), settings)(make_stream(2), 0).item()
+    loss = make_loss(sdxl, adapter, large, nothing(), settings)(make_stream(3), 0).item()
 
-    generator = make_stream(2)
-    index = torch.randint(len(large), (1,), generator=generator)
+    generator = make_stream(3)
+    first = int(torch.randint(len(large), (1,), generator=generator))
+    alike = [row for row, shape in enumerate(SHAPES) if shape == SHAPES[first]]
+    index = torch.tensor(alike)[torch.randint(len(alike), (1,), generator=generator)]
+    height, width = SHAPES[first]
     other = others(large, index, generator)
     torch.rand(1, generator=generator)
     clip, face = large.features["clip"][other].float(), large.features["arcface"][other, 0].float()
     t = torch.randint(1000, (1,), generator=generator)
-    eps = torch.randn(1, 4, 8, 8, generator=generator)
+    eps = torch.randn(1, 4, height, width, generator=generator)
     z_0, sigma = large.latents[index].float(), sdxl.model.model_sampling.sigmas[t]
-    side = int(large.sides[index])
-    numbers = torch.tensor([side, side, 0, 0, 64, 64]).float()
+    numbers = torch.cat((large.sizes[index][0], torch.tensor([8 * height, 8 * width]))).float()
     y = torch.cat((torch.zeros(1, tiny_ip.POOLED), sdxl.model.embedder(numbers).flatten()[None]), dim=1)
 
     def at(block):
@@ -228,7 +240,7 @@ def test_on_sdxl_the_size_of_the_photo_counts(sdxl, large):
     adapter = make(sdxl, large, settings)
     losses = [
         make_loss(sdxl, adapter, each, nothing(), settings)(make_stream(2), 0).item()
-        for each in (large, replace(large, sides=large.sides + 500), replace(large, sides=None))
+        for each in (large, replace(large, sizes=large.sizes + 500), replace(large, sizes=None))
     ]
     assert len(set(losses)) == 3
 
@@ -241,8 +253,8 @@ def test_a_file_for_sdxl_is_used_as_it_was_trained(sdxl, large, clip_mapper):
     read = IpAdapter({name: each.clone() for name, each in adapter.state().items()}, "x", metadata=INFINITE_ID_METADATA)
     assert read.base == "SDXL" and read.clip_width == CLIP[1] and read.token_dim == tiny_ip.DIM
     clip, face = large.features["clip"][:1].float(), normalize(large.features["arcface"][:1, 0].float(), dim=1)
-    batch = sample_noise(sdxl, large.latents[:2], make_stream(3))
-    context, y = torch.randn(2, 7, tiny_ip.DIM, generator=make_stream(4)), sdxl.size_condition(large.sides[:2], 64)
+    batch = sample_noise(sdxl, large.latents[torch.tensor([1, 4])], make_stream(3))
+    context, y = torch.randn(2, 7, tiny_ip.DIM, generator=make_stream(4)), sdxl.size_condition(large.sizes[:2], 32, 96)
     with torch.inference_mode():
         tokens = adapter.mapper(torch.cat((face, 0 * face)), torch.cat((clip, nothing()[None])))
         trained = sdxl.denoise(

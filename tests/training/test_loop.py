@@ -7,9 +7,11 @@ import math
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +19,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from likeness.training import facea_run, loop
+from likeness.miniature import registration
+from likeness.tests.support import rendered_people
+from likeness.training import distributed, facea_run, loop, prepare_command
 from likeness.training.curve import draw, outline
-from likeness.training.distributed import describe_batch
+from likeness.training.distributed import describe_batch, name_start
 from likeness.training.loop import Group, Progress, StoppedError, make_stream, train
 from likeness.training.precision import compute_dtype, lower
 from likeness.training.settings import TrainingSettings
@@ -430,35 +434,69 @@ def test_several_processes_want_accelerate(monkeypatch):
         train(line.groups, line.loss, TrainingSettings(steps=1), CPU)
 
 
-def launch(folder, *options, count=2, more=(), succeeds=True):
-    """Start `loop_processes.py` with accelerate, and wait until it is done."""
-    options = [*options, *f"--num_processes {count} --num_machines 1 --mixed_precision no --dynamo_backend no".split()]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *options, "--main_process_port", "0"]
+def test_a_start_is_named_by_those_that_live():
+    store = torch.distributed.HashStore()
+    store.set("call 2", "of a process that was killed")
+    with ThreadPoolExecutor() as pool:
+        names = list(pool.map(lambda rank: name_start(store, rank, 3), (0, 1, 2)))
+        again = list(pool.map(lambda rank: name_start(store, rank, 3), (2, 1, 0)))
+    assert len(set(names)) == len(set(again)) == 1 and names[0] != again[0]
+
+
+def test_gradients_are_shared_in_few_messages_that_stay_small(monkeypatch):
+    monkeypatch.setattr(distributed, "_MESSAGE", 10)
+    given = [torch.nn.Parameter(torch.zeros(size)) for size in (4, 6, 1, 20, 3, 3)]
+    parts = list(distributed._divide(given))
+    assert [[len(each) for each in part] for part in parts] == [[4, 6], [1], [20], [3, 3]]
+    assert list(map(id, sum(parts, []))) == list(map(id, given))
+
+
+def launch(folders, *options, count=2, more=(), succeeds=True):
+    """Start `loop_processes.py` with accelerate on as many machines as there are folders, and wait until it is done."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    options = [*options, *f"--num_processes {count} --mixed_precision no --dynamo_backend no".split()]
+    options += ["--main_process_ip", "127.0.0.1", "--main_process_port", port, "--num_machines", str(len(folders))]
     script = Path(__file__).parents[1] / "support" / "loop_processes.py"
-    done = subprocess.run(
-        [*command, script, folder, *more],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=900,
-    )
-    assert (done.returncode == 0) == succeeds, done.stdout
+    machines = []
+    for rank, folder in enumerate(folders):
+        command = [sys.executable, "-m", "accelerate.commands.launch", *options, "--machine_rank", str(rank)]
+        machines.append(
+            subprocess.Popen(
+                [*command, script, folder, *more],
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    with ThreadPoolExecutor() as pool:
+        printed = list(pool.map(lambda machine: machine.communicate(timeout=900)[0], machines))
+    assert all((machine.returncode == 0) == succeeds for machine in machines), "\n".join(printed)
+    return printed
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
-    """What two processes of `loop_processes.py` found, and the folder of their checkpoint."""
-    folder = tmp_path_factory.mktemp("processes")
-    launch(folder, "--multi_gpu", more=["killed"], succeeds=False)
-    assert not list(folder.glob("[01].pt")) and (folder / "killed.ckpt").is_file()
-    launch(folder, "--multi_gpu", more=["killed"])
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)], folder
+    """What two processes of `loop_processes.py` found, the folders of their machines, and what these printed.
+
+    At first both are on one machine, where one is killed, started again and killed again; then each is on its own.
+    """
+    folders = [tmp_path_factory.mktemp(name) for name in ("machine", "other")]
+    launch(folders[:1], "--multi_gpu", "--max_restarts", "1", more=["killed"], succeeds=False)
+    assert not list(folders[0].glob("[01].pt")) and (folders[0] / "killed.ckpt").is_file()
+    people = rendered_people.write(folders[0] / "people", 5)
+    (people / "person2" / "broken.png").write_bytes(b"no picture")
+    (folders[0] / "out").mkdir()
+    printed = launch(folders, "--multi_gpu", more=["killed", people])
+    found = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank, folder in enumerate(folders)]
+    return found, folders, printed
 
 
 @pytest.mark.slow
 def test_two_processes_step_by_the_mean_of_their_gradients(processes):
-    (main, other), _ = processes
+    (main, other), *_ = processes
     line = Line()
     turns = itertools.cycle([make_stream(TOGETHER.seed, rank) for rank in range(2)])
     progress = train(line.groups, lambda *_: line.loss(next(turns)), replace(TOGETHER, accumulate=2), CPU)
@@ -472,7 +510,7 @@ def test_two_processes_step_by_the_mean_of_their_gradients(processes):
 
 @pytest.mark.slow
 def test_four_processes_step_by_the_mean_of_their_gradients(tmp_path):
-    launch(tmp_path, "--multi_gpu", count=4)
+    launch([tmp_path], "--multi_gpu", count=4)
     line = Line()
     turns = itertools.cycle([make_stream(TOGETHER.seed, rank) for rank in range(4)])
     progress = train(line.groups, lambda *_: line.loss(next(turns)), replace(TOGETHER, accumulate=4), CPU)
@@ -485,12 +523,34 @@ def test_four_processes_step_by_the_mean_of_their_gradients(tmp_path):
 
 
 @pytest.mark.slow
-def test_where_one_of_two_is_killed_the_same_command_goes_on(processes):
-    """The launcher ends the other one too; then to the same bit as where nobody was killed."""
+def test_where_one_of_two_is_killed_the_others_start_again_and_then_the_same_command_goes_on(processes):
+    """To the same bit as where nobody was killed."""
     for found in processes[0]:
         killed, whole = found["killed"], found["whole"]
-        assert killed["resumed_at"] in (3, 4) and killed["losses"] == whole["losses"]
+        assert killed["resumed_at"] in (5, 6) and killed["losses"] == whole["losses"], "one start was in vain"
         assert torch.equal(killed["state"], whole["state"])
+
+
+@pytest.mark.slow
+def test_machines_without_a_common_disk_prepare_and_train(processes, tmp_path, monkeypatch):
+    """Each has its part of the same shards; the first one alone writes the rest."""
+    _, (main, other), printed = processes
+    monkeypatch.setattr(prepare_command, "SHARD", 4)
+    registration.register()
+    prepare_command.prepare(main / "people", tmp_path, None, [prepare_command.MSID], rendered_people.DATA)
+
+    def read(folder, number):
+        return {file.name: file.read_bytes() for file in folder.glob(f"shard-{number:06d}.*")}
+
+    owners = {0: main, 1: other, 2: main}
+    assert all(read(owner / "prepared", number) == read(tmp_path, number) for number, owner in owners.items())
+    assert {path.name for path in (other / "prepared").iterdir()} == {"prepared.json", *read(tmp_path, 1)}
+    assert (main / "prepared" / "left_out.csv").read_text() == (tmp_path / "left_out.csv").read_text()
+    assert "10 of 11 photos in 3 shards" in printed[0] and "1 left out: it cannot be read" in printed[0]
+    assert (main / "out" / "msid.safetensors").is_file() and {path.name for path in other.iterdir()} == {
+        "prepared",
+        "1.pt",
+    }
 
 
 def test_what_divides_networks_is_refused(monkeypatch):
@@ -512,7 +572,7 @@ def test_each_step_of_two_processes_sees_two_batches(processes):
 
 @pytest.mark.slow
 def test_accelerates_cpu_option_starts_one_process_and_that_is_said(tmp_path):
-    launch(tmp_path, "--cpu")
+    launch([tmp_path], "--cpu")
     (file,) = tmp_path.glob("[0-9].pt")
     told = torch.load(file, weights_only=True)["batch"]
     assert told.startswith("1 process, batch 3: 3 samples a step. accelerate launch started one process only")
@@ -527,14 +587,14 @@ def test_samples_of_a_step_are_told(monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_go_on_bit_for_bit(processes):
-    found, folder = processes
+    found, (folder, other), _ = processes
     for each in found:
         whole, first, second = (each[name] for name in ("whole", "first", "second"))
         assert len(first["losses"]) == second["resumed_at"] == 4 and second["losses"] == whole["losses"]
         assert torch.equal(second["state"], whole["state"]) and torch.equal(second["average"], whole["average"])
         assert torch.equal(torch.stack(first["drawn"] + second["drawn"]), torch.stack(whole["drawn"]))
     saved = torch.load(folder / "line.ckpt", weights_only=True)
-    assert len(saved["generator"]) == 2 and len(saved["losses"]) == 9
+    assert len(saved["generator"]) == 2 and len(saved["losses"]) == 9 and not list(other.glob("*.ckpt"))
 
 
 @pytest.mark.slow

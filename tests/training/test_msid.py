@@ -122,6 +122,12 @@ def test_it_learns_and_the_file_is_the_published_layout(people, tmp_path):
     assert features.shape == (1, 1, 4 * 32) and load_file(output).keys() == network.state_dict().keys()
 
 
+def test_the_head_gives_the_cosines_with_all_directions():
+    head, embedding = msid.MarginHead(8, 5), torch.randn(3, 8)
+    expected = torch.nn.functional.cosine_similarity(embedding[:, None], head.directions[None], dim=2)
+    assert torch.allclose(head.cosines(embedding), expected, atol=1e-6)
+
+
 def test_cosface_by_hand():
     cosines, labels = torch.tensor([[0.5, 0.2], [0.1, -0.3]]), torch.tensor([0, 1])
     own = torch.tensor([[0.5 - 0.35, 0.2], [0.1, -0.3 - 0.35]])
@@ -164,8 +170,9 @@ def test_processes_of_split_shards_need_no_others(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     crops = find_crops(tmp_path, split=True)
     assert crops.people.tolist() == [1, 3] and crops.count == 4
-    trained, held = msid.hold_out(crops, 0.25)
-    chosen = int(msid.choose_held_out(torch.arange(4), 0.25))
+    people = torch.tensor([0, 2])  # of process 0, which validates
+    trained, held = msid.hold_out(crops, 0.25, people)
+    chosen = int(msid.choose_held_out(people, 0.25))
     assert trained.count == 3 and len(trained) + len(held) == 2
     assert trained.people.tolist() == [person - (person > chosen) for person in (1, 3) if person != chosen]
     with pytest.raises(ValueError, match=r"1 of 4 shards are missing"):

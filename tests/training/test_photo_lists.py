@@ -110,11 +110,15 @@ def test_tar_shards_that_cannot_be_read_are_refused_in_a_sentence(tmp_path):
             list(list_photos(tmp_path))
         return str(caught.value)
 
-    file = write_tar(tmp_path / "0.tar", {"a/1.jpg": bytes(3000), "a/2.jpg": bytes(3000)})
+    file = write_tar(tmp_path / "0.tar", {"a/1.jpg": b"jpg" * 1000, "a/2.jpg": b"jpg" * 1000})
     whole = file.read_bytes()
     for length in (5000, 2000, 600, 300):
         file.write_bytes(whole[:length])
         assert f"The tar file {file} cannot be read (" in refused()
+    second = whole.index(b"a/2.jpg")
+    for hole in (whole[:second] + bytes(600) + whole[second + 600 :], whole * 2):
+        file.write_bytes(hole)
+        assert "it goes on behind its end, so that it has a hole or is several in one" in refused()
     file.write_bytes(gzip.compress(whole))
     assert "unpack it where it is compressed" in refused()
     write_tar(file, {"1.jpg": b""})
@@ -127,30 +131,27 @@ def test_tar_shards_that_cannot_be_read_are_refused_in_a_sentence(tmp_path):
 def test_a_pipe_in_a_table_is_no_photo(tmp_path):
     os.mkfifo(tmp_path / "1.png")
     (tmp_path / "t.csv").write_text("path,person\n1.png,ada\n")
-    assert fault(list_photos(tmp_path / "t.csv")[0]) == "there is no such file"
+    assert fault(list_photos(tmp_path / "t.csv")[0]) == "it is no file, or a link to none"
+
+
+def test_what_is_no_file_is_listed_to_be_named(tmp_path):
+    (tmp_path / "ada" / "folder.png").mkdir(parents=True)
+    try:
+        for name, to in (("loop.png", "loop.png"), ("nowhere.png", "gone.png")):
+            (tmp_path / "ada" / name).symlink_to(to)
+    except OSError:
+        pytest.skip("no links here")
+    photos = list_photos(tmp_path)
+    assert [photo.file.name for photo in photos] == ["loop.png", "nowhere.png"]
+    assert {fault(photo) for photo in photos} == {"it is no file, or a link to none"}
 
 
 def test_a_million_photos_of_one_person_take_their_names_alone(tmp_path, monkeypatch):
     """Listed are 5,000, of which each may take 60 bytes: so 60 MB for a million."""
     (tmp_path / "ada").mkdir()
 
-    class Entry:
-        def __init__(self, number):
-            self.name = f"{number:08d}.jpg"
-
-        def is_file(self):
-            return True
-
-    class Listing(list):
-        def __enter__(self):
-            return iter(self)
-
-        def __exit__(self, *_):
-            self.clear()
-
-    real = os.scandir
-    entries = Listing(Entry(number) for number in range(5_000))
-    monkeypatch.setattr(photo_lists.os, "scandir", lambda path: entries if "ada" in str(path) else real(path))
+    real, names = os.listdir, [f"{number:08d}.jpg" for number in range(5_000)]
+    monkeypatch.setattr(photo_lists.os, "listdir", lambda path: names if "ada" in str(path) else real(path))
     tracemalloc.start()
     photos = list_photos(tmp_path)
     taken = tracemalloc.get_traced_memory()[0]

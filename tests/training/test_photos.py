@@ -15,6 +15,7 @@ from likeness.miniature.models.base_model import MiniatureVAE
 from likeness.tests.support import tiny
 from likeness.tests.support.face_at import face_at
 from likeness.training import photos
+from likeness.training.buckets import list_shapes
 from PIL import Image
 
 from likeness import graphics
@@ -140,8 +141,50 @@ def test_mirrored_photos_have_mirrored_points_and_masks(folder):
 
 def test_the_side_that_a_crop_had_in_its_photo_is_known(folder):
     """Bob's face is half as large as ada's first."""
-    first, _, bob = read(folder).sides.tolist()
+    sizes = read(folder).sizes
+    first, _, bob = sizes[:, 0].tolist()
+    assert torch.equal(sizes[:, 0], sizes[:, 1]) and not sizes[:, 2:].any()
     assert first == pytest.approx(2 * bob, abs=3) and first == pytest.approx(1.5 * 77, abs=30)
+
+
+SHAPES = list_shapes(S, 12)
+
+
+def test_a_target_shows_all_of_the_photo_that_its_shape_takes(tmp_path):
+    """The dots at the face's points are where SDXL's numbers say, in photos larger and smaller than the target."""
+    photos_of = [(face_at(60, 150), (200, 620)), (face_at(90, 330), (400, 190)), (face_at(20, 18, 0.3), (40, 44))]
+    for number, (face, size) in enumerate(photos_of):
+        put(tmp_path / "ada" / f"{number}.png", drawn(face, size=size))
+    album, plain = photos.read(tmp_path, Spotter(), S, None, SHAPES), read(tmp_path)
+    assert torch.equal(album.images, plain.images) and plain.targets is None, "what encoders see is as without buckets"
+    assert [tuple(target.image.shape[:2]) for target in album.targets] == [(24, 96), (60, 36), (48, 48)]
+    for (face, size), target, sizes in zip(photos_of, album.targets, album.sizes.tolist()):
+        (height, width), (*photo, top, left) = target.face_mask.shape, sizes
+        scale = max(height / size[0], width / size[1])
+        assert photo == list(size) and (top == 0 or left == 0) and target.image.dtype == torch.uint8
+        points = (face.points + 0.5) * scale - 0.5 - [left, top]
+        inside = ((target.image[..., 0] > 140) & (target.image[..., 1] < 100)).float()
+        rows, columns = inside.nonzero().float().unbind(1)
+        corners = (np.reshape(face.box, (2, 2)) + 0.5) * scale - 0.5 - [left, top]
+        seen = [columns.min(), rows.min(), columns.max(), rows.max()]
+        assert seen == pytest.approx(corners.ravel().clip(0, [width, height] * 2), abs=1.5)
+        x, y = np.rint(points[2]).astype(int)
+        assert target.face_mask[y, x] and inside[target.face_mask].mean() > 0.5 and not target.face_mask.all()
+
+
+def test_targets_of_several_shapes_are_what_is_learned(folder, base):
+    put(folder / "bob" / "2.png", drawn(face_at(60, 120), size=(200, 420)))
+    album = photos.read(folder, Spotter(), S, None, SHAPES)
+    portraits, plain = (photos.encode(each, *base, [encoder("msid")], batch=3) for each in (album, read(folder)))
+    model, vae = base
+    for row, target in enumerate(album.targets):
+        with torch.inference_mode():
+            (expected,) = model.model.process_latent_in(vae.encode(target.image[None].float() / 255))
+        latents, faces = (column[torch.tensor([row])][0].float() for column in (portraits.latents, portraits.faces))
+        assert torch.allclose(latents, expected, atol=1e-3)
+        assert faces.shape == latents.shape[1:] and 0 < faces.mean() < 1
+    assert len(portraits.latents.parts) == 2 and torch.equal(portraits.sizes, album.sizes)
+    assert torch.equal(portraits.features["msid"], plain.features["msid"])
 
 
 def test_the_points_move_along(folder):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import safetensors.torch
 import torch
-from likeness.training.portraits import Portraits, load, others, save
+from likeness.training.portraits import Portraits, draw, load, others, save, stack
 
 PEOPLE = [7, 3, 7, 9, 3, 7, 7]
 
@@ -23,6 +23,63 @@ def portraits(people=PEOPLE) -> Portraits:
             "clip": torch.randn(n, 3, 2, generator=draw).half(),
         },
     )
+
+
+SHAPES = [(6, 5), (5, 6), (6, 5), (6, 5), (5, 6), (6, 5), (2, 3)]
+
+
+def of_several_shapes() -> Portraits:
+    rows = range(len(PEOPLE))
+    latents = stack([torch.full((4, *SHAPES[row]), float(row)).half() for row in rows])
+    faces = stack([torch.full(SHAPES[row], row / 8).half() for row in rows])
+    sizes = torch.tensor([(100 + row, 200, row, 0) for row in rows])
+    return replace(portraits(), latents=latents, faces=faces, sizes=sizes)
+
+
+def read_rows(read: Portraits) -> list[tuple]:
+    """Latents, share of the face and size of every row."""
+    rows = torch.arange(len(read)).split(1)
+    return [(read.latents[row][0], read.faces[row][0], read.sizes[row].tolist()) for row in rows]
+
+
+@pytest.mark.parametrize("chosen", [range(7), [6, 0, 4], [1, 4]])
+def test_rows_of_several_shapes_are_chosen_and_saved_as_they_are(chosen, tmp_path):
+    some = of_several_shapes().select(torch.tensor(chosen))
+    save(tmp_path / "set.safetensors", some)
+    for read in (some, load(tmp_path / "set.safetensors")):
+        for row, (latent, face, size) in zip(chosen, read_rows(read), strict=True):
+            assert latent.eq(row).all() and face.eq(row / 8).all() and size == [[100 + row, 200, row, 0]]
+            assert latent.shape == (4, *SHAPES[row]) and face.shape == SHAPES[row]
+    with pytest.raises(ValueError, match="unpack"):
+        of_several_shapes().latents[torch.tensor([0, 1])]
+
+
+def test_a_batch_is_of_one_shape_and_every_picture_as_likely_as_before():
+    several, generator, counts, firsts = of_several_shapes(), torch.Generator().manual_seed(4), torch.zeros(7), set()
+    for _ in range(1000):
+        rows = draw(several, 4, generator)
+        assert several.latents[rows].shape == (4, 4, *several.measure(rows))
+        counts += torch.bincount(rows, minlength=7)
+        firsts.add(SHAPES[rows[0]])
+    assert counts / 1000 == pytest.approx(torch.full((7,), 4 / 7), rel=0.15) and firsts == set(SHAPES)
+    square, seed = portraits(), torch.Generator()
+    expected = torch.randint(7, (4,), generator=seed.manual_seed(5))
+    assert torch.equal(draw(square, 4, seed.manual_seed(5)), expected), "the draws of before there were buckets"
+
+
+def test_groups_of_one_shape_keep_their_order():
+    groups = of_several_shapes().split(torch.tensor([5, 1, 6, 0, 4]))
+    assert [group.tolist() for group in groups] == [[5, 0], [1, 4], [6]]
+    assert [group.tolist() for group in portraits().split(torch.tensor([5, 1]))] == [[5, 1]]
+
+
+def test_a_file_of_before_there_were_buckets_tells_the_sides_of_squares(tmp_path):
+    save(tmp_path / "set.safetensors", portraits())
+    with safetensors.safe_open(tmp_path / "set.safetensors", framework="pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    tensors["sides"] = torch.arange(7)
+    safetensors.torch.save_file(tensors, tmp_path / "old.safetensors", metadata)
+    assert load(tmp_path / "old.safetensors").sizes.tolist() == [[side, side, 0, 0] for side in range(7)]
 
 
 def test_another_picture_is_of_the_same_person_and_every_one_of_them_as_likely():

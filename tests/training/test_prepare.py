@@ -17,6 +17,7 @@ from likeness.miniature.models import base_model
 from likeness.tests.support import rendered_people, tiny_miniature
 from likeness.tests.support.optional import need
 from likeness.tests.training.test_face_crops import write_tar
+from likeness.tests.training.test_portraits import SHAPES, of_several_shapes, read_rows
 from likeness.training import adapter_command, face_crops, photo_lists, photos, prepare_command, shards
 from likeness.weights import folders
 from PIL import Image
@@ -76,14 +77,19 @@ def contents(folder) -> dict[str, bytes]:
 def test_photos_are_prepared_and_what_is_left_out_is_told(people, prepared, tmp_path, capsys):
     output = shutil.copytree(prepared, tmp_path / "prepared")
     (output / "left_out.csv").unlink()
+    manifest = json.loads((output / "prepared.json").read_text())
+    del manifest["data"]["buckets"]  # as before there were any
+    (output / "prepared.json").write_text(json.dumps(manifest))
     assert run(people, output) == 0
     told = capsys.readouterr().out
-    assert "8 of 11 photos in 3 shards" in told and "1 left out: it cannot be read as a picture" in told
+    pipes = [("pipe.png", "it is no file, or a link to none")] if hasattr(os, "mkfifo") else []
+    assert f"8 of {11 + len(pipes)} photos in 3 shards" in told and "1 left out: it cannot be read as a picture" in told
     rows = list(csv.reader((output / "left_out.csv").read_text().splitlines()))
     assert [(os.path.basename(photo), why.partition(" (")[0]) for photo, why in rows] == [
         ("photo", "reason"),
         ("broken.png", "it cannot be read as a picture"),
         ("empty.png", "no face was found in it"),
+        *pipes,
         ("8.png", "its caption is not UTF-8"),
     ]
 
@@ -100,7 +106,7 @@ def test_shards_hold_what_a_training_from_photos_encodes(people, prepared, caplo
         (people / "person2" / "8.text").rename(people / "person2" / "8.txt")
     rows = torch.arange(8)
     assert len(encoded) == 9 and len(read) == 8 and read.people.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
-    assert read.captions == encoded.captions[:8] and read.sides.tolist() == encoded.sides.tolist()[:8]
+    assert list(read.captions) == encoded.captions[:8] and read.sizes.tolist() == encoded.sizes.tolist()[:8]
     assert torch.equal(read.faces[rows], encoded.faces[:8]) and nothing.ndim == 2
     assert torch.allclose(read.latents[rows].float(), encoded.latents[:8].float(), atol=2e-2)
     for name, tensor in encoded.features.items():
@@ -108,6 +114,36 @@ def test_shards_hold_what_a_training_from_photos_encodes(people, prepared, caplo
         assert torch.allclose(read.features[name][rows].float(), tensor[:8].float(), atol=2e-2), name
     some = read.select(torch.tensor([7, 2]))
     assert torch.equal(some.latents[torch.tensor([0])], read.latents[torch.tensor([7])]) and len(some) == 2
+
+
+@pytest.mark.slow
+def test_buckets_are_prepared_and_trained_as_from_photos(people, tmp_path, capsys):
+    mine, output = shutil.copytree(people / "person0", tmp_path / "photos" / "0").parent, tmp_path / "prepared"
+    shutil.copytree(people / "person1", mine / "1", ignore=shutil.ignore_patterns("pipe.png"))
+    rendered_people.widen(mine / "0" / "1.png")
+    rendered_people.widen(mine / "1" / "4.png")
+    buckets = ("--set", "data.buckets=true")
+    assert "buckets = true is for infinite-id alone" in refused(mine, output, *buckets)
+    run(mine, output, *buckets, methods=("infinite-id", "msid"))
+    read, _ = shards.read(output, shards.read_manifest(output))
+    values = {"size": 48, "buckets": True}
+    data = adapter_command.complete_data(("arcface", "clip_vision"), values, built_in())
+    encoded = adapter_command._encode(mine, data, adapter_command.load_base("miniature", ("SD1.5",)))
+    assert read.people.tolist() == encoded.people.tolist() == [0, 0, 0, 1, 1, 1]
+    assert read.sizes.tolist() == encoded.sizes.tolist() and read.sizes[:, 1].tolist() == [96, 144, 96, 96, 144, 96]
+    assert [part.shape for part in read.latents.parts] == [(4, 16, 4, 4), (2, 16, 3, 5)]
+    for row in torch.arange(6).split(1):
+        assert torch.equal(read.faces[row], encoded.faces[row])
+        assert torch.allclose(read.latents[row].float(), encoded.latents[row].float(), atol=2e-2)
+    sizes = "steps=2", "batch=2", "dim=32", "depth=1", "queries=4", "validate_steps=2", "held_out=0.3"
+    sizes += ("validation_pictures=3", "sampling_steps=1")
+    settings = [part for each in sizes for part in ("--set", each)]
+    result = tmp_path / "out.safetensors"
+    assert train.main(["infinite-id", str(output), "miniature", str(result), *settings, *buckets], None) == 0
+    assert "Buckets: 4 of 48 x 48, 2 of 60 x 36 pixels" in capsys.readouterr().out
+    assert load_adapter(str(result)) and result.with_suffix(".validation-00000002.png").is_file()
+    with pytest.raises(SetupError, match="was prepared with buckets = True, not False: prepare it anew"):
+        train.main(["infinite-id", str(output), "miniature", str(result), "--set", "data.buckets=false"], None)
 
 
 def built_in():
@@ -140,18 +176,13 @@ def test_stopped_at_any_photo_it_goes_on_to_the_same_shards(at, people, prepared
     assert contents(again) == contents(prepared) and all(file.stat().st_mtime_ns == times[file] for file in whole)
 
 
-@pytest.mark.slow
-def test_several_processes_write_the_same_shards(people, prepared, tmp_path, monkeypatch):
-    again = tmp_path / "again"
-    monkeypatch.setattr(prepare_command, "main_first", lambda: open(os.devnull))
-    monkeypatch.setattr(prepare_command, "wait_for_all", lambda: None)
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    for rank in range(3):
-        monkeypatch.setenv("RANK", str(rank))
-        monkeypatch.setattr(prepare_command, "_report", lambda *given: None)
-        run(people, again)
-    names = {name for name in contents(prepared) if not name.startswith("left_out.")}
-    assert {name: contents(again)[name] for name in names} == {name: contents(prepared)[name] for name in names}
+def test_machines_that_differ_are_told_before_anything_is_written(people, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_command, "from_main", lambda content: content | {"photos": "others", "size": 64})
+    data = adapter_command.Data(48, "a detector", {})
+    task = prepare_command.Task(data, None, True, photos.Filters())
+    with pytest.raises(ValueError, match="would not prepare alike: they differ in photos, size. Give all"):
+        prepare_command._begin(tmp_path, photo_lists.list_photos(people), task)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("method", ["fact", "infinite-id"])
@@ -196,6 +227,11 @@ def test_what_does_not_fit_is_refused_in_a_sentence(people, prepared, tmp_path):
     assert "photos that were prepared otherwise (data)" in refused(people, prepared, methods=("fact",))
     assert "photos that were prepared otherwise (filters)" in refused(people, prepared, "--one-face")
     assert "There is no folder" in refused(tmp_path / "nobody", prepared)
+    assert f"{prepared} holds photos that are prepared already: train on it" in refused(prepared, tmp_path / "x")
+    assert "name an output outside it" in refused(people, people / "prepared")
+    (tmp_path / "file").write_text("")
+    assert f"{tmp_path / 'file'} is no folder with photos, and no table" in refused(tmp_path / "file", tmp_path / "x")
+    assert f"{tmp_path / 'file'} cannot be made (File exists)" in refused(people, tmp_path / "file")
     flip = ("--set", "data.flip=true")
     assert "flip = true is for face2diffusion alone" in refused(
         people, prepared, *flip, methods=("fact", "face2diffusion")
@@ -206,6 +242,11 @@ def test_what_does_not_fit_is_refused_in_a_sentence(people, prepared, tmp_path):
         shard.write_bytes(whole[:length])
         told = train_refused()
         assert f"The shard {shard} cannot be read (" in told and "run 'likeness.py prepare' again" in told
+    place = whole.index(b".json") // 512 * 512
+    for part in (whole[:place] + bytes(512) + whole[place + 512 :], whole[:place] + whole[place + 1024 :]):
+        shard.write_bytes(part)
+        told = train_refused()
+        assert f"The shard {shard} cannot be read (" in told and ("a hole" in told or "a part of a sample" in told)
     shard.unlink()
     assert f"1 of 3 shards are missing in {prepared}, the first is {shard.name}" in train_refused()
     run(people, prepared)
@@ -236,7 +277,7 @@ def test_shards_of_the_same_samples_are_the_same_bytes(tmp_path):
 
 @pytest.mark.slow
 def test_a_table_and_tar_shards_are_prepared_as_the_folder_is(people, prepared, tmp_path, capsys):
-    photos = photo_lists.list_photos(people)
+    photos = [photo for photo in photo_lists.list_photos(people) if photo.file.is_file()]
     table, tars = tmp_path / "people.jsonl", tmp_path / "tars"
     tars.mkdir()
     rows = [{"path": str(photo.file), "person": photo.person} for photo in photos if photo.file.name != "8.png"]
@@ -249,7 +290,7 @@ def test_a_table_and_tar_shards_are_prepared_as_the_folder_is(people, prepared, 
         output = tmp_path / f"of_{source.name}"
         assert run(source, output, methods=("fact", "msid")) == 0
         read, _ = shards.read(output, shards.read_manifest(output))
-        assert read.people.tolist() == expected.people.tolist() and read.captions == expected.captions
+        assert read.people.tolist() == expected.people.tolist() and [*read.captions] == [*expected.captions]
         latents = (each.latents[torch.arange(8)].float() for each in (read, expected))
         assert torch.allclose(*latents, atol=2e-2)
         crops = face_crops.find_crops(output)
@@ -261,6 +302,21 @@ def test_a_table_and_tar_shards_are_prepared_as_the_folder_is(people, prepared, 
     assert "fact needs a base model: name its checkpoint behind the folder for the shards" in told
     with pytest.raises(SetupError, match="Photos of a table or of tar shards are prepared first"):
         train.main(["fact", str(table), "miniature", str(tmp_path / "x.safetensors")], None)
+
+
+def test_shards_hold_rows_of_several_shapes(tmp_path):
+    """Some of which are as long as others, lying."""
+    several = of_several_shapes()
+    samples = [(f"{row}", *shards.describe(several, row)) for row in range(len(several))]
+    files = [tmp_path / "0.tar", tmp_path / "1.tar"]
+    for file, part in zip(files, (samples[:3], samples[3:])):
+        shards.write_shard(file, part)
+    read = shards.read_shards(files).select(torch.tensor([4, 6, 0]))
+    for row, (latent, face, size) in zip((4, 6, 0), read_rows(read)):
+        assert latent.eq(row).all() and face.eq(row / 8).all() and size == [[100 + row, 200, row, 0]]
+        assert latent.shape == (4, *SHAPES[row]) and face.shape == SHAPES[row]
+    assert samples[3][2]["size"] == [103, 200, 3, 0]
+    assert shards.tell(torch.tensor(1), "", torch.tensor([9, 9, 0, 0])) == {"person": 1, "caption": "", "side": 9}
 
 
 def test_a_folder_is_one_command_s(tmp_path):
