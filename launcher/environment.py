@@ -252,8 +252,9 @@ def make_base(base: Path) -> None:
         (base / folder).mkdir(parents=True, exist_ok=True)
     settings = base / "user" / "default" / "comfy.settings.json"
     if not settings.exists():
-        # Without this the front end opens its template browser over the graph on the first visit.
-        settings.write_text(json.dumps({"Comfy.TutorialCompleted": True}), encoding="utf-8")
+        # Without this the front end opens its template browser over the graph on the first visit, and tours over forms.
+        seen = {"Comfy.TutorialCompleted": True, "Comfy.OnboardingCoachmarks.Seen": ["appMode", "firstRun"]}
+        settings.write_text(json.dumps(seen), encoding="utf-8")
     link_folder(base / "custom_nodes" / "ComfyUI-Likeness", ROOT)
 
 

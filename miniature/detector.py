@@ -23,6 +23,9 @@ _AGAIN = 0.2  # extents that points may differ by when a face is looked at again
 _OVERLAP = 0.1  # of two faces' boxes, intersection over union
 _ROUGH = 0.042  # see `is_photograph`; drawn heads have 0.03 at most, samples of the base 0.037, photographs 0.05
 _WARM, _ONE_HUE = (0.03, 0.2), 0.08
+# Sides of the network's picture from which on flatness counts, and the least of it: photographs have up to 0.16, drawn
+# and sampled heads, enlarged or as JPEG, 0.4 and more.
+_LARGE, _FLAT = 1.25, 0.25
 
 
 class Window(NamedTuple):
@@ -42,7 +45,10 @@ class MiniatureFinder:
     det_size = None  # it looks at sizes of its own
 
     def __init__(self, min_score: float):
-        self.name = f"{LABEL} (min_score {min_score:g}; this detector sees drawn faces only)"
+        self.name = (
+            f"{LABEL} (min_score {min_score:g}; this detector sees drawn faces only: a photograph of a person needs "
+            "another one, and a checkpoint in place of the miniature)"
+        )
         self.min_score = min_score
         self._network = _load(WEIGHTS)
 
@@ -56,7 +62,7 @@ class MiniatureFinder:
             parts = self._look(image, windows(width, height))
             parts = self._confirm(image, [face for face in parts if face.score >= (1 + self.min_score) / 2])
             faces = _without_doubles([*parts, *sure]) or whole
-        return [face for face in faces if not is_photograph(crop(image, window_around(face.points)))]
+        return [face for face in faces if not is_photograph(image, window_around(face.points))]
 
     def _look(self, image: np.ndarray, places: Sequence[Window]) -> list[Face]:
         """Return the faces that are seen in windows of the image, one in each at most."""
@@ -109,19 +115,31 @@ def crop(image: np.ndarray, place: Window) -> torch.Tensor:
     return (inside if side == SIZE else interpolate(inside, (SIZE, SIZE), mode="bilinear", antialias=True))[0]
 
 
-def is_photograph(pixels: torch.Tensor) -> bool:
-    """Return whether the face in the middle of pixels [3, n, n] in -1..1 was photographed, and not drawn.
+def is_photograph(image: np.ndarray, place: Window) -> bool:
+    """Return whether the face in the middle of a window of `image` [H, W, 3] was photographed, and not drawn.
 
     The drawn world's heads are smooth, but for pencil sketches, which are all of one warm hue; skin and hair are not.
+    Where the image has more pixels than the network sees, a drawing is flat, and a photograph has grain.
     """
-    head = pixels[:, SIZE // 8 : -SIZE // 8, SIZE // 8 : -SIZE // 8]
+    edge = SIZE // 8
+    head = crop(image, place)[:, edge:-edge, edge:-edge]
     light, warmth = head.mean(dim=0), (head[0] - head[2]).flatten()
     slopes = light.diff(dim=0)[:, 1:].abs() + light.diff(dim=1)[1:].abs()
     centred = (light - light.mean()).flatten()
     tint = (centred @ warmth) / (centred @ centred).clamp(min=1e-6)
     hues = (warmth - warmth.mean() - tint * centred).std()
     pencil = _WARM[0] < warmth.mean() < _WARM[1] and hues < _ONE_HUE and tint > 0
-    return bool(slopes.quantile(0.25) > _ROUGH and not pencil)
+    is_rough = slopes.quantile(0.25) > _ROUGH or place.side > _LARGE * SIZE and flat_share(image, place) < _FLAT
+    return bool(is_rough and not pencil)
+
+
+def flat_share(image: np.ndarray, place: Window) -> float:
+    """Return which part of the pixels in the middle of a window is the mean of its neighbours, within a level."""
+    edge = place.side / 8
+    (x0, x1), (y0, y1) = ((max(0, round(s + edge)), round(s + place.side - edge)) for s in (place.left, place.top))
+    light = image[y0:y1, x0:x1].sum(axis=2, dtype=np.int32)
+    bend = 4 * light[1:-1, 1:-1] - light[2:, 1:-1] - light[:-2, 1:-1] - light[1:-1, 2:] - light[1:-1, :-2]
+    return float((np.abs(bend) <= 3).mean())
 
 
 def box(points: np.ndarray) -> tuple[float, float, float, float]:

@@ -19,6 +19,7 @@ from server import PromptServer
 from ..encoders import identity_format
 from ..weights import folders, licences, manifest, needs
 from ..weights.files import hash_once
+from . import weights
 
 KEY = "likeness"  # of the text in a PNG file, and in the request
 SWITCH = "LIKENESS_PROVENANCE"  # an environment variable: 0 turns it off for all of a server
@@ -169,6 +170,10 @@ async def check(request: web.Request) -> web.Response:
     prompt = (await request.json())["prompt"]
     PromptServer.instance.node_replace_manager.apply_replacements(prompt)
     valid, error, _, node_errors = await execution.validate_prompt("check", prompt, None)
+    for key, found in node_errors.items():
+        for problem in found["errors"]:  # of one of the host's loaders; ours say themselves how a file is got
+            if problem["type"] == "value_not_in_list" and (text := weights.explain(prompt[key])):
+                problem["details"] = text
     return web.json_response(
         {
             "error": None if valid else error,

@@ -226,12 +226,12 @@ def test_a_photo_and_a_prompt_in_a_picture_out(call, server, tmp_path):
 def test_a_part_that_lacks_its_file_stops_all_of_it(call, server):
     prompt = run.read_workflow(MINIATURE)
     prompt |= {
-        "20": node("Another", "CheckpointLoaderSimple", ckpt_name="gone.safetensors"),
+        "20": node("Another", "CheckpointLoaderSimple", ckpt_name="v1-5-pruned-emaonly.safetensors"),
         "21": node("Decode", "VAEDecode", samples=["12", 0], vae=["20", 2]),
         "22": node("Other result", "SaveImage", images=["21", 0], filename_prefix="other"),
     }
     code, results, said = call(prompt, "steps=400")
-    assert code == 1 and not results and "CheckpointLoaderSimple (node 20)" in said and "gone.safetensors" in said
+    assert code == 1 and not results and "CheckpointLoaderSimple (node 20)" in said and "weights fetch sd-1-5" in said
     assert get(server, "/queue")["queue_pending"] == []
     assert call(run.read_workflow(MINIATURE), "steps=2", "seed=3")[0] == 0, "the server did not go on with the rest"
     ended = [

@@ -205,6 +205,15 @@ def test_photographs_are_answered_with_what_the_detector_sees(finder, root, name
         apply_policy(detector.detect_faces(finder, photo[None]), "largest", 0, "error")
 
 
+def test_portraits_as_people_upload_them_are_no_drawings(finder, real_photos):
+    """Smooth skin, lit evenly: a face found here would be drawn as that of somebody else, and nobody told."""
+    for name in ("obama", "obama2", "obama3", "biden"):
+        image = Image.open(real_photos / f"{name}.jpg").convert("RGB")
+        image.thumbnail((1000, 1000))
+        for height in (image.height, image.height // 2):
+            assert finder.detect(np.array(image)[:height]) == [], name
+
+
 def test_min_score_is_kept(pixels):
     """By a face so blurred that the finder is in doubt: a detector finds it or not, as its score is."""
     softer = torch.linspace(2, 6, 65)
