@@ -23,9 +23,10 @@ _AGAIN = 0.2  # extents that points may differ by when a face is looked at again
 _OVERLAP = 0.1  # of two faces' boxes, intersection over union
 _ROUGH = 0.042  # see `is_photograph`; drawn heads have 0.03 at most, samples of the base 0.037, photographs 0.05
 _WARM, _ONE_HUE = (0.03, 0.2), 0.08
-# Sides of the network's picture from which on flatness counts, and the least of it: photographs have up to 0.16, drawn
-# and sampled heads, enlarged or as JPEG, 0.4 and more.
-_LARGE, _FLAT = 1.25, 0.25
+# Photographs that are smoother than that, by sides of the network's picture from which on, flatness below which, and
+# roughness above which one is told: enlarged, drawn and sampled heads have 0.4 of flatness and more, photographs up to
+# 0.16; at its own size sampled heads have 0.11 too, but are no rougher than 0.028, photographs 0.027 to 0.044.
+_SMOOTHER = ((1.45, 0.25, 0.0), (0.75, 0.16, 0.03))
 
 
 class Window(NamedTuple):
@@ -119,7 +120,7 @@ def is_photograph(image: np.ndarray, place: Window) -> bool:
     """Return whether the face in the middle of a window of `image` [H, W, 3] was photographed, and not drawn.
 
     The drawn world's heads are smooth, but for pencil sketches, which are all of one warm hue; skin and hair are not.
-    Where the image has more pixels than the network sees, a drawing is flat, and a photograph has grain.
+    Where the image has enough pixels, a drawing is flat, and a photograph has grain.
     """
     edge = SIZE // 8
     head = crop(image, place)[:, edge:-edge, edge:-edge]
@@ -129,8 +130,12 @@ def is_photograph(image: np.ndarray, place: Window) -> bool:
     tint = (centred @ warmth) / (centred @ centred).clamp(min=1e-6)
     hues = (warmth - warmth.mean() - tint * centred).std()
     pencil = _WARM[0] < warmth.mean() < _WARM[1] and hues < _ONE_HUE and tint > 0
-    is_rough = slopes.quantile(0.25) > _ROUGH or place.side > _LARGE * SIZE and flat_share(image, place) < _FLAT
-    return bool(is_rough and not pencil)
+    rough = slopes.quantile(0.25)
+    smoother = (
+        place.side > side * SIZE and rough > least and flat_share(image, place) < flatness
+        for side, flatness, least in _SMOOTHER
+    )
+    return bool((rough > _ROUGH or any(smoother)) and not pencil)
 
 
 def flat_share(image: np.ndarray, place: Window) -> float:
