@@ -1,4 +1,8 @@
-"""`likeness.py evaluate`: draw and score every method of the miniature, and write its report."""
+"""`likeness.py evaluate`: draw and score every method of the miniature, and write its report.
+
+Pictures that are there are scored by a paper's protocol, `likeness.py evaluate PROTOCOL -h`: fact-t2i, fact-inpaint,
+face2diffusion, infinite-id, facea or stress.
+"""
 
 import argparse
 import io
