@@ -34,6 +34,7 @@ from .bases import BUILT_IN, BuiltInBase, load_checkpoint
 from .buckets import Shape, list_shapes
 from .distributed import from_main, is_main, main_first
 from .frozen import freeze
+from .paths import check_paths
 from .photo_lists import list_tars
 from .progress_line import ProgressLine
 from .settings import (
@@ -42,7 +43,6 @@ from .settings import (
     AdapterSettings,
     WatchedSettings,
     check_data,
-    check_paths,
     check_settings,
     make_parser,
     read_config,

@@ -21,10 +21,11 @@ from . import curve, facea_run, loop, validation
 from .bases import BUILT_IN
 from .distributed import is_main
 from .inpainting import cut_photos
+from .paths import check_paths
 from .photo_lists import PHOTO_FILES, LeftOutError, list_of_one
 from .photos import find_faces
 from .progress_line import ProgressLine
-from .settings import check_data, check_paths, check_settings, make_parser, read_config
+from .settings import check_data, check_settings, make_parser, read_config
 from .watch import Watch, check_board
 
 

@@ -16,8 +16,9 @@ from ..weights import saving
 from . import adapter_command, loop, msid, prepare_command, shards
 from .distributed import from_main, is_main
 from .face_crops import CropSet, find_crops
+from .paths import check_output
 from .progress_line import ProgressLine
-from .settings import check_data, check_output, check_settings, make_parser, read_config
+from .settings import check_data, check_settings, make_parser, read_config
 from .watch import Watch, averaged, check_board
 
 
