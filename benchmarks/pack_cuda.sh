@@ -14,8 +14,8 @@
 # The machine brings Python 3.12 (or $PYTHON_TAG), torch, torchvision, torchaudio, transformers, tokenizers, numpy,
 # scipy, einops, safetensors, aiohttp, yarl, requests, psutil, tqdm, pyyaml, pillow, filelock; for the stages
 # `hosts` and `tests` also opencv-python-headless, onnx, onnxruntime, pytest and hypothesis.
-# Left out of the host: large tokenizers. comfy-kitchen goes without its compiled kernels, its torch fallback serves;
-# of av only empty names go, for it reads videos and nothing here does.
+# Left out of the host: large tokenizers. comfy-kitchen and SQLAlchemy go without their compiled parts, for which they
+# have others in Python. Of av only empty names go, for it reads videos and nothing here does.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 LIMIT_MIB=64
@@ -63,7 +63,7 @@ fetch --no-deps "$(pinned comfy-kitchen)" "$(pinned comfy-aimdo)" torchsde tramp
 fetch pydantic
 [ ${#weights_of[@]} -gt 0 ] || fetch --no-deps SQLAlchemy alembic Mako blake3 simpleeval  # what a whole server needs
 for wheel in "$wheels"/*.whl; do python3 -m zipfile -e "$wheel" "$out/site"; done
-find "$out/site/comfy_kitchen" -name '*.so' -delete
+find "$out/site" \( -path '*/comfy_kitchen/*' -o -path '*/sqlalchemy/*' \) -name '*.so' -delete
 for module in av av/container av/subtitles av/subtitles/stream av/video av/video/reformatter; do
     mkdir -p "$out/site/$module"
     cat > "$out/site/$module/__init__.py" <<'PYTHON'
