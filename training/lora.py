@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 import comfy.model_management
 import torch
 from comfy.weight_adapter import BypassInjectionManager, WeightAdapterTrainBase
-from torch.nn.functional import linear
 
 from .compiling import compile_parts
 from .recompute import recompute
@@ -32,8 +31,8 @@ class LoraBranch(WeightAdapterTrainBase):
     def bypass_forward(self, forward: Callable, x: torch.Tensor, *arguments, **options) -> torch.Tensor:
         """Return `forward(x)` + alpha / rank  x down' up', in two products and nothing more."""
         up, down = self.lowered
-        base, hidden = forward(x, *arguments, **options), linear(x, down)
-        return torch.addmm(base.flatten(0, -2), hidden.flatten(0, -2), up.T, alpha=self.alpha / len(down)).view_as(base)
+        base, hidden = forward(x, *arguments, **options), x.flatten(0, -2) @ down.T
+        return torch.addmm(base.flatten(0, -2), hidden, up.T, alpha=self.alpha / len(down)).view_as(base)
 
 
 def lower(lora: dict[str, LoraBranch], dtype: torch.dtype) -> None:
