@@ -35,7 +35,7 @@ class ProgressLine:
             )
         losses = progress.losses[-_LOSSES:]
         so_far = self.bar.format_dict
-        rate = so_far["rate"] or (so_far["n"] - so_far["initial"]) / max(so_far["elapsed"], 1e-9)  # none at first
+        rate = so_far["rate"] or (so_far["n"] - progress.resumed_at) / max(so_far["elapsed"], 1e-9)  # none at first
         text = f"loss {sum(losses) / len(losses):.4f}, {rate * self.samples:.1f} samples/s"
         self.bar.set_postfix_str(text, refresh=False)
         self.bar.update()
