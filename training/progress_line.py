@@ -34,7 +34,8 @@ class ProgressLine:
                 total=self.steps, initial=progress.resumed_at, unit=" steps", mininterval=pause, disable=not is_main()
             )
         losses = progress.losses[-_LOSSES:]
-        rate = self.bar.format_dict["rate"] or 0.0
+        so_far = self.bar.format_dict
+        rate = so_far["rate"] or (so_far["n"] - progress.resumed_at) / max(so_far["elapsed"], 1e-9)  # none at first
         text = f"loss {sum(losses) / len(losses):.4f}, {rate * self.samples:.1f} samples/s"
         self.bar.set_postfix_str(text, refresh=False)
         self.bar.update()

@@ -271,9 +271,10 @@ def find_shards(folder: Path, manifest: dict, split: bool = False) -> list[Path]
         files = take_own(files, get_rank(), count_processes())
     if missing := [file.name for file in files if not file.is_file()]:
         parts = count_processes() > 1 and not split
+        whose, started = (" of this process", f", with {count_processes()} processes as here") if split else ("", "")
         raise ValueError(
-            f"{len(missing)} of {len(files)} shards are missing in {folder}, the first is {missing[0]}: run "
-            "'likeness.py prepare' again, which makes what is missing"
+            f"{len(missing)} of {len(files)} shards{whose} are missing in {folder}, the first is {missing[0]}: run "
+            f"'likeness.py prepare' again{started}, which makes what is missing"
             f"{', or, where each machine has a part of the shards, train with --set data.split=true' * parts}."
         )
     return files

@@ -84,6 +84,7 @@ def test_photos_become_a_file_that_load_face_adapter_opens(method, people, tmp_p
     told = capsys.readouterr()
     assert "4 photos of 2 people" in told.out and f"written to {output}" in told.out
     assert "4/4" in told.err and "3/3 " in told.err and "loss " in told.err and " samples/s" in told.err
+    assert " 0.0 samples/s" not in told.err
     log, png, seen, written = beside(output)
     assert (log, png, written) == ("out.log.jsonl", "out.png", "out.safetensors")
 

@@ -181,6 +181,9 @@ def test_processes_of_split_shards_need_no_others(tmp_path, monkeypatch):
     assert trained.people.tolist() == [person - (person > chosen) for person in (1, 3) if person != chosen]
     with pytest.raises(ValueError, match=r"1 of 4 shards are missing"):
         find_crops(tmp_path)
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ValueError, match=r"1 of 2 shards of this process .* again, with 2 processes as here"):
+        find_crops(tmp_path, split=True)
 
 
 def test_checkpointing_gives_the_same_gradients(people):
