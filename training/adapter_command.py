@@ -256,12 +256,12 @@ def learn(
 
 def _take_photos(options: argparse.Namespace, settings: AdapterSettings, method: AdapterTraining, about_data, built_in):
     """Return base model, portraits, where it is read what CLIP sees in nothing, the detector's label, and None."""
-    data = complete_data(method.networks, about_data, built_in)
     if about_data.get("split"):
         raise ValueError(
             f"split = true is for prepared photos, which {options.photos} is not: 'likeness.py prepare' them."
         )
-    base = load_base(options.checkpoint, method.bases, settings.base)
+    base = load_base(options.checkpoint, method.bases, settings.base)  # before files are wanted that serve another one
+    data = complete_data(method.networks, about_data, built_in)
     data = replace(data, size=data.size or base.size)
     photos.check_size(data.size, base.vae)
     encoded = _prepare_portraits(options, data, base)
@@ -353,6 +353,7 @@ def load_base(checkpoint: str, kinds: tuple[str, ...], wanted: str = BASES[0]) -
     wanted: one of BASES, the kind that the settings are for; for another one ValueError is raised too.
     """
     if built_in := BUILT_IN.get(checkpoint):
+        _check_wanted(checkpoint, "SD1.5", wanted)  # of its layout
         return LoadedBase(*built_in.load(), built_in.path("base"), built_in.size, checkpoint, built_in)
     model, clip, vae = load_checkpoint(checkpoint)
     config = model.model.model_config
@@ -363,12 +364,16 @@ def load_base(checkpoint: str, kinds: tuple[str, ...], wanted: str = BASES[0]) -
     if clip is None or kind not in kinds or not isinstance(config, family) or not plain or not predicts:
         names = " or ".join(map(name_kind, kinds))
         raise ValueError(f"{checkpoint} is no {names} text-to-image checkpoint with its text encoder: name one.")
+    _check_wanted(checkpoint, kind, wanted)
+    return LoadedBase(model, clip, vae, checkpoint, _SIZES[kind], kind)
+
+
+def _check_wanted(checkpoint: str, kind: str, wanted: str) -> None:
     if wanted not in (BASES[0], kind):
         raise ValueError(
             f"These settings are for {name_kind(wanted)} (base = '{wanted}'), but {checkpoint} is {name_kind(kind)}: "
             "take the recipe for that base, or another checkpoint."
         )
-    return LoadedBase(model, clip, vae, checkpoint, _SIZES[kind], kind)
 
 
 def _prepare_portraits(options: argparse.Namespace, data: Data, base: LoadedBase) -> portraits.Portraits:

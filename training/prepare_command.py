@@ -108,6 +108,7 @@ def prepare(
         raise ValueError(f"{with_base[0]} needs a base model: name its checkpoint behind the folder for the shards.")
     built_in = BUILT_IN.get(checkpoint)
     networks = tuple(dict.fromkeys(name for method in with_base for name in METHODS[method].networks))
+    base = _load_base(checkpoint, with_base, wanted) if with_base else None
     data = adapter_command.complete_data(networks, about_data, built_in)
     if data.flip and set(methods) != {"face2diffusion"}:
         raise ValueError(
@@ -115,7 +116,6 @@ def prepare(
         )
     if data.buckets and set(with_base) != {"infinite-id"}:
         raise ValueError("buckets = true is for infinite-id alone: prepare the photos for others into another folder.")
-    base = _load_base(checkpoint, with_base, wanted) if with_base else None
     data = replace(data, size=data.size or (base.size if base else photos.ALIGNED_FROM))
     if base:
         photos.check_size(data.size, base.vae)

@@ -170,6 +170,7 @@ def test_portraits_are_made_anew_when_photos_or_crops_change(people, tmp_path):
         ("data.flip=true", r"There is no entry 'flip' in \[data\]"),
         ("data.buckets=true", r"There is no entry 'buckets' in \[data\]"),
         ("base=SD2", "'SD2' is no base; choose one of any, SD1.5, SDXL"),
+        ("base=SDXL", r"are for SDXL \(base = 'SDXL'\), but miniature is SD1.x: take the recipe"),
         ("best=identity", "best = 'identity' needs validation_pictures and face_scorer"),
         ("face_scorer=mine.onnx", "The weight file 'mine.onnx' is missing: looked in"),
     ],
