@@ -367,6 +367,7 @@ def test_what_chinese_lacks_is_english(page, server, root):
     node = "LiteGraph.createNode('LikenessApplyFACT')"
     title, *labels = other.evaluate(f"() => [{node}.title, ...{node}.widgets.map(({{label, name}}) => label ?? name)]")
     other.close()
+    page.bring_to_front()  # a page behind another one draws nothing
     page.evaluate(workflow_forms.SET, ["Comfy.Locale", "en"])
     assert title == "Apply FACT" and labels[:2] == ["strength", texts["inputs"]["start_percent"]["name"]]
 
@@ -377,6 +378,9 @@ def test_blueprints_are_offered_in_node_search(page, server):
         entry["name"] for entry in offered.values() if entry["info"]["node_pack"] == "custom_nodes.ComfyUI-Likeness"
     }
     assert ours == set(BLUEPRINTS)
+    page = page.context.browser.new_page()  # the other one has had its language changed, and may not answer to clicks
+    page.goto(server)
+    page.wait_for_function(workflow_forms.IS_READY, timeout=120_000)
     page.evaluate("() => app.graph.clear()")
     for _ in range(9):  # a canvas that is still being drawn sees no click, and a field may have the focus already
         page.evaluate("() => document.activeElement.blur()")
@@ -394,6 +398,7 @@ def test_blueprints_are_offered_in_node_search(page, server):
     page.wait_for_function("() => app.graph.nodes.length === 1 && app.graph.nodes[0].isSubgraphNode()")
     names = page.evaluate("() => app.graph.nodes[0].widgets.map(widget => widget.name)")
     assert names[:5] == ["person", "face prompt", "checkpoint", "denoise", "seed"]
+    page.close()
 
 
 @pytest.mark.parametrize("name", BLUEPRINTS)
