@@ -359,16 +359,18 @@ def test_what_chinese_lacks_is_english(page, server, root):
         del node["display_name"], node["inputs"]["strength"]
         route.fulfill(json=translations)
 
-    page.evaluate(workflow_forms.SET, ["Comfy.Locale", "zh"])
-    other = page.context.browser.new_page()
+    other = page.context.browser.new_page()  # a page loads its graph anew when its language changes
+    other.set_default_timeout(120_000)
     other.route("**/i18n", answer_with_gaps)
     other.goto(server)
-    other.wait_for_function(workflow_forms.IS_READY, timeout=120_000)
+    other.wait_for_function(workflow_forms.IS_READY)
+    other.evaluate(workflow_forms.SET, ["Comfy.Locale", "zh"])
+    other.reload()
+    other.wait_for_function(workflow_forms.IS_READY)
     node = "LiteGraph.createNode('LikenessApplyFACT')"
     title, *labels = other.evaluate(f"() => [{node}.title, ...{node}.widgets.map(({{label, name}}) => label ?? name)]")
+    other.evaluate(workflow_forms.SET, ["Comfy.Locale", "en"])
     other.close()
-    page.bring_to_front()  # a page behind another one draws nothing
-    page.evaluate(workflow_forms.SET, ["Comfy.Locale", "en"])
     assert title == "Apply FACT" and labels[:2] == ["strength", texts["inputs"]["start_percent"]["name"]]
 
 
@@ -378,19 +380,14 @@ def test_blueprints_are_offered_in_node_search(page, server):
         entry["name"] for entry in offered.values() if entry["info"]["node_pack"] == "custom_nodes.ComfyUI-Likeness"
     }
     assert ours == set(BLUEPRINTS)
-    page = page.context.browser.new_page()  # the other one has had its language changed, and may not answer to clicks
-    page.goto(server)
-    page.wait_for_function(workflow_forms.IS_READY, timeout=120_000)
-    page.evaluate("() => app.graph.clear()")
-    for _ in range(9):  # a canvas that is still being drawn sees no click, and a field may have the focus already
-        page.evaluate("() => document.activeElement.blur()")
+    page.evaluate("() => { app.graph.clear(); app.canvas.setDirty(true, true) }")
+    page.wait_for_function("() => !app.canvas.visible_nodes.length")  # a click would still go to what was drawn there
+    for _ in range(9):  # a canvas that is still being drawn does not see a click
         with contextlib.suppress(TimeoutError):
             page.mouse.dblclick(800, 600)
             page.wait_for_function("() => document.activeElement.tagName === 'INPUT'", timeout=10_000)
-            page.keyboard.type("Fix Faces restore detailer")
-            page.get_by_text("Fix Faces (restore, detailer, FaceA)").first.wait_for(timeout=10_000)
             break
-        page.keyboard.press("Escape")
+    page.keyboard.type("Fix Faces restore detailer")
     page.get_by_text("Fix Faces (restore, detailer, FaceA)").first.wait_for()
     page.keyboard.press("Enter")
     page.wait_for_timeout(500)
@@ -398,7 +395,6 @@ def test_blueprints_are_offered_in_node_search(page, server):
     page.wait_for_function("() => app.graph.nodes.length === 1 && app.graph.nodes[0].isSubgraphNode()")
     names = page.evaluate("() => app.graph.nodes[0].widgets.map(widget => widget.name)")
     assert names[:5] == ["person", "face prompt", "checkpoint", "denoise", "seed"]
-    page.close()
 
 
 @pytest.mark.parametrize("name", BLUEPRINTS)
