@@ -1,9 +1,8 @@
 """From photos to a FaceA identity: prepare once, train, and keep what was learned whatever stops it."""
 
-import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -175,23 +174,12 @@ def learn(
         data = inpainting.encode(base.model, base.vae, photos)
         rows = {text: encode_text(base.clip, text) for text in texts}
     with torch.inference_mode(False):  # autograd cannot use what is made in that mode
-        run = _Run(base, task, settings, data, rows)
-        progress, latents = loop.Progress(), []
-
-        def preview() -> torch.Tensor:
-            with run.averaged(progress):
-                return run.preview()
-
-        def paint() -> torch.Tensor:
-            latent = preview()
-            with torch.inference_mode():
-                return base.vae.decode(latent)
-
-        now = Now(lambda: run.identity(progress, len(photos.crops)), paint)
+        run, latents = _Run(base, task, settings, data, rows), []
+        now = Now(run.identity, lambda: _decode(base.vae, run.preview()))
 
         def look(progress: loop.Progress) -> None:
             if preview_every and progress.step % preview_every == 0:
-                latents.append(preview())
+                latents.append(run.preview())
             after_step(progress, now)
             if settings.validate_steps and progress.step % settings.validate_steps == 0:
                 comfy.model_management.load_models_gpu(run.patchers, force_full_load=True)  # others may have come
@@ -202,9 +190,9 @@ def learn(
             _sweep(checkpoint)
         try:
             with in_training(run.patchers, run.learned.lora, settings.checkpointing, settings.compile):
-                loop.train(run.groups(), run.loss, settings, run.device, checkpoint, look, progress)
+                loop.train(run.groups, run.loss, settings, run.device, checkpoint, look, run.progress)
         except BaseException as error:  # the host's interruption is one
-            remark = _save_stopped(now.identity(), progress, checkpoint)
+            remark = _save_stopped(run.identity(), run.progress, checkpoint)
             if comfy.model_management.is_oom(error):
                 comfy.model_management.unload_all_models()  # the host does so for its own kind of error only
             if sentence := _explain(error, settings):
@@ -213,17 +201,16 @@ def learn(
             raise
     if is_main():
         checkpoint.unlink(missing_ok=True)
-    with torch.inference_mode():
-        pictures = base.vae.decode(torch.cat(latents)) if latents else photos.crops[:0]
-    return Result(now.identity(), progress, pictures)
+    pictures = _decode(base.vae, torch.cat(latents)) if latents else photos.crops[:0]
+    return Result(run.identity(), run.progress, pictures)
 
 
 class _Run:
-    """A training with everything it needs on its device."""
+    """A training with everything it needs on its device, and how far it has come."""
 
     def __init__(self, base: Base, task: Task, settings: Settings, data: Inpainting, rows: dict):
         self.base, self.task, self.settings = base, task, settings
-        self.device = base.model.load_device
+        self.device, self.progress = base.model.load_device, loop.Progress()
         conditions = {region: _copy_to(condition, self.device) for region, condition in data.conditions.items()}
         self.data = Inpainting(_copy_to(data.latents, self.device), conditions)
         rows = {text: (_copy_to(tensor, self.device), first) for text, (tensor, first) in rows.items()}
@@ -244,14 +231,12 @@ class _Run:
             rows,
             clip,
         )
-
-    def groups(self) -> list[loop.Group]:
-        """Return what learns, and how quickly."""
         layers = self.learned.lora.items()
         lora = {f"{layer}.{name}": part for layer, branch in layers for name, part in branch.named_parameters()}
-        features = {region: self.learned.features[region] for region in self.task.regions}
-        groups = [loop.Group(lora, self.settings.lr_lora), loop.Group(features, self.settings.lr_features)]
-        return groups if self.settings.learned_rows else groups[:1]
+        rows = {region: self.learned.features[region] for region in task.regions}
+        groups = [loop.Group(lora, settings.lr_lora), loop.Group(rows, settings.lr_features)]
+        self.groups = groups if settings.learned_rows else groups[:1]
+        self.parameters = {name: tensor for group in self.groups for name, tensor in group.parameters.items()}
 
     def loss(self, generator: torch.Generator, step: int) -> torch.Tensor:
         """Return the loss of a sampled batch: Eq. 2 with the terms that task and settings leave of it."""
@@ -259,27 +244,13 @@ class _Run:
         attributes = (attribute,) if attribute else ATTRIBUTES if self.settings.attribute_loss else ()
         return step_loss(self.model, self.learned, self.data, generator, batch, attributes, attribute is None)
 
-    @contextlib.contextmanager
-    def averaged(self, progress: loop.Progress) -> Iterator[None]:
-        """Let what is learned be its running average for a while, where there is one."""
-        parameters = {name: tensor.data for group in self.groups() for name, tensor in group.parameters.items()}
-        steps = {name: parameters[name].clone() for name in progress.average}
-        for name, average in progress.average.items():
-            parameters[name].copy_(average)
-        try:
-            yield
-        finally:
-            for name, tensor in steps.items():
-                parameters[name].copy_(tensor)
-
     @torch.no_grad()
     def preview(self) -> torch.Tensor:
-        """Return the latent [1, c, h, w] of the first photo, its mask painted anew with what was learned so far."""
+        """Return the latent [1, c, h, w] of the first photo, its mask painted anew with what is learned so far."""
         region, model = self.task.regions[0], self.model
         generator = torch.Generator().manual_seed(self.settings.seed)
         photo = self.data.latents[:1]
         noise = torch.randn(photo.shape, generator=generator).to(photo)
-        context = torch.cat((self.learned.context([region]), self.nothing))
         condition = self.data.conditions[region][:1].repeat(2, 1, 1, 1)
 
         def denoise(x, sigma):
@@ -287,20 +258,22 @@ class _Run:
             prompt, negative = both.chunk(2)
             return torch.lerp(negative, prompt, _PREVIEW_SCALE)
 
-        return sample(model, denoise, noise, _PREVIEW_STEPS)
+        with self.progress.averaged(self.parameters):
+            context = torch.cat((self.learned.context([region]), self.nothing))
+            return sample(model, denoise, noise, _PREVIEW_STEPS)
 
     @torch.no_grad()
-    def identity(self, progress: loop.Progress, photos: int) -> FaceaIdentity:
+    def identity(self) -> FaceaIdentity:
         """Return what is learned at this moment, where there is a running average that."""
         start, learned = self.task.start, self.learned
-        with self.averaged(progress):
+        with self.progress.averaged(self.parameters):
             lora = state_dict(learned.lora)
             features = {
                 region: tensor.detach().to("cpu", torch.float32, copy=True)
                 for region, tensor in learned.features.items()
             }
         settings = {name: str(value) for name, value in asdict(self.settings).items() if name not in _NOT_LEARNED}
-        settings |= {"steps": str(progress.step), "photos": str(photos)}
+        settings |= {"steps": str(self.progress.step), "photos": str(len(self.data.latents))}
         if self.task.attribute:
             past = {f"before: {name}": value for name, value in start.settings.items()}
             settings = past | settings | {"transferred": self.task.attribute}
@@ -313,6 +286,12 @@ class _Run:
             name_base(self.base.model),
             settings,
         )
+
+
+@torch.inference_mode()
+def _decode(vae, latents: torch.Tensor) -> torch.Tensor:
+    """Return images [m, S, S, 3] of latents [m, c, h, w]."""
+    return vae.decode(latents)
 
 
 def _copy_to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -12,7 +12,7 @@ import logging
 import math
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -56,6 +56,22 @@ class Progress:
     @property
     def step(self) -> int:
         return len(self.losses)
+
+    @contextlib.contextmanager
+    def averaged(self, parameters: dict[str, torch.nn.Parameter]) -> Iterator[None]:
+        """Let parameters, by name, be their running average for a while, where there is one."""
+        before = {name: parameters[name].detach().clone() for name in self.average}
+        _copy(self.average, parameters)
+        try:
+            yield
+        finally:
+            _copy(before, parameters)
+
+
+@torch.no_grad()
+def _copy(values: dict[str, torch.Tensor], parameters: dict[str, torch.nn.Parameter]) -> None:
+    for name, value in values.items():
+        parameters[name].copy_(value)
 
 
 class StoppedError(RuntimeError):
@@ -248,8 +264,7 @@ class _State:
         if self.accelerator:
             saved = from_main(saved or {"parameters": {name: tensor.cpu() for name, tensor in self.parameters.items()}})
         if saved:
-            for name, parameter in self.parameters.items():
-                parameter.copy_(saved["parameters"][name])
+            _copy({name: saved["parameters"][name] for name in self.parameters}, self.parameters)
         if "losses" in saved:
             self._load_steps(saved)
         if self.settings.ema:

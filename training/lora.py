@@ -38,7 +38,7 @@ class LoraBranch(WeightAdapterTrainBase):
 def lower(lora: dict[str, LoraBranch], dtype: torch.dtype) -> None:
     """Give every branch its parameters in `dtype` for the next call, by one cast of all of them, forward and back.
 
-    A cast for each is 512 launches of a step of SD1.5, which on a quick GPU last longer than the step's products.
+    Cast one by one they are 512 kernels more in a step of SD1.5, which is bound by launches on a quick GPU.
     """
     parameters = [part for branch in lora.values() for part in (branch.up, branch.down)]
     if lora and dtype != parameters[0].dtype:

@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
     filters = photos.Filters(options.min_side, options.min_score, options.min_sharpness, options.one_face)
     try:
         values, about_data = read_config(options.config, options.set)
-        wanted = check_settings(AdapterSettings, {name: values[name] for name in ("base",) if name in values}).base
+        wanted = check_settings(AdapterSettings, {name: values[name] for name in values.keys() & {"base"}}).base
         prepare(options.photos, options.output, options.checkpoint, options.methods, about_data, filters, wanted)
     except (ValueError, RuntimeError, OSError) as error:
         raise SetupError(str(error), f"{options.output} is not finished.") from error
@@ -154,15 +154,10 @@ def _hold(output: Path) -> contextlib.AbstractContextManager:
 def _begin(output: Path, files: PhotoList, task: Task) -> None:
     """Write the manifest, on every machine, and return when it is there for all processes.
 
-    Raises ValueError where the folder has another, or this machine has other photos or networks than process 0.
+    Raises ValueError where the folder has another, or see `_compare_machines`.
     """
-    here = _tell_machine(files, task)
-    main = from_main(here)
-    if changed := ", ".join(name for name in here if here[name] != main[name]):
-        raise ValueError(
-            f"This machine and the one of process 0 would not prepare alike: they differ in {changed}. Give all the "
-            "same photos, in folders of the same names, and the same files of networks."
-        )
+    if count_processes() > 1:
+        _compare_machines(files, task)
     manifest = from_main(_describe(files, task) if is_main() else {})
     path = output / MANIFEST
     if is_first_here():
@@ -192,14 +187,20 @@ def _describe(files: PhotoList, task: Task) -> dict:
     return json.loads(json.dumps(manifest | ({"crops": photos.ALIGNED} if task.crops else {})))
 
 
-def _tell_machine(files: PhotoList, task: Task) -> dict[str, object]:
-    """Return what all machines must have alike, wherever they have it: digits for people and photos, and networks."""
+def _compare_machines(files: PhotoList, task: Task) -> None:
+    """Raise ValueError where this machine has other photos or networks than that of process 0, wherever they lie."""
     digest = hashlib.sha256()
     for photo in files:
         digest.update(json.dumps([photo.person, photo.file.parent.name, photo.file.name, photo.place]).encode())
     data = task.data
     named = {"parser": Path(data.parser).name, "files": [Path(file).name for file in data.files.values()]}
-    return {"photos": digest.hexdigest(), "base": task.base and task.base.kind} | asdict(data) | named
+    here = {"photos": digest.hexdigest(), "base": task.base and task.base.kind} | asdict(data) | named
+    main = from_main(here)
+    if changed := ", ".join(name for name in here if here[name] != main[name]):
+        raise ValueError(
+            f"This machine and the one of process 0 would not prepare alike: they differ in {changed}. Give all the "
+            "same photos, in folders of the same names, and the same files of networks."
+        )
 
 
 def _digest(files: PhotoList, base: LoadedBase | None) -> str:

@@ -114,14 +114,12 @@ def _open_board(output: Path):
 @contextlib.contextmanager
 def averaged(module: torch.nn.Module, progress: Progress) -> Iterator[None]:
     """Let a module have the running average of its parameters for a while, where there is one, and rest."""
-    before = {name: tensor.clone() for name, tensor in module.state_dict().items()} if progress.average else {}
-    module.load_state_dict(module.state_dict() | progress.average)  # what does not learn has no average
-    module.eval()
-    try:
-        yield
-    finally:
-        module.load_state_dict(before or module.state_dict())
-        module.train()
+    with progress.averaged(dict(module.named_parameters())):
+        module.eval()
+        try:
+            yield
+        finally:
+            module.train()
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from likeness.launcher.client import Client
 from likeness.launcher.environment import find_host
 from likeness.tests.support.facea_graph import graph
 from likeness.tests.support.graphs import ASSETS
+from likeness.tests.support.train_commands import options
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +69,7 @@ def test_killed_it_goes_on_to_the_same_file(tmp_path, root, base):
     for name in ("portrait.png", "astronaut.png"):
         shutil.copy(ASSETS / name, photos)
     checkpoint = base / "models" / "checkpoints" / "likeness_builtin_sd15_inpaint.ckpt"
-    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    settings = options(*SETTINGS)
 
     def list_arguments(output) -> list[str]:
         return [str(part) for part in ("facea", photos, checkpoint, output, *OPTIONS, *settings)]

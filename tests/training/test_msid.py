@@ -12,6 +12,7 @@ from likeness.miniature import registration
 from likeness.miniature.demo import load_workflow
 from likeness.tests.support import records, rendered_people
 from likeness.tests.support.graphs import only
+from likeness.tests.support.train_commands import options
 from likeness.training import adapter_command, msid, msid_command, photos, shards, watch
 from likeness.training.face_crops import find_crops
 from likeness.training.progress_line import ProgressLine
@@ -46,8 +47,7 @@ def people(tmp_path_factory):
 
 
 def run(source, output, *given) -> int:
-    options = [part for value in (*SIZES, *given) for part in ("--set", value)]
-    return train.main(["msid", str(source), str(output), *options], None)
+    return train.main(["msid", str(source), str(output), *options(*SIZES, *given)], None)
 
 
 class Stop(ProgressLine):

@@ -177,6 +177,7 @@ def test_stopped_at_any_photo_it_goes_on_to_the_same_shards(at, people, prepared
 
 
 def test_machines_that_differ_are_told_before_anything_is_written(people, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_command, "count_processes", lambda: 2)
     monkeypatch.setattr(prepare_command, "from_main", lambda content: content | {"photos": "others", "size": 64})
     data = adapter_command.Data(48, "a detector", {})
     task = prepare_command.Task(data, None, True, photos.Filters())

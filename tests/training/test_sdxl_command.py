@@ -11,13 +11,28 @@ from likeness.launcher import train
 from likeness.miniature import registration
 from likeness.tests.support import rendered_people
 from likeness.tests.support.graphs import node, only, workflow
-from likeness.training import adapter_command, bases, infinite_id, portraits, watch
+from likeness.tests.support.train_commands import keep_untrained, options
+from likeness.training import adapter_command, bases, portraits, watch
 
 CLIP_VISION, RECOGNISER, DETECTOR = "likeness_builtin_clip_vision_l.pt", "miniature_arcface.onnx", "drawn: miniature"
 GIVEN = ("steps=1", "batch=1", "lr=1e-2", "depth=1", "dim=64", "checkpointing=true", "checkpoint_seconds=600",
          "validate_steps=1", "held_out=0.5", "validation_batches=1", "validation_pictures=1", "sampling_steps=1",
          "data.size=64", "data.buckets=true", f"data.detector={DETECTOR}", f"data.arcface={RECOGNISER}",
          f"data.clip_vision={CLIP_VISION}")  # fmt: skip
+
+
+def make_graph(photo: str) -> dict:
+    """Return a graph in which *Apply Image Adapter* alone draws the person of a photo in `input`, in one step."""
+    graph = workflow("infinite_id_photo", steps=1)
+    sampler = only(graph, "KSampler")
+    del graph[only(graph, "LikenessInfiniteID")]
+    graph[sampler]["inputs"]["negative"] = graph[sampler]["inputs"]["positive"]  # one text less to encode
+    graph = {key: node for key, node in graph.items() if node["_meta"]["title"] != "Negative prompt"}
+    graph[only(graph, "LikenessExamplePicture")] = node("LoadImage", image=photo)
+    graph[only(graph, "LikenessLoadFaceDetector")]["inputs"]["detector"] = DETECTOR
+    graph[only(graph, "LikenessLoadFaceEncoder")]["inputs"]["encoder_name"] = RECOGNISER
+    graph[only(graph, "CLIPVisionLoader")]["inputs"]["clip_name"] = CLIP_VISION
+    return graph
 
 
 @pytest.mark.slow
@@ -31,28 +46,18 @@ def test_photos_become_a_picture_of_sdxl(tmp_path, base, executor, monkeypatch, 
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([*places, str(folder)], {*suffixes, ".pt"}))
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     monkeypatch.setattr(adapter_command, "load_checkpoint", cache(bases.load_checkpoint))
-    make, method = infinite_id.make, adapter_command.METHODS["infinite-id"]
-
-    def make_and_write(*given):
-        fresh = make(*given)
-        adapter_command._write(method, fresh, tmp_path / "untrained.safetensors")
-        return fresh
-
-    monkeypatch.setattr(infinite_id, "make", make_and_write)
+    keep_untrained("infinite-id", tmp_path / "untrained.safetensors", monkeypatch)
     photos = rendered_people.write(tmp_path / "photos", 2)
     rendered_people.widen(photos / "person0" / "1.png")
     checkpoint = str(base / "models" / "checkpoints" / "likeness_builtin_sdxl.ckpt")
     output = tmp_path / "trained.safetensors"
-    settings = [part for setting in GIVEN for part in ("--set", setting)]
-    arguments = ["infinite-id", str(tmp_path / "photos"), checkpoint, str(output), *settings]
+    arguments = ["infinite-id", str(tmp_path / "photos"), checkpoint, str(output), *options(*GIVEN)]
     for_another = pytest.raises(SetupError, match=r"are for SD1.x \(base = 'SD1.5'\), but .* is SDXL: take the recipe")
     with for_another:
         train.main([*arguments, "--set", "base=SD1.5"], None)
     prepared = tmp_path / "prepared"
     with for_another:
-        of_data = [
-            part for each in (*GIVEN, "base=SD1.5") if each.startswith(("data.", "base=")) for part in ("--set", each)
-        ]
+        of_data = options("base=SD1.5", *(each for each in GIVEN if each.startswith("data.")))
         train.prepare([arguments[1], str(prepared), checkpoint, "--for", "infinite-id", *of_data], None)
     assert not prepared.exists(), "nothing is read"
     assert train.main([*arguments, "--set", "base=SDXL"], None) == 0
@@ -71,15 +76,8 @@ def test_photos_become_a_picture_of_sdxl(tmp_path, base, executor, monkeypatch, 
     adapter_command.load_checkpoint.cache_clear()
 
     (base / "input" / "likeness_rendered.png").write_bytes((tmp_path / "photos" / "person0" / "0.png").read_bytes())
-    graph = workflow("infinite_id_photo", steps=1)
+    graph = make_graph("likeness_rendered.png")
     apply, sampler, decode = (only(graph, kind) for kind in ("LikenessApplyImageAdapter", "KSampler", "VAEDecode"))
-    del graph[only(graph, "LikenessInfiniteID")]
-    graph[sampler]["inputs"]["negative"] = graph[sampler]["inputs"]["positive"]  # one text less to encode
-    graph = {key: node for key, node in graph.items() if node["_meta"]["title"] != "Negative prompt"}
-    graph[only(graph, "LikenessExamplePicture")] = node("LoadImage", image="likeness_rendered.png")
-    graph[only(graph, "LikenessLoadFaceDetector")]["inputs"]["detector"] = DETECTOR
-    graph[only(graph, "LikenessLoadFaceEncoder")]["inputs"]["encoder_name"] = RECOGNISER
-    graph[only(graph, "CLIPVisionLoader")]["inputs"]["clip_name"] = CLIP_VISION
 
     def draw(name=output.name, strength=1.0, model=apply) -> torch.Tensor:
         graph[only(graph, "LikenessLoadFaceAdapter")]["inputs"]["adapter_name"] = name

@@ -12,7 +12,8 @@ from likeness.host_process import SetupError
 from likeness.launcher import train
 from likeness.miniature import registration
 from likeness.tests.support import rendered_people, tiny_text_image
-from likeness.training import adapter_command, watch
+from likeness.tests.support.train_commands import keep_untrained, options
+from likeness.training import watch
 from likeness.training.portraits import Portraits
 from likeness.training.validation import choose_rows
 from likeness.weights import folders
@@ -26,10 +27,6 @@ SIZES = {
     "face2diffusion": ("face2diffusion", "hidden=[16]"),
     "infinite-id": ("ipadapter", "dim=32", "depth=1", "queries=4"),
 }
-
-
-def options(*settings: str) -> list[str]:
-    return [part for setting in settings for part in ("--set", setting)]
 
 
 @pytest.fixture(scope="module")
@@ -95,15 +92,7 @@ def check_watched(output, steps) -> list[dict]:
 @pytest.mark.parametrize("method", SIZES)
 def test_an_adapter(method, prepared, graph, tmp_path, monkeypatch, capsys):
     output, (kind, *sizes) = tmp_path / f"{method}.safetensors", SIZES[method]
-    how = adapter_command.METHODS[method]
-    make = how.trainer.make
-
-    def make_and_write(*given):
-        fresh = make(*given)
-        adapter_command._write(how, fresh, tmp_path / "untrained.safetensors")
-        return fresh
-
-    monkeypatch.setattr(how.trainer, "make", make_and_write)
+    keep_untrained(method, tmp_path / "untrained.safetensors", monkeypatch)
     if method == "fact":  # with a CLIP as it is published, of random weights
         tiny_text_image.make_clip(tmp_path / "clip-tiny")
         _, suffixes = folder_paths.folder_names_and_paths["image_metrics"]
