@@ -21,6 +21,8 @@ COMFY = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".host" / "ComfyUI")
 BASE = Path(tempfile.mkdtemp(prefix="likeness-test-")) / "base"
 atexit.register(shutil.rmtree, BASE.parent, ignore_errors=True)
 
+gc.disable()  # until everything is imported, all of which stays
+
 # The tests' tensors are so small that threads wait for each other longer than they compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -52,6 +54,12 @@ _start_comfy()
 def pytest_collection_modifyitems(items):
     """Put what needs the server first: of several workers one runs all of that, and starts the only server."""
     items.sort(key=lambda item: "server" not in item.fixturenames)
+
+
+def pytest_collection_finish():
+    """Let the collector of garbage look at what tests make alone."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(trylast=True)  # after the fixtures

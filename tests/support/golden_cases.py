@@ -1,14 +1,17 @@
 """Golden cases: inputs and outputs of the authors' code, and the weights that `golden_recipe` draws for them."""
 
 import json
+from functools import lru_cache
 from pathlib import Path
 
 import safetensors
 import torch
-from likeness.tests.support.golden_recipe import draw, state_dict
+from likeness.tests.support import golden_recipe
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TOLERANCE = 2e-5  # of float32 arithmetic in another order
+
+_draw = lru_cache(maxsize=2048)(golden_recipe.draw)  # of two or three networks, which tests make again and again
 
 
 class Case:
@@ -24,11 +27,12 @@ class Case:
         return json.loads(self.metadata[key])
 
     def weights(self, key: str = "shapes") -> dict[str, torch.Tensor]:
-        return state_dict(self.json(key), self.seed)
+        return {name: _draw(name, tuple(shape), self.seed).clone() for name, shape in self.json(key).items()}
 
     def fill(self, module: torch.nn.Module) -> None:
         """Draw the module's own parameters by their names."""
-        module.load_state_dict({name: draw(name, tuple(t.shape), self.seed) for name, t in module.state_dict().items()})
+        shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+        module.load_state_dict({name: _draw(name, tuple(shape), self.seed).clone() for name, shape in shapes.items()})
 
 
 def shrunk_shapes(name: str, factor: int) -> dict:
