@@ -66,7 +66,7 @@ class FactPatch(AdapterPatch):
         if not self.schedule.is_on(extra_options):
             return x
         run = self.run_on(x.device, x.dtype)
-        keys, values = self.keys_values(run, block, x, rows)
+        (face,) = self.keys_values(run, block, x, rows)
         gates, mask, tokens = run.gates[block], self.find_region(run, x, rows, extra_options), None
         if mask is not None:
             layout = (rows, mask.shape)
@@ -81,7 +81,7 @@ class FactPatch(AdapterPatch):
         if weights not in visual:
             visual[weights] = project_visual(weights, x)
         attention = partial(attend, extra_options=extra_options)
-        return gated_self_attention(x, keys, values, weights, *gates, attention, tokens, visual[weights])
+        return gated_self_attention(x, face, weights, *gates, attention, tokens, visual[weights])
 
     def guard(self, transformer_options: dict) -> None:
         """See that the host will call this patch; where another node holds it instead, watch that it is called."""
@@ -100,7 +100,7 @@ class FactPatch(AdapterPatch):
         tokens = self.tokens.to(device, dtype)
         weights = dict(zip(self.blocks, self.weights.model))
         return FactRun(
-            faces={block: project_face(face_block, tokens) for block, face_block in weights.items()},
+            faces={block: (project_face(face_block, tokens),) for block, face_block in weights.items()},
             gates={block: self._open_gates(face_block, device, dtype) for block, face_block in weights.items()},
         )
 

@@ -43,7 +43,7 @@ def list_memory(encoder: FaceEncoder, adapter: FactAdapter) -> list[list]:
     counts = {name: sum(p.numel() for p in patcher.model.parameters()) for name, patcher in parts.items()}
     tokens = adapter.face_tokens(torch.zeros(1, 144, 512)).expand(2, -1, -1)
     blocks = adapter.face_blocks().model
-    projected = [part for block in blocks for part in project_face(block, tokens.to(block.alpha_attn))]
+    projected = [project_face(block, tokens.to(block.alpha_attn)) for block in blocks]
     counts["keys and values of a run"] = sum(part.numel() for part in projected)
     return [[name, f"{count / 1e6:.3f}", *megabytes(count)] for name, count in counts.items()]
 

@@ -23,7 +23,7 @@ import mixed  # noqa: E402
 import sfags  # noqa: E402
 import torch  # noqa: E402
 from kernels import count_kernels  # noqa: E402
-from likeness.adapters.fact import GatedSelfAttention  # noqa: E402
+from likeness.adapters.fact import GatedSelfAttention, JoinedSelfAttention  # noqa: E402
 from likeness.attention_patches.fact import FactPatch, FactPatches  # noqa: E402
 from likeness.patcher import LightCast, manage  # noqa: E402
 
@@ -46,7 +46,7 @@ class Mechanism:
 def fact_kernels() -> int:
     """Return the kernels of one face block."""
     torch.manual_seed(0)
-    network = torch.nn.ModuleList([GatedSelfAttention(32, 48, LightCast)])
+    network = torch.nn.ModuleList([GatedSelfAttention(32, 48, LightCast, attention=JoinedSelfAttention)])
     weights = {name: torch.rand_like(part) for name, part in network.state_dict().items()}
     cpu = torch.device("cpu")
     patch = FactPatch(manage(network, weights, cpu, cpu), [("input", 1)], torch.rand(2, 4, 48), 1.0)

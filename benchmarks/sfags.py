@@ -65,7 +65,7 @@ class StraightforwardFact:
 
     @staticmethod
     def attend(rows, attn, heads):
-        q, k, v = (part(rows).unflatten(2, (heads, -1)) for part in (attn.to_q, attn.to_k, attn.to_v))
+        q, k, v = (linear(rows, weight).unflatten(2, (heads, -1)) for weight in attn.to_qkv.weight.to(rows).chunk(3))
         similarity = torch.einsum("bihd,bjhd->bhij", q.float(), k.float()) * q.shape[-1] ** -0.5
         return attn.to_out(torch.einsum("bhij,bjhd->bihd", similarity.softmax(-1).to(v), v).flatten(2))
 
@@ -103,7 +103,7 @@ def calls(model, batch: int, pixels: int):
 
 def list_floor_kernels(x: torch.Tensor, block, face_rows: int, heads: int) -> list:
     """Return the bare kernels of one block: four d x d products, the two of the gated MLP, one attention."""
-    weights = [part.weight.to(x) for part in (block.attn.to_q, block.attn.to_k, block.attn.to_v, block.attn.to_out[0])]
+    weights = [*block.attn.to_qkv.weight.to(x).chunk(3), block.attn.to_out[0].weight.to(x)]
     wide, narrow = block.ff.net[0].proj.weight.to(x), block.ff.net[2].weight.to(x)
     inner = torch.cat([x] * 4, dim=2)
     keys = torch.cat((x, x[:, :face_rows]), dim=1)

@@ -128,7 +128,7 @@ class FaceBlockPatch:
         face_block = self.by_block[extra_options["block"]]
         gates = torch.tanh(face_block.alpha_attn), torch.tanh(face_block.alpha_dense)
         attention = partial(attend, extra_options=extra_options)
-        changed = gated_self_attention(x, *project_face(face_block, self.face), face_block, *gates, attention)
+        changed = gated_self_attention(x, project_face(face_block, self.face), face_block, *gates, attention)
         size = extra_options["activations_shape"][-2:]
         mask = interpolate(self.masks[:, None], size=tuple(size), mode="area").flatten(1)
         self.fair.append(fair(changed - x, x, mask, self.denominator))

@@ -197,7 +197,7 @@ def test_sfags_of_two_images_with_masks(monkeypatch, latent, dtype):
         face_rows = torch.cat([pair[index][None].expand(2, -1, -1) for index in extra["cond_or_uncond"]])
         gates = STRENGTH * average(masks.double(), n, latent).repeat(2, 1, 1)
         rows = norm(w, "norm1", torch.cat((x, linear(w, "linear", face_rows)), 1))
-        q, k, v = (linear(w, f"attn.to_{part}", rows) for part in "qkv")
+        q, k, v = linear(w, "attn.to_qkv", rows).chunk(3, -1)
         seen = linear(w, "attn.to_out.0", attend(q, k, v, heads))[:, :n]
         expected = x + gates * torch.tanh(w["alpha_attn"]) * seen
         inner, gate = linear(w, "ff.net.0.proj", norm(w, "norm2", expected)).chunk(2, -1)

@@ -2,7 +2,7 @@
 
 import comfy.gligen
 import torch
-from likeness.adapters.fact import GatedSelfAttention
+from likeness.adapters.fact import GatedSelfAttention, JoinedSelfAttention, join_projections
 from likeness.attention_patches.sfags import gated_self_attention, project_face
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -26,7 +26,7 @@ def setup(alpha_attn=0.7, alpha_dense=-0.4):
 @torch.inference_mode()
 def sfags(site, x, face, strength=1.0, mask=1.0):
     gates = (strength * torch.tanh(alpha) * mask for alpha in (site.alpha_attn, site.alpha_dense))
-    return gated_self_attention(x, *project_face(site, face), site, *gates, attention)
+    return gated_self_attention(x, project_face(site, face), site, *gates, attention)
 
 
 @torch.inference_mode()
@@ -38,6 +38,14 @@ def test_equals_the_hosts_gligen_block():
     for strength in (1.0, 0.5):
         gligen.scale = strength
         torch.testing.assert_close(sfags(site, x, face, strength), gligen(x, face), atol=2e-6, rtol=0)
+
+
+@torch.inference_mode()
+def test_one_product_for_three_projects_the_same():
+    site, x, face = setup()
+    joined = GatedSelfAttention(DIM, TOKEN_DIM, attention=JoinedSelfAttention)
+    joined.load_state_dict(join_projections(site.state_dict()))
+    torch.testing.assert_close(sfags(joined, x, face), sfags(site, x, face), atol=2e-6, rtol=0)
 
 
 def test_closed_gates_and_zero_strength_are_the_identity():
