@@ -16,12 +16,12 @@ from .calls import Rows, Schedule, describe_calls, find_guidance, list_packs, na
 class Run:
     """What one sampling run on one device needs and no step changes.
 
-    faces:    by block the identity's keys and values for (positive, other) rows, [2, m, d] each
-    rows:     by batch layout and block the same for every row of the batch, [rows, m, d] each
+    faces:    by block the identity's keys and values for (positive, other) rows, [2, m, d] each or in one, [2, m, 2 d]
+    rows:     by batch layout and block the same for every row of the batch, [rows, m, ...]
     masks:    the region at token resolution, by resolution and batch layout
     """
 
-    faces: dict[tuple, tuple[torch.Tensor, torch.Tensor]]
+    faces: dict[tuple, tuple[torch.Tensor, ...]]
     rows: dict[tuple, dict] = field(default_factory=dict)
     masks: dict[tuple, torch.Tensor] = field(default_factory=dict)
 
@@ -96,7 +96,7 @@ class AdapterPatch(ABC):
 
     @staticmethod
     def keys_values(run: Run, block: tuple, like: torch.Tensor, rows: Rows) -> tuple[torch.Tensor, ...]:
-        """Return the identity's keys and values [rows, m, d] for every row of a stream, made once per batch layout."""
+        """Return a block's part of `run.faces` for every row of a stream [rows, m, ...], made once per batch layout."""
         expanded = run.rows.setdefault((rows.roles, len(rows.images), like.dtype), {})
         if block not in expanded:
             expanded[block] = tuple(rows.expand(part.to(like.dtype)) for part in run.faces[block])
