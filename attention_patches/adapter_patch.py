@@ -75,6 +75,13 @@ class AdapterPatch(ABC):
         samples = executor(guider, sigmas, extra_args, *args, **kwargs)
         guidance, size = find_guidance(options), len(self.blocks)
         calls = {count: number for (patch, count), number in guidance.reached.items() if patch is self}
+        if guidance.calls and not calls and "torch_compile_kwargs" in options:
+            torch.compiler.reset()
+            raise RuntimeError(
+                f"{self.name}: the model ran {guidance.calls} times without its {size} blocks, so that the face is "
+                "not in the image: it ran as it had been compiled before without a face. That is forgotten now: queue "
+                "it again, and it is compiled with the face."
+            )
         if guidance.calls and not calls:
             around = options.get("model_function_wrapper") or type(guider.inner_model.diffusion_model)
             raise RuntimeError(

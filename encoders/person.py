@@ -33,12 +33,15 @@ def encode_photos(
 
     Raises ValueError where no photo shows a face.
     """
-    photos = find_in_photos(batches, detector, "Load Person")
+    everyone = _find_everyone(batches, detector, "Load Person")
+    photos = [_keep_largest(faces) for faces in everyone]
     numbers = [number for number, faces in enumerate(photos, 1) if faces.per_image[0]]
     present = [photos[number - 1] for number in numbers]
     whole = reduce(join, [encoder.encode_faces(faces, head_masks(faces) if masked else None) for faces in present])
     odd = outliers(whole.embedding, min_agreement)
     lines = [f"Photo {number} shows no face." for number in range(1, len(photos) + 1) if number not in numbers]
+    counts = [len(faces.per_image[0]) for faces in everyone]
+    lines += [f"Photo {number} shows {n} faces: the largest was taken." for number, n in enumerate(counts, 1) if n > 1]
     lines += _describe_agreement(whole.embedding, numbers, odd, odd_photos, min_agreement)
     if odd_photos == "drop":
         rest = _list_rest(numbers, odd)
@@ -51,7 +54,12 @@ def find_in_photos(batches: list[torch.Tensor], detector: FaceDetector, node: st
 
     Raises ValueError where no photo shows a face.
     """
-    photos = [_find_largest(detector, photo[None]) for batch in batches for photo in batch]
+    return [_keep_largest(faces) for faces in _find_everyone(batches, detector, node)]
+
+
+def _find_everyone(batches: list[torch.Tensor], detector: FaceDetector, node: str) -> list[Faces]:
+    """Return all faces of every photo, each photo by itself; raise ValueError where no photo shows a face."""
+    photos = [detect_faces(detector, photo[None]) for batch in batches for photo in batch]
     if not any(faces.per_image[0] for faces in photos):
         raise ValueError(
             f"{node}: none of the {len(photos)} photos shows a face (searched with {photos[0].tried}). Use "
@@ -60,9 +68,8 @@ def find_in_photos(batches: list[torch.Tensor], detector: FaceDetector, node: st
     return photos
 
 
-def _find_largest(detector: FaceDetector, photo: torch.Tensor) -> Faces:
-    """Return the largest face of a photo [1, H, W, 3], or none."""
-    faces = detect_faces(detector, photo)
+def _keep_largest(faces: Faces) -> Faces:
+    """Return the faces of one photo without all but the largest."""
     return replace(faces, per_image=(choose(faces.per_image[0], "largest", 0, tuple(faces.images.shape[1:3])),))
 
 

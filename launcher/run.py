@@ -108,15 +108,29 @@ def split_setting(text: str) -> tuple[str, str]:
 def read_workflow(path: Path) -> Prompt:
     """Return a workflow in API form; raise RunError where the file holds something else."""
     try:
-        prompt = json.loads(path.read_text(encoding="utf-8"))
+        prompt = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise RunError(f"{path} is not JSON: {error}. {EXPORT_REMEDY}") from error
     if isinstance(prompt, dict) and isinstance(prompt.get("nodes"), list):
         raise RunError(f"{path} is in the form of the editor, which a server does not take. {EXPORT_REMEDY}")
     nodes = prompt.values() if isinstance(prompt, dict) else ()
-    if not nodes or not all(isinstance(node, dict) and {"class_type", "inputs"} <= node.keys() for node in nodes):
+    if not nodes or not all(
+        isinstance(node, dict) and "class_type" in node and isinstance(node.get("inputs"), dict) for node in nodes
+    ):
         raise RunError(f"{path} is not a workflow in API form. {EXPORT_REMEDY}")
+    for key, node in prompt.items():
+        for name, value in node["inputs"].items():
+            if is_link(value) and str(value[0]) not in prompt:
+                raise RunError(
+                    f"{path}: {name} of {title_of(node)} (node {key}) is connected to node {value[0]}, which is not in "
+                    "the workflow."
+                )
     return prompt
+
+
+def is_link(value) -> bool:
+    """Return whether an input's value is a connection: a node and the number of its output."""
+    return isinstance(value, list) and len(value) == 2 and type(value[1]) is int and isinstance(value[0], (str, int))
 
 
 @contextlib.contextmanager

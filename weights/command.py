@@ -145,12 +145,14 @@ def _explain_licences(graphs: list[Path], say: Say) -> int:
     settled = True
     for graph in graphs:
         try:
-            prompt = json.loads(graph.read_text(encoding="utf-8"))
+            prompt = json.loads(graph.read_text(encoding="utf-8-sig"))
+            if not prompt or not all("class_type" in node for node in prompt.values()):
+                raise ValueError  # as of the request's {"prompt": ...}, in which no file would be found
             text = licences.explain(prompt)
         except OSError as error:
             say(f"{graph}: {error.strerror}.")
             return 1
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, TypeError):
             say(f"{graph} is not a workflow in API form: in the editor, choose Workflow > Export (API).")
             return 1
         say(f"{graph}:\n{text}")

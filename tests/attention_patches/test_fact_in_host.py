@@ -402,6 +402,18 @@ def test_refuses_another_base(adapter, face):
 
 
 @pytest.mark.slow
+def test_of_a_model_that_was_compiled_without_a_face(model, adapter, face, with_face):
+    """The host looks at no patch where it takes compiled code again: said, and right when it is queued again."""
+    from comfy_extras.nodes_torch_compile import TorchCompileModel
+
+    tiny.sample(TorchCompileModel.execute(model, "eager").args[0])
+    compiled = TorchCompileModel.execute(patched(model, adapter, face), "eager").args[0]
+    with pytest.raises(RuntimeError, match="compiled before without a face.* queue it again"):
+        tiny.sample(compiled)
+    assert difference(tiny.sample(compiled), with_face) < 1e-4
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_under_the_hosts_torch_compile_node(model, adapter, face, with_face):
     """The same picture to rounding, with a schedule that switches the compiled model between its two steps."""

@@ -161,6 +161,11 @@ def test_files_are_not_overwritten_and_stay_in_the_folder(tmp_path):
         ("[1]", "not a workflow in API form"),
         ("{}", "not a workflow in API form"),
         ('{"1": {"class_type": "KSampler"}}', "not a workflow in API form"),
+        ('{"1": {"class_type": "KSampler", "inputs": []}}', "not a workflow in API form"),
+        (
+            '\ufeff{"1": {"class_type": "KSampler", "inputs": {"model": ["9", 0], "points": [[1, 2], 3]}}}',
+            r"model of KSampler \(node 1\) is connected to node 9, which is not in",
+        ),
         ('{"1": {"class_type": "A", "inputs": {}}}', "No ComfyUI answers at 127.0.0.1:9"),
     ],
 )

@@ -179,12 +179,16 @@ def test_a_person_twice_is_said(executor, fact):
 
 @pytest.fixture
 def folder(base):
-    """Three photos of one person and one of nobody in a folder, of different sizes."""
+    """Three photos of one person, twice in the last, and one of nobody in a folder, of different sizes."""
     folder = base / "input" / "one person"
     folder.mkdir(exist_ok=True)
     photo = Image.open(ASSETS / "astronaut.png").convert("RGB")
     for number, side in enumerate((512, 400, 448)):
         photo.resize((side, side)).save(folder / f"{number}.png")
+    pair = Image.new("RGB", (700, 448), "grey")
+    pair.paste(photo.resize((252, 252)))
+    pair.paste(photo.resize((448, 448)), (252, 0))
+    pair.save(folder / "2.png")
     Image.new("RGB", (96, 64), "grey").save(folder / "3.png")
     yield folder.name
     for file in folder.iterdir():
@@ -205,6 +209,7 @@ def test_a_folder_makes_one_person(executor, fact, folder):
     graph["3"] = {"class_type": "PreviewImage", "inputs": {"images": ["2", 1]}}
     face_id, crops, report = executor.run(graph)["2"]
     assert len(face_id.features) == 3 == len(crops)
+    assert "Photo 3 shows 2 faces: the largest was taken.\n" in report and report.count("faces") == 1
     assert "shows no face." in report and "made of 3 of 4 photos" in report
     graph["2"]["inputs"] |= {"odd_photos": "drop", "min_agreement": 1.0}
     face_id, _, report = executor.run(graph)["2"]

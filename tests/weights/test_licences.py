@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from likeness.tests.support.graphs import WORKFLOWS
@@ -45,9 +46,14 @@ def test_the_command_says_it_by_its_exit_code(tmp_path):
     assert command.main(["licences", *files.values()], lines.append) == 1
     assert "Not for commercial use" in lines[-1] and files["faceid_plusv2"] in lines[-1]
     (tmp_path / "editor.json").write_text('{"nodes": []}')
+    graph = Path(files["faceid_plusv2"]).read_text(encoding="utf-8")
+    (tmp_path / "request.json").write_text(f'{{"prompt": {graph}}}')
+    (tmp_path / "windows.json").write_text(graph, encoding="utf-8-sig")
     for path, words in (
         (tmp_path / "gone.json", "No such file"),
         (tmp_path / "editor.json", "not a workflow in API form"),
+        (tmp_path / "request.json", "not a workflow in API form"),
+        (tmp_path / "windows.json", "Not for commercial use"),
     ):
         assert command.main(["licences", str(path)], lines.append) == 1 and words in lines[-1]
 
