@@ -294,6 +294,10 @@ def test_other_bad_input_is_refused_in_a_sentence(people, tmp_path):
     assert "has no sub-folders: make one for each person" in refused("fact", tmp_path / "empty", *miniature)
     assert "There is no checkpoint no.ckpt: name an SD1.x" in refused("fact", people, "no.ckpt", output)
     assert "Nothing can be written into " in refused("fact", people, "miniature", tmp_path / "no" / "x.safetensors")
+    (tmp_path / "folder.safetensors").mkdir()
+    assert "folder.safetensors is a folder: name" in refused(
+        "fact", people, "miniature", tmp_path / "folder.safetensors"
+    )
     assert "must be called something.safetensors, not x.pt" in refused("fact", people, "miniature", tmp_path / "x.pt")
 
 
