@@ -312,7 +312,10 @@ def _report(output: Path, files: PhotoList, left_out: list[tuple[str, str]]) -> 
         _draw_left_out(files, reasons, shown).save((output / LEFT_OUT).with_suffix(".png"))
         print(f"  {output / LEFT_OUT} says which, the picture beside it shows some", flush=True)
     if total == len(files):
-        raise ValueError("No photo serves to train with: choose another face detector, or photos with faces.")
+        raise ValueError(
+            f"No photo serves to train with, {output / LEFT_OUT} says why: take other photos, another face detector "
+            "or, where they left photos out, lower limits."
+        )
 
 
 def _draw_left_out(files: PhotoList, reasons: Counter, shown: dict[str, str]):

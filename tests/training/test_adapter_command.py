@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import os
 import shutil
 import typing
 
@@ -304,7 +305,14 @@ def test_other_bad_input_is_refused_in_a_sentence(people, tmp_path):
 def test_a_damaged_checkpoint_goes_aside(people, tmp_path, caplog):
     output = tmp_path / "out.safetensors"
     torch.save({"parameters": {}}, tmp_path / "out.training.pt")
+    killed, *others = (
+        tmp_path / f"{name}.part" for name in ("out.training.pt.0123abcd", "out.training.pt", "x.training.pt.0123abcd")
+    )
+    for part in (killed, *others):
+        part.touch()
+        os.utime(part, (0, 0))
     assert run("face2diffusion", people, output) == 0
+    assert not killed.exists() and all(part.exists() for part in others)
     assert output.is_file() and (tmp_path / "out.training.damaged").is_file()
     assert "is damaged (it has no " in caplog.text and "begins anew" in caplog.text
 
