@@ -62,7 +62,7 @@ class SelfAttention(nn.Module):
 
 
 class JoinedSelfAttention(nn.Module):
-    """`SelfAttention` with one product for three, of which a GPU runs the small ones no quicker than a large one."""
+    """`SelfAttention` with one product for three, so that a GPU has fewer kernels to launch."""
 
     def __init__(self, dim: int, operations, **factory):
         super().__init__()

@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -60,25 +61,6 @@ OFF = {
     "no part of the sampling": {"start_percent": 0.5, "end_percent": 0.5},
     "a schedule between two steps": {"start_percent": 0.011, "end_percent": 0.012},
 }
-
-# The host's own Load Image reads by a video library, 35 MB of which a bundle has no room for.
-LOAD_PHOTO = """
-import numpy, torch
-from PIL import Image
-
-class LoadPhoto:
-    RETURN_TYPES, FUNCTION, CATEGORY = ("IMAGE",), "load", "image"
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {"path": ("STRING",)}}
-
-    def load(self, path):
-        pixels = numpy.asarray(Image.open(path).convert("RGB"), dtype=numpy.float32) / 255
-        return (torch.from_numpy(pixels)[None],)
-
-NODE_CLASS_MAPPINGS = {"LoadPhoto": LoadPhoto}
-"""
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -320,7 +302,7 @@ def measure_hosts(scale, figures: dict) -> None:
         detection.mkdir(parents=True, exist_ok=True)
         with torch.inference_mode():
             mediapipe_file.write(detection / mediapipe_file.FILE, mediapipe_file.drawn_states(_photo()))
-        (base / "custom_nodes" / "load_photo.py").write_text(LOAD_PHOTO, encoding="utf-8")
+        shutil.copy(PHOTO, base / "input")
         pictures = {}
         for name, extra in flags.items():
             begin = time.monotonic()
@@ -348,9 +330,8 @@ def _photo() -> torch.Tensor:
 async def _picture(url: str, name: str, steps: int) -> np.ndarray:
     graph = workflow(name, size=64, steps=steps)
     for node in graph.values():
-        if node["class_type"] == "LoadImage":
-            node["class_type"] = "LoadPhoto"
-            node["inputs"] = {"path": str(PHOTO)}
+        if node["class_type"] in ("LoadImage", "LikenessExamplePicture"):
+            node |= {"class_type": "LoadImage", "inputs": {"image": PHOTO.name}}
         if "detector" in node["inputs"]:
             node["inputs"]["detector"] = f"mediapipe: {mediapipe_file.FILE}"
         if "if_no_face" in node["inputs"]:  # the test's networks know one picture, and none of its close-ups

@@ -15,7 +15,8 @@
 # scipy, einops, safetensors, aiohttp, yarl, requests, psutil, tqdm, pyyaml, pillow, filelock; for the stages
 # `hosts` and `tests` also opencv-python-headless, onnx, onnxruntime, pytest and hypothesis.
 # Left out of the host: large tokenizers. comfy-kitchen and SQLAlchemy go without their compiled parts, for which they
-# have others in Python. Of av only empty names go, for it reads videos and nothing here does.
+# have others in Python. Of av, 35 MB that read videos, empty names go and a video without images, after which the
+# host's Load Image reads a picture by Pillow.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 LIMIT_MIB=64
@@ -67,12 +68,24 @@ find "$out/site" \( -path '*/comfy_kitchen/*' -o -path '*/sqlalchemy/*' \) -name
 for module in av av/container av/subtitles av/subtitles/stream av/video av/video/reformatter; do
     mkdir -p "$out/site/$module"
     cat > "$out/site/$module/__init__.py" <<'PYTHON'
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+
 def __getattr__(name):
     if name.startswith("__"):
         raise AttributeError(name)
     return type(name, (), {})
 PYTHON
 done
+cat >> "$out/site/av/__init__.py" <<'PYTHON'
+
+
+@contextmanager
+def open(file, mode):
+    video = SimpleNamespace(time_base=1, average_rate=None)
+    yield SimpleNamespace(streams=SimpleNamespace(video=[video], audio=[]), demux=lambda *streams: (), metadata={})
+PYTHON
 
 copy() { tar -C "$1" -cf - --exclude=__pycache__ "${@:3}" | tar -C "$2" -xf -; }
 (cd "$comfy" && ls -d comfy comfy_* api_server app utils middleware alembic_db alembic.ini requirements.txt ./*.py 2>/dev/null || true) > "$wheels/host"

@@ -233,8 +233,8 @@ class _Run:
         )
         layers = self.learned.lora.items()
         lora = {f"{layer}.{name}": part for layer, branch in layers for name, part in branch.named_parameters()}
-        rows = {region: self.learned.features[region] for region in task.regions}
-        groups = [loop.Group(lora, settings.lr_lora), loop.Group(rows, settings.lr_features)]
+        features = {region: self.learned.features[region] for region in task.regions}
+        groups = [loop.Group(lora, settings.lr_lora), loop.Group(features, settings.lr_features)]
         self.groups = groups if settings.learned_rows else groups[:1]
         self.parameters = {name: tensor for group in self.groups for name, tensor in group.parameters.items()}
 
