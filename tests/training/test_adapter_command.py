@@ -296,9 +296,8 @@ def test_other_bad_input_is_refused_in_a_sentence(people, tmp_path):
     assert "There is no checkpoint no.ckpt: name an SD1.x" in refused("fact", people, "no.ckpt", output)
     assert "Nothing can be written into " in refused("fact", people, "miniature", tmp_path / "no" / "x.safetensors")
     (tmp_path / "folder.safetensors").mkdir()
-    assert "folder.safetensors is a folder: name" in refused(
-        "fact", people, "miniature", tmp_path / "folder.safetensors"
-    )
+    folder = (people, "miniature", tmp_path / "folder.safetensors")
+    assert "folder.safetensors is a folder: name" in refused("face2diffusion", *folder, "--set", "steps=1")
     assert "must be called something.safetensors, not x.pt" in refused("fact", people, "miniature", tmp_path / "x.pt")
 
 
