@@ -211,7 +211,6 @@ def identities(options: argparse.Namespace) -> int:
     def describe(path: Path) -> str:
         return facea_list.entry(path) or identity_list.entry(path)
 
-    sys.stdout.reconfigure(errors="replace")  # a note may hold letters that this terminal has not
     print(*identity_list.lines(options.folder or folders, describe), sep="\n")
     return 0
 
@@ -267,6 +266,7 @@ COMMANDS = {
 
 if __name__ == "__main__":
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # without its byte code the host takes three times as long to start
+    sys.stdout.reconfigure(errors="replace")  # notes and names of files may hold letters that this terminal has not
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()

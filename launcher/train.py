@@ -24,11 +24,9 @@ def main(arguments: list[str], comfy: Path) -> int:
 
         return recipes.main(arguments[1:])
     open_registered(comfy, cpu="--cpu" in arguments)
-    from ..training import adapter_command, command
+    from ..training import adapter_command, command, msid_command
 
     if what == ENCODER:
-        from ..training import msid_command
-
         return msid_command.main(arguments[1:])
     return adapter_command.main(arguments) if what in ADAPTERS else command.main(arguments[1:])
 

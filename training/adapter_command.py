@@ -158,7 +158,7 @@ def tell_left(output: Path) -> str:
     if (checkpoint := _checkpoint_path(output)).is_file():
         left += (
             f" What was learned is in {checkpoint}: run the command again to go on from there, or delete that file "
-            "to begin anew, as other sizes of the networks need."
+            "to begin anew, as other sizes of the networks need, and a loss that is no number again."
         )
     return left
 
@@ -243,6 +243,8 @@ def learn(
         watch(progress)
 
     checkpoint = _checkpoint_path(output)
+    if is_main():
+        saving.sweep_parts(output.parent, f"{glob.escape(output.stem)}.*.{'[0-9a-f]' * 8}.part")
     try:
         train(checkpoint, after_step, progress)
     except KeyError as error:

@@ -26,6 +26,8 @@ def check_output(output: Path) -> None:
         raise ValueError(f"The file to write must be called something.safetensors, not {output.name}.")
     if not is_main():
         return
+    if output.is_dir():
+        raise ValueError(f"{output} is a folder: name the file to write.")
     try:
         with tempfile.TemporaryFile(dir=output.parent):
             pass

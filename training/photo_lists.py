@@ -28,6 +28,7 @@ PHOTO_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 TABLES = (".csv", ".jsonl", ".parquet")
 CAPTION = "a photo of a person"
 _NOT_A_ROW = "the line is no JSON object"
+_LONGEST = 10_000  # characters of a caption, of which text encoders read some hundreds
 _BLOCK = 1 << 20  # bytes of a tar file that are in memory at a time
 _ROWS = 4096  # of a parquet table that are in memory at a time
 
@@ -64,9 +65,12 @@ class Photo(NamedTuple):
         return self.file
 
     def read_caption(self) -> str:
-        """Return the caption in one line; raises ValueError where its file is not UTF-8."""
+        """Return the caption in one line, of what is very long the beginning; raises ValueError where its file is not
+        UTF-8.
+        """
         text = self.caption if self.caption is not None else _read_caption_file(self.file)
-        return " ".join(text.split())
+        line = " ".join(text.split())[:_LONGEST]
+        return line.encode("utf-8", "replace").decode()  # halves of characters, which JSON may hold, have no tokens
 
 
 class PhotoList(Sequence[Photo]):
@@ -79,7 +83,7 @@ class PhotoList(Sequence[Photo]):
 
     def add(self, person: int, path: str, *more) -> None:
         """Add a photo: of a table also caption, fault and name; of a tar file caption, its number and the place."""
-        self._text += json.dumps([path, *more], ensure_ascii=False).encode("utf-8", "surrogateescape")
+        self._text += json.dumps([path, *more], ensure_ascii=False).encode("utf-8", "surrogatepass")
         self._ends.append(len(self._text))
         self._people.append(person)
 
@@ -101,7 +105,7 @@ class PhotoList(Sequence[Photo]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         begin, person = self._ends[index - 1] if index else 0, self._people[index]
-        text = self._text[begin : self._ends[index]].decode("utf-8", "surrogateescape")
+        text = self._text[begin : self._ends[index]].decode("utf-8", "surrogatepass")
         path, *more = json.loads(text)
         if self.files:
             caption, number, *place = more
@@ -134,7 +138,7 @@ def list_tars(source: Path) -> list[Path]:
 
 def caption_files(file: Path) -> tuple[Path, Path]:
     """Return where a picture's caption may be: its own, and that of its person."""
-    return file.with_suffix(".txt"), file.with_name("caption.txt")
+    return file.parent / f"{file.stem}.txt", file.parent / "caption.txt"
 
 
 def read_bytes(file: Path, place: int, length: int) -> bytes:
@@ -154,10 +158,16 @@ def _list_folders(folder: Path) -> PhotoList:
             f"{folder} has no sub-folders: make one for each person and put that person's photos into it, so that "
             "training knows which photos show the same face."
         )
-    photos = PhotoList(folder)
+    photos, beside = PhotoList(folder), "it lies beside the folders of people, and not in one"
     for number, person in enumerate(people):
         for name in _list_names(person):
             photos.add(number, f"{person.name}/{name}")
+    strays = [(Path(name), beside) for name in _list_names(folder)]
+    strays += [
+        (file.relative_to(folder), "it lies in a folder within that of a person") for file in _list_below(people)
+    ]
+    for path, fault in strays:
+        photos.add(-1, str(path), None, fault, str(folder / path))
     return photos
 
 
@@ -167,6 +177,14 @@ def list_of_one(folder: Path) -> PhotoList:
     for name in _list_names(folder):
         photos.add(0, name)
     return photos
+
+
+def _list_below(people: Iterable[Path]) -> list[Path]:
+    """Return the photos in folders within those of people, which would be missed without a word."""
+    entries = (entry for person in people for entry in os.scandir(person))
+    within = (entry.path for entry in entries if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."))
+    walked = (walk for folder in within for walk in os.walk(folder))
+    return sorted(Path(folder, name) for folder, _, names in walked for name in names if _is_photo(name))
 
 
 def _list_names(folder: Path) -> list[str]:
@@ -248,8 +266,10 @@ def _read_parquet(table: Path) -> Iterator[tuple[int, dict]]:
 
 def _check_columns(table: Path, names: Iterable[str]) -> None:
     if missing := [name for name in ("path", "person") if name not in names]:
+        there = ", ".join(map(repr, names)) or "none"
         raise ValueError(
-            f"The table {table} has no column '{missing[0]}': it needs path and person, and may have caption."
+            f"The table {table} has no column '{missing[0]}', but {there}: it needs path and person, and may have "
+            "caption; in a .csv there are commas between them."
         )
 
 

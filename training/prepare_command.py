@@ -224,7 +224,7 @@ def _digest(files: PhotoList, base: LoadedBase | None) -> str:
 
 def _write_shards(output: Path, files: PhotoList, numbers: Sequence[int], task: Task) -> None:
     """Write those of this process's shards that are missing."""
-    missing = [number for number in numbers if not shards.name_shard(output, number).is_file()]
+    missing = [number for number in numbers if not all(path.is_file() for path in _name_files(output, number))]
     if not missing:
         return
     networks = adapter_command.load_networks(task.data, task.base)
@@ -235,7 +235,7 @@ def _write_shards(output: Path, files: PhotoList, numbers: Sequence[int], task: 
     total = sum(min(SHARD, len(files) - number * SHARD) for number in missing)
     with tqdm(total=total, desc="prepared", unit=" photos", disable=not is_main()) as bar:
         for number in missing:
-            path, left_out = shards.name_shard(output, number), []
+            (path, why_not), left_out = _name_files(output, number), []
 
             def encode(some: list[Photo], left_out=left_out) -> list[tuple[dict[str, np.ndarray], dict]]:
                 """Return what serves of some photos, encoded, and note the rest."""
@@ -244,7 +244,7 @@ def _write_shards(output: Path, files: PhotoList, numbers: Sequence[int], task: 
                 return encoded
 
             part = files[number * SHARD : (number + 1) * SHARD]
-            shards.write_shard(path, _with_left_out(_samples(part, number * SHARD, encode), path, left_out))
+            shards.write_shard(path, _with_left_out(_samples(part, number * SHARD, encode), why_not, left_out))
 
 
 def _encode(
@@ -273,23 +273,29 @@ def _samples(files: list[Photo], first: int, encode: Callable[[list[Photo]], lis
             yield f"{first + start:08d}-{row:02d}", *sample
 
 
+def _name_files(output: Path, number: int) -> tuple[Path, Path]:
+    """Return where a shard lies, and which photos are not in it."""
+    path = shards.name_shard(output, number)
+    return path, path.with_suffix(".left_out.jsonl")
+
+
 def _with_left_out(samples: Iterator, path: Path, left_out: list[tuple[str, str]]) -> Iterator:
     """Yield samples, and when they are all there write which photos were left out, before the shard gets its name."""
     yield from samples
     content = "".join(f"{json.dumps(entry)}\n" for entry in left_out)
-    saving.write(path.with_suffix(".left_out.jsonl"), content.encode(), "Preparing photos")
+    saving.write(path, content.encode(), "Preparing photos")
 
 
 def _read_left_out(output: Path, number: int) -> list[tuple[str, str]]:
     """Return which photos are not in a shard, and why."""
-    lines = shards.name_shard(output, number).with_suffix(".left_out.jsonl").read_text("utf-8").splitlines()
+    lines = _name_files(output, number)[1].read_text("utf-8").splitlines()
     return [tuple(json.loads(line)) for line in lines]
 
 
 def _report(output: Path, files: PhotoList, left_out: list[tuple[str, str]]) -> None:
     """Write which photos were left out and why, as a table and as a picture, and print how many for each reason."""
     reasons, shown = Counter(), {}
-    with (output / LEFT_OUT).open("w", newline="", encoding="utf-8") as table:
+    with (output / LEFT_OUT).open("w", newline="", encoding="utf-8", errors="backslashreplace") as table:
         rows = csv.writer(table)
         rows.writerow(("photo", "reason"))
         for photo, why in left_out:
@@ -306,7 +312,10 @@ def _report(output: Path, files: PhotoList, left_out: list[tuple[str, str]]) -> 
         _draw_left_out(files, reasons, shown).save((output / LEFT_OUT).with_suffix(".png"))
         print(f"  {output / LEFT_OUT} says which, the picture beside it shows some", flush=True)
     if total == len(files):
-        raise ValueError("No photo serves to train with: choose another face detector, or photos with faces.")
+        raise ValueError(
+            f"No photo serves to train with, {output / LEFT_OUT} says why: take other photos, another face detector "
+            "or, where they left photos out, lower limits."
+        )
 
 
 def _draw_left_out(files: PhotoList, reasons: Counter, shown: dict[str, str]):

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import tomllib
+from collections.abc import Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, get_args, get_origin
@@ -154,7 +155,7 @@ def _read_toml(file: Path) -> dict:
     if not file.is_file():
         raise ValueError(f"There is no config {file}.")
     try:
-        return tomllib.loads(file.read_text("utf-8"))
+        return tomllib.loads(file.read_text("utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{file} is not TOML: {error}.") from error
 
@@ -167,7 +168,9 @@ def check_settings(kind: type[Checked], values: dict[str, object]) -> Checked:
     names = [field.name for field in fields(kind)]
     for name in values:
         if name not in names:
-            raise ValueError(f"There is no training setting '{name}'; there are {', '.join(names)}.")
+            others = _find_methods(values.keys())
+            whose = f" All these settings are of 'train {others[0]}': is this its recipe?" if others else ""
+            raise ValueError(f"There is no training setting '{name}'; there are {', '.join(names)}.{whose}")
     from pydantic import TypeAdapter, ValidationError  # which the host does not need to run
 
     try:  # as JSON, in which a strict reader takes a list for a tuple and a whole number for a float, and no more
@@ -175,6 +178,17 @@ def check_settings(kind: type[Checked], values: dict[str, object]) -> Checked:
     except ValidationError as error:
         name, types = error.errors()[0]["loc"][0], {field.name: field.type for field in fields(kind)}
         raise ValueError(_explain(error.errors()[0], types[name], values[name])) from error
+
+
+def _find_methods(names: Set[str]) -> list[str]:
+    """Return the methods whose settings have all these names, of those that are imported, as `likeness.py train` takes
+    them.
+    """
+    kinds = [TrainingSettings]
+    for kind in kinds:
+        kinds.extend(kind.__subclasses__())
+    ends = [kind for kind in kinds if not kind.__subclasses__() and names <= {field.name for field in fields(kind)}]
+    return [kind.__module__.rpartition(".")[2].removesuffix("_run").replace("_", "-") for kind in ends]
 
 
 def _explain(error: dict, kind: object, value: object) -> str:

@@ -257,9 +257,11 @@ def read_manifest(folder: Path) -> dict:
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     except ValueError as error:
-        raise ValueError(f"{folder / MANIFEST} is damaged: prepare the photos again.") from error
+        raise ValueError(f"{folder / MANIFEST} is damaged: prepare the photos again, into another folder.") from error
     if manifest.get("version") != VERSION:
-        raise ValueError(f"{folder} was prepared by another version of Likeness: prepare the photos again.")
+        raise ValueError(
+            f"{folder} was prepared by another version of Likeness: prepare the photos again, into another folder."
+        )
     manifest["data"] = {"buckets": False} | manifest["data"]  # which an earlier version did not write
     return manifest
 

@@ -90,10 +90,13 @@ def _take_number(temporary: Path, path: Path) -> Path:
                 return path
 
 
-def sweep_parts(folder: Path) -> None:
-    """Remove from one of our own folders what `write` left half done where its process was killed."""
+def sweep_parts(folder: Path, *patterns: str) -> None:
+    """Remove from a folder what `write` left half done where its process was killed, an hour ago or more.
+
+    patterns: of the names; may be left out for a folder of our own.
+    """
     with contextlib.suppress(OSError):  # another process may do the same
-        for path in [*folder.glob("*_.safetensors*.part"), *folder.glob("*.pt*.part")]:
+        for path in itertools.chain(*map(folder.glob, patterns or ("*_.safetensors*.part", "*.pt*.part"))):
             if time.time() - path.stat().st_mtime > _STALE:
                 path.unlink()
 

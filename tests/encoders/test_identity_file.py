@@ -407,21 +407,21 @@ def test_a_missing_identity_says_where_it_was_looked_for(folders, name):
         identity_file.find_identity(name)
 
 
-def list_lines(root, *arguments):
+def list_lines(root, *arguments, encoding="utf-8"):
     # -S: without site-packages, as where nothing is installed.
-    command = [sys.executable, "-I", "-S", str(root / "likeness.py"), "identities", *map(str, arguments)]
-    env = {"PYTHONIOENCODING": "utf-8"}
-    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=env, timeout=60)
+    command = [sys.executable, "-P", "-S", str(root / "likeness.py"), "identities", *map(str, arguments)]
+    env = {"PYTHONIOENCODING": encoding}
+    return subprocess.run(command, capture_output=True, text=True, encoding=encoding, env=env, timeout=60)
 
 
 def test_the_command_lists_identities_with_the_standard_library(root, tmp_path):
     (tmp_path / "list" / "sub").mkdir(parents=True)
     write(tmp_path / "list" / "ada.safetensors", tensors(3), fields(3, agreement="0.5100 0.1200 -0.0700"))
     write(tmp_path / "list" / "sub" / "bob.safetensors", tensors(1), fields(1, note="a\nlong \u202enote " + "x" * 90))
-    write(tmp_path / "list" / "new.safetensors", tensors(), fields(version="2"))
+    write(tmp_path / "list" / "new\u00fc.safetensors", tensors(), fields(version="2"))
     (tmp_path / "list" / "empty.SAFETENSORS").touch()
     os.mkfifo(tmp_path / "list" / "pipe.safetensors")
-    answer = list_lines(root, tmp_path / "list")
+    answer = list_lines(root, tmp_path / "list", encoding="ascii")  # of a terminal that has not all letters
     assert answer.returncode == 0, answer.stderr
     head, ada, empty, new, bob = answer.stdout.splitlines()
     assert head == f"{tmp_path / 'list'}: 4 files"
@@ -430,6 +430,7 @@ def test_the_command_lists_identities_with_the_standard_library(root, tmp_path):
         "transface", "(ms1mv2_model_TransFace_S.pt)", "Ada,", "agreed", "on", "paper",
     ]  # fmt: skip
     assert "1 photo   worst agreement     -" in bob and bob.endswith("a long ?note " + "x" * 44 + "...")
+    assert new.startswith("  new?.safetensors")
     assert "it has format version 2, but this ComfyUI-Likeness reads up to version 1" in new
     assert "it is empty" in empty
     nowhere = list_lines(root, tmp_path / "nowhere")

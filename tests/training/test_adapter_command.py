@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import os
 import shutil
 import typing
 
@@ -294,13 +295,23 @@ def test_other_bad_input_is_refused_in_a_sentence(people, tmp_path):
     assert "has no sub-folders: make one for each person" in refused("fact", tmp_path / "empty", *miniature)
     assert "There is no checkpoint no.ckpt: name an SD1.x" in refused("fact", people, "no.ckpt", output)
     assert "Nothing can be written into " in refused("fact", people, "miniature", tmp_path / "no" / "x.safetensors")
+    (tmp_path / "folder.safetensors").mkdir()
+    folder = (people, "miniature", tmp_path / "folder.safetensors")
+    assert "folder.safetensors is a folder: name" in refused("face2diffusion", *folder, "--set", "steps=1")
     assert "must be called something.safetensors, not x.pt" in refused("fact", people, "miniature", tmp_path / "x.pt")
 
 
 def test_a_damaged_checkpoint_goes_aside(people, tmp_path, caplog):
     output = tmp_path / "out.safetensors"
     torch.save({"parameters": {}}, tmp_path / "out.training.pt")
+    killed, *others = (
+        tmp_path / f"{name}.part" for name in ("out.training.pt.0123abcd", "out.training.pt", "x.training.pt.0123abcd")
+    )
+    for part in (killed, *others):
+        part.touch()
+        os.utime(part, (0, 0))
     assert run("face2diffusion", people, output) == 0
+    assert not killed.exists() and all(part.exists() for part in others)
     assert output.is_file() and (tmp_path / "out.training.damaged").is_file()
     assert "is damaged (it has no " in caplog.text and "begins anew" in caplog.text
 

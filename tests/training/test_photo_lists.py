@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from likeness.tests.training.test_face_crops import write_tar
@@ -62,11 +63,47 @@ def test_captions_beside_the_photos_serve_where_a_table_has_none(folder):
     assert photos[0].read_caption() == "from the file" and fault(photos[1]) == "the line is no JSON object"
 
 
+def test_rows_without_path_and_halves_of_characters_are_told_of_their_photos(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    rows = [{"person": "ada"}, {"path": "\ud83d.png", "person": "bob"}, {"path": ".", "person": "bob"}]
+    lines = [json.dumps(row) for row in (*rows, {"path": "a/1.png", "person": "eve", "caption": "half \ud83d"})]
+    Path("t.jsonl").write_text("\n".join(lines))
+    photos = list_photos(Path("t.jsonl"))
+    missing = ["it has no path", "there is no such file", "it is no file, or a link to none"]
+    assert [fault(photo) for photo in photos] == [*missing, None]
+    assert [photo.read_caption() for photo in photos] == ["a photo of a person"] * 3 + ["half ?"]
+
+
+def test_of_a_very_long_caption_the_beginning_is_read(folder):
+    (folder / "a" / "1.txt").write_text("a photo " * 10_000)
+    assert list_photos(folder)[0].read_caption() == ("a photo " * 1250)
+
+
+def test_photos_that_lie_in_no_person_s_folder_are_listed_to_be_named(folder):
+    (folder / "a" / "trip" / "day").mkdir(parents=True)
+    (folder / "a" / ".hidden").mkdir()
+    for name in ("flat.png", "a/trip/day/1.png", "a/trip/day/1.txt", "a/.hidden/1.png"):
+        (folder / name).write_bytes(b"")
+    photos = list_photos(folder)
+    assert [(photo.person, fault(photo)) for photo in photos] == [
+        (0, None),
+        (0, None),
+        (-1, "it lies beside the folders of people, and not in one"),
+        (-1, "it lies in a folder within that of a person"),
+    ]
+    assert photos[3].name == str(folder / "a" / "trip" / "day" / "1.png")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("t.csv", b"file,person\n", "has no column 'path': it needs path and person"),
-        ("t.csv", b"", "has no column 'path'"),
+        ("t.csv", b"file,person\n", "has no column 'path', but 'file', 'person': it needs path and person"),
+        ("t.csv", b"", "has no column 'path', but none"),
+        (
+            "t.csv",
+            b"path;person\na.png;ada\n",
+            "has no column 'path', but 'path;person'.*there are commas between them",
+        ),
         ("t.csv", b"path,person\nJos\xe9,a\n", "is not UTF-8"),
         ("t.csv", b"path,person\n", "has no rows"),
         ("t.jsonl", b"\xff\xfe", "is not UTF-8"),

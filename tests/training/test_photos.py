@@ -269,7 +269,7 @@ def test_folders_that_hold_nothing_to_train_with(tmp_path):
     with pytest.raises(ValueError, match="has no sub-folders: make one for each person"):
         read(tmp_path)
     put(tmp_path / "ada" / "1.png", drawn())
-    with pytest.raises(ValueError, match="None of the 1 pictures below .* shows a face to train with: put photos"):
+    with pytest.raises(ValueError, match="None of the 2 pictures below .* shows a face to train with: put photos"):
         read(tmp_path)
 
 

@@ -252,6 +252,9 @@ def test_what_does_not_fit_is_refused_in_a_sentence(people, prepared, tmp_path):
     assert f"1 of 3 shards are missing in {prepared}, the first is {shard.name}" in train_refused()
     run(people, prepared)
     assert shard.read_bytes() == whole
+    shard.with_suffix(".left_out.jsonl").unlink()
+    run(people, prepared)
+    assert shard.with_suffix(".left_out.jsonl").is_file() and shard.read_bytes() == whole
     manifest = json.loads((prepared / "prepared.json").read_text())
     (prepared / "prepared.json").write_text(json.dumps(manifest | {"base": "SDXL"}))
     assert "was prepared for SDXL, but " in train_refused()
@@ -274,6 +277,9 @@ def test_shards_of_the_same_samples_are_the_same_bytes(tmp_path):
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
     with tarfile.open(tmp_path / "a.tar") as tar:
         assert tar.getnames() == ["0.a.npy", "0.json"]
+    (tmp_path / "t.jsonl").write_text('{"path": "\\udcff.png", "person": "ada"}')  # a name that is not UTF-8
+    assert "No photo serves" in refused(tmp_path / "t.jsonl", tmp_path / "unnamed", methods=("fact",))
+    assert r"line 1: \udcff.png,there is no such file" in (tmp_path / "unnamed" / "left_out.csv").read_text()
 
 
 @pytest.mark.slow

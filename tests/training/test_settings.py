@@ -25,7 +25,7 @@ KINDS = (FactSettings, Face2DiffusionSettings, InfiniteIdSettings, FaceaSettings
 
 def test_config_and_options(tmp_path):
     config = tmp_path / "a.toml"
-    config.write_text("lr = 1\nshuffle = [0, 0.5]\n[data]\nsize = 512\n", encoding="utf-8")
+    config.write_text("lr = 1\nshuffle = [0, 0.5]\n[data]\nsize = 512\n", encoding="utf-8-sig")  # as by Notepad
     options = ["steps=7", "denominator=increment", "data.size=256", "data.detector=drawn: miniature", "cosine=true"]
     values, data = read_config(config, options)
     assert data == {"size": 256, "detector": "drawn: miniature"}
@@ -123,6 +123,7 @@ def test_a_person_s_training_reads_config_and_options(tmp_path, monkeypatch):
     assert "checkpointing must be true or false, not 'ja'." in run("--set", "checkpointing=ja")
     assert "lr_lora must be more than 0, not -1." in run("--set", "lr_lora=-1")
     assert "--set needs NAME=VALUE" in run("--set", "steps")
+    assert "There is no file ada.safetensors: name that of the identity" in run("--set", "start=ada.safetensors")
     assert "size must be at least 16, not 0." in run("--size", "0")
     assert "There is no entry 'msid' in [data]; there are size, detector, face_share, mask_expand." in run(
         "--set", "data.msid=a.pt"
@@ -150,10 +151,14 @@ METHODS = {"facea": (PersonSettings, ()), "msid": (MsidSettings, ())} | {
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipes_are_read_and_every_line_has_its_source(recipe):
-    kind, networks = METHODS[recipe.stem.removesuffix("_sdxl").removesuffix("_transfer")]
+    method = recipe.stem.removesuffix("_sdxl").removesuffix("_transfer")
+    kind, networks = METHODS[method]
     values, data = read_config(recipe, [])
     check_settings(kind, values)
     check_data(networks, data, prepared="facea" not in recipe.stem)
+    for other in {each for each, _ in METHODS.values()} - {kind}:
+        with pytest.raises(ValueError, match=f"are of 'train {method.replace('_', '-')}': is this its recipe?"):
+            check_settings(other, values)
     for line in recipe.read_text("utf-8").splitlines():
         assert "=" not in line.partition("#")[0] or re.search(r"# (paper|code|ours)\b", line), line
 
