@@ -113,7 +113,8 @@ def train(
     Of several processes each calls this with the same parameters, and calls its own `after_step`; the losses are their
     means. Only the main one reads and writes the checkpoint, and all begin with its parameters.
 
-    Raises StoppedError where loss or gradient is not finite, or another process holds the checkpoint, and
+    Raises StoppedError where loss or gradient is not finite, the checkpoint is of networks of other sizes, or another
+    process holds it, and
     ModuleNotFoundError or RuntimeError where several processes were started that cannot train together. A checkpoint
     that cannot be written is only a warning.
     """
@@ -264,7 +265,10 @@ class _State:
         if self.accelerator:
             saved = from_main(saved or {"parameters": {name: tensor.cpu() for name, tensor in self.parameters.items()}})
         if saved:
-            _copy({name: saved["parameters"][name] for name in self.parameters}, self.parameters)
+            values = {name: saved["parameters"][name] for name in self.parameters}
+            if others := [name for name in values if values[name].shape != self.parameters[name].shape]:
+                raise StoppedError(f"in {self.checkpoint} networks have other sizes, {others[0]} for one")
+            _copy(values, self.parameters)
         if "losses" in saved:
             self._load_steps(saved)
         if self.settings.ema:

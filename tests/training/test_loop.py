@@ -331,6 +331,17 @@ def test_no_number_stops_it_and_the_last_good_state_stays(tmp_path, where):
     assert saved["average"].keys() == {"slope", "offset"} and all(map(torch.isfinite, saved["average"].values()))
 
 
+def test_a_checkpoint_of_other_sizes_is_refused_and_stays(tmp_path):
+    small, large, path = Line(), Line(), tmp_path / "a.pt"
+    with pytest.raises(Killed):
+        train(small.groups, small.loss, TrainingSettings(steps=9), CPU, path, stop_at(2))
+    large.offset.data = torch.zeros(2)
+    written = path.read_bytes()
+    with pytest.raises(StoppedError, match=f"in {re.escape(str(path))} networks have other sizes, offset for one"):
+        train(large.groups, large.loss, TrainingSettings(steps=9), CPU, path)
+    assert path.read_bytes() == written
+
+
 @pytest.mark.parametrize("path", [None, "a.pt"])
 def test_no_checkpoint_is_named_where_there_is_none(tmp_path, path):
     line = Line()
