@@ -130,6 +130,15 @@ def _skip_without_real_files():
         pytest.skip(os.environ.get("LIKENESS_NOT_FETCHED", reason))
 
 
+@pytest.fixture
+def compiler():
+    """torch's compiler as in a new process: for all models it keeps code, and where it has given up."""
+    import torch._dynamo
+
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+
+
 @pytest.fixture(scope="session")
 def _executor(base):
     from likeness.tests.support.executor import Executor

@@ -402,7 +402,7 @@ def test_refuses_another_base(adapter, face):
 
 
 @pytest.mark.slow
-def test_of_a_model_that_was_compiled_without_a_face(model, adapter, face, with_face):
+def test_of_a_model_that_was_compiled_without_a_face(compiler, model, adapter, face, with_face):
     """The host looks at no patch where it takes compiled code again: said, and right when it is queued again."""
     from comfy_extras.nodes_torch_compile import TorchCompileModel
 
@@ -415,7 +415,7 @@ def test_of_a_model_that_was_compiled_without_a_face(model, adapter, face, with_
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_under_the_hosts_torch_compile_node(model, adapter, face, with_face):
+def test_under_the_hosts_torch_compile_node(compiler, model, adapter, face, with_face):
     """The same picture to rounding, with a schedule that switches the compiled model between its two steps."""
     from comfy_extras.nodes_torch_compile import TorchCompileModel
 

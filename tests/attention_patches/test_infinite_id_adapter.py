@@ -311,7 +311,7 @@ def test_nothing_stays_and_the_adapters_weights_are_not_needed(monkeypatch, benc
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_under_the_hosts_torch_compile_node(bench):
+def test_under_the_hosts_torch_compile_node(compiler, bench):
     from comfy_extras.nodes_torch_compile import TorchCompileModel
 
     for settings in ({"style": "AdaIN-mean"}, {"mixing": "mutual"}):

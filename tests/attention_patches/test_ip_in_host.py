@@ -644,7 +644,7 @@ def test_slots_are_ours(model, adapter, tokens):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_under_the_hosts_torch_compile_node(model, adapter, tokens, with_face):
+def test_under_the_hosts_torch_compile_node(compiler, model, adapter, tokens, with_face):
     """The same picture to rounding, with a schedule that switches the compiled model between its two steps."""
     from comfy_extras.nodes_torch_compile import TorchCompileModel
 

@@ -37,13 +37,14 @@ def outcomes(folder: Path) -> dict[str, dict]:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    """What `pack_cuda.sh` gathers, for the Python at hand; None where the package index cannot be reached."""
+    """What `pack_cuda.sh` gathers, small enough, for the Python at hand; None where no package index can be reached."""
     bundle = tmp_path_factory.mktemp("packed") / "bundle"
     version = ".".join(map(str, sys.version_info[:2]))
     packed = run(["bash", ROOT / "benchmarks" / "pack_cuda.sh", bundle], PYTHON_TAG=version)
     if packed.returncode and "Connection" in packed.stderr:
         return None
-    assert packed.returncode == 0, packed.stderr
+    assert packed.returncode == 0, packed.stdout + packed.stderr
+    assert sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file()) < LIMIT
     return bundle
 
 
@@ -96,11 +97,10 @@ def test_a_stage_that_is_cut_or_not_reached_is_said_and_the_rest_counts(tmp_path
     assert "Not measured, or in part: goldens, fact." in (tmp_path / "cuda.md").read_text()
 
 
-def test_the_bundle_is_small_and_begins_with_the_least(bundle, tmp_path):
+def test_the_bundle_begins_with_the_least(bundle, tmp_path):
     """On a machine with nothing but the packages that every stage needs."""
     if not bundle:
         pytest.skip("the package index cannot be reached, and the bundle takes wheels from it")
-    assert sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file()) < LIMIT
     done = run_bundle(bundle, tmp_path / "machine", LISTED, "--out", tmp_path, "card")
     assert done.returncode == 0, done.stderr[-2000:]
     assert outcomes(tmp_path)["card"]["state"] == "measured"

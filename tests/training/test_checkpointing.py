@@ -50,12 +50,11 @@ def test_checkpointing_changes_no_gradient(method):
 
 
 @pytest.mark.slow
-def test_the_parts_of_a_unet_are_compiled_without_a_break(monkeypatch):
+def test_the_parts_of_a_unet_are_compiled_without_a_break(compiler, monkeypatch):
     """As torch traces them, run without a compiler, beside gradient checkpointing."""
     plain, expected, _ = learn("fact", checkpointing=False)
     compiled, compile_ = [], torch.compile
     monkeypatch.setattr(torch, "compile", lambda part: compiled.append(part) or compile_(part, backend="eager"))
-    torch._dynamo.utils.counters.clear()
     loss, gradients, _ = learn("fact", checkpointing=True, compiled=True)
     assert loss == pytest.approx(plain, rel=1e-5) and not torch._dynamo.utils.counters["graph_break"]
     assert len(compiled) == 2 * 22 + 16 and torch._dynamo.utils.counters["stats"]["unique_graphs"] > 8
@@ -64,7 +63,7 @@ def test_the_parts_of_a_unet_are_compiled_without_a_break(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_compiled_part_computes_the_same():
+def test_a_compiled_part_computes_the_same(compiler):
     """By torch's own compiler."""
     if shutil.which("c++") is None:
         pytest.skip("there is no C++ compiler, which torch compiles with on a CPU")
