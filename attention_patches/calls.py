@@ -118,6 +118,9 @@ class UNetCall:
         return self._sigma[1]
 
 
+_compiled: tuple | None = None  # how the UNet stood when it ran compiled, see `_compile_anew`
+
+
 def describe_calls(model) -> None:
     """Have a model describe its UNet calls to `read_rows` and `Schedule`, once however many patches ask for it."""
     if not model.get_wrappers(WrappersMP.OUTER_SAMPLE, CALL):
@@ -128,9 +131,24 @@ def describe_calls(model) -> None:
 def _note_roles(executor, *args, **kwargs):
     """Write down the guider's conditions while each has only entries of its own: OUTER_SAMPLE wrapper."""
     guider = executor.class_obj
+    _compile_anew(guider.model_options)
     roles = {entry["uuid"]: role for role, entries in guider.conds.items() for entry in entries}
     guider.model_options = _with_option(guider.model_options, GUIDANCE, Guidance(roles))
     return executor(*args, **kwargs)
+
+
+def _compile_anew(model_options: dict) -> None:
+    """Have torch forget compiled code where other patches stand in the UNet than in the compiled sampling before.
+
+    The host has such code run again whatever `transformer_options` hold: without our patches, or in search of others.
+    """
+    global _compiled
+    options = model_options["transformer_options"]
+    patches = {name: [type(patch) for patch in patches] for name, patches in options.get("patches", {}).items()}
+    replaced = {name: list(blocks) for name, blocks in options.get("patches_replace", {}).items()}
+    if "torch_compile_kwargs" in model_options and _compiled != (layout := (list(options), patches, replaced)):
+        torch.compiler.reset()
+        _compiled = layout
 
 
 def _describe_call(executor, model, conds, x, timestep, model_options):

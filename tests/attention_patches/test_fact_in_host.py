@@ -403,11 +403,17 @@ def test_refuses_another_base(adapter, face):
 
 @pytest.mark.slow
 def test_of_a_model_that_was_compiled_without_a_face(compiler, model, adapter, face, with_face):
-    """The host looks at no patch where it takes compiled code again: said, and right when it is queued again."""
+    """The host takes compiled code again whatever patches there are: made anew, or where that is not seen to be due,
+    said, and right when it is queued again.
+    """
     from comfy_extras.nodes_torch_compile import TorchCompileModel
 
-    tiny.sample(TorchCompileModel.execute(model, "eager").args[0])
+    bare = TorchCompileModel.execute(model, "eager").args[0]
     compiled = TorchCompileModel.execute(patched(model, adapter, face), "eager").args[0]
+    tiny.sample(bare)
+    assert difference(tiny.sample(compiled), with_face) < 1e-4
+    torch.compiler.reset()
+    tiny.sample(bare)
     with pytest.raises(RuntimeError, match="compiled before without a face.* queue it again"):
         tiny.sample(compiled)
     assert difference(tiny.sample(compiled), with_face) < 1e-4
