@@ -9,7 +9,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ..adapters.unet_blocks import transformer_blocks
-from .calls import Rows, Schedule, describe_calls, find_guidance, list_packs, name_pack, read_call
+from .calls import COMPILED, Rows, Schedule, describe_calls, find_guidance, list_packs, name_pack, read_call
 
 
 @dataclass
@@ -75,7 +75,7 @@ class AdapterPatch(ABC):
         samples = executor(guider, sigmas, extra_args, *args, **kwargs)
         guidance, size = find_guidance(options), len(self.blocks)
         calls = {count: number for (patch, count), number in guidance.reached.items() if patch is self}
-        if guidance.calls and not calls and "torch_compile_kwargs" in options:
+        if guidance.calls and not calls and COMPILED in options:
             torch.compiler.reset()
             raise RuntimeError(
                 f"{self.name}: the model ran {guidance.calls} times without its {size} blocks, so that the face is "

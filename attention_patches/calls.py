@@ -23,6 +23,7 @@ from comfy.patcher_extension import WrappersMP
 from torch.nn.functional import interpolate
 
 GUIDANCE, CALL = "likeness_guidance", "likeness_call"
+COMPILED = "torch_compile_kwargs"  # in `model_options` where the host's compile node stands
 POSITIVE, OTHER = "positive", "other"
 
 Area = tuple[int, int, int, int]  # height, width, y and x in the latent
@@ -143,10 +144,13 @@ def _compile_anew(model_options: dict) -> None:
     The host has such code run again whatever `transformer_options` hold: without our patches, or in search of others.
     """
     global _compiled
+    if COMPILED not in model_options:
+        return
     options = model_options["transformer_options"]
     patches = {name: [type(patch) for patch in patches] for name, patches in options.get("patches", {}).items()}
     replaced = {name: list(blocks) for name, blocks in options.get("patches_replace", {}).items()}
-    if "torch_compile_kwargs" in model_options and _compiled != (layout := (list(options), patches, replaced)):
+    layout = list(options), patches, replaced
+    if layout != _compiled:
         torch.compiler.reset()
         _compiled = layout
 

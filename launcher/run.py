@@ -120,7 +120,7 @@ def read_workflow(path: Path) -> Prompt:
         raise RunError(f"{path} is not a workflow in API form. {EXPORT_REMEDY}")
     for key, node in prompt.items():
         for name, value in node["inputs"].items():
-            if is_link(value) and str(value[0]) not in prompt:
+            if _is_link(value) and str(value[0]) not in prompt:
                 raise RunError(
                     f"{path}: {name} of {title_of(node)} (node {key}) is connected to node {value[0]}, which is not in "
                     "the workflow."
@@ -128,7 +128,7 @@ def read_workflow(path: Path) -> Prompt:
     return prompt
 
 
-def is_link(value) -> bool:
+def _is_link(value) -> bool:
     """Return whether an input's value is a connection: a node and the number of its output."""
     return isinstance(value, list) and len(value) == 2 and type(value[1]) is int and isinstance(value[0], (str, int))
 

@@ -65,8 +65,6 @@ def _train(options: argparse.Namespace) -> None:
     settings = facea_run.Settings(**{field.name: getattr(person, field.name) for field in fields(facea_run.Settings)})
     check_paths(options.photos, options.checkpoint, options.output, "an SD inpainting", BUILT_IN)
     check_board(settings, options.output)
-    if person.start and not Path(person.start).is_file():
-        raise ValueError(f"There is no file {person.start}: name that of the identity to start from.")
     task = facea_run.read_task(person)
     recogniser, _ = validation.load_scorers(settings.face_scorer)
     line = ProgressLine(settings)

@@ -138,6 +138,8 @@ def read_task(person: PersonSettings) -> Task:
         )
     if not person.start:
         return Task(person.word)
+    if not Path(person.start).is_file():
+        raise ValueError(f"There is no file {person.start}: name that of the identity to start from.")
     start = load_facea(person.start)
     return Task(start.word, start, None if person.attribute == WHOLE else person.attribute)
 

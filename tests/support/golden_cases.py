@@ -27,12 +27,14 @@ class Case:
         return json.loads(self.metadata[key])
 
     def weights(self, key: str = "shapes") -> dict[str, torch.Tensor]:
-        return {name: _draw(name, tuple(shape), self.seed).clone() for name, shape in self.json(key).items()}
+        return self._draw_all(self.json(key))
 
     def fill(self, module: torch.nn.Module) -> None:
         """Draw the module's own parameters by their names."""
-        shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
-        module.load_state_dict({name: _draw(name, tuple(shape), self.seed).clone() for name, shape in shapes.items()})
+        module.load_state_dict(self._draw_all({name: tensor.shape for name, tensor in module.state_dict().items()}))
+
+    def _draw_all(self, shapes: dict) -> dict[str, torch.Tensor]:
+        return {name: _draw(name, tuple(shape), self.seed).clone() for name, shape in shapes.items()}
 
 
 def shrunk_shapes(name: str, factor: int) -> dict:

@@ -277,7 +277,10 @@ def test_shards_of_the_same_samples_are_the_same_bytes(tmp_path):
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
     with tarfile.open(tmp_path / "a.tar") as tar:
         assert tar.getnames() == ["0.a.npy", "0.json"]
-    (tmp_path / "t.jsonl").write_text('{"path": "\\udcff.png", "person": "ada"}')  # a name that is not UTF-8
+
+
+def test_a_name_that_is_not_utf_8_is_told(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"path": "\\udcff.png", "person": "ada"}')
     assert "No photo serves" in refused(tmp_path / "t.jsonl", tmp_path / "unnamed", methods=("fact",))
     assert r"line 1: \udcff.png,there is no such file" in (tmp_path / "unnamed" / "left_out.csv").read_text()
 
